@@ -1,0 +1,95 @@
+"""Fixtures: seeded numbers, and a model whose answer is known without running it."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def red_detector() -> onnx.ModelProto:
+    """A contract file whose "network" is arithmetic: logits = 40 · (mean of red − green over 4×4) − 10.
+
+    So pure red is foreground (alpha ≈ 1), and grey, black, white, blue and green are background (alpha ≈ 0).
+    """
+    node = helper.make_node
+    grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
+    grey_offset = np.float32(-np.mean([m / s for m, s in zip(MEAN, STD, strict=True)]))
+    constants = {
+        "redness_weights": np.array([40, -40, 0], np.float32).reshape(1, 3, 1, 1),
+        "redness_bias": np.array([-10], np.float32),
+        "grey_weights": grey_weights,
+        "grey_bias": np.array([grey_offset], np.float32),
+        "quarter": np.array([1, 1, 0.25, 0.25], np.float32),
+    }
+    graph = helper.make_graph(
+        [
+            node("Conv", ["image", "redness_weights", "redness_bias"], ["fine_logits"]),
+            node("AveragePool", ["fine_logits"], ["logits"], kernel_shape=[4, 4], strides=[4, 4]),
+            node("Conv", ["image", "grey_weights", "grey_bias"], ["grey_image"]),
+            node(
+                "Resize",
+                ["grey_image", "", "quarter"],
+                ["coarse_guide"],
+                mode="cubic",
+                coordinate_transformation_mode="align_corners",
+                cubic_coeff_a=-0.75,
+            ),
+            node("fgf_coefficients", ["coarse_guide", "logits"], ["coefficients"], domain="matte"),
+            node("Conv", ["guide", "grey_weights", "grey_bias"], ["fine_guide"]),
+            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], domain="matte"),
+        ],
+        "red_detector",
+        [
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"]),
+            helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["n", 3, "H", "W"]),
+        ],
+        [
+            helper.make_tensor_value_info("alpha", TensorProto.FLOAT, ["n", 1, "H", "W"]),
+            helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["n", 2, "h4", "w4"]),
+        ],
+        [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()],
+    )
+    model = helper.make_model(
+        graph, functions=[fgf_coefficients(1, 1e-4), fgf_apply()], opset_imports=opset_imports(), ir_version=9
+    )
+    helper.set_model_props(
+        model,
+        {
+            "stylematte.contract": "1",
+            "stylematte.preset": "red-detector",
+            "stylematte.working_size": "128",
+            "stylematte.stride": "32",
+            "stylematte.mean": ",".join(map(str, MEAN)),
+            "stylematte.std": ",".join(map(str, STD)),
+            "stylematte.upsampler": "fast_gf",
+            "stylematte.radius_px": "1",
+            "stylematte.eps": "0.0001",
+            "stylematte.weights_sha256": "0" * 64,
+            "stylematte.tool_version": "test",
+            "stylematte.licence": "CC0-1.0",
+            "stylematte.provenance": "{}",
+            "stylematte.parity": "{}",
+        },
+    )
+    onnx.checker.check_model(model)
+    assert OPSET == 18
+    return model
+
+
+@pytest.fixture(scope="session")
+def red_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Path of the red detector as an ONNX file."""
+    path = tmp_path_factory.mktemp("models") / "red.onnx"
+    onnx.save(red_detector(), path)
+    return path
