@@ -1,0 +1,200 @@
+"""What an engine is, and what a model file says about itself (docs/model-contract.md)."""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.errors import InputError, UsageError
+
+CONTRACT_VERSION = "1"
+SIZE_WEIGHT = 0.1  # how much a wrong number of pixels counts against a wrong shape
+
+
+@dataclass(frozen=True)
+class Contract:
+    """A model file's metadata, checked.
+
+    Attributes:
+        preset: Name of the network.
+        working_size: Side, in pixels, of the square with as many pixels as the network wants.
+        stride: Working height and width are multiples of it.
+        mean: Of the normalisation inside the file, RGB, for colours in [0, 1].
+        std: Likewise.
+        upsampler: How coarse logits become full-size alpha.
+        radius_px: The guided filter's box radius, in coarse pixels.
+        eps: The guided filter's regulariser.
+        weights_sha256: Hex digest of the safetensors file that was exported.
+        tool_version: Version of the exporter.
+        licence: Of the weights.
+        provenance: Data sets, stages, steps.
+        parity: Differences from torch, measured at export.
+    """
+
+    preset: str
+    working_size: int
+    stride: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    upsampler: str
+    radius_px: int
+    eps: float
+    weights_sha256: str
+    tool_version: str
+    licence: str
+    provenance: dict[str, Any]
+    parity: dict[str, Any]
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
+        """Read the contract out of a file's metadata.
+
+        Args:
+            metadata: Keys and values as text, `stylematte.` before each key.
+            where: The file's name, for messages.
+
+        Raises:
+            InputError: Not one of our files, another contract version, or a value that cannot be read.
+        """
+        version = metadata.get("stylematte.contract")
+        if version is None:
+            raise InputError(
+                f"{where}: not a StyleMatte model: it carries no `stylematte.contract`",
+                "Make one with `stylematte export`",
+            )
+        if version != CONTRACT_VERSION:
+            raise InputError(
+                f"{where}: model contract version {version}, this tool reads version {CONTRACT_VERSION}",
+                "Update stylematte, or export the weights again with this version",
+            )
+
+        def text(key: str) -> str:
+            return metadata[f"stylematte.{key}"]
+
+        try:
+            contract = cls(
+                preset=text("preset"),
+                working_size=int(text("working_size")),
+                stride=int(text("stride")),
+                mean=_triple(text("mean")),
+                std=_triple(text("std")),
+                upsampler=text("upsampler"),
+                radius_px=int(text("radius_px")),
+                eps=float(text("eps")),
+                weights_sha256=text("weights_sha256"),
+                tool_version=text("tool_version"),
+                licence=text("licence"),
+                provenance=_table(text("provenance")),
+                parity=_table(text("parity")),
+            )
+        except KeyError as error:
+            raise InputError(
+                f"{where}: the model's metadata lacks {error}", "Export the weights again"
+            ) from None
+        except ValueError as error:
+            raise InputError(f"{where}: the model's metadata are damaged: {error}", "Export again") from None
+        if min(contract.stride, contract.working_size, *contract.std) <= 0:
+            raise InputError(f"{where}: the model's metadata are damaged: sizes and std must be positive")
+        return contract
+
+    @property
+    def grey_weights(self) -> tuple[float, float, float]:
+        """Channel weights of the guide: grey = Σ weight · colour + offset, colour in [0, 1]."""
+        red, green, blue = (1 / (3 * std) for std in self.std)
+        return red, green, blue
+
+    @property
+    def grey_offset(self) -> float:
+        """Offset of the guide; see `grey_weights`."""
+        return -sum(mean / std for mean, std in zip(self.mean, self.std, strict=True)) / 3
+
+    def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
+        """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
+
+        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, take the pair
+        with the least |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end
+        at the longest side allowed.
+
+        Args:
+            height: Of the picture, in pixels.
+            width: Likewise.
+            size: Instead of the model's own working size.
+
+        Returns:
+            (height, width).
+
+        Raises:
+            UsageError: `size` is below the stride.
+        """
+        size = self.working_size if size is None else size
+        if size < self.stride:
+            raise UsageError(
+                f"size {size}: model {self.preset} needs at least {self.stride}",
+                f"Its own size is {self.working_size}",
+            )
+        longest = -(-2 * size // self.stride) * self.stride
+        sides = np.arange(self.stride, longest + 1, self.stride, dtype=np.float64)
+        heights, widths = sides[:, None], sides[None, :]
+        shape_error = np.abs(np.log(widths / heights) - np.log(width / height))
+        area_error = np.abs(np.log(heights * widths / size**2))
+        cost = shape_error + SIZE_WEIGHT * area_error
+        row, column = np.unravel_index(np.argmin(cost), cost.shape)
+        return int(sides[row]), int(sides[column])
+
+
+class Engine(Protocol):
+    """Something that runs a model file.
+
+    Attributes:
+        contract: What the file says about itself.
+        name: Kind of engine, `onnx`.
+        provider: What the session really got, `CPUExecutionProvider`.
+        lanes: How many threads may call it at once.
+    """
+
+    contract: Contract
+    name: str
+    provider: str
+    lanes: int
+
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network.
+
+        Args:
+            images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
+
+        Returns:
+            (N, 2, h/4, w/4) float32: A and b of the guided filter.
+
+        Raises:
+            EngineError: The runtime failed.
+        """
+        ...
+
+
+def usable_cores() -> int:
+    """Count the cores this process may use, the quota of a container counted in."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        cores = min(cores, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
+        pass
+    return cores
+
+
+def _triple(text: str) -> tuple[float, float, float]:
+    red, green, blue = (float(part) for part in text.split(","))
+    return red, green, blue
+
+
+def _table(text: str) -> dict[str, Any]:
+    table = json.loads(text)
+    if not isinstance(table, dict):
+        raise ValueError(f"expected a JSON object, found {text[:40]!r}")
+    return table

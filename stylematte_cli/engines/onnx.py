@@ -1,0 +1,135 @@
+"""ONNX Runtime, on a CPU or a CUDA card."""
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.engines.base import Contract, usable_cores
+from stylematte_cli.errors import EngineError, InputError, MissingError
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'
+SWAP_HINT = 'Install it: pip uninstall -y onnxruntime && pip install "stylematte[gpu]"'
+LIBRARIES_HINT = (
+    'Install them: pip install "onnxruntime-gpu[cuda,cudnn]" and check the driver with nvidia-smi'
+)
+
+log = logging.getLogger("stylematte")
+
+
+class OnnxEngine:
+    """Runs a contract file through ONNX Runtime; see `Engine`.
+
+    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float picture exists.
+    """
+
+    name = "onnx"
+
+    def __init__(self, path: Path, session: Any, contract: Contract, lanes: int) -> None:
+        self.contract = contract
+        self.provider: str = session.get_providers()[0]
+        self.lanes = lanes
+        self._path = path
+        self._session = session
+
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the network; see `Engine.coefficients`."""
+        guide = np.zeros((len(images), 3, 1, 1), np.float32)
+        try:
+            (result,) = self._session.run(["coefficients"], {"image": images, "guide": guide})
+        except Exception as error:  # ORT's exceptions have no common base of their own
+            shape = "x".join(map(str, images.shape))
+            raise EngineError(f"{self._path}: ONNX Runtime failed on {shape}: {_one_line(error)}") from error
+        return np.asarray(result, np.float32)
+
+
+def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxEngine:
+    """Open a contract file with ONNX Runtime.
+
+    Args:
+        path: The ONNX file.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`, checked by the caller.
+        threads: Of one network pass; None takes all cores. With several lanes each pass has one thread.
+        lanes: How many threads will call the engine at once.
+
+    Raises:
+        MissingError: No ONNX Runtime, or no CUDA although it was asked for by name.
+        InputError: Not an ONNX file, or not one of ours.
+    """
+    ort = _import_onnxruntime()
+    wants_cuda = device.startswith("cuda")
+    has_cuda = CUDA in ort.get_available_providers()
+    if wants_cuda and not has_cuda:
+        raise MissingError(f"device {device}: this ONNX Runtime {ort.__version__} has no CUDA", SWAP_HINT)
+    threads = (threads or usable_cores()) if lanes == 1 else 1
+
+    reason = ""
+    if has_cuda and device != "cpu":
+        if hasattr(ort, "preload_dlls"):
+            ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+        index = int(device.partition(":")[2] or 0)
+        try:
+            session = _create_session(ort, path, [(CUDA, {"device_id": index}), CPU], threads)
+        except Exception as error:
+            # A damaged file fails on any provider: let the CPU attempt below say so.
+            reason = _one_line(error)
+        else:
+            if session.get_providers()[0] == CUDA:
+                return _engine(path, session, lanes, threads, "asked for" if wants_cuda else "CUDA is there")
+            reason = "the CUDA libraries did not load"
+
+    try:
+        session = _create_session(ort, path, [CPU], threads)
+    except Exception as error:
+        raise InputError(
+            f"{path}: ONNX Runtime cannot open it: {_one_line(error)}",
+            "The file is damaged or not an ONNX model",
+        ) from error
+    if wants_cuda:
+        raise MissingError(f"device {device}: the session did not get it: {reason}", LIBRARIES_HINT)
+    why = "asked for" if device == "cpu" else reason or f"this ONNX Runtime {ort.__version__} has no CUDA"
+    return _engine(path, session, lanes, threads, why)
+
+
+def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> OnnxEngine:
+    """Check the file behind a session, say what was taken and why."""
+    contract = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
+    names = {port.name for port in (*session.get_inputs(), *session.get_outputs())}
+    lacking = {"image", "guide", "coefficients"} - names
+    if lacking:
+        raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
+    engine = OnnxEngine(path, session, contract, lanes)
+    log.info("engine onnx, %s (%s), %d lane(s) of %d thread(s)", engine.provider, why, engine.lanes, threads)
+    return engine
+
+
+def _create_session(ort: Any, path: Path, providers: list[Any], threads: int) -> Any:
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Without enable_fallback=0 a failing provider is swapped for the CPU, with a banner on stdout.
+    return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        if error.name == "onnxruntime":
+            raise MissingError("ONNX Runtime is not installed", INSTALL_HINT) from None
+        raise MissingError(f"ONNX Runtime does not start: {_one_line(error)}", INSTALL_HINT) from error
+    onnxruntime.set_default_logger_severity(3)
+    return onnxruntime
+
+
+def _one_line(error: BaseException) -> str:
+    """Shorten a runtime's message to what fits a line."""
+    text = re.sub(r"\[ONNXRuntimeError\] : \d+ : |Load model from .* failed:", "", str(error))
+    text = " ".join(text.split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."
