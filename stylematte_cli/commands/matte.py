@@ -1,0 +1,5 @@
+"""`stylematte matte`: photos and folders in, mattes out."""
+
+
+def matte() -> None:
+    """Matte photos and folders."""
