@@ -1,0 +1,105 @@
+"""Matter: picture in, matte out. The one place that joins preprocessing, engine and post-processing."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stylematte_cli.engines.base import Contract, Engine
+from stylematte_cli.imaging.geometry import Picture, as_rgb, resize_to_working
+from stylematte_cli.imaging.guided_filter import apply_coefficients
+
+
+@dataclass(eq=False)
+class Matte:
+    """What was found for one picture. Full-size arrays are computed when first asked for.
+
+    Attributes:
+        image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
+        coefficients: (2, h/4, w/4) float32 of the guided filter, from the network.
+        contract: Of the model they came from.
+    """
+
+    image: Picture
+    coefficients: NDArray[np.float32]
+    contract: Contract
+
+    @cached_property
+    def alpha(self) -> NDArray[np.float32]:
+        """(H, W) opacity, float32 in [0, 1]."""
+        return np.asarray(self.alpha_as(np.float32), np.float32)
+
+    def alpha_as(self, dtype: DTypeLike) -> NDArray[Any]:
+        """Compute alpha in another number type without a full-size float array in between.
+
+        Args:
+            dtype: uint8 or uint16, with 255 or 65535 for 1; or float32.
+
+        Returns:
+            (H, W) opacity.
+        """
+        contract = self.contract
+        return apply_coefficients(
+            self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype
+        )
+
+
+class Matter:
+    """Mattes pictures with one model.
+
+    Args:
+        engine: From `open_engine`.
+        size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
+            None takes the model's own.
+
+    Raises:
+        UsageError: `size` is too small for the model.
+    """
+
+    def __init__(self, engine: Engine, size: int | None = None) -> None:
+        engine.contract.working_size_for(1, 1, size)
+        self.engine = engine
+        self.size = size
+
+    def __call__(self, image: Picture) -> Matte:
+        """Matte one picture.
+
+        Args:
+            image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
+                float32 in [0, 1].
+
+        Raises:
+            InputError: Another shape or dtype, or colours out of range.
+            EngineError: The runtime failed.
+        """
+        return self.batch([image])[0]
+
+    def batch(self, images: Sequence[Picture]) -> list[Matte]:
+        """Matte several pictures; those of equal working size share one network pass.
+
+        Args:
+            images: Each as for one picture; their sizes may differ.
+
+        Returns:
+            One matte a picture, in their order.
+
+        Raises:
+            InputError: As for one picture.
+            EngineError: The runtime failed.
+        """
+        contract = self.engine.contract
+        pictures = [as_rgb(image) for image in images]
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            height, width = picture.shape[:2]
+            groups[contract.working_size_for(height, width, self.size)].append(index)
+        mattes: dict[int, Matte] = {}
+        for working_size, indices in groups.items():
+            inputs = np.stack([resize_to_working(pictures[index], working_size) for index in indices])
+            for index, coefficients in zip(indices, self.engine.coefficients(inputs), strict=True):
+                mattes[index] = Matte(pictures[index], coefficients, contract)
+        return [mattes[index] for index in range(len(pictures))]
