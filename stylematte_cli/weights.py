@@ -79,6 +79,11 @@ def list_weights() -> list[Weights]:
     return [_read_card(path) for path in _known_files().values()]
 
 
+def describe(name_or_path: str | Path) -> Weights:
+    """Find a model as `resolve` does, and read its card; raises as `resolve` does."""
+    return _read_card(resolve(name_or_path))
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with path.open("rb") as file:

@@ -1,0 +1,270 @@
+"""`stylematte doctor`: what is installed, what a session really gets, and what mends the rest."""
+
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from stylematte_cli.commands.options import Device, Json, print_json, start_log
+from stylematte_cli.errors import StyleMatteError
+
+BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
+RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
+# What an extra is for, and the packages that it brings beyond the base.
+EXTRAS = {
+    "train": ("stylematte train and export", ("torch", "onnx", "onnxscript", "pymatting", "tensorboard")),
+}
+TRIAL_SIZE = (768, 1024)  # (height, width) of the picture drawn for the timed matte
+TRIAL_RUNS = 5
+SECONDS_FOR_NVIDIA_SMI = 20
+INSTALL_ANEW = 'pip install --force-reinstall "stylematte[cpu]"'
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Attributes:
+        name: What was looked at.
+        state: `ok`, `note` (worth knowing), `warn` (works, but not as it could), `fail` (the default road is
+            blocked).
+        detail: What was found.
+        fix: What to do about it; empty where nothing is to be done.
+        facts: The same for programs.
+    """
+
+    name: str
+    state: str
+    detail: str
+    fix: str = ""
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def doctor(device: Device = "auto", as_json: Json = False) -> int:
+    """Report what is installed, what a session really gets, and how to mend the rest."""
+    start_log(quiet=True)
+    looks: dict[str, Callable[[], list[Finding]]] = {
+        "stylematte": _system,
+        "packages": _packages,
+        "onnxruntime": _runtimes,
+        "GPU": _graphics_card,
+        "image formats": _image_formats,
+        "matte": partial(_default_road, device),
+    }
+    findings: list[Finding] = []
+    for name, look in looks.items():
+        try:
+            findings += look()
+        except ImportError as error:  # what is broken here may be anything that is imported
+            findings.append(Finding(name, "fail", f"cannot be imported: {error}", INSTALL_ANEW))
+    is_well = all(finding.state != "fail" for finding in findings)
+    if as_json:
+        print_json({"ok": is_well, "findings": [vars(finding) for finding in findings]})
+    else:
+        for finding in findings:
+            typer.echo(f"{finding.state:<5} {finding.name}: {finding.detail}")
+            if finding.fix:
+                typer.echo(f"      -> {finding.fix}")
+        typer.echo("\nstylematte matte works here." if is_well else "\nstylematte matte does not work here.")
+    return 0 if is_well else 4
+
+
+def _system() -> list[Finding]:
+    from stylematte_cli import __version__
+    from stylematte_cli.engines.base import usable_cores
+
+    cores = usable_cores()
+    python = platform.python_version()
+    detail = f"{__version__}, Python {python}, {platform.system()} {platform.machine()}, {cores} cores usable"
+    facts = {"version": __version__, "python": python, "executable": sys.executable, "cores": cores}
+    return [Finding("stylematte", "ok", detail, facts=facts)]
+
+
+def _packages() -> list[Finding]:
+    """Versions of what the tool needs and of what its extras add."""
+    found = {name: _version(name) for name in BASE}
+    # Any wheel of OpenCV will do: the one with windows, or a system's own that pip has not heard of.
+    found["opencv-python-headless"] = found["opencv-python-headless"] or _module_version("cv2")
+    findings = [_package_line("packages", found, "pip install stylematte", "fail")]
+    for extra, (purpose, names) in EXTRAS.items():
+        found = {name: _version(name) for name in names}
+        fix = f'for {purpose}: pip install "stylematte[{extra}]"'
+        findings.append(_package_line(f"packages [{extra}]", found, fix, "note"))
+    return findings
+
+
+def _package_line(name: str, found: dict[str, str | None], fix: str, lacking_state: str) -> Finding:
+    lacking = [package for package, release in found.items() if release is None]
+    present = ", ".join(f"{package} {release}" for package, release in found.items() if release)
+    if not lacking:
+        return Finding(name, "ok", present, facts=dict(found))
+    detail = f"{present}; not installed: {', '.join(lacking)}" if present else "not installed"
+    return Finding(name, lacking_state, detail, fix, dict(found))
+
+
+def _runtimes() -> list[Finding]:
+    """Which ONNX Runtime is here, and which providers were compiled into it."""
+    wheels = {name: _version(name) for name in RUNTIMES}
+    present = [f"{name} {release}" for name, release in wheels.items() if release]
+    findings = []
+    if len(present) > 1:
+        findings.append(
+            Finding(
+                "onnxruntime wheels",
+                "warn",
+                f"{' and '.join(present)} are both installed and overwrite each other's files",
+                "pip uninstall -y onnxruntime onnxruntime-gpu, then one of: "
+                'pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"',
+            )
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        detail = "not installed" if error.name == "onnxruntime" else f"does not start: {error}"
+        fix = 'pip install "stylematte[cpu]"  or, with an NVIDIA card,  pip install "stylematte[gpu]"'
+        return [*findings, Finding("onnxruntime", "fail", detail, fix, dict(wheels))]
+    providers = onnxruntime.get_available_providers()
+    detail = f"{' and '.join(present) or onnxruntime.__version__}, compiled in: {', '.join(providers)}"
+    return [*findings, Finding("onnxruntime", "ok", detail, facts={**wheels, "providers": providers})]
+
+
+def _graphics_card() -> list[Finding]:
+    """NVIDIA cards and driver as nvidia-smi tells them."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return [
+            Finding("GPU", "note", "no nvidia-smi on PATH, so no NVIDIA driver: the CPU makes the mattes")
+        ]
+    query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=SECONDS_FOR_NVIDIA_SMI, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [Finding("GPU", "warn", f"nvidia-smi does not answer: {error}", "check the NVIDIA driver")]
+    cards = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    if answer.returncode != 0 or not cards:
+        said = " ".join((answer.stderr or answer.stdout).split()) or f"exit code {answer.returncode}"
+        return [Finding("GPU", "warn", f"nvidia-smi found none: {said}", "check the NVIDIA driver")]
+    return [Finding("GPU", "ok", "; ".join(cards) + " (name, driver, memory)", facts={"cards": cards})]
+
+
+def _image_formats() -> list[Finding]:
+    """Which formats this OpenCV can write and read back."""
+    import cv2
+    import numpy as np
+
+    works = {}
+    for suffix in ("jpg", "png", "webp", "tiff", "bmp", "avif"):
+        try:
+            _, encoded = cv2.imencode(f".{suffix}", np.zeros((16, 16, 3), np.uint8))
+            works[suffix] = cv2.imdecode(encoded, cv2.IMREAD_COLOR) is not None
+        except cv2.error:
+            works[suffix] = False
+    lacking = [suffix for suffix, does in works.items() if not does]
+    detail = ", ".join(suffix for suffix, does in works.items() if does)
+    if not lacking:
+        return [Finding("image formats", "ok", detail, facts=works)]
+    detail += f"; this OpenCV {cv2.__version__} lacks {', '.join(lacking)}"
+    return [Finding("image formats", "warn", detail, "pip install -U opencv-python-headless", works)]
+
+
+def _default_road(device: str) -> list[Finding]:
+    """Open the default weights, see where the session runs, and time a matte."""
+    from stylematte_cli import weights as registry
+
+    findings = []
+    try:
+        weights = registry.describe(registry.DEFAULT)
+        found_sha256 = registry.sha256_of(weights.path)
+    except (StyleMatteError, OSError) as error:
+        return [_failure("weights", error)]
+    if weights.sha256 and weights.sha256 != found_sha256:
+        detail = f"{weights.path}: SHA-256 differs from its card's"
+        findings.append(Finding("weights", "fail", detail, "install stylematte again"))
+    else:
+        verified = "as its card says" if weights.sha256 else "not stated by a card"
+        findings.append(Finding("weights", "ok", f"{weights.path}, SHA-256 {verified}"))
+    try:
+        findings += _timed_matte(weights.path, device)
+    except StyleMatteError as error:
+        findings.append(_failure("matte", error))
+    return findings
+
+
+def _timed_matte(path: Path, device: str) -> list[Finding]:
+    import numpy as np
+
+    from stylematte_cli.engines import open_engine
+    from stylematte_cli.matter import Matter
+
+    height, width = TRIAL_SIZE
+    rows, columns = np.mgrid[:height, :width]
+    picture = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
+    image = picture.astype(np.uint8)
+
+    started = time.perf_counter()
+    engine = open_engine(path, device=device)
+    matter = Matter(engine)
+    alpha = matter(image).alpha
+    first_ms = (time.perf_counter() - started) * 1000
+    times_ms = []
+    for _ in range(TRIAL_RUNS):
+        started = time.perf_counter()
+        alpha = matter(image).alpha
+        times_ms.append((time.perf_counter() - started) * 1000)
+    median_ms = float(np.median(times_ms))
+
+    findings = [_session(engine.provider, device)]
+    facts = {"first_ms": first_ms, "median_ms": median_ms, "height": height, "width": width}
+    if alpha.shape != TRIAL_SIZE or not np.isfinite(alpha).all():
+        return [
+            *findings,
+            Finding("matte", "fail", "the alpha is not finite or of another size", facts=facts),
+        ]
+    working = "x".join(map(str, engine.contract.working_size_for(height, width)))
+    detail = (
+        f"a photo of {height}x{width} (height x width), seen by {engine.contract.preset} at {working}, in "
+        f"{median_ms:.0f} ms; the first, with opening the model, in {first_ms:.0f} ms"
+    )
+    return [*findings, Finding("matte", "ok", detail, facts=facts)]
+
+
+def _session(provider: str, device: str) -> Finding:
+    """Say what the session really got, and warn where a card stands idle."""
+    facts = {"provider": provider, "device": device}
+    detail = f"device {device} really got {provider}"
+    if provider == "CPUExecutionProvider" and device == "auto" and shutil.which("nvidia-smi"):
+        fix = 'pip uninstall -y onnxruntime && pip install "stylematte[gpu]"; --device cuda then says why not'
+        return Finding("session", "warn", f"{detail} although there is an NVIDIA driver", fix, facts)
+    return Finding("session", "ok", detail, facts=facts)
+
+
+def _failure(name: str, error: Exception) -> Finding:
+    if isinstance(error, StyleMatteError):
+        return Finding(name, "fail", error.message, error.hint)
+    return Finding(name, "fail", str(error))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _module_version(name: str) -> str | None:
+    try:
+        return str(import_module(name).__version__)
+    except ImportError:
+        return None

@@ -1,0 +1,126 @@
+"""`stylematte models`: which weights are here, and what they say about themselves."""
+
+import dataclasses
+import json
+from typing import Annotated, Any
+
+import typer
+
+from stylematte_cli.commands.options import Json, print_json, start_log
+from stylematte_cli.errors import InputError, MissingError
+
+app = typer.Typer(help="List the models that are here, or show one.")
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context) -> int:
+    """List the models that are here, or show one."""
+    return list_models() if context.invoked_subcommand is None else 0
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> int:
+    """List the models that are here: name, size, licence, place, summary."""
+    from stylematte_cli.weights import cache_folder, list_weights
+
+    known = list_weights()
+    if as_json:
+        print_json(
+            {
+                "models": [
+                    {
+                        "name": weights.name,
+                        "file": str(weights.path),
+                        "bytes": weights.bytes,
+                        "licence": weights.licence,
+                        "shipped": weights.shipped,
+                        "summary": weights.summary,
+                    }
+                    for weights in known
+                ]
+            }
+        )
+        return 0
+    rows = [("NAME", "SIZE", "LICENCE", "WHERE", "SUMMARY")]
+    for weights in known:
+        where = "shipped" if weights.shipped else str(weights.path.parent)
+        rows.append(
+            (
+                weights.name,
+                _megabytes(weights.bytes),
+                weights.licence or "not stated",
+                where,
+                weights.summary,
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    typer.echo(f"\nFiles <name>.onnx in {cache_folder()} are listed here too.")
+    return 0
+
+
+@app.command("show")
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or an ONNX file.")],
+    as_json: Json = False,
+) -> int:
+    """Show a model's card and contract, and check the file against the card's SHA-256."""
+    from stylematte_cli.engines import open_engine
+    from stylematte_cli.weights import describe, sha256_of
+
+    start_log(quiet=True)
+    weights = describe(name)
+    found_sha256 = sha256_of(weights.path)
+    if weights.sha256 and weights.sha256 != found_sha256:
+        raise InputError(
+            f"{weights.path}: SHA-256 is {found_sha256}, its card says {weights.sha256}",
+            "The file is damaged or was exchanged: install stylematte again, or export the weights again",
+        )
+    try:
+        contract: dict[str, Any] = dataclasses.asdict(open_engine(weights.path, device="cpu").contract)
+        missing = None
+    except MissingError as error:  # the card is worth showing where no runtime is installed
+        contract, missing = {}, error
+    facts: dict[str, Any] = {
+        "name": weights.name,
+        "file": str(weights.path),
+        "where": "shipped with the package" if weights.shipped else "a file of yours",
+        "bytes": weights.bytes,
+        "sha256": found_sha256,
+        "sha256_agrees_with_card": bool(weights.sha256) or None,
+        "licence": weights.licence or contract.get("licence", ""),
+        "summary": weights.summary,
+        "provenance": weights.provenance or contract.get("provenance", {}),
+        "contract": {key: value for key, value in contract.items() if key not in ("licence", "provenance")},
+    }
+    if as_json:
+        print_json(facts)
+    else:
+        _print_facts(facts)
+    if missing:
+        raise missing
+    return 0
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    verified = "agrees with the card" if facts["sha256_agrees_with_card"] else "no card states one"
+    lines = {
+        "file": f"{facts['file']} ({_megabytes(facts['bytes'])}, {facts['where']})",
+        "sha256": f"{facts['sha256']} ({verified})",
+        "licence": facts["licence"] or "not stated",
+        "summary": facts["summary"],
+        "provenance": facts["provenance"],
+        **{key.replace("_", " "): value for key, value in facts["contract"].items()},
+    }
+    typer.echo(facts["name"])
+    for key, value in lines.items():
+        if isinstance(value, dict):
+            value = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n" + " " * 18)
+        elif isinstance(value, tuple):
+            value = ", ".join(map(str, value))
+        typer.echo(f"  {key:<15} {value}".rstrip())
+
+
+def _megabytes(count: int) -> str:
+    return f"{count / 1e6:.1f} MB"

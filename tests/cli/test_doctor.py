@@ -1,0 +1,134 @@
+"""`stylematte doctor`: a healthy machine, and each thing that can be wrong with one."""
+
+import json
+import shutil
+import sys
+
+import pytest
+
+from stylematte_cli import weights
+from stylematte_cli.app import main
+
+
+@pytest.fixture
+def assets(tmp_path, monkeypatch, red_model):
+    """Folder of the shipped weights, with the red detector as the default model; no nvidia-smi on PATH."""
+    folder = tmp_path / "assets"
+    folder.mkdir()
+    shutil.copy(red_model, folder / f"{weights.DEFAULT}.onnx")
+    monkeypatch.setattr(weights, "ASSETS", folder)
+    monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "no-cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return folder
+
+
+def report(capsys, *arguments: str) -> tuple[int, dict[str, dict]]:
+    """Run doctor and give its exit code and its findings by name."""
+    code = main(["doctor", "--json", *arguments])
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["ok"] is (code == 0)
+    return code, {finding["name"]: finding for finding in answer["findings"]}
+
+
+def put_nvidia_smi_on_path(assets, script: str) -> None:
+    program = assets.parent / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+
+
+def test_a_healthy_machine(assets, capsys):
+    code, findings = report(capsys)
+    assert code == 0
+    assert findings["packages"]["facts"]["numpy"] == sys.modules["numpy"].__version__
+    assert "CPUExecutionProvider" in findings["onnxruntime"]["facts"]["providers"]
+    assert findings["session"]["facts"]["provider"] in findings["onnxruntime"]["facts"]["providers"]
+    assert findings["GPU"]["state"] == "note"
+    assert findings["image formats"]["facts"]["png"] is True
+    assert 0 < findings["matte"]["facts"]["median_ms"] < findings["matte"]["facts"]["first_ms"] * 10
+
+
+def test_the_report_for_people_says_the_same(assets, capsys):
+    assert main(["doctor"]) == 0
+    text = capsys.readouterr().out
+    assert "really got CPUExecutionProvider" in text
+    assert text.endswith("stylematte matte works here.\n")
+
+
+def test_missing_weights(assets, capsys):
+    (assets / f"{weights.DEFAULT}.onnx").unlink()
+    code, findings = report(capsys)
+    assert code == 4
+    assert findings["weights"]["state"] == "fail"
+    assert weights.DEFAULT in findings["weights"]["detail"]
+    assert findings["weights"]["fix"]
+
+
+def test_weights_that_are_not_what_their_card_says(assets, capsys):
+    (assets / f"{weights.DEFAULT}.json").write_text(json.dumps({"sha256": "0" * 64}))
+    code, findings = report(capsys)
+    assert code == 4
+    assert "SHA-256" in findings["weights"]["detail"]
+
+
+def test_damaged_weights(assets, capsys):
+    (assets / f"{weights.DEFAULT}.onnx").write_bytes(b"not a model")
+    code, findings = report(capsys)
+    assert code == 4
+    assert findings["matte"]["state"] == "fail"
+
+
+def test_no_onnx_runtime(assets, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    code, findings = report(capsys)
+    assert code == 4
+    assert 'pip install "stylematte[cpu]"' in findings["onnxruntime"]["fix"]
+    assert findings["matte"]["state"] == "fail"
+
+
+def test_opencv_that_cannot_be_imported(assets, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    monkeypatch.delitem(sys.modules, "stylematte_cli.matter", raising=False)
+    code, findings = report(capsys)
+    assert code == 4
+    assert findings["image formats"]["state"] == "fail"
+    assert "cv2" in findings["image formats"]["detail"]
+
+
+def test_both_onnxruntime_wheels(assets, capsys, monkeypatch):
+    for name in ("onnxruntime", "onnxruntime_gpu"):
+        metadata = assets / f"{name}-9.9.dist-info" / "METADATA"
+        metadata.parent.mkdir()
+        metadata.write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 9.9\n")
+    monkeypatch.syspath_prepend(assets)
+    code, findings = report(capsys)
+    assert code == 0
+    assert findings["onnxruntime wheels"]["state"] == "warn"
+    assert "pip uninstall -y onnxruntime onnxruntime-gpu" in findings["onnxruntime wheels"]["fix"]
+
+
+def test_a_card_that_the_session_does_not_use(assets, capsys):
+    put_nvidia_smi_on_path(assets, 'echo "NVIDIA T4, 550.1, 15360 MiB"')
+    code, findings = report(capsys)
+    assert findings["GPU"]["facts"]["cards"] == ["NVIDIA T4, 550.1, 15360 MiB"]
+    if findings["session"]["facts"]["provider"] == "CUDAExecutionProvider":
+        pytest.skip("this machine's session really runs on CUDA")
+    assert code == 0
+    assert findings["session"]["state"] == "warn"
+    assert "stylematte[gpu]" in findings["session"]["fix"]
+
+
+def test_a_driver_that_is_broken(assets, capsys):
+    put_nvidia_smi_on_path(assets, 'echo "Failed to initialize NVML" >&2; exit 9')
+    code, findings = report(capsys)
+    assert findings["GPU"]["state"] == "warn"
+    assert "NVML" in findings["GPU"]["detail"]
+    assert code == 0
+
+
+def test_a_device_asked_for_and_not_had_fails(assets, capsys):
+    if "CUDAExecutionProvider" in __import__("onnxruntime").get_available_providers():
+        pytest.skip("this ONNX Runtime has CUDA")
+    code, findings = report(capsys, "--device", "cuda")
+    assert code == 4
+    assert findings["matte"]["state"] == "fail"
+    assert 'pip install "stylematte[gpu]"' in findings["matte"]["fix"]
