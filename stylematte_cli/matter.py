@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.engines.base import Contract, Engine
+from stylematte_cli.imaging import compose
+from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, as_rgb, resize_to_working
 from stylematte_cli.imaging.guided_filter import apply_coefficients
 
@@ -46,6 +48,41 @@ class Matte:
         return apply_coefficients(
             self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype
         )
+
+    @cached_property
+    def foreground(self) -> Picture:
+        """(H, W, 3) un-premultiplied RGB, dtype of the image: the subject without the old background."""
+        return estimate_foreground(self.image, self._alpha_like_image())
+
+    def cutout(self) -> Picture:
+        """Straight-alpha RGBA, (H, W, 4), dtype of the image."""
+        return compose.cutout(self.foreground, self._alpha_like_image())
+
+    def composite(self, background: compose.Color | compose.Blur | Picture | str) -> Picture:
+        """Lay the foreground over a new background.
+
+        Args:
+            background: (r, g, b) with 0..255; or (h, w, 3) RGB of any size, scaled and cut to cover the
+                picture; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a CSS
+                basic name, `blur:R`.
+
+        Returns:
+            (H, W, 3) opaque RGB, dtype of the image.
+
+        Raises:
+            UsageError: Text that is no colour and no blur.
+            InputError: An array that is no picture.
+        """
+        if isinstance(background, str):
+            background = compose.parse_background(background)
+        alpha = self._alpha_like_image()
+        if isinstance(background, compose.Blur):
+            background = compose.blur_background(self.image, alpha, background.radius_px)
+        return compose.composite(self.foreground, alpha, background)
+
+    def _alpha_like_image(self) -> NDArray[Any]:
+        """Alpha in the image's own dtype: as fine as the result can show, and small."""
+        return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
 
 
 class Matter:

@@ -61,16 +61,16 @@ def to_dtype(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
     """Turn [0, 1] into a number type, clipped and rounded.
 
     Args:
-        values: float32, any shape; used as scratch.
+        values: float32, any shape.
         dtype: uint8, uint16 or float32.
     """
     white = white_of(dtype)
-    np.clip(values, 0, 1, out=values)
+    scaled = np.clip(values, 0, 1)
     if white == 1:
-        return values
-    values *= white
-    values += 0.5
-    return values.astype(dtype)
+        return scaled
+    scaled *= white
+    scaled += 0.5
+    return scaled.astype(dtype)
 
 
 def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
@@ -78,6 +78,17 @@ def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
     white = white_of(image.dtype)
     values = np.ascontiguousarray(image, np.float32)
     return values if white == 1 else np.multiply(values, np.float32(1 / white), out=values)
+
+
+def convert(image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+    """Change a picture's or an alpha's number type, 1.0 staying 1.0, with no full-size float copy."""
+    if image.dtype == np.dtype(dtype):
+        return image
+    result = np.empty(image.shape, dtype)
+    rows = max(1, STRIP_PX * len(image) // image.size)
+    for top in range(0, len(image), rows):
+        result[top : top + rows] = to_dtype(to_float(image[top : top + rows]), dtype)
+    return result
 
 
 def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:

@@ -1,0 +1,186 @@
+"""Put a foreground on transparency, a colour, a picture or a blur of what was behind it."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.errors import UsageError
+from stylematte_cli.imaging.geometry import (
+    STRIP_PX,
+    Picture,
+    as_rgb,
+    convert,
+    resize,
+    to_dtype,
+    to_float,
+    white_of,
+)
+
+Color = tuple[int, int, int]  # RGB, 0..255 whatever the picture's dtype
+
+# CSS Color Module Level 4, the sixteen basic names.
+BASIC_COLORS: dict[str, Color] = {
+    "black": (0, 0, 0),
+    "silver": (192, 192, 192),
+    "gray": (128, 128, 128),
+    "grey": (128, 128, 128),
+    "white": (255, 255, 255),
+    "maroon": (128, 0, 0),
+    "red": (255, 0, 0),
+    "purple": (128, 0, 128),
+    "fuchsia": (255, 0, 255),
+    "green": (0, 128, 0),
+    "lime": (0, 255, 0),
+    "olive": (128, 128, 0),
+    "yellow": (255, 255, 0),
+    "navy": (0, 0, 128),
+    "blue": (0, 0, 255),
+    "teal": (0, 128, 128),
+    "aqua": (0, 255, 255),
+}
+
+
+@dataclass(frozen=True)
+class Blur:
+    """A background made of the picture's own, blurred; `radius_px` is the Gaussian's standard deviation."""
+
+    radius_px: float
+
+
+def parse_color(text: str) -> Color:
+    """Read `#rrggbb`, `#rgb`, `r,g,b` with 0..255, or one of CSS' sixteen basic names.
+
+    Raises:
+        UsageError: None of these.
+    """
+    word = text.strip().lower()
+    if word in BASIC_COLORS:
+        return BASIC_COLORS[word]
+    if re.fullmatch(r"#[0-9a-f]{3}", word):
+        word = "#" + "".join(2 * digit for digit in word[1:])
+    if re.fullmatch(r"#[0-9a-f]{6}", word):
+        return int(word[1:3], 16), int(word[3:5], 16), int(word[5:7], 16)
+    if re.fullmatch(r"\d{1,3}\s*,\s*\d{1,3}\s*,\s*\d{1,3}", word):
+        red, green, blue = (int(part) for part in word.split(","))
+        if max(red, green, blue) <= 255:
+            return red, green, blue
+    names = ", ".join(BASIC_COLORS)
+    raise UsageError(f"{text!r} is not a colour", f"Give #rrggbb, r,g,b with 0..255, or one of {names}")
+
+
+def parse_background(text: str) -> Color | Blur:
+    """Read a colour as `parse_color` does, or `blur:R` with a radius in pixels.
+
+    Raises:
+        UsageError: Neither.
+    """
+    kind, colon, radius = text.strip().lower().partition(":")
+    if kind != "blur" or not colon:
+        return parse_color(text)
+    if not re.fullmatch(r"\d+(\.\d+)?(px)?", radius) or float(radius.removesuffix("px")) <= 0:
+        raise UsageError(f"{text!r}: the blur's radius must be a number of pixels above 0", "Try blur:25")
+    return Blur(float(radius.removesuffix("px")))
+
+
+def cutout(foreground: Picture, alpha: NDArray[Any]) -> Picture:
+    """Join colours and opacity into straight-alpha RGBA.
+
+    Args:
+        foreground: (H, W, 3) un-premultiplied RGB.
+        alpha: (H, W) uint8, uint16, or float32 in [0, 1].
+
+    Returns:
+        (H, W, 4), dtype of `foreground`.
+    """
+    alpha = convert(alpha, foreground.dtype)
+    result = np.empty((*alpha.shape, 4), foreground.dtype)
+    sources = [np.ascontiguousarray(foreground), np.ascontiguousarray(alpha)]
+    cv2.mixChannels(sources, [result], [0, 0, 1, 1, 2, 2, 3, 3])
+    return result
+
+
+def composite(foreground: Picture, alpha: NDArray[Any], background: Color | Picture) -> Picture:
+    """Lay a foreground over a background: α · F + (1 - α) · B on the colours as they are stored.
+
+    Args:
+        foreground: (H, W, 3) un-premultiplied RGB uint8, uint16, or float32 in [0, 1].
+        alpha: (H, W) uint8, uint16, or float32 in [0, 1].
+        background: A colour, 0..255 whatever the dtype; or (h, w, 3) RGB of any size and dtype, scaled with
+            its shape kept until it covers the picture, then cut to it around its middle.
+
+    Returns:
+        (H, W, 3) opaque, dtype of `foreground`.
+    """
+    height, width = alpha.shape
+    rows = max(1, STRIP_PX // (3 * width))
+    if isinstance(background, tuple):
+        plain = np.full((min(rows, height), width, 3), np.array(background, np.float32) / 255, np.float32)
+    else:
+        behind = cover(as_rgb(background), (height, width))
+    result = np.empty((height, width, 3), foreground.dtype)
+    for top in range(0, height, rows):
+        strip = slice(top, min(top + rows, height))
+        opacity = to_float(alpha[strip])
+        back = plain[: len(opacity)] if isinstance(background, tuple) else to_float(behind[strip])
+        mixed = to_float(foreground[strip]) - back
+        mixed *= cv2.merge([opacity] * 3)
+        mixed += back
+        result[strip] = to_dtype(mixed, foreground.dtype)
+    return result
+
+
+def cover(image: Picture, size: tuple[int, int]) -> Picture:
+    """Scale a picture, its shape kept, until it covers a size; cut what sticks out, the same on both sides.
+
+    Args:
+        image: (h, w, 3), any dtype of ours.
+        size: (height, width).
+
+    Returns:
+        (height, width, 3), same dtype.
+    """
+    scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
+    height = min(image.shape[0], max(1, round(size[0] / scale)))
+    width = min(image.shape[1], max(1, round(size[1] / scale)))
+    top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
+    return resize(image[top : top + height, left : left + width], size)
+
+
+def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Picture:
+    """Blur what is behind the subject, and only that: the subject's colours do not bleed into it.
+
+    Args:
+        image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
+        alpha: (H, W) uint8, uint16, or float32 in [0, 1].
+        radius_px: Standard deviation of the Gaussian, in pixels of `image`.
+
+    Returns:
+        (H, W, 3), dtype of `image`.
+    """
+    height, width = alpha.shape
+    # A wide Gaussian is the same on a smaller picture; four pixels of deviation are enough to hide the grid.
+    factor = max(1, int(radius_px / 4))
+    small_size = max(1, round(height / factor)), max(1, round(width / factor))
+    small, small_alpha = resize(image, small_size), resize(alpha, small_size)
+    sigma = radius_px * small_size[0] / height if height >= width else radius_px * small_size[1] / width
+    margin = int(np.ceil(4 * sigma))
+    rows = max(margin, STRIP_PX // small_size[1])
+    white = np.float32(white_of(image.dtype))
+    blurred = np.empty_like(small)
+    for top in range(0, small_size[0], rows):
+        first, last = max(0, top - margin), min(small_size[0], top + rows + margin)
+        # Where all around is subject nothing is left to average: any colour will do, it is covered.
+        share = 1 - to_float(small_alpha[first:last]) + np.float32(1e-4)
+        colours = _gaussian(small[first:last] * cv2.merge([share] * 3), sigma)
+        colours /= cv2.merge([_gaussian(share, sigma) * white] * 3)
+        blurred[top : top + rows] = to_dtype(colours[top - first : top - first + rows], image.dtype)
+    return resize(blurred, (height, width))
+
+
+def _gaussian(values: NDArray[Any], sigma: float) -> NDArray[np.float32]:
+    blurred = cv2.GaussianBlur(values, (0, 0), sigma, borderType=cv2.BORDER_REPLICATE)
+    return np.asarray(blurred, np.float32).reshape(values.shape)
