@@ -1,0 +1,79 @@
+"""Weights on disk: safetensors, with the preset's name in the metadata."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from models.presets import PRESETS
+from models.stylematte import StyleMatte, build_model
+
+
+class CheckpointError(ValueError):
+    """Weights that cannot be loaded; the message names the file and what is wrong with it."""
+
+
+def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None) -> None:
+    """Write a network's weights, whole or not at all.
+
+    Args:
+        model: Network whose state dict is written, float32.
+        path: Target, `.safetensors`.
+        provenance: What made the weights; kept as JSON in the metadata.
+    """
+    temporary = path.with_name(f".{path.name}.part")
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
+    save_file(tensors, temporary, metadata=metadata)
+    temporary.replace(path)
+
+
+def load_weights(path: Path) -> tuple[StyleMatte, dict]:
+    """Build the network a file belongs to and fill it.
+
+    Returns:
+        The network in evaluation mode, and the provenance written with it.
+
+    Raises:
+        CheckpointError: Not a safetensors file of ours, an unknown preset, or tensors that do not fit.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        tensors = load_file(path)
+    except Exception as error:  # the library has no exception of its own for a damaged file
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+    preset = metadata.get("preset", "")
+    if preset not in PRESETS:
+        raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
+    model = build_model(preset)
+    fill(model, tensors, str(path))
+    return model.eval(), json.loads(metadata.get("provenance", "{}"))
+
+
+def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load a state dict strictly.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
+    """
+    wanted = model.state_dict()
+    if missing := [name for name in wanted if name not in tensors]:
+        raise CheckpointError(f"{where}: {len(missing)} tensors are missing, first {missing[0]}")
+    if unknown := [name for name in tensors if name not in wanted]:
+        raise CheckpointError(f"{where}: {len(unknown)} tensors are unknown, first {unknown[0]}")
+    for name, tensor in tensors.items():
+        if tensor.shape != wanted[name].shape:
+            raise CheckpointError(
+                f"{where}: {name} has shape {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
+            )
+    model.load_state_dict(tensors)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

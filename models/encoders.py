@@ -1,0 +1,176 @@
+"""Encoders: a normalised picture in, features at strides 4, 8, 16 and 32 out."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class MobileNetV2Shape:
+    """Rows of (expansion, channels, repeats, stride), as in table 2 of the paper."""
+
+    stem: int
+    rows: tuple[tuple[int, int, int, int], ...]
+
+
+_SHAPES = {
+    "mobilenet_v2": MobileNetV2Shape(
+        32,
+        (
+            (1, 16, 1, 1),
+            (6, 24, 2, 2),
+            (6, 32, 3, 2),
+            (6, 64, 4, 2),
+            (6, 96, 3, 1),
+            (6, 160, 3, 2),
+            (6, 320, 1, 1),
+        ),
+    ),
+    "mobilenet_v2_tiny": MobileNetV2Shape(
+        8, ((1, 8, 1, 1), (2, 8, 1, 2), (2, 12, 1, 2), (2, 16, 1, 2), (2, 24, 1, 2))
+    ),
+}
+
+
+class ConvNorm(nn.Module):
+    """Convolution, batch norm and, unless `active` is false, ReLU6."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
+    ) -> None:
+        super().__init__()
+        # Stride 2 pads right and bottom only, as the ImageNet weights were trained (TensorFlow's SAME).
+        reach = kernel // 2
+        self.pad = nn.ZeroPad2d((0, reach, 0, reach)) if stride == 2 else nn.Identity()
+        padding = 0 if stride == 2 else reach
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.norm = nn.BatchNorm2d(outputs)
+        self.activation = nn.ReLU6() if active else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) → (B, outputs, h / stride, w / stride)."""
+        return self.activation(self.norm(self.conv(self.pad(x))))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, filter every channel by itself, project; add the input where shapes allow.
+
+    Reference:
+        Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, figure 4.
+    """
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.residual = stride == 1 and inputs == outputs
+        self.expand = ConvNorm(inputs, hidden) if expansion != 1 else nn.Identity()
+        self.depthwise = ConvNorm(hidden, hidden, 3, stride, groups=hidden)
+        self.project = ConvNorm(hidden, outputs, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, h, w) → (B, outputs, h / stride, w / stride)."""
+        y = self.project(self.depthwise(self.expand(x)))
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nn.Module):
+    """MobileNetV2 without its classifier.
+
+    Attributes:
+        channels: Channels of the four outputs, strides 4, 8, 16, 32.
+    """
+
+    def __init__(self, shape: MobileNetV2Shape) -> None:
+        super().__init__()
+        self.stem = ConvNorm(3, shape.stem, 3, 2)
+        blocks: list[nn.Module] = []
+        inputs, stride, ends = shape.stem, 2, {}
+        for expansion, outputs, repeats, row_stride in shape.rows:
+            for index in range(repeats):
+                step = row_stride if index == 0 else 1
+                blocks.append(InvertedResidual(inputs, outputs, step, expansion))
+                inputs, stride = outputs, stride * step
+                ends[stride] = (len(blocks), outputs)  # the last block at each stride is the one kept
+        self.blocks = nn.ModuleList(blocks)
+        self.ends = [ends[s][0] for s in (4, 8, 16, 32)]
+        self.channels = [ends[s][1] for s in (4, 8, 16, 32)]
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """Extract features.
+
+        Args:
+            x: (B, 3, h, w) normalised RGB, h and w multiples of 32.
+
+        Returns:
+            Four maps, (B, c, h/4, w/4) to (B, c, h/32, w/32), c as in `channels`.
+        """
+        features = []
+        x = self.stem(x)
+        for index, block in enumerate(self.blocks, 1):
+            x = block(x)
+            if index in self.ends:
+                features.append(x)
+        return features
+
+
+def build_encoder(name: str) -> MobileNetV2:
+    """Make an encoder by its preset name, with random weights."""
+    return MobileNetV2(_SHAPES[name])
+
+
+@torch.no_grad()
+def load_folded(encoder: MobileNetV2, folded: dict[str, Tensor], photos: Tensor) -> None:
+    """Fill an encoder from ImageNet weights whose batch norms were folded into the convolutions.
+
+    Every norm takes the statistics that `photos` show it and undoes them with its scale and shift, so the
+    function stays what it was while training can go on as usual.
+
+    Args:
+        encoder: Network to fill.
+        folded: `stem.weight`, `stem.bias`, `blocks.<i>.<expand|depthwise|project>.<weight|bias>`, for
+            normalised RGB (see `from_signed_range` for weights that want [-1, 1]).
+        photos: (B, 3, h, w) float32 normalised RGB, a few dozen pictures at least.
+
+    Raises:
+        KeyError: `folded` lacks a layer of the encoder.
+    """
+    hooks = []
+    for name, layer in encoder.named_modules():
+        if not isinstance(layer, ConvNorm):
+            continue
+        layer.conv.weight.copy_(folded[f"{name}.weight"])
+        hooks.append(layer.norm.register_forward_pre_hook(_measured_norm(folded[f"{name}.bias"])))
+    training = encoder.training
+    encoder.eval()
+    encoder(photos)  # front to back: a layer is measured through the layers already set
+    for hook in hooks:
+        hook.remove()
+    encoder.train(training)
+
+
+def _measured_norm(bias: Tensor):
+    def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+        norm.running_mean.copy_(mean)
+        norm.running_var.copy_(variance)
+        norm.weight.copy_((variance + norm.eps).sqrt())
+        norm.bias.copy_(mean + bias)
+
+    return measure
+
+
+def from_signed_range(
+    folded: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...]
+) -> dict[str, Tensor]:
+    """Rewrite folded weights made for RGB in [-1, 1] for normalised RGB.
+
+    The stem sees 2·(std·x + mean) − 1 where it expects y, so scale and shift move into its weight and bias.
+    """
+    weight = folded["stem.weight"].float()
+    scale = torch.tensor(std).view(1, 3, 1, 1) * 2
+    shift = torch.tensor(mean).view(1, 3, 1, 1) * 2 - 1
+    rewritten = {name: tensor.float() for name, tensor in folded.items()}
+    rewritten["stem.weight"] = weight * scale
+    rewritten["stem.bias"] = folded["stem.bias"].float() + (weight * shift).sum((1, 2, 3))
+    return rewritten

@@ -1,0 +1,66 @@
+"""Decoders that join an encoder's features into one map at stride 4."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.encoders import ConvNorm
+
+
+class Context(nn.Module):
+    """Tell every coarse pixel about its surroundings and the whole picture.
+
+    A dark coat beside a dark door cannot be told apart from nearby: a 7×7 window at stride 32 spans 224 px, and
+    the mean over the map says what kind of picture it is.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = ConvNorm(channels, channels, 7, groups=channels, active=False)
+        self.mix = nn.Sequential(ConvNorm(channels, 2 * channels), ConvNorm(2 * channels, channels, active=False))
+        self.whole = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Hardsigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) → (B, C, h, w)."""
+        gate = self.whole(x.mean((2, 3), keepdim=True))  # (B, C, 1, 1)
+        return x + self.mix(self.depthwise(x)) * gate
+
+
+class LightFPN(nn.Module):
+    """Feature pyramid for small encoders: context at the top, one 3×3 convolution a step on the way down.
+
+    Args:
+        encoder_channels: Channels at strides 4, 8, 16, 32.
+        channels: Channels of the result; the two coarse levels have twice as many.
+
+    Reference:
+        Lin et al., "Feature Pyramid Networks for Object Detection", 2017, figure 3.
+    """
+
+    def __init__(self, encoder_channels: list[int], channels: int) -> None:
+        super().__init__()
+        widths = [channels, channels, 2 * channels, 2 * channels]
+        self.laterals = nn.ModuleList(
+            ConvNorm(inputs, width, active=False) for inputs, width in zip(encoder_channels, widths, strict=True)
+        )
+        self.context = nn.Sequential(Context(widths[3]), Context(widths[3]))
+        self.narrow = ConvNorm(widths[2], widths[1], active=False)
+        self.smooth = nn.ModuleList(ConvNorm(width, width, 3) for width in widths[:3])
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Join features from coarse to fine.
+
+        Args:
+            features: (B, c, h/4, w/4) to (B, c, h/32, w/32).
+
+        Returns:
+            (B, channels, h/4, w/4).
+        """
+        maps = [lateral(feature) for lateral, feature in zip(self.laterals, features, strict=True)]
+        x = self.context(maps[3])  # (B, 2C, h/32, w/32)
+        for level in (2, 1, 0):
+            if level == 1:
+                x = self.narrow(x)  # (B, 2C, h/16, w/16) → (B, C, h/16, w/16)
+            x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+            x = self.smooth[level](torch.relu(x + maps[level]))
+        return x

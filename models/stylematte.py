@@ -1,0 +1,86 @@
+"""StyleMatte: a picture in, alpha out, no trimap.
+
+Reference:
+    Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", arXiv 2305.02981, 2023.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.encoders import build_encoder
+from models.fpn import LightFPN
+from models.presets import PRESETS, Preset
+from models.upsamplers import FastGuidedFilter
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+STD = (0.229, 0.224, 0.225)
+
+
+class Prediction(NamedTuple):
+    """What the network says; alpha is the sigmoid of the fine logits.
+
+    Attributes:
+        fine_logits: (B, 1, H, W) at the guide's size.
+        coarse_logits: (B, 1, h/4, w/4) before the guided filter.
+    """
+
+    fine_logits: Tensor
+    coarse_logits: Tensor
+
+    @property
+    def alpha(self) -> Tensor:
+        """(B, 1, H, W) opacity in [0, 1]."""
+        return torch.sigmoid(self.fine_logits)
+
+
+class StyleMatte(nn.Module):
+    """Encoder → pyramid → one channel of logits at stride 4 → guided filter up to full size."""
+
+    def __init__(self, preset: Preset) -> None:
+        super().__init__()
+        self.preset = preset
+        self.encoder = build_encoder(preset.encoder)
+        self.fpn = LightFPN(self.encoder.channels, preset.fpn_channels)
+        self.head = nn.Conv2d(preset.fpn_channels, 1, 3, padding=1)
+        self.upsampler = FastGuidedFilter(preset.radius_px, preset.eps)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance over ImageNet."""
+        return (image - self.mean) / self.std
+
+    def forward(self, image: Tensor, guide: Tensor) -> Prediction:
+        """Matte a batch.
+
+        Args:
+            image: (B, 3, h, w) float32 RGB in [0, 1] at working size, h and w multiples of the preset's stride.
+            guide: (B, 3, H, W) float32 RGB in [0, 1], the same pictures at full size.
+
+        Returns:
+            Fine and coarse logits.
+        """
+        normalised = self.normalise(image)
+        coarse_logits = self.head(self.fpn(self.encoder(normalised))).float()  # (B, 1, h/4, w/4)
+        coarse_guide = F.interpolate(
+            normalised.mean(1, keepdim=True), scale_factor=0.25, mode="bicubic", align_corners=True
+        )  # (B, 1, h/4, w/4)
+        fine_guide = self.normalise(guide).mean(1, keepdim=True)  # (B, 1, H, W)
+        coefficients = self.upsampler.coefficients(coarse_guide, coarse_logits)
+        return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse_logits)
+
+
+def build_model(preset: str | Preset) -> StyleMatte:
+    """Make a network with random weights from a preset or its name.
+
+    Raises:
+        KeyError: No preset of that name; the message lists those there are.
+    """
+    if isinstance(preset, str):
+        if preset not in PRESETS:
+            raise KeyError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        preset = PRESETS[preset]
+    return StyleMatte(preset)

@@ -1,0 +1,36 @@
+"""Pretrained encoder weights from a file."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.torch import load_file
+
+from models.encoders import from_signed_range, load_folded
+from models.stylematte import MEAN, STD, StyleMatte
+from training.config import Recipe
+from training.data.pseudo_alpha import read_rgb
+from training.data.readers import read_set, split
+
+
+def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, photos: int = 192) -> None:
+    """Fill the encoder from folded ImageNet weights; norms are measured on training photos.
+
+    Args:
+        model: Network with a MobileNetV2 encoder.
+        path: safetensors file, batch norms folded, made for RGB in [-1, 1].
+        recipe: Says which sets to take the photos from.
+        root: Folder of the data sets.
+        photos: How many photos to measure on.
+
+    Raises:
+        KeyError: The file lacks a layer of the encoder.
+        DataError: No photos.
+    """
+    samples = [s for d in recipe.sets if d.kind == "photos" for s in split(read_set(root, d.folder))[0]]
+    rng = np.random.default_rng(recipe.seed)
+    chosen = rng.choice(len(samples), min(photos, len(samples)), replace=False)
+    batch = np.stack([cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen])
+    images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
+    load_folded(model.encoder, from_signed_range(load_file(path), MEAN, STD), model.normalise(images))

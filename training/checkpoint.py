@@ -1,0 +1,22 @@
+"""Everything a run needs to go on as if it had never stopped, in one file."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a run's state; the old one stays until the new one is whole on disk."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Read a run's state; tensors and plain containers only, so that a file cannot run code."""
+    return torch.load(path, map_location="cpu", weights_only=True)

@@ -1,0 +1,148 @@
+"""Recipes: what a training run does, as TOML files that are checked before anything starts."""
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from training.data.pseudo_alpha import Band
+from training.losses import LOSSES
+
+RECIPES = Path(__file__).parent / "recipes"
+SetKind = Literal["photos", "hair_only", "cutouts", "backgrounds"]
+
+
+class RecipeError(ValueError):
+    """A recipe that cannot be used; the message names the file and the key."""
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One folder below the data root.
+
+    Attributes:
+        folder: Its name.
+        kind: "photos" with masks of the whole subject, "hair_only" with maps of nothing but hair, "cutouts" with
+            a true alpha channel, or "backgrounds" without subjects.
+        share: How often it is drawn, relative to the others. Backgrounds are drawn as empty pictures that often,
+            besides standing behind cut-outs.
+        band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
+        belief: Factor on the weight of its labels, below 1 for sets with known slips.
+    """
+
+    folder: str
+    kind: SetKind
+    share: float
+    band: Band = "narrow"
+    belief: float = 1.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with its own sizes, losses and learning rate.
+
+    Attributes:
+        name: Shown in logs; the article's words where it has one.
+        steps: Optimiser steps.
+        batch_size: Pictures a step.
+        side: Smallest and largest side of the square with as many pixels as a training picture.
+        guide_scale: Size of the guide relative to the picture the network sees.
+        learning_rate: Peak, for decoder and head.
+        encoder_rate: Factor on it for the encoder.
+        warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
+        composite: Share of photos whose background is exchanged.
+        fine: Losses on the full-size logits, name → weight.
+        coarse: Losses on the coarse logits.
+    """
+
+    name: str
+    steps: int
+    batch_size: int
+    side: tuple[int, int]
+    learning_rate: float
+    guide_scale: float = 1.0
+    encoder_rate: float = 0.3
+    warmup_steps: int = 100
+    composite: float = 0.3
+    fine: dict[str, float] = field(default_factory=dict)
+    coarse: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole run. See `training/recipes/nano.toml` for one with comments."""
+
+    preset: str
+    sets: tuple[DataSet, ...]
+    stages: tuple[Stage, ...]
+    seed: int = 0
+    held_out_every: int = 10
+    ema_decay: float = 0.998
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+
+    def digest(self) -> dict[str, Any]:
+        """The recipe as plain values, to be saved beside what it made."""
+        return dataclasses.asdict(self)
+
+
+def load_recipe(name_or_path: str) -> Recipe:
+    """Read a recipe by its name in `training/recipes` or by its path.
+
+    Raises:
+        RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
+    """
+    path = Path(name_or_path)
+    if path.suffix != ".toml":
+        path = RECIPES / f"{name_or_path}.toml"
+    if not path.is_file():
+        raise RecipeError(f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file")
+    try:
+        table = tomllib.loads(path.read_text())
+    except tomllib.TOMLDecodeError as error:
+        raise RecipeError(f"{path}: {error}") from None
+    sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
+    stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in table.pop("stages", []))
+    recipe = _build(Recipe, table | {"sets": sets, "stages": stages}, str(path))
+    _check(recipe, path)
+    return recipe
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(p.stem for p in RECIPES.glob("*.toml"))
+
+
+def _build(kind: type, row: dict[str, Any], where: str) -> Any:
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := set(row) - set(known):
+        raise RecipeError(f"{where}: unknown key {sorted(unknown)[0]}; known are {', '.join(known)}")
+    required = {
+        n
+        for n, f in known.items()
+        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+    }
+    if missing := required - set(row):
+        raise RecipeError(f"{where}: {sorted(missing)[0]} is missing")
+    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()})
+
+
+def _check(recipe: Recipe, path: Path) -> None:
+    for data_set in recipe.sets:
+        for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
+            if value not in allowed:
+                raise RecipeError(f"{path}: {data_set.folder}: {value!r} is none of {', '.join(allowed)}")
+    if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
+        raise RecipeError(f"{path}: no set with subjects")
+    if not recipe.stages:
+        raise RecipeError(f"{path}: no stages")
+    for stage in recipe.stages:
+        if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
+            raise RecipeError(
+                f"{path}: {stage.name}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}"
+            )
+        if not stage.fine and not stage.coarse:
+            raise RecipeError(f"{path}: {stage.name}: no losses")
+        if len(stage.side) != 2 or stage.side[0] > stage.side[1]:
+            raise RecipeError(f"{path}: {stage.name}: side must be [smallest, largest]")
