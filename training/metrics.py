@@ -33,11 +33,11 @@ CONVENTIONS = {
     "Conn": "sum of differences of connectivity / 1000, steps of 0.1, 4-connectivity, theta 0.15, "
     "whole image",
     "IoU": "intersection over union of alpha >= 0.5, whole image",
-    "SAD-tri": "sum |d| / 1000 after the prediction is set to 1 and 0 where the trimap is 255 and 0",
-    "MSE-tri": "the same with d^2, divided by the number of unknown pixels, a fraction",
-    "MAD-tri": "the same with |d|, divided by the number of unknown pixels, a fraction",
-    "SAD-FG": "sum |d| / 1000 where the trimap is 255",
-    "SAD-BG": "sum |d| / 1000 where the trimap is 0",
+    "SAD-tri": "unknown band: sum |d| / 1000, prediction set to 1 and 0 where the trimap is 255 and 0",
+    "MSE-tri": "unknown band: sum d^2 / unknown pixels, known pixels as for SAD-tri, a fraction",
+    "MAD-tri": "unknown band: sum |d| / unknown pixels, known pixels as for SAD-tri, a fraction",
+    "SAD-FG": "foreground: sum |d| / 1000 where the trimap is 255",
+    "SAD-BG": "background: sum |d| / 1000 where the trimap is 0",
 }
 WHOLE_IMAGE = ("SAD", "MSE", "MAD", "Grad", "Conn", "IoU")
 WITH_TRIMAP = ("SAD-tri", "MSE-tri", "MAD-tri", "SAD-FG", "SAD-BG")

@@ -1,0 +1,355 @@
+"""`stylematte evaluate`: score alphas against the true ones, and say what each number means."""
+
+import csv
+import io
+import logging
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stylematte_cli.commands.options import Json, Quiet, Verbose, print_json, start_log
+from stylematte_cli.errors import InputError, StyleMatteError, UsageError
+
+log = logging.getLogger("stylematte")
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
+MOST_THREADS = 4  # each holds a few float copies of one picture
+QUIET_SECONDS = 2.0  # a short run needs no progress
+SECONDS_BETWEEN_LINES = 10.0
+MOST_NAMES = 20  # on one line of stderr; --json has them all
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Files that belong together; `name` is the path below the folders, without suffix."""
+
+    name: str
+    prediction: Path
+    truth: Path
+    trimap: Path | None = None
+
+
+@dataclass(frozen=True)
+class Matching:
+    """What was found in two folders; names are relative paths without suffix."""
+
+    pairs: list[Pair]
+    without_prediction: list[str]
+    without_truth: list[str]
+
+
+@dataclass
+class Result:
+    """What came of one pair: scores by name, or an error; and warnings on the way."""
+
+    pair: Pair
+    scores: dict[str, float]
+    warnings: list[str]
+    error: StyleMatteError | None = None
+
+
+def evaluate(
+    prediction: Annotated[Path, typer.Argument(metavar="PRED", help="Alpha to score, or a folder of them.")],
+    truth: Annotated[Path, typer.Argument(metavar="GT", help="The true alpha, or a folder of them.")],
+    trimap: Annotated[
+        str | None,
+        typer.Option(
+            "--trimap",
+            metavar="FILE|DIR|auto:R",
+            help="Adds scores of the unknown band. Files of 0, 128 and 255; or auto:R, the regions where the "
+            "true alpha is 0 and 1, each shrunk by R pixels.",
+        ),
+    ] = None,
+    csv_path: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write one line an image.")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+    verbose: Verbose = 0,
+) -> int:
+    """Score alphas against the true ones: SAD, MSE, MAD, Grad, Conn, IoU.
+
+    Alphas are 8 or 16-bit files of equal size. An alpha channel that is not opaque all over counts, else the
+    first channel. In folders files are matched by relative path without suffix.
+    """
+    start_log(verbose, quiet)
+    radius_px = _auto_radius_px(trimap)
+    matching = match(prediction, truth, Path(trimap) if trimap and radius_px is None else None)
+    _warn_of(matching.without_prediction, "in GT without a prediction, left out of the means")
+    _warn_of(matching.without_truth, "in PRED without a ground truth, not scored")
+
+    results = list(_with_progress(_score_all(matching.pairs, radius_px), len(matching.pairs), quiet))
+    for result in results:
+        for warning in result.warnings:
+            log.warning("warning: %s", warning)
+        if result.error and len(results) > 1:
+            log.error("error: %s", result.error)
+    scored = [result for result in results if result.error is None]
+    if not scored:
+        raise results[0].error or InputError("nothing was scored")
+    if as_json:
+        print_json(_report(matching, results, trimap))
+    else:
+        _print_table(scored, trimap)
+    if csv_path:
+        _write_csv(csv_path, scored)
+    return 1 if matching.without_prediction or len(scored) < len(results) else 0
+
+
+def match(prediction: Path, truth: Path, trimap: Path | None = None) -> Matching:
+    """Find the files that belong together.
+
+    Args:
+        prediction: A file, or a folder that is searched recursively.
+        truth: Likewise, of the same kind.
+        trimap: Likewise; a folder may also stand beside two files.
+
+    Raises:
+        UsageError: A file against a folder.
+        InputError: Nothing there, nothing in common, or two files of one name in a folder.
+    """
+    for path in (prediction, truth, trimap):
+        if path is not None and not path.exists():
+            raise InputError(f"{path}: no such file or folder")
+    if prediction.is_dir() != truth.is_dir():
+        raise UsageError(
+            f"{prediction} and {truth}: one is a folder and one a file", "Give two files or two folders"
+        )
+    if not prediction.is_dir():
+        if trimap is not None and trimap.is_dir():
+            trimap = _trimap_of(truth.stem, trimap, _by_name(trimap))
+        return Matching([Pair(truth.stem, prediction, truth, trimap)], [], [])
+    if trimap is not None and not trimap.is_dir():
+        raise UsageError(
+            f"--trimap {trimap}: one file for two folders", "Give a folder of trimaps, or auto:R"
+        )
+
+    predictions, truths = _by_name(prediction), _by_name(truth)
+    names = sorted(predictions.keys() & truths.keys())
+    if not names:
+        raise InputError(
+            f"{prediction} and {truth}: no two files have the same name below these folders",
+            f"{len(predictions)} and {len(truths)} images were found; suffixes may differ, names may not",
+        )
+    trimaps = {} if trimap is None else _by_name(trimap)
+    pairs = [Pair(name, predictions[name], truths[name], trimaps.get(name)) for name in names]
+    lacking = [pair.name for pair in pairs if trimap is not None and pair.trimap is None]
+    if lacking:
+        raise InputError(f"{trimap}: no trimap for {_some(lacking)}")
+    return Matching(pairs, sorted(truths.keys() - predictions), sorted(predictions.keys() - truths))
+
+
+def score(pair: Pair, radius_px: int | None = None) -> Result:
+    """Read one pair and measure it.
+
+    Args:
+        pair: The files.
+        radius_px: Make the trimap from the true alpha with a band of this radius.
+
+    Raises:
+        InputError: A file cannot be read, or the sizes differ.
+    """
+    from stylematte_cli.media.images import read_alpha
+    from training import metrics
+
+    prediction, truth = read_alpha(pair.prediction), read_alpha(pair.truth)
+    _check_sizes(pair, "prediction", prediction, truth)
+    warnings = []
+    trimap = None
+    if radius_px is not None:
+        trimap = metrics.trimap_from_alpha(truth, radius_px)
+    elif pair.trimap is not None:
+        trimap = (read_alpha(pair.trimap) * 255 + 0.5).astype("uint8")
+        _check_sizes(pair, "trimap", trimap, truth)
+        odd = sorted(set(trimap[(trimap > 0) & (trimap < 255)].tolist()) - {128})
+        if odd:
+            values = ", ".join(map(str, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
+            warnings.append(
+                f"{pair.trimap}: value {values} counted as unknown; code that looks for 128 alone would not"
+            )
+    return Result(pair, metrics.measure(prediction, truth, trimap), warnings)
+
+
+def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
+    """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
+
+    def attempt(pair: Pair) -> Result:
+        try:
+            return score(pair, radius_px)
+        except StyleMatteError as error:
+            return Result(pair, {}, [], error)
+
+    pool = ThreadPoolExecutor(min(MOST_THREADS, len(pairs), os.cpu_count() or 1))
+    try:
+        yield from pool.map(attempt, pairs)
+    finally:  # after Ctrl-C, too: the pairs that wait are dropped
+        pool.shutdown(cancel_futures=True)
+
+
+def _with_progress(results: Iterable[Result], total: int, quiet: bool) -> Iterator[Result]:
+    """Pass results on; say how far we are on stderr when it takes more than a moment."""
+    if quiet:
+        yield from results
+    elif sys.stderr.isatty():
+        from tqdm import tqdm
+
+        yield from tqdm(results, total=total, unit="image", delay=QUIET_SECONDS, leave=False)
+    else:
+        next_line = time.monotonic() + QUIET_SECONDS
+        for done, result in enumerate(results, 1):
+            yield result
+            if time.monotonic() >= next_line:
+                log.info("%d of %d images scored", done, total)
+                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+
+def _auto_radius_px(trimap: str | None) -> int | None:
+    """Read the radius of `auto:R`; None for anything else but a wrong radius."""
+    if trimap is None or not trimap.startswith("auto:"):
+        return None
+    if not re.fullmatch(r"auto:\d{1,4}", trimap):
+        raise UsageError(f"--trimap {trimap}: the radius is no whole number of pixels", "For example auto:10")
+    return int(trimap.removeprefix("auto:"))
+
+
+def _by_name(folder: Path) -> dict[str, Path]:
+    """Map relative path without suffix to file, hidden files and other kinds left out."""
+    found: dict[str, Path] = {}
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in sorted(files):
+            path = Path(parent, file)
+            if path.suffix.lower() not in SUFFIXES or file.startswith("."):
+                continue
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if name in found:
+                raise InputError(f"{found[name]} and {path}: two files of one name", "Take one of them away")
+            found[name] = path
+    return found
+
+
+def _trimap_of(name: str, folder: Path, trimaps: dict[str, Path]) -> Path:
+    if name not in trimaps:
+        raise InputError(f"{folder}: no trimap for {name}")
+    return trimaps[name]
+
+
+def _check_sizes(pair: Pair, what: str, array: Any, truth: Any) -> None:
+    if array.shape != truth.shape:
+        one, other = ("x".join(map(str, a.shape)) for a in (array, truth))
+        raise InputError(
+            f"{pair.name}: {what} is {one}, ground truth is {other} (height x width)",
+            "Scores of resized alphas mean little: make the alpha at the size of the photo",
+        )
+
+
+def _warn_of(names: list[str], what: str) -> None:
+    if names:
+        log.warning("warning: %d %s: %s", len(names), what, _some(names))
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def _summary(scored: list[Result], of: Callable[[list[float]], Any]) -> dict[str, float]:
+    """Mean or median of each score over the images that have it."""
+    summary = {}
+    for key in scored[0].scores:
+        values = [result.scores[key] for result in scored if not math.isnan(result.scores[key])]
+        summary[key] = float(of(values)) if values else math.nan
+    return summary
+
+
+def _report(matching: Matching, results: list[Result], trimap: str | None) -> dict[str, Any]:
+    """Everything for programs; a score that an image does not have is null."""
+    import numpy as np
+
+    from training.metrics import CONVENTIONS
+
+    def jsonable(scores: dict[str, float]) -> dict[str, float | None]:
+        return {key: None if math.isnan(value) else value for key, value in scores.items()}
+
+    scored = [result for result in results if result.error is None]
+    return {
+        "images": len(scored),
+        "trimap": trimap,
+        "mean": jsonable(_summary(scored, np.mean)),
+        "median": jsonable(_summary(scored, np.median)),
+        "conventions": {key: CONVENTIONS[key] for key in scored[0].scores},
+        "per_image": [
+            {
+                "name": result.pair.name,
+                "prediction": str(result.pair.prediction),
+                "truth": str(result.pair.truth),
+                **jsonable(result.scores),
+            }
+            for result in scored
+        ],
+        "failed": {result.pair.name: str(result.error) for result in results if result.error},
+        "without_prediction": matching.without_prediction,
+        "without_truth": matching.without_truth,
+        "warnings": [warning for result in results for warning in result.warnings],
+    }
+
+
+def _print_table(scored: list[Result], trimap: str | None) -> None:
+    """One line a score, and under the table what each of them means."""
+    import numpy as np
+
+    from training.metrics import CONVENTIONS
+
+    mean, median = _summary(scored, np.mean), _summary(scored, np.median)
+    if len(scored) == 1:
+        for key, value in mean.items():
+            typer.echo(f"{key:<8}{_number(key, value):>12}")
+    else:
+        typer.echo(f"{'':<8}{'mean':>12}{'median':>12}{'worst':>12}")
+        for key in mean:
+            have = [result for result in scored if not math.isnan(result.scores[key])] or scored
+            worst = (min if key == "IoU" else max)(have, key=lambda result: result.scores[key])
+            numbers = (mean[key], median[key], worst.scores[key])
+            typer.echo(
+                f"{key:<8}" + "".join(f"{_number(key, n):>12}" for n in numbers) + f"  {worst.pair.name}"
+            )
+
+    typer.echo(f"\n{len(scored)} image{'s' if len(scored) > 1 else ''}; d is prediction minus truth.")
+    for key in scored[0].scores:
+        typer.echo(f"  {key:<8} {CONVENTIONS[key]}")
+    if trimap and trimap.startswith("auto:"):
+        typer.echo(
+            f"Trimaps made here, unknown what is left of alpha = 0 and 1 when each is shrunk by "
+            f"{trimap.removeprefix('auto:')} px: not comparable with a data set's own."
+        )
+
+
+def _number(key: str, value: float) -> str:
+    if math.isnan(value):
+        return "-"
+    return f"{value:.6f}" if key.startswith(("MSE", "MAD")) else f"{value:.4f}"
+
+
+def _write_csv(path: Path, scored: list[Result]) -> None:
+    """Write one line an image; a score that the image does not have is empty."""
+    from stylematte_cli.media.images import write_bytes
+
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", *scored[0].scores])
+    for result in scored:
+        values = ["" if math.isnan(value) else value for value in result.scores.values()]
+        writer.writerow([result.pair.name, *values])
+    try:
+        write_bytes(path, text.getvalue().encode())
+    except InputError as error:
+        raise InputError(error.message, "Choose another place with --csv") from None
