@@ -1,0 +1,179 @@
+"""manifest.jsonl: what was made from what, with which settings, so that the same command ends a broken run."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import IO, Any, Literal
+
+from stylematte_cli.errors import InputError
+from stylematte_cli.media.images import read_bytes
+from stylematte_cli.media.paths import Item
+
+NAME = "manifest.jsonl"
+
+State = Literal["new", "changed", "done", "kept"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the manifest.
+
+    Attributes:
+        input: The source as given.
+        output: The result, relative to the manifest's folder, with `/`.
+        outcome: `ok` or `failed`.
+        settings: All that the result depends on, but for the input and the weights.
+        weights_sha256: Of the model that made it.
+        sha256: Of the input's bytes; empty where it could not be read.
+        bytes: Size of the input.
+        mtime_ns: When the input was last changed.
+        size: (height, width) of the picture.
+        seconds: Time taken by each stage.
+        error: What went wrong.
+    """
+
+    input: str
+    output: str
+    outcome: str
+    settings: dict[str, Any]
+    weights_sha256: str
+    sha256: str = ""
+    bytes: int = 0
+    mtime_ns: int = 0
+    size: tuple[int, int] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+class Manifest:
+    """The manifest of one output folder. Lines are appended; the last `ok` line of an output counts.
+
+    Args:
+        out: The output folder, which need not exist yet.
+        settings: Of this run.
+        weights_sha256: Of this run's model.
+
+    Raises:
+        InputError: There is a manifest and it cannot be read.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], weights_sha256: str) -> None:
+        self.path = out / NAME
+        self.settings = dict(settings)
+        self.weights_sha256 = weights_sha256
+        self._done = _read(self.path)
+        self._file: IO[bytes] | None = None
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Make the folder, and be ready to append.
+
+        Raises:
+            InputError: The folder cannot be made or written to.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = self.path.open("a+b")
+            # A run that was killed may have left half a line.
+            if self._file.tell() > 0:
+                self._file.seek(-1, 2)
+                if self._file.read(1) != b"\n":
+                    self._file.write(b"\n")
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or self.path}: cannot be written: {error.strerror}",
+                "Choose another folder with --out",
+            ) from None
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def state_of(self, item: Item) -> State:
+        """Tell what is to be done about an item.
+
+        Returns:
+            `new`: there is no result yet. `changed`: there is one of another input, model or settings.
+            `done`: it is there and as asked for. `kept`: a file is there that this manifest knows nothing of.
+        """
+        if not item.output.exists():
+            return "new"
+        line = self._done.get(self._name(item))
+        if line is None:
+            return "kept"
+        if line.get("settings") != self.settings or line.get("weights_sha256") != self.weights_sha256:
+            return "changed"
+        return "done" if _is_same_input(item.source, line) else "changed"
+
+    def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system; safe from several threads.
+
+        Args:
+            item: What was done.
+            outcome: `ok` or `failed`.
+            facts: Further fields of `Record`.
+        """
+        line = Record(
+            str(item.source), self._name(item), outcome, self.settings, self.weights_sha256, **facts
+        )
+        text = json.dumps(asdict(line), ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
+        with self._lock:
+            if self._file is not None:
+                self._file.write(text)
+                self._file.flush()
+
+    def _name(self, item: Item) -> str:
+        return item.output.relative_to(self.path.parent).as_posix()
+
+
+def read_and_identify(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read an input, and describe it such that a later run knows it again: hash, size, time of change.
+
+    Raises:
+        InputError: As for `read_bytes`.
+    """
+    try:
+        mtime_ns = path.stat().st_mtime_ns  # before reading: a change in between must not be missed
+    except OSError:
+        mtime_ns = 0
+    data = read_bytes(path)
+    return data, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "mtime_ns": mtime_ns}
+
+
+def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
+    try:
+        status = source.stat()
+        if status.st_size != line.get("bytes"):
+            return False
+        if status.st_mtime_ns == line.get("mtime_ns"):
+            return True
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == line.get("sha256")
+    except OSError:  # to be done, so that reading it says what is wrong
+        return False
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the last `ok` line of each output; what is no line of ours is passed over."""
+    done: dict[str, dict[str, Any]] = {}
+    try:
+        with path.open("rb") as file:
+            for raw in file:
+                try:
+                    line = json.loads(raw.decode("utf-8", "surrogateescape"))
+                    if line["outcome"] == "ok":
+                        done[line["output"]] = line
+                except (ValueError, KeyError, TypeError):
+                    continue
+    except FileNotFoundError:
+        pass
+    except NotADirectoryError:
+        pass  # `open` will say so
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return done
