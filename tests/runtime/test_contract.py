@@ -1,0 +1,110 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stylematte_cli.engines.base import Contract
+from stylematte_cli.errors import InputError, UsageError
+from tests.conftest import red_detector
+
+METADATA = {prop.key: prop.value for prop in red_detector().metadata_props}
+
+
+def contract(**changes: str) -> Contract:
+    return Contract.from_metadata(METADATA | {f"stylematte.{k}": v for k, v in changes.items()}, "red.onnx")
+
+
+def test_reads_every_value() -> None:
+    read = contract(provenance='{"sets": {"portraits": 12}}')
+    assert (read.preset, read.working_size, read.stride) == ("red-detector", 128, 32)
+    assert (read.upsampler, read.radius_px, read.eps) == ("fast_gf", 1, 1e-4)
+    assert read.provenance == {"sets": {"portraits": 12}}
+    assert read.licence == "CC0-1.0"
+
+
+def test_page_names_every_key_that_is_read() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "model-contract.md").read_text(encoding="utf-8")
+    assert [key for key in METADATA if f"`{key}`" not in page] == []
+
+
+def test_grey_is_mean_of_normalised_channels(rng: np.random.Generator) -> None:
+    read = contract()
+    colour = rng.random(3)
+    normalised = (colour - np.array(read.mean)) / np.array(read.std)
+    grey = float(np.dot(read.grey_weights, colour)) + read.grey_offset
+    assert grey == pytest.approx(normalised.mean(), abs=1e-12)
+
+
+def test_file_of_another_tool_is_refused() -> None:
+    with pytest.raises(InputError, match=r"u2net\.onnx: not a StyleMatte model") as error:
+        Contract.from_metadata({"author": "somebody"}, "u2net.onnx")
+    assert "stylematte export" in error.value.hint
+
+
+def test_unknown_version_is_refused_with_a_hint() -> None:
+    with pytest.raises(InputError, match="version 2, this tool reads version 1") as error:
+        contract(contract="2")
+    assert "Update stylematte" in error.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("stride", "many"),
+        ("stride", "0"),
+        ("mean", "0.5"),
+        ("std", "0,1,1"),
+        ("parity", "[]"),
+        ("parity", "{"),
+    ],
+)
+def test_damaged_value_is_refused(key: str, value: str) -> None:
+    with pytest.raises(InputError, match="damaged"):
+        contract(**{key: value})
+
+
+def test_lacking_key_is_named() -> None:
+    metadata = {key: value for key, value in METADATA.items() if key != "stylematte.eps"}
+    with pytest.raises(InputError, match=r"lacks 'stylematte\.eps'"):
+        Contract.from_metadata(metadata, "red.onnx")
+
+
+@pytest.mark.parametrize(
+    ("picture", "expected"),
+    [
+        ((3000, 4000), (480, 640)),
+        ((2000, 3000), (448, 672)),
+        ((900, 900), (512, 512)),
+        ((4000, 3000), (640, 480)),
+    ],
+)
+def test_usual_shapes_are_kept_exactly(picture: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert contract(working_size="512").working_size_for(*picture) == expected
+
+
+@pytest.mark.parametrize("size", [128, 256, 512, 768])
+def test_every_shape_up_to_four_to_one_is_nearly_kept(size: int) -> None:
+    read = contract()
+    for ratio in np.linspace(1, 4, 60):
+        for height, width in ((1000, round(1000 * ratio)), (round(1000 * ratio), 1000)):
+            h, w = read.working_size_for(height, width, size)
+            assert h % 32 == w % 32 == 0
+            # No rounding to multiples of 32 does better than half a step of the shorter side.
+            assert abs(np.log((w / h) / (width / height))) < np.log(1 + 16 / min(h, w))
+            assert 0.4 < h * w / size**2 < 2
+
+
+def test_wide_screen_loses_less_than_two_percent_of_its_shape() -> None:
+    h, w = contract().working_size_for(1080, 1920, 512)
+    assert abs((w / h) / (1920 / 1080) - 1) < 0.02
+
+
+def test_strips_end_at_twice_the_size() -> None:
+    assert contract().working_size_for(3, 20000, 512) == (32, 1024)
+    assert contract().working_size_for(20000, 3, 512) == (1024, 32)
+    assert contract().working_size_for(1, 1, 500) == (512, 512)
+
+
+def test_size_below_the_stride_is_refused() -> None:
+    with pytest.raises(UsageError, match="size 16: model red-detector needs at least 32"):
+        contract().working_size_for(100, 100, 16)
