@@ -16,7 +16,7 @@ from typing import Any
 import typer
 
 from stylematte_cli.commands.options import Device, Json, print_json, start_log
-from stylematte_cli.errors import StyleMatteError
+from stylematte_cli.errors import MissingError, StyleMatteError
 
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
@@ -187,7 +187,13 @@ def _default_road(device: str) -> list[Finding]:
     try:
         weights = registry.describe(registry.DEFAULT)
         found_sha256 = registry.sha256_of(weights.path)
-    except (StyleMatteError, OSError) as error:
+    except MissingError:
+        detail = (
+            f"the default model {registry.DEFAULT}.onnx is missing: it is neither in {registry.ASSETS} "
+            f"nor in {registry.cache_folder()}"
+        )
+        return [Finding("weights", "fail", detail, "pip install --force-reinstall --no-deps stylematte")]
+    except StyleMatteError as error:
         return [_failure("weights", error)]
     if weights.sha256 and weights.sha256 != found_sha256:
         detail = f"{weights.path}: SHA-256 differs from its card's"
@@ -250,10 +256,8 @@ def _session(provider: str, device: str) -> Finding:
     return Finding("session", "ok", detail, facts=facts)
 
 
-def _failure(name: str, error: Exception) -> Finding:
-    if isinstance(error, StyleMatteError):
-        return Finding(name, "fail", error.message, error.hint)
-    return Finding(name, "fail", str(error))
+def _failure(name: str, error: StyleMatteError) -> Finding:
+    return Finding(name, "fail", error.message, error.hint)
 
 
 def _version(package: str) -> str | None:

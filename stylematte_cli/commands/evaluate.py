@@ -4,7 +4,6 @@ import csv
 import io
 import logging
 import math
-import os
 import re
 import sys
 import time
@@ -21,7 +20,6 @@ from stylematte_cli.errors import InputError, StyleMatteError, UsageError
 
 log = logging.getLogger("stylematte")
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".avif"}
 MOST_THREADS = 4  # each holds a few float copies of one picture
 QUIET_SECONDS = 2.0  # a short run needs no progress
 SECONDS_BETWEEN_LINES = 10.0
@@ -182,13 +180,15 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
 def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
     """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
 
+    from stylematte_cli.engines.base import usable_cores
+
     def attempt(pair: Pair) -> Result:
         try:
             return score(pair, radius_px)
         except StyleMatteError as error:
             return Result(pair, {}, [], error)
 
-    pool = ThreadPoolExecutor(min(MOST_THREADS, len(pairs), os.cpu_count() or 1))
+    pool = ThreadPoolExecutor(min(MOST_THREADS, usable_cores()))
     try:
         yield from pool.map(attempt, pairs)
     finally:  # after Ctrl-C, too: the pairs that wait are dropped
@@ -222,18 +222,18 @@ def _auto_radius_px(trimap: str | None) -> int | None:
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Map relative path without suffix to file, hidden files and other kinds left out."""
+    """Map relative path without suffix to file; the folder is searched as `stylematte matte` searches it."""
+    from stylematte_cli.media.paths import walk
+
     found: dict[str, Path] = {}
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for file in sorted(files):
-            path = Path(parent, file)
-            if path.suffix.lower() not in SUFFIXES or file.startswith("."):
-                continue
-            name = path.relative_to(folder).with_suffix("").as_posix()
-            if name in found:
-                raise InputError(f"{found[name]} and {path}: two files of one name", "Take one of them away")
-            found[name] = path
+    problems: list[tuple[Path, str]] = []
+    for path in walk(folder, problems):
+        name = path.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise InputError(f"{found[name]} and {path}: two files of one name", "Take one of them away")
+        found[name] = path
+    for path, reason in problems:
+        log.warning("warning: %s: %s", path, reason)
     return found
 
 

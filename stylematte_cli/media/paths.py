@@ -56,7 +56,7 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str) -> Work:
                 f"{out} is both the input and the output folder", f"For example --out {out / 'mattes'}"
             )
         before = len(work.items)
-        for source in _walk(given, out, work.problems):
+        for source in walk(given, work.problems, leave_out=out):
             relative = source.relative_to(given)
             work.items.append(Item(source, out / relative.parent / f"{relative.stem}{suffix}"))
         if len(work.items) == before:
@@ -65,8 +65,16 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str) -> Work:
     return work
 
 
-def _walk(folder: Path, out: Path, problems: list[tuple[Path, str]]) -> Iterator[Path]:
-    """Yield the pictures below a folder; those in a folder before those in its subfolders."""
+def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None = None) -> Iterator[Path]:
+    """Yield the pictures below a folder; those in a folder before those in its subfolders.
+
+    Links are followed, loops of them left; hidden files and folders are passed over.
+
+    Args:
+        folder: Where to look.
+        problems: Gets what looked like a picture or folder and cannot be used, each with the reason.
+        leave_out: A folder that is not entered.
+    """
     stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while stack:
         current, above = stack.pop()
@@ -88,7 +96,7 @@ def _walk(folder: Path, out: Path, problems: list[tuple[Path, str]]) -> Iterator
             if entry.is_dir():
                 if is_picture:
                     problems.append((path, "a folder, not a picture"))
-                if not _is_same(path, out):
+                if leave_out is None or not _is_same(path, leave_out):
                     subfolders.append((path, above | {identity}))
             elif is_picture and (entry.is_file() or not path.exists()):  # a broken link is named when read
                 yield path

@@ -59,8 +59,9 @@ def test_missing_weights(assets, capsys):
     code, findings = report(capsys)
     assert code == 4
     assert findings["weights"]["state"] == "fail"
-    assert weights.DEFAULT in findings["weights"]["detail"]
-    assert findings["weights"]["fix"]
+    assert f"{weights.DEFAULT}.onnx is missing" in findings["weights"]["detail"]
+    assert str(assets) in findings["weights"]["detail"]
+    assert findings["weights"]["fix"].startswith("pip install")
 
 
 def test_weights_that_are_not_what_their_card_says(assets, capsys):
