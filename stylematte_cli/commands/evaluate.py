@@ -93,7 +93,8 @@ def evaluate(
             log.error("error: %s", result.error)
     scored = [result for result in results if result.error is None]
     if not scored:
-        raise results[0].error or InputError("nothing was scored")
+        alone = results[0].error if len(results) == 1 else None
+        raise alone or InputError(f"none of {len(results)} pairs could be scored")
     if as_json:
         print_json(_report(matching, results, trimap))
     else:
@@ -156,6 +157,8 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
     Raises:
         InputError: A file cannot be read, or the sizes differ.
     """
+    import numpy as np
+
     from stylematte_cli.media.images import read_alpha
     from training import metrics
 
@@ -166,9 +169,9 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
     if radius_px is not None:
         trimap = metrics.trimap_from_alpha(truth, radius_px)
     elif pair.trimap is not None:
-        trimap = (read_alpha(pair.trimap) * 255 + 0.5).astype("uint8")
+        trimap = (read_alpha(pair.trimap) * 255 + 0.5).astype(np.uint8)
         _check_sizes(pair, "trimap", trimap, truth)
-        odd = sorted(set(trimap[(trimap > 0) & (trimap < 255)].tolist()) - {128})
+        odd = sorted(set(np.unique(trimap).tolist()) - {0, 128, 255})
         if odd:
             values = ", ".join(map(str, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
             warnings.append(
@@ -179,7 +182,6 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
 
 def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
     """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
-
     from stylematte_cli.engines.base import usable_cores
 
     def attempt(pair: Pair) -> Result:

@@ -181,6 +181,17 @@ def test_one_bad_pair_among_good_ones_is_named_and_the_rest_is_scored(folders, c
     assert "b.PNG" in captured.err
 
 
+def test_no_good_pair_at_all_is_bad_input(folders, capsys):
+    pred, gt = folders
+    for path in pred.rglob("*.[pP][nN][gG]"):
+        path.write_bytes(b"")
+    assert main(["evaluate", str(pred), str(gt)]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("0 bytes") == 3
+    assert "none of 3 pairs could be scored" in captured.err
+
+
 def test_trimaps_from_a_folder(folders, alphas, tmp_path, capsys):
     prediction, truth = alphas
     trimap = metrics.trimap_from_alpha((truth / 255).astype(np.float32), 3)
