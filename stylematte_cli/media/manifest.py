@@ -1,4 +1,4 @@
-"""manifest.jsonl: what was made from what, with which settings, so that the same command ends a broken run."""
+"""manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
 
 import hashlib
 import json
