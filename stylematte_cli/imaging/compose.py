@@ -1,5 +1,6 @@
 """Put a foreground on transparency, a colour, a picture or a blur of what was behind it."""
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -144,10 +145,19 @@ def cover(image: Picture, size: tuple[int, int]) -> Picture:
         (height, width, 3), same dtype.
     """
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
-    height = min(image.shape[0], max(1, round(size[0] / scale)))
-    width = min(image.shape[1], max(1, round(size[1] / scale)))
+    # Cut to whole pixels before scaling, so that a long strip does not grow out of memory; then exactly.
+    keep = [
+        have - (have - math.ceil(want / scale - 1e-6)) // 2 * 2
+        for have, want in zip(image.shape[:2], size, strict=True)
+    ]
+    image = _middle(image, keep[0], keep[1])
+    enlarged = [max(want, round(have * scale)) for have, want in zip(image.shape[:2], size, strict=True)]
+    return np.ascontiguousarray(_middle(resize(image, (enlarged[0], enlarged[1])), *size))
+
+
+def _middle(image: Picture, height: int, width: int) -> Picture:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
-    return resize(image[top : top + height, left : left + width], size)
+    return image[top : top + height, left : left + width]
 
 
 def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Picture:
@@ -173,8 +183,9 @@ def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Pi
     blurred = np.empty_like(small)
     for top in range(0, small_size[0], rows):
         first, last = max(0, top - margin), min(small_size[0], top + rows + margin)
-        # Where all around is subject nothing is left to average: any colour will do, it is covered.
-        share = 1 - to_float(small_alpha[first:last]) + np.float32(1e-4)
+        # To the fourth, because a pixel that is half subject has half its colour. The constant is for places
+        # with subject all around: nothing is left to average there, and any colour will do, it is covered.
+        share = (1 - to_float(small_alpha[first:last])) ** 4 + np.float32(1e-5)
         colours = _gaussian(small[first:last] * cv2.merge([share] * 3), sigma)
         colours /= cv2.merge([_gaussian(share, sigma) * white] * 3)
         blurred[top : top + rows] = to_dtype(colours[top - first : top - first + rows], image.dtype)
