@@ -52,11 +52,11 @@ class Matte:
     @cached_property
     def foreground(self) -> Picture:
         """(H, W, 3) un-premultiplied RGB, dtype of the image: the subject without the old background."""
-        return estimate_foreground(self.image, self._alpha_like_image())
+        return estimate_foreground(self.image, self._alpha_like_image)
 
     def cutout(self) -> Picture:
         """Straight-alpha RGBA, (H, W, 4), dtype of the image."""
-        return compose.cutout(self.foreground, self._alpha_like_image())
+        return compose.cutout(self.foreground, self._alpha_like_image)
 
     def composite(self, background: compose.Color | compose.Blur | Picture | str) -> Picture:
         """Lay the foreground over a new background.
@@ -75,11 +75,12 @@ class Matte:
         """
         if isinstance(background, str):
             background = compose.parse_background(background)
-        alpha = self._alpha_like_image()
+        alpha = self._alpha_like_image
         if isinstance(background, compose.Blur):
             background = compose.blur_background(self.image, alpha, background.radius_px)
         return compose.composite(self.foreground, alpha, background)
 
+    @cached_property
     def _alpha_like_image(self) -> NDArray[Any]:
         """Alpha in the image's own dtype: as fine as the result can show, and small."""
         return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
