@@ -1,4 +1,4 @@
-"""Many pictures: read, matte, render and write, several at once, in memory that does not grow with the number.
+"""Many pictures: read, matte, render and write, several at once, in memory that their number does not grow.
 
 Each worker takes one whole picture through all stages. On a CPU every worker runs the network in a lane of
 its own with one thread, which leaves no core waiting for another stage; on a graphics card the pictures that
@@ -8,7 +8,7 @@ wait for the network go through it together.
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +32,8 @@ from stylematte_cli.media.paths import Item
 Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
+CARD_BATCH = 4
+CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
 MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 20}
@@ -94,8 +96,8 @@ def run(
     job: Job,
     manifest: Manifest | None = None,
     workers: int = 1,
-    batch_size: int = 1,
-) -> Iterator[Outcome]:
+    batch_size: int | None = None,
+) -> Generator[Outcome, None, None]:
     """Do all items; yields what became of each as soon as it is known, in no fixed order.
 
     When the caller stops early or Ctrl-C comes, no new picture is begun and those in work are finished first.
@@ -106,7 +108,7 @@ def run(
         job: What to make.
         manifest: Opened; gets a line for every item.
         workers: Pictures in work at once.
-        batch_size: The most pictures in one network pass.
+        batch_size: The most pictures in one network pass. None takes 1 on a CPU and 4 on a graphics card.
 
     Raises:
         EngineError: The runtime failed; the rest is not tried.
@@ -238,10 +240,11 @@ class _Network:
     the network is the slowest stage.
     """
 
-    def __init__(self, matter: Matter, batch_size: int) -> None:
+    def __init__(self, matter: Matter, batch_size: int | None) -> None:
+        is_cpu = matter.engine.provider == "CPUExecutionProvider"
         self._matter = matter
-        self._batch_size = batch_size
-        self._lanes = threading.Semaphore(matter.engine.lanes)
+        self._batch_size = batch_size or (1 if is_cpu else CARD_BATCH)
+        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else CARD_LANES)
         self._lock = threading.Lock()
         self._waiting: list[tuple[Picture, Future[Matte]]] = []
 

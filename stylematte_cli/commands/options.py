@@ -34,7 +34,10 @@ Size = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make finished files anew.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Verbose = Annotated[int, typer.Option("--verbose", "-v", count=True, metavar="", help="Say more on stderr.")]
+Verbose = Annotated[
+    int,
+    typer.Option("--verbose", "-v", count=True, show_default=False, metavar="", help="Say more on stderr."),
+]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 
 
