@@ -5,9 +5,7 @@ import io
 import logging
 import math
 import re
-import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,13 +14,12 @@ from typing import Annotated, Any
 import typer
 
 from stylematte_cli.commands.options import Json, Quiet, Verbose, print_json, start_log
+from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.errors import InputError, StyleMatteError, UsageError
 
 log = logging.getLogger("stylematte")
 
 MOST_THREADS = 4  # each holds a few float copies of one picture
-QUIET_SECONDS = 2.0  # a short run needs no progress
-SECONDS_BETWEEN_LINES = 10.0
 MOST_NAMES = 20  # on one line of stderr; --json has them all
 
 
@@ -85,7 +82,7 @@ def evaluate(
     _warn_of(matching.without_prediction, "in GT without a prediction, left out of the means")
     _warn_of(matching.without_truth, "in PRED without a ground truth, not scored")
 
-    results = list(_with_progress(_score_all(matching.pairs, radius_px), len(matching.pairs), quiet))
+    results = list(with_progress(_score_all(matching.pairs, radius_px), len(matching.pairs), "image", quiet))
     for result in results:
         for warning in result.warnings:
             log.warning("warning: %s", warning)
@@ -195,23 +192,6 @@ def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
         yield from pool.map(attempt, pairs)
     finally:  # after Ctrl-C, too: the pairs that wait are dropped
         pool.shutdown(cancel_futures=True)
-
-
-def _with_progress(results: Iterable[Result], total: int, quiet: bool) -> Iterator[Result]:
-    """Pass results on; say how far we are on stderr when it takes more than a moment."""
-    if quiet:
-        yield from results
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
-
-        yield from tqdm(results, total=total, unit="image", delay=QUIET_SECONDS, leave=False)
-    else:
-        next_line = time.monotonic() + QUIET_SECONDS
-        for done, result in enumerate(results, 1):
-            yield result
-            if time.monotonic() >= next_line:
-                log.info("%d of %d images scored", done, total)
-                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
 
 def _auto_radius_px(trimap: str | None) -> int | None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stylematte_cli.app import main
-from stylematte_cli.commands import evaluate
+from stylematte_cli.commands import progress
 from training import metrics
 
 
@@ -272,11 +272,11 @@ def test_a_loop_of_links_ends(folders, capsys):
 
 @pytest.mark.parametrize("quiet", [True, False])
 def test_progress_off_a_terminal_is_plain_lines(folders, capsys, monkeypatch, quiet):
-    monkeypatch.setattr(evaluate, "QUIET_SECONDS", 0)
-    monkeypatch.setattr(evaluate, "SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
     run = ["evaluate", *map(str, folders)]
     assert main([*run, "--quiet"] if quiet else run) == 0
-    lines = [f"stylematte: {done} of 3 images scored" for done in (1, 2, 3)]
+    lines = [f"stylematte: {done} of 3 images" for done in (1, 2, 3)]
     assert capsys.readouterr().err.splitlines() == ([] if quiet else lines)
 
 
