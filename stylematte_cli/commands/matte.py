@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte_cli.commands import options
+from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ log = logging.getLogger("stylematte")
 
 STDIN = Path("-")
 INTERRUPTED = 130
-QUIET_SECONDS = 2.0  # a short run needs no progress
-SECONDS_BETWEEN_LINES = 10.0
 MOST_NAMES = 5  # on one line of stderr
 
 
@@ -250,7 +249,7 @@ def _matte_files(
     outcomes = batch.run(todo, matter, job, manifest, workers, how.batch_size)
     try:
         with closing(manifest), closing(outcomes):
-            for outcome in _with_progress(outcomes, len(todo), how.quiet):
+            for outcome in with_progress(outcomes, len(todo), "photo", how.quiet):
                 tally.add(outcome)
     except KeyboardInterrupt:
         tally.is_interrupted = True
@@ -313,25 +312,6 @@ def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
     if total:
         shares = (f"{stage} {value / total:.0%}" for stage, value in tally.stage_seconds.items())
         log.debug("share of the workers' time: %s", ", ".join(shares))
-
-
-def _with_progress(outcomes: "Iterator[Outcome]", total: int, quiet: bool) -> "Iterator[Outcome]":
-    """Pass outcomes on; say on stderr how far we are when it takes more than a moment."""
-    if quiet:
-        yield from outcomes
-    elif sys.stderr.isatty():
-        from tqdm import tqdm
-        from tqdm.contrib.logging import logging_redirect_tqdm
-
-        with logging_redirect_tqdm([log]):
-            yield from tqdm(outcomes, total=total, unit="photo", delay=QUIET_SECONDS, leave=False)
-    else:
-        next_line = time.monotonic() + QUIET_SECONDS
-        for done, outcome in enumerate(outcomes, 1):
-            yield outcome
-            if time.monotonic() >= next_line:
-                log.info("%d of %d photos", done, total)
-                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
 
 @contextmanager
