@@ -88,7 +88,6 @@ def test_no_onnx_runtime(assets, capsys, monkeypatch):
 
 def test_opencv_that_cannot_be_imported(assets, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    monkeypatch.delitem(sys.modules, "stylematte_cli.matter", raising=False)
     code, findings = report(capsys)
     assert code == 4
     assert findings["image formats"]["state"] == "fail"
