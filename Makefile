@@ -29,8 +29,8 @@ check: $(VENV)/.setup ## lint, formatting, types and import rules
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/.setup ## measure throughput against a plain loop
-	$(BIN)/python benchmarks/throughput.py $(ARGS)
+bench: $(VENV)/.matte ## measure throughput against a plain loop; PHOTOS=folder for photos of your own
+	$(BIN)/python benchmarks/throughput.py $(PHOTOS) $(ARGS)
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
