@@ -4,9 +4,9 @@
 
 The loop is what one would write first: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
 each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte_cli.batch.run`,
-what `stylematte matte` calls. Both open their session once, before the clock starts; repeats alternate, so that
-a machine that slows down slows both. 24 photos of 2 to 3 megapixels are taken from the folder; what is lacking
-is cut from the photos there are and saved as JPEG.
+what `stylematte matte` calls. Both open their session once, before the clock starts; repeats alternate, so
+that a machine that slows down slows both. 24 photos of 2 to 3 megapixels are taken from the folder; what is
+lacking is cut from the photos there are and saved as JPEG.
 """
 
 import argparse
