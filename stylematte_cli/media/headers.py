@@ -94,6 +94,16 @@ def tiff_icc(data: bytes) -> bytes | None:
     return None
 
 
+def with_alpha_as_stored(data: bytes) -> bytes:
+    """Call a TIFF's straight alpha premultiplied, so that OpenCV does not multiply the colours by it."""
+    for tag, value, at in _tiff_numbers(data):
+        if tag == EXTRA_SAMPLES and value == 2:
+            changed = bytearray(data)
+            struct.pack_into(_order(data) + "H", changed, at, 1)
+            return bytes(changed)
+    return data
+
+
 def with_tiff_tags(data: bytes, tags: dict[int, tuple[int, bytes]]) -> bytes:
     """Add tags to a little-endian TIFF of one page.
 
@@ -138,6 +148,8 @@ def _jpeg_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _webp_size(data: bytes) -> tuple[int, int] | None:
+    if len(data) < 30:
+        return None
     chunk = data[12:16]
     if chunk == b"VP8X":
         return int.from_bytes(data[27:30], "little") + 1, int.from_bytes(data[24:27], "little") + 1

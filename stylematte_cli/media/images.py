@@ -118,6 +118,8 @@ def decode_image(data: bytes, name: str) -> Photo:
     flags = cv2.IMREAD_UNCHANGED
     if kind == "jpeg":
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    elif kind == "tiff":
+        data = headers.with_alpha_as_stored(data)
     try:
         # From memory, because from a file OpenCV takes a cut JPEG for whole and fills the rest with grey.
         pixels, kinds, values = cv2.imdecodeWithMetadata(np.frombuffer(data, np.uint8), flags)

@@ -1,0 +1,229 @@
+"""Every kind of picture becomes upright RGB; what cannot is named; what is written is whole."""
+
+import os
+import struct
+import zlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from stylematte_cli.errors import InputError
+from stylematte_cli.media import headers
+from stylematte_cli.media.images import (
+    decode_image,
+    encode_image,
+    read_alpha,
+    read_image,
+    remove_leftovers,
+    write_bytes,
+)
+from tests.pictures import ASSETS, STORED, exif_bytes, icc_bytes, red_picture, save
+
+LOSSY = 6  # greatest mean difference that JPEG and WebP may make
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_applied_once_then_reset(tmp_path: Path, suffix: str, orientation: int) -> None:
+    upright = red_picture(40, 64)
+    for order in "<>":
+        exif = exif_bytes(orientation, order)
+        photo = read_image(save(tmp_path / f"photo{suffix}", STORED[orientation](upright), exif=exif))
+        assert photo.pixels.shape == upright.shape
+        assert np.abs(photo.pixels.astype(int) - upright).mean() < LOSSY
+        assert photo.exif == exif_bytes(1, order)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_tiff_orientation_is_applied_once(orientation: int) -> None:
+    upright = red_picture(40, 64)
+    stored = np.ascontiguousarray(STORED[orientation](upright)[:, :, ::-1])
+    encoded = cv2.imencode(".tiff", stored)[1].tobytes()
+    tagged = headers.with_tiff_tags(
+        encoded, {headers.ORIENTATION: (headers.SHORT, struct.pack("<H", orientation))}
+    )
+    np.testing.assert_array_equal(decode_image(tagged, "x").pixels, upright)
+
+
+def test_avif_is_turned_as_its_boxes_say() -> None:
+    if not cv2.haveImageReader(str(ASSETS / "turned.avif")):
+        pytest.skip("this OpenCV reads no AVIF")
+    photo = read_image(ASSETS / "turned.avif")
+    assert photo.pixels.shape == (48, 64, 3)
+    assert np.all(np.abs(photo.pixels[16, 32].astype(int) - (255, 0, 0)) < 40)
+    assert np.all(np.abs(photo.pixels[40, 32].astype(int) - 128) < 40)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_depth_grey_and_alpha_survive(tmp_path: Path, suffix: str, dtype: type) -> None:
+    rgb = red_picture(dtype=dtype)
+    photo = read_image(save(tmp_path / f"rgb{suffix}", rgb))
+    np.testing.assert_array_equal(photo.pixels, rgb)
+    assert photo.pixels.dtype == dtype
+    assert photo.alpha is None
+
+    photo = read_image(save(tmp_path / f"grey{suffix}", rgb[:, :, 0]))
+    np.testing.assert_array_equal(photo.pixels, np.repeat(rgb[:, :, :1], 3, axis=2))
+
+    alpha = rgb[:, :, 0]
+    photo = read_image(save(tmp_path / f"rgba{suffix}", np.dstack([rgb, alpha])))
+    np.testing.assert_array_equal(photo.pixels, rgb)
+    np.testing.assert_array_equal(photo.alpha, alpha)
+
+    opaque = np.full_like(alpha, np.iinfo(dtype).max)
+    assert read_image(save(tmp_path / f"opaque{suffix}", np.dstack([rgb, opaque]))).alpha is None
+
+
+def test_palette_grey_with_alpha_cmyk_progressive_and_bmp(tmp_path: Path) -> None:
+    palette = read_image(ASSETS / "palette.png")
+    assert palette.pixels[16, 32].tolist() == [255, 0, 0]
+    assert palette.pixels[40, 32].tolist() == [128, 128, 128]
+
+    transparent = read_image(ASSETS / "palette_transparent.png")
+    assert transparent.alpha is not None
+    assert (transparent.alpha[16, 32], transparent.alpha[40, 32]) == (255, 0)
+
+    grey = read_image(ASSETS / "grey_alpha.png")
+    assert grey.alpha is not None
+    assert (grey.alpha[16, 32], grey.alpha[40, 32]) == (255, 64)
+    assert grey.pixels[40, 32].tolist() == [128, 128, 128]
+
+    for name in ("cmyk.jpg", "progressive.jpg"):
+        pixels = read_image(ASSETS / name).pixels.astype(int)
+        assert np.abs(pixels[16, 32] - (255, 0, 0)).max() < 12, name
+        assert np.abs(pixels[40, 32] - 128).max() < 12, name
+
+    rgb = red_picture(5, 7)
+    np.testing.assert_array_equal(read_image(save(tmp_path / "a.bmp", rgb)).pixels, rgb)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp", ".avif"])
+def test_cut_files_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"photo{suffix}"
+    if not cv2.haveImageWriter(str(path)):
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    noise = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    whole = save(path, noise).read_bytes()
+    decode_image(whole, "whole")
+    for share in (0.1, 0.5, 0.9):
+        path.write_bytes(whole[: int(len(whole) * share)])
+        with pytest.raises(InputError, match=r"photo\..*damaged or cut short"):
+            read_image(path)
+
+
+def test_what_is_no_picture_is_named_with_its_reason(tmp_path: Path) -> None:
+    (tmp_path / "text.jpg").write_text("To whom it may concern")
+    (tmp_path / "empty.jpg").touch()
+    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "loop.jpg").symlink_to(tmp_path / "loop.jpg")
+    (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
+    for name, reason in {
+        "text.jpg": "not a picture in a known format",
+        "empty.jpg": "empty, 0 bytes",
+        "folder.png": "a folder, not a picture",
+        "loop.jpg": "cannot be read",
+        "missing.jpg": "no such file",
+        "phone.jpg": "HEIC is not read",
+    }.items():
+        with pytest.raises(InputError, match=f"{name}: {reason}"):
+            read_image(tmp_path / name)
+
+
+def test_floating_point_and_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "float.tiff"), np.zeros((4, 4, 3), np.float32))
+    with pytest.raises(InputError, match="float32 numbers"):
+        read_image(tmp_path / "float.tiff")
+
+    png = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    png[16:24] = struct.pack(">II", 60000, 50000)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    with pytest.raises(InputError, match=r"50000x60000 \(height x width\) is beyond OpenCV's limit"):
+        decode_image(bytes(png), "wide")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp", ".avif"])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 300), (70, 20)])
+def test_header_tells_the_size(tmp_path: Path, suffix: str, height: int, width: int) -> None:
+    path = tmp_path / f"photo{suffix}"
+    if not cv2.haveImageWriter(str(path)):
+        pytest.skip(f"this OpenCV writes no {suffix}")
+    save(path, np.zeros((height, width, 3), np.uint8))
+    assert headers.size_of(path.read_bytes()) == (height, width)
+    assert headers.size_of(path.read_bytes()[:20]) is None
+
+
+@pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tiff"])
+def test_profile_and_exif_travel(kind: str) -> None:
+    encoded = encode_image(red_picture(), kind, icc=icc_bytes(), exif=exif_bytes(1))
+    photo = decode_image(encoded, "x")
+    assert photo.icc == icc_bytes()
+    assert photo.exif == (None if kind == "tiff" else exif_bytes(1))
+    assert np.abs(photo.pixels.astype(int) - red_picture()).mean() < LOSSY
+
+
+def test_profile_of_other_colours_is_dropped() -> None:
+    encoded = encode_image(red_picture(), "jpg", icc=icc_bytes(b"CMYK"))
+    assert decode_image(encoded, "x").icc is None
+
+
+def test_tiff_says_that_its_alpha_is_straight_and_reads_it_so() -> None:
+    rgba = np.dstack([red_picture(), red_picture()[:, :, 0]])
+    encoded = encode_image(rgba, "tiff", icc=icc_bytes())
+    tags = {tag: value for tag, value, _ in headers._tiff_numbers(encoded)}
+    assert tags[headers.EXTRA_SAMPLES] == 2
+    # OpenCV alone takes "straight" for an order to multiply, which loses colours.
+    multiplied = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_UNCHANGED)
+    assert multiplied[0, 0, 0] < rgba[0, 0, 0]
+    photo = decode_image(encoded, "x")
+    np.testing.assert_array_equal(np.dstack([photo.pixels, photo.alpha]), rgba)
+
+
+def test_too_long_for_the_format_is_said() -> None:
+    with pytest.raises(InputError, match="webp holds at most 16383 pixels"):
+        encode_image(np.zeros((3, 20000), np.uint8), "webp")
+
+
+def test_read_alpha_takes_the_alpha_channel_or_the_first(tmp_path: Path) -> None:
+    rgb = red_picture(dtype=np.uint16)
+    alpha = read_alpha(save(tmp_path / "a.png", np.dstack([rgb, rgb[:, :, 1]])))
+    assert alpha.dtype == np.float32
+    np.testing.assert_allclose(alpha, rgb[:, :, 1] / 65535, atol=1e-7)
+    grey = red_picture()[:, :, 1]
+    np.testing.assert_allclose(read_alpha(save(tmp_path / "b.png", grey)), grey / 255, atol=1e-7)
+
+
+def test_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "new" / "a.png"
+    write_bytes(target, b"whole")
+    assert target.read_bytes() == b"whole"
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(InputError, match=r"a\.png: cannot be written: No space left"):
+        write_bytes(target, b"half")
+    assert target.read_bytes() == b"whole"
+    assert os.listdir(target.parent) == ["a.png"]
+
+
+def test_a_file_where_a_folder_should_be_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        write_bytes(tmp_path / "out" / "a.png", b"")
+
+
+def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path) -> None:
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    dead, living = tmp_path / f".{child}-0.stylematte-part", tmp_path / f".{os.getpid()}-0.stylematte-part"
+    other = tmp_path / ".notes-0.stylematte-part"
+    for path in (dead, living, other):
+        path.touch()
+    remove_leftovers([tmp_path, tmp_path / "missing"])
+    assert sorted(os.listdir(tmp_path)) == sorted([living.name, other.name])
