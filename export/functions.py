@@ -5,6 +5,8 @@ the same name in their place. No torch here: a test, or a C++ project's build sc
 file from these and any graph that yields logits.
 """
 
+from typing import Any
+
 import onnx
 from onnx import helper
 
@@ -30,7 +32,11 @@ def fgf_coefficients(radius_px: int, eps: float) -> onnx.FunctionProto:
     Reference:
         He, Sun, "Fast Guided Filter", 2015, algorithm 2, steps 2-4.
     """
-    window = {"kernel_shape": [2 * radius_px + 1] * 2, "pads": [radius_px] * 4, "count_include_pad": 0}
+    window: dict[str, Any] = {
+        "kernel_shape": [2 * radius_px + 1] * 2,
+        "pads": [radius_px] * 4,
+        "count_include_pad": 0,
+    }
     node = helper.make_node
 
     def mean(x: str, y: str) -> onnx.NodeProto:

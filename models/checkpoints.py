@@ -16,16 +16,19 @@ class CheckpointError(ValueError):
     """Weights that cannot be loaded; the message names the file and what is wrong with it."""
 
 
-def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None) -> None:
+def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, half: bool = False) -> None:
     """Write a network's weights, whole or not at all.
 
     Args:
         model: Network whose state dict is written, float32.
         path: Target, `.safetensors`.
         provenance: What made the weights; kept as JSON in the metadata.
+        half: Write convolution kernels as float16, which halves the file; norms stay float32.
     """
     temporary = path.with_name(f".{path.name}.part")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
     save_file(tensors, temporary, metadata=metadata)
     temporary.replace(path)
@@ -68,7 +71,7 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if tensor.shape != wanted[name].shape:
             raise CheckpointError(
-                f"{where}: {name} has shape {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
+                f"{where}: {name} is {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
             )
     model.load_state_dict(tensors)
 

@@ -1,5 +1,6 @@
 """Encoders: a normalised picture in, features at strides 4, 8, 16 and 32 out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -37,7 +38,13 @@ class ConvNorm(nn.Module):
     """Convolution, batch norm and, unless `active` is false, ReLU6."""
 
     def __init__(
-        self, inputs: int, outputs: int, kernel: int = 1, stride: int = 1, groups: int = 1, active: bool = True
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int = 1,
+        stride: int = 1,
+        groups: int = 1,
+        active: bool = True,
     ) -> None:
         super().__init__()
         # Stride 2 pads right and bottom only, as the ImageNet weights were trained (TensorFlow's SAME).
@@ -149,8 +156,11 @@ def load_folded(encoder: MobileNetV2, folded: dict[str, Tensor], photos: Tensor)
     encoder.train(training)
 
 
-def _measured_norm(bias: Tensor):
+def _measured_norm(bias: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
     def measure(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(norm, nn.BatchNorm2d)
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
         variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
         norm.running_mean.copy_(mean)
         norm.running_var.copy_(variance)

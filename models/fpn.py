@@ -10,14 +10,16 @@ from models.encoders import ConvNorm
 class Context(nn.Module):
     """Tell every coarse pixel about its surroundings and the whole picture.
 
-    A dark coat beside a dark door cannot be told apart from nearby: a 7×7 window at stride 32 spans 224 px, and
-    the mean over the map says what kind of picture it is.
+    A dark coat beside a dark door cannot be told apart from nearby: a 7×7 window at stride 32 spans 224 px,
+    and the mean over the map says what kind of picture it is.
     """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.depthwise = ConvNorm(channels, channels, 7, groups=channels, active=False)
-        self.mix = nn.Sequential(ConvNorm(channels, 2 * channels), ConvNorm(2 * channels, channels, active=False))
+        self.mix = nn.Sequential(
+            ConvNorm(channels, 2 * channels), ConvNorm(2 * channels, channels, active=False)
+        )
         self.whole = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Hardsigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -41,7 +43,8 @@ class LightFPN(nn.Module):
         super().__init__()
         widths = [channels, channels, 2 * channels, 2 * channels]
         self.laterals = nn.ModuleList(
-            ConvNorm(inputs, width, active=False) for inputs, width in zip(encoder_channels, widths, strict=True)
+            ConvNorm(inputs, width, active=False)
+            for inputs, width in zip(encoder_channels, widths, strict=True)
         )
         self.context = nn.Sequential(Context(widths[3]), Context(widths[3]))
         self.narrow = ConvNorm(widths[2], widths[1], active=False)

@@ -1,4 +1,4 @@
-"""The networks by name. A preset is everything needed to build one; weights files name the preset they fit."""
+"""The networks by name: a preset is all that is needed to build one, and weights files name theirs."""
 
 from dataclasses import dataclass
 from typing import Literal

@@ -39,6 +39,9 @@ class Prediction(NamedTuple):
 class StyleMatte(nn.Module):
     """Encoder → pyramid → one channel of logits at stride 4 → guided filter up to full size."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
@@ -53,21 +56,32 @@ class StyleMatte(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance over ImageNet."""
         return (image - self.mean) / self.std
 
+    def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """The part that runs at working size.
+
+        Args:
+            image: See `forward`.
+
+        Returns:
+            Coarse logits and the coarse grey guide, both (B, 1, h/4, w/4).
+        """
+        normalised = self.normalise(image)
+        logits = self.head(self.fpn(self.encoder(normalised))).float()  # (B, 1, h/4, w/4)
+        grey = normalised.mean(1, keepdim=True)  # (B, 1, h, w)
+        guide = F.interpolate(grey, scale_factor=0.25, mode="bicubic", align_corners=True)
+        return logits, guide  # guide (B, 1, h/4, w/4)
+
     def forward(self, image: Tensor, guide: Tensor) -> Prediction:
         """Matte a batch.
 
         Args:
-            image: (B, 3, h, w) float32 RGB in [0, 1] at working size, h and w multiples of the preset's stride.
+            image: (B, 3, h, w) float32 RGB in [0, 1] at working size, h and w multiples of the stride.
             guide: (B, 3, H, W) float32 RGB in [0, 1], the same pictures at full size.
 
         Returns:
             Fine and coarse logits.
         """
-        normalised = self.normalise(image)
-        coarse_logits = self.head(self.fpn(self.encoder(normalised))).float()  # (B, 1, h/4, w/4)
-        coarse_guide = F.interpolate(
-            normalised.mean(1, keepdim=True), scale_factor=0.25, mode="bicubic", align_corners=True
-        )  # (B, 1, h/4, w/4)
+        coarse_logits, coarse_guide = self.coarse(image)
         fine_guide = self.normalise(guide).mean(1, keepdim=True)  # (B, 1, H, W)
         coefficients = self.upsampler.coefficients(coarse_guide, coarse_logits)
         return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse_logits)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands import doctor, evaluate, matte, models
+from stylematte_cli.commands import doctor, evaluate, export, matte, models, train
 from stylematte_cli.errors import StyleMatteError
 
 INTERRUPTED = 130
@@ -22,6 +22,8 @@ app = typer.Typer(
 
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
 app.command("matte")(matte.matte)
+app.command("train")(train.train)
+app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)

@@ -11,7 +11,7 @@ from models.encoders import from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
 from training.config import Recipe
 from training.data.pseudo_alpha import read_rgb
-from training.data.readers import read_set, split
+from training.data.readers import DataError, read_set, split
 
 
 def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, photos: int = 192) -> None:
@@ -25,12 +25,20 @@ def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, pho
         photos: How many photos to measure on.
 
     Raises:
-        KeyError: The file lacks a layer of the encoder.
-        DataError: No photos.
+        DataError: No photos, or a file that lacks a layer of the encoder.
     """
     samples = [s for d in recipe.sets if d.kind == "photos" for s in split(read_set(root, d.folder))[0]]
     rng = np.random.default_rng(recipe.seed)
     chosen = rng.choice(len(samples), min(photos, len(samples)), replace=False)
-    batch = np.stack([cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen])
+    pictures = [
+        cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen
+    ]
+    batch = np.stack(pictures)
     images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
-    load_folded(model.encoder, from_signed_range(load_file(path), MEAN, STD), model.normalise(images))
+    folded = from_signed_range(load_file(path), MEAN, STD)
+    try:
+        load_folded(model.encoder, folded, model.normalise(images))
+    except KeyError as error:
+        raise DataError(
+            f"{path}: no layer {error} in it; is it MobileNetV2 with batch norms folded?"
+        ) from None

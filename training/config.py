@@ -23,10 +23,10 @@ class DataSet:
 
     Attributes:
         folder: Its name.
-        kind: "photos" with masks of the whole subject, "hair_only" with maps of nothing but hair, "cutouts" with
-            a true alpha channel, or "backgrounds" without subjects.
-        share: How often it is drawn, relative to the others. Backgrounds are drawn as empty pictures that often,
-            besides standing behind cut-outs.
+        kind: "photos" with masks of the whole subject, "hair_only" with maps of nothing but hair, "cutouts"
+            with a true alpha channel, or "backgrounds" without subjects.
+        share: How often it is drawn, relative to the others. Backgrounds are drawn as empty pictures that
+            often, besides standing behind cut-outs.
         band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
         belief: Factor on the weight of its labels, below 1 for sets with known slips.
     """
@@ -97,7 +97,9 @@ def load_recipe(name_or_path: str) -> Recipe:
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
-        raise RecipeError(f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file")
+        raise RecipeError(
+            f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file"
+        )
     try:
         table = tomllib.loads(path.read_text())
     except tomllib.TOMLDecodeError as error:

@@ -1,7 +1,7 @@
 """Scores and pictures of the held-out part while a run goes on.
 
-Quick and at training size, to see where a run is heading. The scores that count are taken at full resolution by
-`stylematte matte` and `stylematte evaluate`.
+Quick and at training size, to see where a run is heading. The scores that count are taken at full resolution
+by `stylematte matte` and `stylematte evaluate`.
 """
 
 from collections import defaultdict
@@ -35,7 +35,7 @@ def held_out_items(root: Path, recipe: Recipe, per_set: int) -> list[Item]:
 
 @torch.inference_mode()
 def predict(model: StyleMatte, image: NDArray[np.uint8], side: float) -> NDArray[np.float32]:
-    """Alpha (H, W) float32 of a picture (H, W, 3) uint8 RGB, the network seeing about `side`² pixels of it."""
+    """Alpha (H, W) float32 of a picture (H, W, 3) uint8 RGB; the network sees about `side`² pixels of it."""
     aspect = image.shape[1] / image.shape[0]
     size = shape_near(side, min(ASPECTS, key=lambda a: abs(np.log(a / aspect))))
     device = next(model.parameters()).device
@@ -81,6 +81,8 @@ def preview_sheet(model: StyleMatte, items: list[Item], mattes: Path, side: floa
         composite = alpha * subject.image + (1 - alpha) * np.array([60, 180, 75])
         grey = (subject.alpha[..., None].repeat(3, 2), (alpha * 255).repeat(3, 2))
         row = np.hstack([subject.image, *grey, composite]).astype(np.uint8)
-        rows.append(cv2.resize(row, (1024, 1024 * row.shape[0] // row.shape[1]), interpolation=cv2.INTER_AREA))
+        rows.append(
+            cv2.resize(row, (1024, 1024 * row.shape[0] // row.shape[1]), interpolation=cv2.INTER_AREA)
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(path), cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))

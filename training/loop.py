@@ -95,7 +95,7 @@ def train(
         if initialise is not None:
             initialise(model)
         (options.out / "config.json").write_text(json.dumps(recipe.digest(), indent=2) + "\n")
-    model = model.to(device, memory_format=torch.channels_last)
+    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = copy.deepcopy(model).requires_grad_(False)
     if "average" in state:
         average.load_state_dict(state["average"])
@@ -148,7 +148,8 @@ class StageRun:
             pin_memory=self.options.device != "cpu",
         )
         scores: dict[str, float] = {}
-        began, sums, count = time.perf_counter(), {}, 0
+        sums: dict[str, float] = {}
+        began, count = time.perf_counter(), 0
         for step, batch in enumerate(loader, start):
             terms = self._step(step, batch)
             for name, value in terms.items():
@@ -171,18 +172,24 @@ class StageRun:
     def _step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
         self.model.train()
         device = self.options.device
-        batch = {k: v.to(device, memory_format=torch.channels_last, non_blocking=True) for k, v in batch.items()}
+        batch = {
+            k: v.to(device, memory_format=torch.channels_last, non_blocking=True) for k, v in batch.items()
+        }
         rate = learning_rate(self.stage, step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate * group["factor"]
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=self.options.precision == "bf16"):
+        with torch.autocast(
+            torch.device(device).type, torch.bfloat16, enabled=self.options.precision == "bf16"
+        ):
             prediction = self.model(batch["image"], batch["guide"])
         terms = stage_losses(self.stage, prediction, batch["alpha"], batch["weight"])
         loss = torch.stack(list(terms.values())).sum()
         if not torch.isfinite(loss):
             path = self.options.out / "nan_batch.pt"
             save_state(path, {"batch": batch, "terms": {k: v.detach() for k, v in terms.items()}})
-            raise TrainingError(f"loss is {loss.item()} at step {step} of {self.stage.name}; its batch is in {path}")
+            raise TrainingError(
+                f"loss is {loss.item()} at step {step} of {self.stage.name}; its batch is in {path}"
+            )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
@@ -221,7 +228,9 @@ def stage_losses(stage: Stage, prediction: Any, alpha: Tensor, weight: Tensor) -
     for name, factor in stage.fine.items():
         terms[f"fine_{name}"] = factor * LOSSES[name](prediction.fine_logits, alpha, weight)
     if stage.coarse:
-        coarse = F.interpolate(prediction.coarse_logits, alpha.shape[-2:], mode="bilinear", align_corners=False)
+        coarse = F.interpolate(
+            prediction.coarse_logits, alpha.shape[-2:], mode="bilinear", align_corners=False
+        )
         for name, factor in stage.coarse.items():
             terms[f"coarse_{name}"] = factor * LOSSES[name](coarse, alpha, weight)
     return terms

@@ -23,8 +23,8 @@ def dice(logits: Tensor, alpha: Tensor, weight: Tensor, smooth: float = 1.0) -> 
     """1 − Dice coefficient, a picture at a time, then the mean over the batch.
 
     Reference:
-        Milletari et al., "V-Net", 2016, section 3, without squares in the denominator; smooth = 1 as published
-        with StyleMatte.
+        Milletari et al., "V-Net", 2016, section 3, without squares in the denominator; smooth = 1 as
+        published with StyleMatte.
     """
     predicted = torch.sigmoid(logits) * weight
     wanted = alpha * weight

@@ -71,9 +71,12 @@ def warp(
     """Resample (H, W[, C]) uint8 to `target` (height, width); shrinks through a blur-free pyramid first."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if scale < 0.67:  # bilinear sampling alone would alias
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        image = np.asarray(
+            cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8
+        )
         matrix = matrix @ np.diag([1 / scale, 1 / scale, 1])
-    return cv2.warpAffine(image, matrix, target[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
+    warped = cv2.warpAffine(image, matrix, target[::-1], flags=cv2.INTER_LINEAR, borderMode=border)
+    return np.asarray(warped, np.uint8)
 
 
 def _affine(
@@ -98,20 +101,21 @@ def random_light(rng: Rng, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     contrast, brightness = np.exp(rng.normal(0, 0.15)), rng.normal(0, 0.06)
     gains = np.exp(rng.normal(0, 0.05, 3))
     table = np.stack([((levels**gamma) * gain - 0.5) * contrast + 0.5 + brightness for gain in gains], -1)
-    image = cv2.LUT(image, np.clip(table * 255, 0, 255).astype(np.uint8)[None])
+    lit = cv2.LUT(image, np.clip(table * 255, 0, 255).astype(np.uint8)[None])
     saturation = 0.0 if rng.random() < 0.06 else np.exp(rng.normal(0, 0.25))
     grey = np.full((3, 3), 1 / 3)
-    return cv2.transform(image, saturation * np.eye(3) + (1 - saturation) * grey)
+    return np.asarray(cv2.transform(lit, saturation * np.eye(3) + (1 - saturation) * grey), np.uint8)
 
 
 def random_camera(rng: Rng, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Add what cameras and web sites do to (H, W, 3) uint8 RGB: blur, noise, JPEG."""
     if rng.random() < 0.15:
-        image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2))
+        image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2)), np.uint8)
     if rng.random() < 0.2:
         noise = rng.normal(0, rng.uniform(2, 12), image.shape).astype(np.float32)
         image = np.clip(image + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = int(rng.uniform(35, 90))
-        image = cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
+        encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+        image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)
     return image

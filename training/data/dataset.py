@@ -1,12 +1,13 @@
 """Training pictures, drawn one by one: choose a set, a sample, a view, a background, a light.
 
-Sample i of a stage is always the same picture, whatever worker draws it: its randomness comes from (seed, stage, i).
-That is what makes a resumed run continue exactly.
+Sample i of a stage is always the same picture, whatever worker draws it: its randomness comes from (seed,
+stage, i). That is what makes a resumed run continue exactly.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -19,8 +20,17 @@ from training.data import augment
 from training.data.pseudo_alpha import cached_paths, read_grey, read_rgb
 from training.data.readers import DataError, Sample, read_set, split
 
+Pixels = NDArray[np.uint8]
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
 STRIDE = 32
+
+
+class View(NamedTuple):
+    """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8."""
+
+    picture: Pixels
+    alpha: Pixels
+    weight: Pixels
 
 
 @dataclass
@@ -35,10 +45,10 @@ class Subject:
         own_background: Whether `image` is a photo that stands by itself.
     """
 
-    image: NDArray[np.uint8]
-    alpha: NDArray[np.uint8]
-    weight: NDArray[np.uint8]
-    foreground: NDArray[np.uint8] | None
+    image: Pixels
+    alpha: Pixels
+    weight: Pixels
+    foreground: Pixels | None
     own_background: bool
 
 
@@ -52,15 +62,15 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
         rgba = cv2.imread(str(sample.image), cv2.IMREAD_UNCHANGED)
         if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
             raise DataError(f"{sample.image}: not an RGBA cut-out")
-        foreground = cv2.cvtColor(rgba[..., :3], cv2.COLOR_BGR2RGB)
-        alpha = np.ascontiguousarray(rgba[..., 3])
+        foreground = np.ascontiguousarray(rgba[..., 2::-1], np.uint8)
+        alpha = np.ascontiguousarray(rgba[..., 3], np.uint8)
         return Subject(foreground, alpha, np.full_like(alpha, 255), foreground, own_background=False)
     image = read_rgb(sample.image)
     if data_set.kind == "backgrounds":
         nothing = np.zeros(image.shape[:2], np.uint8)
         return Subject(image, nothing, np.full_like(nothing, 255), None, own_background=True)
     if data_set.kind == "hair_only":
-        # Surely foreground inside, unknown everywhere else: the map says nothing about the rest of the person.
+        # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
         hair = cv2.erode(read_grey(sample.labels["hair"]), np.ones((5, 5), np.uint8))
         inside = np.where(hair > 127, 255, 0).astype(np.uint8)
         return Subject(image, inside, inside, None, own_background=True)
@@ -68,15 +78,15 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     alpha, weight = read_grey(paths["alpha"]), read_grey(paths["weight"])
     if alpha.shape != image.shape[:2]:
         raise DataError(f"{paths['alpha']}: size {alpha.shape}, its picture has {image.shape[:2]}")
-    weight = cv2.convertScaleAbs(weight, alpha=data_set.belief)
+    weight = (weight * data_set.belief).astype(np.uint8)
     return Subject(image, alpha, weight, read_rgb(paths["foreground"]), own_background=True)
 
 
-class MattingDataset(Dataset):
+class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     """Endless training pictures of one stage.
 
-    Items are dicts of float32 tensors: `image` (3, h, w) and `guide` (3, H, W) RGB in [0, 1], `alpha` and `weight`
-    (1, H, W) in [0, 1]. All items of a batch have one size, drawn for the batch.
+    Items are dicts of float32 tensors: `image` (3, h, w) and `guide` (3, H, W) RGB in [0, 1], `alpha` and
+    `weight` (1, H, W) in [0, 1]. All items of a batch have one size, drawn for the batch.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
@@ -90,7 +100,8 @@ class MattingDataset(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(1)
         size = self._batch_size_px(index)
-        guide_size = tuple(round(side * self.stage.guide_scale / STRIDE) * STRIDE for side in size)
+        scale = self.stage.guide_scale / STRIDE
+        guide_size = (round(size[0] * scale) * STRIDE, round(size[1] * scale) * STRIDE)
         rng = np.random.default_rng((*self.seed, index))
         data_set, samples = self.sets[rng.choice(len(self.sets), p=self.shares)]
         subject = read_subject(samples[rng.integers(len(samples))], data_set, self.mattes)
@@ -98,7 +109,7 @@ class MattingDataset(Dataset):
         guide = augment.random_camera(rng, augment.random_light(rng, picture))
         image = guide
         if guide_size != size:
-            image = cv2.resize(guide, size[::-1], interpolation=cv2.INTER_AREA)
+            image = np.asarray(cv2.resize(guide, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
         as_planes = {"image": image.transpose(2, 0, 1), "guide": guide.transpose(2, 0, 1)}
         as_planes |= {"alpha": alpha[None], "weight": weight[None]}
         return {k: torch.from_numpy(np.ascontiguousarray(v)).float().div_(255) for k, v in as_planes.items()}
@@ -108,21 +119,19 @@ class MattingDataset(Dataset):
         side = rng.uniform(*self.stage.side)
         return shape_near(side, float(rng.choice(ASPECTS)))
 
-    def _view(
-        self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+    def _view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
         source = subject.image.shape[:2]
         exchange = subject.foreground is not None and self.backgrounds and rng.random() < self.stage.composite
         if subject.own_background and not exchange:
             matrix = augment.random_view(rng, source, size)
-            parts = (subject.image, subject.alpha, subject.weight)
             # Reflected at the border, picture and labels alike, so that they stay true to each other.
-            return tuple(augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
+            parts = (subject.image, subject.alpha, subject.weight)
+            return View(*(augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts))
         background = self._background(rng, size)
         count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs come in groups
         return compose(rng, subject, background, count)
 
-    def _background(self, rng: np.random.Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    def _background(self, rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
         if not self.backgrounds:
             return np.full((*size, 3), rng.integers(0, 256, 3), np.uint8)
         photo = read_rgb(self.backgrounds[rng.integers(len(self.backgrounds))].image)
@@ -130,20 +139,19 @@ class MattingDataset(Dataset):
             photo, augment.random_view(rng, photo.shape[:2], size), size, cv2.BORDER_REFLECT_101
         )
         if rng.random() < 0.3:  # shallow depth of field
-            background = cv2.GaussianBlur(background, (0, 0), rng.uniform(1, 6))
+            background = np.asarray(cv2.GaussianBlur(background, (0, 0), rng.uniform(1, 6)), np.uint8)
         return augment.random_light(rng, background)
 
 
-def compose(
-    rng: np.random.Generator, subject: Subject, background: NDArray[np.uint8], count: int = 1
-) -> tuple[NDArray[np.uint8], NDArray[np.uint8], NDArray[np.uint8]]:
+def compose(rng: np.random.Generator, subject: Subject, background: Pixels, count: int = 1) -> View:
     """Put a subject on a background, `count` times at different places.
 
-    A subject that the photo's left, right or upper border cuts keeps its place, so that no straight cut shows.
+    A subject that the photo's left, right or upper border cuts stays where it was: no straight cut shows.
 
     Returns:
-        Picture (H, W, 3), alpha (H, W) and weight (H, W), all uint8, of the background's size.
+        A view of the background's size.
     """
+    assert subject.foreground is not None
     size = background.shape[:2]
     picture = background.astype(np.float32)
     alpha = np.zeros(size, np.float32)
@@ -151,7 +159,7 @@ def compose(
     source = subject.alpha.shape
     rows, columns = np.where(subject.alpha.max(1) > 10)[0], np.where(subject.alpha.max(0) > 10)[0]
     if not len(rows):
-        return background, alpha.astype(np.uint8), np.full(size, 255, np.uint8)
+        return View(background, alpha.astype(np.uint8), np.full(size, 255, np.uint8))
     box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
     cut_off = box[0] == 0 or box[1] == 0 or box[3] == source[1]
     for _ in range(count):
@@ -167,8 +175,8 @@ def compose(
         picture += cover[..., None] * (colours - picture)
         alpha += cover * (1 - alpha)
         weight = np.minimum(weight, 1 - believed)
-    as_bytes = (np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in (picture, alpha * 255, weight * 255))
-    return tuple(as_bytes)
+    parts = (picture, alpha * 255, weight * 255)
+    return View(*(np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in parts))
 
 
 def shape_near(side: float, aspect: float) -> tuple[int, int]:

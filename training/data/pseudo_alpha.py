@@ -1,8 +1,8 @@
 """Binary masks become mattes: trimap, closed-form alpha in the band, and how far to believe it.
 
-A mask cut by hand knows where the subject is, not how hair ends. The solver knows how hair ends where the colours
-tell, and nothing where they do not. So: keep the mask away from its border, solve a band around it (narrow on
-skin and cloth, wide on hair and fur), solve it twice, and trust the band where both solutions agree.
+A mask cut by hand knows where the subject is, not how hair ends. The solver knows how hair ends where the
+colours tell, and nothing where they do not. So: keep the mask away from its border, solve a band around it
+(narrow on skin and cloth, wide on hair and fur), solve it twice, and trust the band where both agree.
 """
 
 from concurrent.futures import ProcessPoolExecutor
@@ -57,28 +57,28 @@ def make_trimap(
 
     Args:
         mask: (H, W) whole subject.
-        band: "narrow" for outlines of skin and cloth, "fur" for a wide band all around, "hair" for a wide band
-            beside `hair` and a narrow one elsewhere.
+        band: "narrow" for outlines of skin and cloth, "fur" for a wide band all around, "hair" for a wide
+            band beside `hair` and a narrow one elsewhere.
         hair: (H, W) hair alone; needed for the band "hair".
 
     Returns:
         (H, W) uint8: 0 background, 128 unknown, 255 foreground.
     """
-    subject = mask.astype(np.uint8)
+    subject = mask.astype(bool)
     size = float(np.sqrt(max(1, int(mask.sum()))))
     narrow, wide_in, wide_out = (max(2, round(size * share)) for share in (_NARROW, _WIDE_IN, _WIDE_OUT))
     if band == "fur":
-        inner, outer = cv2.erode(subject, _disc(wide_in)), cv2.dilate(subject, _disc(wide_out))
+        inner, outer = _eroded(subject, wide_in), _dilated(subject, wide_out)
     else:
-        inner, outer = cv2.erode(subject, _disc(narrow)), cv2.dilate(subject, _disc(narrow))
+        inner, outer = _eroded(subject, narrow), _dilated(subject, narrow)
         if band == "hair" and hair is not None and hair.any():
-            border = cv2.dilate(subject, _disc(1)) - cv2.erode(subject, _disc(1))
-            hair_border = border & cv2.dilate(hair.astype(np.uint8), _disc(3))
-            inner &= 1 - cv2.dilate(hair_border, _disc(wide_in))
-            outer |= cv2.dilate(hair_border, _disc(wide_out))
+            border = _dilated(subject, 1) & ~_eroded(subject, 1)
+            hair_border = border & _dilated(hair, 3)
+            inner = inner & ~_dilated(hair_border, wide_in)
+            outer = outer | _dilated(hair_border, wide_out)
     trimap = np.full(mask.shape, 128, np.uint8)
-    trimap[inner > 0] = 255
-    trimap[outer == 0] = 0
+    trimap[inner] = 255
+    trimap[~outer] = 0
     return trimap
 
 
@@ -111,7 +111,10 @@ def make_pseudo_alpha(
         return PseudoAlpha(hard, np.where(unknown, 0.3, 1).astype(np.float32), trimap, image)
     known = trimap / 255.0
     known[unknown] = 0.5
-    kernels = {"sharp": 1e-7, "smooth": 1e-4}  # the solver's regulariser: low follows strands, high ignores noise
+    kernels = {
+        "sharp": 1e-7,
+        "smooth": 1e-4,
+    }  # the solver's regulariser: low follows strands, high ignores noise
     solved = {
         name: np.clip(pymatting.estimate_alpha_cf(scaled, known, laplacian_kwargs={"epsilon": eps}), 0, 1)
         for name, eps in kernels.items()
@@ -189,7 +192,7 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise DataError(f"{path}: not a picture that can be read")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
@@ -197,8 +200,17 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if label is None:
         raise DataError(f"{path}: not a label that can be read")
-    return label
+    return np.asarray(label, np.uint8)
+
+
+def _dilated(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
+    return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(radius_px)), bool)
+
+
+def _eroded(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
+    return np.asarray(cv2.erode(mask.astype(np.uint8), _disc(radius_px)), bool)
 
 
 def _disc(radius_px: int) -> NDArray[np.uint8]:
-    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius_px + 1, 2 * radius_px + 1))
+    size = 2 * radius_px + 1
+    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)

@@ -1,0 +1,171 @@
+"""Weights become one ONNX file under the model contract (docs/model-contract.md)."""
+
+import json
+import logging
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+from models.stylematte import MEAN, STD, StyleMatte
+
+CONTRACT_VERSION = "1"
+
+
+class ExportError(RuntimeError):
+    """A file that could not be made; the message says at which step."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a file says about where it comes from.
+
+    Attributes:
+        weights_sha256: Of the safetensors file.
+        tool_version: Of this program.
+        licence: Of the weights, an SPDX name.
+        provenance: Data sets, stages and steps, as written at training.
+    """
+
+    weights_sha256: str
+    tool_version: str
+    licence: str
+    provenance: dict[str, Any]
+
+
+class _Coarse(nn.Module):
+    """The part of the network that runs at working size."""
+
+    def __init__(self, model: StyleMatte) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        return self.model.coarse(image)
+
+
+def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
+    """Write a network as an ONNX model with dynamic batch, working size and full size.
+
+    Args:
+        model: Network in evaluation mode, on the CPU.
+        origin: Goes into the metadata, together with what the network knows of itself.
+
+    Returns:
+        A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
+
+    Raises:
+        ExportError: torch cannot trace the network, or the result is no valid model.
+    """
+    exported = _trace(model)
+    graph = exported.graph
+    grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
+    grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(grey_weights, "grey_weights"),
+            numpy_helper.from_array(np.array([grey_offset], np.float32), "grey_offset"),
+        ]
+    )
+    node = helper.make_node
+    graph.node.extend(
+        [
+            node("fgf_coefficients", ["coarse_guide", "coarse_logits"], ["coefficients"], domain="matte"),
+            node("Conv", ["guide", "grey_weights", "grey_offset"], ["fine_guide"], name="grey"),
+            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], domain="matte"),
+        ]
+    )
+    del graph.input[:], graph.output[:], graph.value_info[:]
+    tensor = helper.make_tensor_value_info
+    graph.input.extend(
+        [
+            tensor("image", TensorProto.FLOAT, ["n", 3, "h", "w"]),
+            tensor("guide", TensorProto.FLOAT, ["n", 3, "H", "W"]),
+        ]
+    )
+    graph.output.extend(
+        [
+            tensor("alpha", TensorProto.FLOAT, ["n", 1, "H", "W"]),
+            tensor("coefficients", TensorProto.FLOAT, ["n", 2, "h/4", "w/4"]),
+        ]
+    )
+    graph.name = f"stylematte_{model.preset.name}"
+    result = helper.make_model(
+        graph,
+        functions=[fgf_coefficients(model.preset.radius_px, model.preset.eps), fgf_apply()],
+        opset_imports=opset_imports(),
+        ir_version=9,
+        producer_name="stylematte",
+        producer_version=origin.tool_version,
+    )
+    helper.set_model_props(result, metadata(model, origin))
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported model is not valid ONNX: {error}") from None
+    return result
+
+
+def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
+    """The contract's metadata, all text."""
+    preset = model.preset
+    values = {
+        "contract": CONTRACT_VERSION,
+        "preset": preset.name,
+        "working_size": str(preset.working_size),
+        "stride": str(preset.stride),
+        "mean": ",".join(map(str, MEAN)),
+        "std": ",".join(map(str, STD)),
+        "upsampler": preset.upsampler,
+        "radius_px": str(preset.radius_px),
+        "eps": repr(preset.eps),
+        "weights_sha256": origin.weights_sha256,
+        "tool_version": origin.tool_version,
+        "licence": origin.licence,
+        "provenance": json.dumps(origin.provenance),
+        "parity": "{}",
+    }
+    return {f"stylematte.{key}": value for key, value in values.items()}
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        temporary.write_bytes(model.SerializeToString())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _trace(model: StyleMatte) -> onnx.ModelProto:
+    stride = model.preset.stride
+    rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
+    shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
+    example = torch.rand(2, 3, 4 * stride, 6 * stride)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Coarse(model),
+                (example,),
+                input_names=["image"],
+                output_names=["coarse_logits", "coarse_guide"],
+                dynamic_shapes=shapes,
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch raises many kinds here, none of them documented
+        raise ExportError(f"torch cannot export this network: {error}") from error
+    assert program is not None  # None comes only with the exporter that dynamo replaces
+    return program.model_proto

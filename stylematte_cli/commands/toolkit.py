@@ -1,0 +1,36 @@
+"""The way from commands to the packages that need torch: asked for, their errors turned into ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+
+from stylematte_cli.errors import EngineError, InputError, MissingError
+
+TOOLKITS = ("models", "export", "training")
+
+
+def require(*packages: str, extra: str) -> None:
+    """Make sure that packages are installed.
+
+    Raises:
+        MissingError: One is not; the hint is the line that installs it.
+    """
+    for package in packages:
+        if find_spec(package) is None:
+            raise MissingError(f"{package} is not installed", f'pip install "stylematte[{extra}]"')
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Turn the errors of `models`, `export` and `training` into the tool's, with their exit codes.
+
+    Their errors are ValueErrors where the user's files or recipes are at fault and RuntimeErrors where the
+    work failed; everything else is our own mistake and passes as it is.
+    """
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        if type(error).__module__.partition(".")[0] not in TOOLKITS:
+            raise
+        kind = InputError if isinstance(error, ValueError) else EngineError
+        raise kind(str(error)) from error
