@@ -17,6 +17,7 @@ from training.config import DataSet, Recipe
 from training.data.dataset import ASPECTS, read_subject, shape_near
 from training.data.pseudo_alpha import cached_paths, read_grey
 from training.data.readers import Sample, read_set, split
+from training.metrics import iou
 
 Item = tuple[Sample, DataSet]
 
@@ -60,8 +61,7 @@ def score(model: StyleMatte, items: list[Item], mattes: Path, side: float) -> di
         subject = read_subject(sample, data_set, mattes)
         alpha = subject.alpha / np.float32(255)
         predicted = predict(model, subject.image, side)
-        inside, wanted = predicted > 0.5, alpha > 0.5
-        rows[f"iou/{sample.folder}"].append((inside & wanted).sum() / max(1, (inside | wanted).sum()))
+        rows[f"iou/{sample.folder}"].append(iou(predicted, alpha))
         band = read_grey(cached_paths(sample, mattes)["trimap"]) == 128
         if band.any():
             rows[f"band/{sample.folder}"].append(np.abs(predicted - alpha)[band].mean())
