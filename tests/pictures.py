@@ -88,7 +88,7 @@ def exif_bytes(orientation: int, order: str = ">") -> bytes:
 
 
 def icc_bytes(space: bytes = b"RGB ") -> bytes:
-    """A colour profile that libpng lets pass: its header filled in, one tag of text that does not compress."""
+    """A colour profile that libpng lets pass: with one tag of text that does not compress."""
     text = b"text\0\0\0\0" + np.random.default_rng(0).integers(32, 127, 391, np.uint8).tobytes() + b"\0"
     tags = struct.pack(">I4sII", 1, b"cprt", 144, len(text)) + text
     header = bytearray(128)

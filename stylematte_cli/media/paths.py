@@ -93,12 +93,12 @@ def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None 
                 continue
             path = current / entry.name
             is_picture = path.suffix.lower() in SUFFIXES
-            if entry.is_dir():
+            if path.is_dir():
                 if is_picture:
                     problems.append((path, "a folder, not a picture"))
                 if leave_out is None or not _is_same(path, leave_out):
                     subfolders.append((path, above | {identity}))
-            elif is_picture and (entry.is_file() or not path.exists()):  # a broken link is named when read
+            elif is_picture and (path.is_file() or not path.exists()):  # a broken link is named when read
                 yield path
             elif is_picture:
                 problems.append((path, "not a regular file"))

@@ -1,0 +1,116 @@
+"""The manifest decides what a second run does again."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from stylematte_cli.errors import InputError
+from stylematte_cli.media.manifest import NAME, Manifest, read_and_identify
+from stylematte_cli.media.paths import Item
+
+SETTINGS = {"output": "alpha", "format": "png"}
+WEIGHTS = "w" * 64
+
+
+@pytest.fixture
+def item(tmp_path: Path) -> Item:
+    """A photo and its result, recorded as done."""
+    source, output = tmp_path / "a.jpg", tmp_path / "out" / "sub" / "a.png"
+    source.write_bytes(b"photo")
+    output.parent.mkdir(parents=True)
+    output.write_bytes(b"matte")
+    found = Item(source, output)
+    record(tmp_path, found)
+    return found
+
+
+def record(folder: Path, item: Item, outcome: str = "ok") -> None:
+    manifest = Manifest(folder / "out", SETTINGS, WEIGHTS)
+    manifest.open()
+    _, identity = read_and_identify(item.source)
+    manifest.record(item, outcome, {**identity, "size": (4, 5), "seconds": {"read": 0.5}})
+    manifest.close()
+
+
+def state(folder: Path, item: Item, settings: dict[str, str] = SETTINGS, weights: str = WEIGHTS) -> str:
+    return Manifest(folder / "out", settings, weights).state_of(item)
+
+
+def test_line_says_everything(tmp_path: Path, item: Item) -> None:
+    (line,) = (tmp_path / "out" / NAME).read_text().splitlines()
+    assert json.loads(line) == {
+        "input": str(item.source),
+        "output": "sub/a.png",
+        "outcome": "ok",
+        "settings": SETTINGS,
+        "weights_sha256": WEIGHTS,
+        # sha256sum of "photo"
+        "sha256": "55c64d0fcd6f9d5f7c828093857e3fdfda68478bb4e9bd24d481ef391c7804e8",
+        "bytes": 5,
+        "mtime_ns": item.source.stat().st_mtime_ns,
+        "size": [4, 5],
+        "seconds": {"read": 0.5},
+        "error": "",
+    }
+
+
+def test_done_until_something_changes(tmp_path: Path, item: Item) -> None:
+    assert state(tmp_path, item) == "done"
+    assert state(tmp_path, item, settings={**SETTINGS, "format": "webp"}) == "changed"
+    assert state(tmp_path, item, weights="v" * 64) == "changed"
+
+    os.utime(item.source, ns=(1, 1))
+    assert state(tmp_path, item) == "done", "touched, but the same bytes"
+    item.source.write_bytes(b"foto!")
+    assert state(tmp_path, item) == "changed", "other bytes of the same length"
+
+    item.output.unlink()
+    assert state(tmp_path, item) == "new"
+
+
+def test_result_that_the_manifest_does_not_know_is_kept(tmp_path: Path, item: Item) -> None:
+    (tmp_path / "out" / NAME).unlink()
+    assert state(tmp_path, item) == "kept"
+
+
+def test_failure_after_a_success_does_not_disown_the_result(tmp_path: Path, item: Item) -> None:
+    record(tmp_path, item, outcome="failed")
+    assert state(tmp_path, item) == "done"
+
+
+def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path: Path, item: Item) -> None:
+    path = tmp_path / "out" / NAME
+    with path.open("a") as file:
+        file.write('[]\n{"outcome": "ok"}\n{"input": "b.jpg", "outp')
+    record(tmp_path, item)
+    lines = path.read_text().splitlines()
+    assert len(lines) == 5
+    assert json.loads(lines[-1])["outcome"] == "ok"
+    assert state(tmp_path, item) == "done"
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written") as caught:
+        Manifest(tmp_path / "file" / "out", SETTINGS, WEIGHTS).open()
+    assert caught.value.hint
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root writes to every folder")
+def test_read_only_folder_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir(mode=0o500)
+    with pytest.raises(InputError, match="cannot be written: Permission denied"):
+        Manifest(tmp_path / "out", SETTINGS, WEIGHTS).open()
+
+
+def test_names_that_are_no_unicode(tmp_path: Path) -> None:
+    source, output = (
+        Path(os.fsdecode(os.fsencode(tmp_path) + name)) for name in (b"/\xff.jpg", b"/out/\xff.png")
+    )
+    source.write_bytes(b"photo")
+    output.parent.mkdir()
+    output.touch()
+    record(tmp_path, Item(source, output))
+    assert state(tmp_path, Item(source, output)) == "done"
