@@ -1,0 +1,133 @@
+"""Time of the shipped network against a graph of MODNet's size, in one run on the same cores.
+
+    python benchmarks/network_time.py [--weights nano] [--side 512] [--rounds 20] [--json FILE]
+
+The other graph has MODNet's plan (MobileNetV2 to 1280 channels, a semantic, a detail and a fusion branch, the
+last two up to full size) with random weights; its parameters and operations are printed. Needs the
+`train` extra. Rounds alternate, so that a drift of speed meets both alike.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.encoders import ConvNorm, build_encoder
+from stylematte_cli.weights import resolve
+
+
+def up(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+
+class MODNetSized(nn.Module):
+    """A network of MODNet's plan and size; what it computes means nothing.
+
+    Reference:
+        Ke et al., "MODNet: Real-Time Trimap-Free Portrait Matting", 2022, figure 2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = build_encoder("mobilenet_v2")
+        self.last = ConvNorm(320, 1280)
+        self.gate = nn.Sequential(nn.Linear(1280, 320), nn.ReLU(), nn.Linear(320, 1280), nn.Sigmoid())
+        self.low16, self.low8 = ConvNorm(1280, 96, 5), ConvNorm(96, 32, 5)
+        self.enc2, self.enc4 = ConvNorm(32, 32), ConvNorm(24, 32)
+        self.down2, self.down4 = ConvNorm(35, 32, 3, 2), ConvNorm(64, 64, 3)
+        self.high4 = nn.Sequential(ConvNorm(99, 64, 3), ConvNorm(64, 64, 3), ConvNorm(64, 32, 3))
+        self.high2 = nn.Sequential(
+            ConvNorm(64, 64, 3), ConvNorm(64, 32, 3), ConvNorm(32, 32, 3), ConvNorm(32, 32, 3)
+        )
+        self.low4, self.fuse2 = ConvNorm(32, 32, 5), ConvNorm(64, 32, 3)
+        self.fuse1 = nn.Sequential(ConvNorm(35, 16, 3), nn.Conv2d(16, 1, 1), nn.Sigmoid())
+
+    def forward(self, image: Tensor) -> Tensor:  # noqa: D102
+        half = F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=False)
+        quarter = F.interpolate(half, scale_factor=0.5, mode="bilinear", align_corners=False)
+        enc2 = x = self.encoder.stem(image)
+        for index, block in enumerate(self.encoder.blocks, 1):
+            x = block(x)
+            if index == self.encoder.ends[0]:
+                enc4 = x
+        top = self.last(x)
+        top = top * self.gate(top.mean((2, 3)))[:, :, None, None]
+        low8 = self.low8(up(self.low16(up(top))))
+        high4 = self.down2(torch.cat([half, self.enc2(enc2)], 1))
+        high4 = self.down4(torch.cat([high4, self.enc4(enc4)], 1))
+        low4 = self.low4(up(low8))
+        high4 = self.high4(torch.cat([high4, low4, quarter], 1))
+        high2 = self.high2(torch.cat([up(high4), self.enc2(enc2)], 1))
+        fused = self.fuse2(torch.cat([up(low4), high2], 1))
+        return self.fuse1(torch.cat([up(fused), image], 1))
+
+
+def gigaflop(model: nn.Module, image: Tensor) -> float:
+    """Two operations a multiply-add, convolutions and linear layers only, as MODNet's figure was counted."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(image)
+    return counter.get_total_flops() / 1e9
+
+
+def session(source: bytes | str, threads: int) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", default="nano")
+    parser.add_argument("--side", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    image = np.random.default_rng(0).random((1, 3, arguments.side, arguments.side), np.float32)
+    other = MODNetSized().eval()
+    buffer = io.BytesIO()
+    torch.onnx.export(other, (torch.from_numpy(image),), buffer, input_names=["image"], dynamo=False)
+    ours = session(str(resolve(arguments.weights)), arguments.threads)
+    theirs = session(buffer.getvalue(), arguments.threads)
+    guide = np.zeros((1, 3, 1, 1), np.float32)
+    calls = {
+        "ours": lambda: ours.run(["coefficients"], {"image": image, "guide": guide}),
+        "modnet_sized": lambda: theirs.run(None, {"image": image}),
+    }
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for call in calls.values():
+        call()
+    for _ in range(arguments.rounds):
+        for name, call in calls.items():
+            begin = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - begin))
+    ratios = [a / b for a, b in zip(times["ours"], times["modnet_sized"], strict=True)]
+    result = {
+        "side_px": arguments.side,
+        "threads": arguments.threads,
+        "modnet_sized_parameters": sum(p.numel() for p in other.parameters()),
+        "modnet_sized_gflop": gigaflop(other, torch.from_numpy(image)),
+        "median_ms": {name: statistics.median(values) for name, values in times.items()},
+        "min_max_ms": {name: [min(values), max(values)] for name, values in times.items()},
+        "median_ratio": statistics.median(ratios),
+    }
+    print(json.dumps(result, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
