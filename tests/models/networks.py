@@ -1,0 +1,32 @@
+"""Networks for tests: untrained, yet with something to say."""
+
+import torch
+from torch import nn
+
+from models.stylematte import StyleMatte, build_model
+
+
+def lively(preset: str, seed: int = 0) -> StyleMatte:
+    """A random network whose logits spread over some ±5, in evaluation mode.
+
+    Fresh weights say 0.5 everywhere, and agreement on that means nothing. Here every norm has
+    statistics, scale and shift of its own, and the head speaks up.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    model = build_model(preset)
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    with torch.no_grad():
+        for norm in norms:
+            norm.momentum = 1.0  # keep what the batch below shows
+            norm.weight.uniform_(0.7, 1.3, generator=generator)
+            norm.bias.normal_(0, 0.3, generator=generator)
+        noise = torch.rand(4, 3, 8, 8, generator=generator)
+        image = nn.functional.interpolate(noise, 128, mode="bicubic").clamp(0, 1)
+        model.train()
+        spread = model.coarse(image)[0].std()
+        model.eval()
+        model.head.weight *= 3 / spread
+        for norm in norms:
+            norm.momentum = 0.1
+    return model

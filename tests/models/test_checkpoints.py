@@ -1,0 +1,108 @@
+"""Weights on disk: what comes back, and every file that is refused."""
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from models import checkpoints
+from models.checkpoints import CheckpointError, load_weights, save_weights, sha256
+from models.stylematte import StyleMatte
+from tests.models.networks import lively
+
+
+@pytest.fixture
+def model() -> StyleMatte:
+    return lively("test")
+
+
+@pytest.fixture
+def path(tmp_path, model):
+    save_weights(model, tmp_path / "w.safetensors", {"steps": 7})
+    return tmp_path / "w.safetensors"
+
+
+def rewrite(path, change, preset="test") -> None:
+    """Save the file again with its tensors changed."""
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path, metadata={"preset": preset, "provenance": "{}"})
+
+
+def test_round_trip(path, model):
+    loaded, provenance = load_weights(path)
+    assert provenance == {"steps": 7}
+    assert not loaded.training
+    assert loaded.preset == model.preset
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+def test_half_is_close_and_small(tmp_path):
+    model = lively("nano")
+    save_weights(model, tmp_path / "full.safetensors")
+    save_weights(model, tmp_path / "half.safetensors", half=True)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    assert 0.45 < half / full < 0.55
+    loaded, _ = load_weights(tmp_path / "half.safetensors")
+    assert all(p.dtype == torch.float32 for p in loaded.parameters())
+    image = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        difference = loaded(image, image).alpha - model(image, image).alpha
+    assert 0 < difference.abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda t: t.pop("head.bias"), "1 tensors are missing, first head.bias"),
+        (lambda t: t.update(extra=torch.zeros(1)), "1 tensors are unknown, first extra"),
+        (
+            lambda t: t.update({"head.bias": torch.zeros(2)}),
+            r"head\.bias is \(2,\), the network wants \(1,\)",
+        ),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(path, change, message):
+    rewrite(path, change)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value)
+
+
+def test_preset_of_another_tool(path):
+    rewrite(path, lambda tensors: None, preset="modnet")
+    with pytest.raises(CheckpointError, match=r"'modnet' is none of nano, test"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("keep", [0, 5, 0.5, 0.99])
+def test_a_truncated_file(path, keep):
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep if isinstance(keep, int) else int(len(whole) * keep)])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file") as caught:
+        load_weights(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(CheckpointError, match=r"none\.safetensors"):
+        load_weights(tmp_path / "none.safetensors")
+
+
+def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, model, monkeypatch):
+    before = path.read_bytes()
+
+    def half_a_file(tensors, target, metadata):
+        target.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoints, "save_file", half_a_file)
+    with pytest.raises(OSError, match="No space left"):
+        save_weights(model, path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_sha256_is_that_of_sha256sum(tmp_path):
+    (tmp_path / "abc").write_bytes(b"abc")
+    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

@@ -1,0 +1,88 @@
+"""The whole network: size, shapes, batches, half precision."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.presets import PRESETS, Preset
+from models.stylematte import MEAN, STD, StyleMatte, build_model
+from tests.models.networks import lively
+from tests.models.references import guided_logits, sigmoid
+
+
+@pytest.fixture
+def model() -> StyleMatte:
+    return lively("test")
+
+
+@pytest.fixture
+def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(3, 3, 64, 96, generator=generator), torch.rand(3, 3, 101, 150, generator=generator)
+
+
+def test_nano_is_small():
+    assert sum(p.numel() for p in build_model("nano").parameters()) <= 4_000_000
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shapes_and_range(preset, pictures):
+    image, guide = pictures
+    with torch.inference_mode():
+        prediction = lively(preset)(image, guide)
+    assert prediction.fine_logits.shape == (3, 1, 101, 150)
+    assert prediction.coarse_logits.shape == (3, 1, 16, 24)
+    assert prediction.alpha.min() >= 0
+    assert prediction.alpha.max() <= 1
+    assert torch.equal(prediction.alpha, torch.sigmoid(prediction.fine_logits))
+
+
+def test_a_batch_is_its_pictures_one_by_one(model, pictures):
+    image, guide = pictures
+    with torch.inference_mode():
+        together = model(image, guide).fine_logits
+        alone = [model(image[i : i + 1], guide[i : i + 1]).fine_logits for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=1e-4)
+    assert (together[0] - together[1]).abs().max() > 1
+
+
+def test_fine_logits_are_the_coarse_ones_filtered(model, pictures):
+    image, guide = pictures
+    with torch.inference_mode():
+        coarse_logits, coarse_guide = model.coarse(image)
+        prediction = model(image, guide)
+    grey = ((guide[0].double().numpy().transpose(1, 2, 0) - MEAN) / STD).mean(2)
+    arrays = (x[0, 0].double().numpy() for x in (coarse_guide, coarse_logits))
+    wanted = guided_logits(*arrays, grey, model.preset.radius_px, model.preset.eps)
+    np.testing.assert_allclose(prediction.alpha[0, 0], sigmoid(wanted), atol=1e-4)
+
+
+def test_coarse_guide_is_the_grey_picture_made_small(model):
+    ramp = torch.linspace(0, 1, 96).expand(1, 3, 64, 96)
+    _, guide = model.coarse(ramp)
+    corners = (ramp[0, :, 0, [0, -1]].T.numpy() - MEAN) / STD  # (2, 3)
+    np.testing.assert_allclose(guide[0, 0, 0, [0, -1]].detach(), corners.mean(1), atol=1e-5)
+    assert (guide[0, 0].diff(dim=1) > 0).all()
+
+
+def test_half_precision_keeps_the_filter_in_full(model, pictures):
+    with torch.inference_mode():
+        full = model(*pictures)
+        with torch.autocast("cpu", torch.bfloat16):
+            half = model(*pictures)
+    assert half.fine_logits.dtype == half.coarse_logits.dtype == torch.float32
+    assert not torch.equal(half.coarse_logits, full.coarse_logits)
+    spread = full.coarse_logits.std()
+    assert (half.coarse_logits - full.coarse_logits).abs().mean() < 0.05 * spread
+    assert (half.alpha - full.alpha).abs().mean() < 0.02
+
+
+def test_presets_have_their_own_names():
+    assert all(name == preset.name for name, preset in PRESETS.items())
+
+
+def test_a_preset_of_ones_own_and_an_unknown_name():
+    wide = Preset("wide", encoder="mobilenet_v2_tiny", fpn_channels=24, radius_px=3)
+    assert build_model(wide).upsampler.radius_px == 3
+    with pytest.raises(KeyError, match="nano, test"):
+        build_model("giant")
