@@ -16,6 +16,10 @@ PHOTOS = Path(__file__).parent / "photos"
 MAX_DIFFERENCE, MEAN_DIFFERENCE = 1e-3, 1e-5
 
 
+class PhotosError(ValueError):
+    """A folder without a single picture to compare on."""
+
+
 class ParityError(RuntimeError):
     """The exported file and the network disagree; the message says on which picture and by how much."""
 
@@ -45,7 +49,7 @@ def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, NDArray[np.fl
     """Read pictures as (3, H, W) float32 RGB in [0, 1] by file name.
 
     Raises:
-        ParityError: No picture in the folder can be read.
+        PhotosError: No picture in the folder can be read.
     """
     photos: dict[str, NDArray[np.float32]] = {}
     for path in sorted(folder.iterdir()):
@@ -55,7 +59,7 @@ def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, NDArray[np.fl
                 image[..., ::-1].transpose(2, 0, 1), np.float32
             ) / np.float32(255)
     if not photos:
-        raise ParityError(f"{folder}: no picture to compare on")
+        raise PhotosError(f"{folder}: no picture to compare on")
     return photos
 
 

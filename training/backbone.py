@@ -5,6 +5,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from models.encoders import from_signed_range, load_folded
@@ -25,19 +26,23 @@ def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, pho
         photos: How many photos to measure on.
 
     Raises:
-        DataError: No photos, or a file that lacks a layer of the encoder.
+        DataError: No photos, or a file that cannot be read or lacks a layer of the encoder.
     """
     samples = [s for d in recipe.sets if d.kind == "photos" for s in split(read_set(root, d.folder))[0]]
     rng = np.random.default_rng(recipe.seed)
     chosen = rng.choice(len(samples), min(photos, len(samples)), replace=False)
+    if not samples:
+        raise DataError(f"{root}: no training photos to measure the encoder's norms on")
     pictures = [
         cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen
     ]
     batch = np.stack(pictures)
     images = torch.from_numpy(batch).permute(0, 3, 1, 2).float() / 255
-    folded = from_signed_range(load_file(path), MEAN, STD)
     try:
+        folded = from_signed_range(load_file(path), MEAN, STD)
         load_folded(model.encoder, folded, model.normalise(images))
+    except (SafetensorError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
+        raise DataError(f"{path}: not weights of this encoder: {error}") from None
     except KeyError as error:
         raise DataError(
             f"{path}: no layer {error} in it; is it MobileNetV2 with batch norms folded?"

@@ -4,8 +4,9 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from models.presets import PRESETS
 from training.data.pseudo_alpha import Band
 from training.losses import LOSSES
 
@@ -101,9 +102,12 @@ def load_recipe(name_or_path: str) -> Recipe:
             f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file"
         )
     try:
-        table = tomllib.loads(path.read_text())
-    except tomllib.TOMLDecodeError as error:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from None
+    for key in ("sets", "stages"):
+        if not all(isinstance(row, dict) for row in table.get(key, [])):
+            raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
     sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
     stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in table.pop("stages", []))
     recipe = _build(Recipe, table | {"sets": sets, "stages": stages}, str(path))
@@ -127,10 +131,37 @@ def _build(kind: type, row: dict[str, Any], where: str) -> Any:
     }
     if missing := required - set(row):
         raise RecipeError(f"{where}: {sorted(missing)[0]} is missing")
-    return kind(**{key: tuple(v) if isinstance(v, list) else v for key, v in row.items()})
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
+    hints = get_type_hints(kind)
+    for key, value in values.items():
+        if not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", hints[key])
+            raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
+    return kind(**values)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a TOML value is of a field's type; choices among words are left to `_check`."""
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return isinstance(value, str)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
+    if origin is tuple and Ellipsis in arguments:
+        return isinstance(value, tuple)  # of sets or stages, built before
+    if origin is tuple:
+        same_length = isinstance(value, tuple) and len(value) == len(arguments)
+        return same_length and all(map(_fits, value, arguments))
+    if hint is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) is hint
 
 
 def _check(recipe: Recipe, path: Path) -> None:
+    if recipe.preset not in PRESETS:
+        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(PRESETS)}")
+    if recipe.held_out_every < 2:
+        raise RecipeError(f"{path}: held_out_every must be 2 or more, or nothing is left to train on")
     for data_set in recipe.sets:
         for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
             if value not in allowed:
@@ -146,5 +177,7 @@ def _check(recipe: Recipe, path: Path) -> None:
             )
         if not stage.fine and not stage.coarse:
             raise RecipeError(f"{path}: {stage.name}: no losses")
-        if len(stage.side) != 2 or stage.side[0] > stage.side[1]:
+        if not 0 < stage.side[0] <= stage.side[1]:
             raise RecipeError(f"{path}: {stage.name}: side must be [smallest, largest]")
+        if stage.steps < 1 or stage.batch_size < 1:
+            raise RecipeError(f"{path}: {stage.name}: steps and batch_size must be 1 or more")

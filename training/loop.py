@@ -73,7 +73,8 @@ def train(
 
     Raises:
         DataError: A data set is missing or damaged.
-        TrainingError: The run folder belongs to another recipe, or the loss is no longer a number.
+        TrainingError: The run folder belongs to another recipe, nothing is held out to score on, or the loss
+            is no longer a number.
     """
     # Initialise.
     torch.manual_seed(recipe.seed)
@@ -81,6 +82,11 @@ def train(
     device = torch.device(options.device)
     model = build_model(recipe.preset)
     items = held_out_items(root, recipe, options.per_set)
+    if not items:
+        raise TrainingError(
+            f"{root}: no held-out photo to score on; the sets of kind photos need more pictures, or a "
+            "smaller held_out_every"
+        )
     state_path = options.out / "state.pt"
 
     # Load the previous state, or start.

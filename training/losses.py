@@ -52,6 +52,7 @@ def laplacian(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int = 3) ->
         reflected borders as published with StyleMatte.
     """
     difference = torch.sigmoid(logits) - alpha  # the pyramid is linear: that of the difference does
+    difference = difference * (weight > 0)  # or blurring would carry what is not believed to its neighbours
     total = difference.new_zeros(())
     for _ in range(levels):
         blurred = _binomial(difference)

@@ -67,7 +67,7 @@ def train(
             raise InputError(f"{out} holds a run already", "Give --resume to go on with it, or another --out")
         if precision not in ("fp32", "bf16"):
             raise UsageError(f"--precision {precision} is not known", "fp32 or bf16")
-        _check_device(device)
+        device = _usable_device(device)
         backbone = None if backbone_weights == "none" else Path(backbone_weights)
         if backbone is not None and not backbone.is_file():
             raise MissingError(
@@ -114,8 +114,12 @@ def _explain(names: list[str]) -> None:
     typer.echo("\nrun one with: stylematte train RECIPE --data DIR --out DIR")
 
 
-def _check_device(device: str) -> None:
+def _usable_device(device: str) -> str:
     import torch
 
-    if device != "cpu" and not (device.startswith("cuda") and torch.cuda.is_available()):
+    there_are = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
+    if device in ("auto", "cuda"):
+        device = "cuda:0" if device == "cuda" or len(there_are) > 1 else "cpu"
+    if device not in there_are:
         raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
+    return device

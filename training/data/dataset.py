@@ -94,6 +94,13 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         self.seed = (recipe.seed, stage_number)
         self.sets = [(s, split(read_set(root, s.folder), recipe.held_out_every)[0]) for s in recipe.sets]
         self.backgrounds = [x for s, samples in self.sets if s.kind == "backgrounds" for x in samples]
+        for data_set, samples in self.sets:
+            if not samples:
+                raise DataError(
+                    f"{root / data_set.folder}: every picture of it is held out, none is left to train on"
+                )
+            if data_set.kind == "hair_only" and "hair" not in samples[0].labels:
+                raise DataError(f"{root / data_set.folder}: a set of kind hair_only needs a folder hair/")
         shares = np.array([s.share for s, _ in self.sets])
         self.shares = shares / shares.sum()
 

@@ -5,6 +5,7 @@ colours tell, and nothing where they do not. So: keep the mask away from its bor
 (narrow on skin and cloth, wide on hair and fur), solve it twice, and trust the band where both agree.
 """
 
+import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -145,15 +146,22 @@ def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2, la
         How many were made; those already there are kept.
 
     Raises:
-        DataError: A picture or label cannot be read, or their sizes differ.
+        DataError: A picture or label cannot be read or is not there, or their sizes differ.
     """
+    if lonely := [s for s in samples if label not in s.labels]:
+        raise DataError(f"{lonely[0].image}: no {label} belongs to it; its set needs a folder {label}/")
     todo = [s for s in samples if not cached_paths(s, cache)["foreground"].exists()]
     for folder in {s.folder for s in todo}:
         (cache / folder).mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool:
+    # Spawned: a forked child dies where numba's OpenMP threads have run in its parent.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(_prepare_one, s, band, cache, label) for s in todo]
-        for job in tqdm(jobs, desc=f"mattes for {samples[0].folder}", unit="photo", disable=None):
-            job.result()
+        try:
+            for job in tqdm(jobs, desc=f"mattes for {samples[0].folder}", unit="photo", disable=None):
+                job.result()
+        except BaseException:  # say so now, not after hours of other photos
+            pool.shutdown(cancel_futures=True)
+            raise
     return len(todo)
 
 
