@@ -53,6 +53,7 @@ class Stage:
         encoder_rate: Factor on it for the encoder.
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
+        shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.
     """
@@ -66,6 +67,7 @@ class Stage:
     encoder_rate: float = 0.3
     warmup_steps: int = 100
     composite: float = 0.3
+    shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
 
@@ -170,7 +172,12 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
         raise RecipeError(f"{path}: no stages")
+    folders = [s.folder for s in recipe.sets]
     for stage in recipe.stages:
+        if strange := set(stage.shares) - set(folders):
+            raise RecipeError(
+                f"{path}: {stage.name}: shares of {sorted(strange)[0]}, which is no set of the recipe"
+            )
         if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
             raise RecipeError(
                 f"{path}: {stage.name}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}"

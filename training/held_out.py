@@ -59,7 +59,7 @@ def score(model: StyleMatte, items: list[Item], mattes: Path, side: float) -> di
     rows: dict[str, list[float]] = defaultdict(list)
     for sample, data_set in items:
         subject = read_subject(sample, data_set, mattes)
-        alpha = subject.alpha / np.float32(255)
+        alpha = np.asarray(subject.alpha / np.float32(255), np.float32)
         predicted = predict(model, subject.image, side)
         rows[f"iou/{sample.folder}"].append(iou(predicted, alpha))
         band = read_grey(cached_paths(sample, mattes)["trimap"]) == 128

@@ -101,7 +101,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
                 )
             if data_set.kind == "hair_only" and "hair" not in samples[0].labels:
                 raise DataError(f"{root / data_set.folder}: a set of kind hair_only needs a folder hair/")
-        shares = np.array([s.share for s, _ in self.sets])
+        shares = np.array([self.stage.shares.get(s.folder, s.share) for s, _ in self.sets])
         self.shares = shares / shares.sum()
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
