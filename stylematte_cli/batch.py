@@ -36,7 +36,7 @@ CARD_BATCH = 4
 CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
 MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
-_BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 20}
+_BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
 _UNKNOWN_PX = 24_000_000  # for a file whose header does not tell
 
 
