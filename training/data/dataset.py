@@ -79,7 +79,10 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     if alpha.shape != image.shape[:2]:
         raise DataError(f"{paths['alpha']}: size {alpha.shape}, its picture has {image.shape[:2]}")
     weight = (weight * data_set.belief).astype(np.uint8)
-    return Subject(image, alpha, weight, read_rgb(paths["foreground"]), own_background=True)
+    # A subject with a part left out is no cut-out: on another background the slip would become a truth.
+    is_whole = (weight == 0).mean() < 0.005
+    colours = read_rgb(paths["foreground"]) if is_whole else None
+    return Subject(image, alpha, weight, colours, own_background=True)
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):

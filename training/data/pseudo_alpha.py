@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from training.data.mending import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
 from training.data.readers import DataError, Sample
 
 Band = Literal["narrow", "hair", "fur"]
@@ -29,7 +30,7 @@ class PseudoAlpha:
 
     Attributes:
         alpha: (H, W) float32 in [0, 1].
-        weight: (H, W) float32 in [0, 1], how far to believe `alpha` at a pixel.
+        weight: (H, W) float32 in [0, 1], how far to believe `alpha` at a pixel; 0 where the label has a slip.
         trimap: (H, W) uint8 in {0, 128, 255}.
         foreground: (H, W, 3) uint8 RGB, colours without the old background.
     """
@@ -38,17 +39,6 @@ class PseudoAlpha:
     weight: NDArray[np.float32]
     trimap: NDArray[np.uint8]
     foreground: NDArray[np.uint8]
-
-
-def clean_mask(mask: NDArray[np.bool_], speck: float = 0.0005) -> NDArray[np.bool_]:
-    """Close hairline seams, and drop islands and holes smaller than `speck` of the picture."""
-    cleaned = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, _disc(1))
-    for value in (1, 0):
-        count, regions, stats, _ = cv2.connectedComponentsWithStats((cleaned == value).astype(np.uint8))
-        for region in range(1, count):
-            if stats[region, cv2.CC_STAT_AREA] < speck * mask.size:
-                cleaned[regions == region] = 1 - value
-    return cleaned.astype(bool)
 
 
 def make_trimap(
@@ -66,17 +56,17 @@ def make_trimap(
         (H, W) uint8: 0 background, 128 unknown, 255 foreground.
     """
     subject = mask.astype(bool)
-    size = float(np.sqrt(max(1, int(mask.sum()))))
+    size = subject_size_px(mask)
     narrow, wide_in, wide_out = (max(2, round(size * share)) for share in (_NARROW, _WIDE_IN, _WIDE_OUT))
     if band == "fur":
-        inner, outer = _eroded(subject, wide_in), _dilated(subject, wide_out)
+        inner, outer = eroded(subject, wide_in), dilated(subject, wide_out)
     else:
-        inner, outer = _eroded(subject, narrow), _dilated(subject, narrow)
+        inner, outer = eroded(subject, narrow), dilated(subject, narrow)
         if band == "hair" and hair is not None and hair.any():
-            border = _dilated(subject, 1) & ~_eroded(subject, 1)
-            hair_border = border & _dilated(hair, 3)
-            inner = inner & ~_dilated(hair_border, wide_in)
-            outer = outer | _dilated(hair_border, wide_out)
+            border = dilated(subject, 1) & ~eroded(subject, 1)
+            hair_border = border & dilated(hair, 3)
+            inner = inner & ~dilated(hair_border, wide_in)
+            outer = outer | dilated(hair_border, wide_out)
     trimap = np.full(mask.shape, 128, np.uint8)
     trimap[inner] = 255
     trimap[~outer] = 0
@@ -112,10 +102,7 @@ def make_pseudo_alpha(
         return PseudoAlpha(hard, np.where(unknown, 0.3, 1).astype(np.float32), trimap, image)
     known = trimap / 255.0
     known[unknown] = 0.5
-    kernels = {
-        "sharp": 1e-7,
-        "smooth": 1e-4,
-    }  # the solver's regulariser: low follows strands, high ignores noise
+    kernels = {"sharp": 1e-7, "smooth": 1e-4}  # the regulariser: low follows strands, high ignores noise
     solved = {
         name: np.clip(pymatting.estimate_alpha_cf(scaled, known, laplacian_kwargs={"epsilon": eps}), 0, 1)
         for name, eps in kernels.items()
@@ -123,11 +110,13 @@ def make_pseudo_alpha(
     alpha = ((solved["sharp"] + solved["smooth"]) / 2).astype(np.float32)
     # Disagreement of the two solutions, and of both from a blurred mask: colours that tell nothing.
     spread = np.abs(solved["sharp"] - solved["smooth"])
-    reach = cv2.GaussianBlur(hard, (0, 0), max(1.0, 0.02 * float(np.sqrt(mask.sum()))))
+    reach = cv2.GaussianBlur(hard, (0, 0), max(1.0, 0.02 * subject_size_px(mask)))
     stray = np.clip(np.abs(alpha - reach) - 0.5, 0, None)
     belief = np.exp(-((spread / 0.15) ** 2)) * np.exp(-((stray / 0.2) ** 2))
     weight = np.where(unknown, 0.1 + 0.9 * belief, 1).astype(np.float32)
-    alpha = (weight * alpha + (1 - weight) * np.where(unknown, reach, hard)).astype(np.float32)
+    if hair is not None:
+        weight[unlabelled_skin(image, mask, hair)] = 0
+    alpha = np.where(unknown, weight * alpha + (1 - weight) * reach, hard).astype(np.float32)
     foreground = pymatting.estimate_foreground_ml(scaled, alpha.astype(np.float64))
     return PseudoAlpha(alpha, weight, trimap, np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8))
 
@@ -209,16 +198,3 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
     if label is None:
         raise DataError(f"{path}: not a label that can be read")
     return np.asarray(label, np.uint8)
-
-
-def _dilated(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
-    return np.asarray(cv2.dilate(mask.astype(np.uint8), _disc(radius_px)), bool)
-
-
-def _eroded(mask: NDArray[np.bool_], radius_px: int) -> NDArray[np.bool_]:
-    return np.asarray(cv2.erode(mask.astype(np.uint8), _disc(radius_px)), bool)
-
-
-def _disc(radius_px: int) -> NDArray[np.uint8]:
-    size = 2 * radius_px + 1
-    return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)
