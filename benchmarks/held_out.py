@@ -4,9 +4,9 @@
 
 IoU is taken at alpha 0.5 against the data set's own mask, at the photo's full size; iou_believed leaves out
 the pixels where the mask is known to slip (training/data/mending.py: bare shoulders that portraits leave
-out). SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
-those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures are the
-mean alpha and the share of photos below 1 %.
+out). SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
+from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
+are the mean alpha and the share of photos below 1 %.
 """
 
 import argparse
