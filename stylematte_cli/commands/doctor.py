@@ -51,7 +51,7 @@ class Finding:
 
 
 def doctor(device: Device = "auto", as_json: Json = False) -> int:
-    """Report what is installed, what a session really gets, and how to mend the rest."""
+    """Report what works here, and how to mend the rest."""
     start_log(quiet=True)
     looks: dict[str, Callable[[], list[Finding]]] = {
         "stylematte": _system,

@@ -71,7 +71,9 @@ def evaluate(
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> int:
-    """Score alphas against the true ones: SAD, MSE, MAD, Grad, Conn, IoU.
+    """Score alphas against the true ones.
+
+    Scores are SAD, MSE, MAD, Grad, Conn and IoU, and with trimaps those of the unknown band.
 
     Alphas are 8 or 16-bit files of equal size. An alpha channel that is not opaque all over counts, else the
     first channel. In folders files are matched by relative path without suffix.

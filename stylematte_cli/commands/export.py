@@ -30,7 +30,7 @@ def export(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Make an ONNX file from trained weights, and prove it equal to the network it came from.
+    """Make an ONNX file from trained weights, and prove it.
 
     Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json. A file whose alphas
     differ from the network's is not kept.
