@@ -7,7 +7,7 @@ from models.stylematte import StyleMatte, build_model
 
 
 def lively(preset: str, seed: int = 0) -> StyleMatte:
-    """A random network whose logits spread over some ±5, in evaluation mode.
+    """A random network whose logits spread over some ±3, in evaluation mode.
 
     Fresh weights say 0.5 everywhere, and agreement on that means nothing. Here every norm has
     statistics, scale and shift of its own, and the head speaks up.
@@ -26,7 +26,7 @@ def lively(preset: str, seed: int = 0) -> StyleMatte:
         model.train()
         spread = model.coarse(image)[0].std()
         model.eval()
-        model.head.weight *= 3 / spread
+        model.head.weight *= 1.5 / spread
         for norm in norms:
             norm.momentum = 0.1
     return model

@@ -1,0 +1,67 @@
+"""Pretrained encoder weights from a file."""
+
+import dataclasses
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.encoders import from_signed_range
+from models.stylematte import MEAN, STD, build_model
+from tests.models.test_encoders import folded_weights, plain_features
+from tests.training import drawn
+from training.backbone import load_backbone
+from training.data.readers import DataError
+
+RECIPE = drawn.recipe()
+
+
+@pytest.fixture
+def weights():
+    return folded_weights("mobilenet_v2_tiny", torch.Generator().manual_seed(3))
+
+
+def test_fills_the_encoder(data_root, tmp_path, weights):
+    save_file(weights, tmp_path / "w.safetensors")
+    model = build_model("test").eval()
+    load_backbone(model, tmp_path / "w.safetensors", RECIPE, data_root)
+    picture = torch.rand(1, 3, 64, 64)
+    wanted = plain_features(
+        "mobilenet_v2_tiny", from_signed_range(weights, MEAN, STD), model.normalise(picture)
+    )
+    with torch.inference_mode():
+        got = model.encoder(model.normalise(picture))
+    for stride, features in zip((4, 8, 16, 32), got, strict=True):
+        torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("layer", ["stem.weight", "blocks.3.depthwise.weight", "blocks.1.expand.bias"])
+def test_a_missing_layer_is_named(data_root, tmp_path, weights, layer):
+    del weights[layer]
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=f"w.safetensors: no layer '{layer}'"):
+        load_backbone(build_model("test"), tmp_path / "w.safetensors", RECIPE, data_root)
+
+
+def test_weights_of_another_shape(data_root, tmp_path, weights):
+    weights["blocks.1.project.weight"] = torch.zeros(5, 16, 1, 1)
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match=r"w\.safetensors: not weights of this encoder"):
+        load_backbone(build_model("test"), tmp_path / "w.safetensors", RECIPE, data_root)
+
+
+def test_a_file_of_something_else(data_root, tmp_path):
+    (tmp_path / "w.safetensors").write_text("hello")
+    with pytest.raises(DataError, match=r"w\.safetensors: not weights of this encoder"):
+        load_backbone(build_model("test"), tmp_path / "w.safetensors", RECIPE, data_root)
+
+
+def test_no_photos_to_measure_on(data_root, tmp_path, weights):
+    save_file(weights, tmp_path / "w.safetensors")
+    with pytest.raises(DataError, match="no training photos"):
+        load_backbone(
+            build_model("test"),
+            tmp_path / "w.safetensors",
+            dataclasses.replace(RECIPE, sets=RECIPE.sets[1:]),
+            data_root,
+        )

@@ -1,0 +1,237 @@
+"""Training pictures: labels stay with their pixels, and sample i is always sample i."""
+
+import dataclasses
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from tests.training import drawn
+from training.config import DataSet, Stage
+from training.data import augment
+from training.data.dataset import (
+    ASPECTS,
+    MattingDataset,
+    Onwards,
+    Subject,
+    compose,
+    read_subject,
+    shape_near,
+)
+from training.data.pseudo_alpha import cached_paths
+from training.data.readers import DataError, read_set, split
+
+STAGE = Stage("matting", 10, 4, (64, 128), 1e-3, guide_scale=1.5, composite=0.5, fine={"l2": 1.0})
+
+
+@pytest.fixture
+def dataset(data_root, mattes):
+    return MattingDataset(data_root, mattes, drawn.recipe(STAGE), 0)
+
+
+def test_a_view_moves_picture_and_alpha_alike(rng):
+    alpha = np.round(drawn.soft_disc((150, 210), (70, 90), 50, 12) * 255).astype(np.uint8)
+    image = np.dstack([alpha, np.zeros_like(alpha), 255 - alpha])
+    moved = 0
+    for _ in range(40):
+        matrix = augment.random_view(rng, alpha.shape, (96, 128))
+        view = augment.warp(image, matrix, (96, 128), cv2.BORDER_REFLECT_101)
+        warped = augment.warp(alpha, matrix, (96, 128), cv2.BORDER_REFLECT_101)
+        assert np.abs(view[..., 0].astype(int) - warped).max() <= 2
+        moved += np.abs(warped.astype(int) - cv2.resize(alpha, (128, 96))).max() > 100
+    assert moved > 30
+
+
+def test_a_view_keeps_shapes_and_stays_near_the_picture(rng):
+    source, target = (300, 200), (64, 96)
+    for _ in range(300):
+        matrix = augment.random_view(rng, source, target)
+        lengths = np.linalg.svd(matrix[:, :2], compute_uv=False)
+        assert lengths[0] / lengths[1] < 1 / 0.95**2 + 1e-9
+        assert 0.75 * 96 / 200 < lengths.min()  # no more than a quarter of zooming out, with 5 % of stretch
+        centre = np.linalg.solve(matrix[:, :2], np.array([48, 32]) - matrix[:, 2])
+        assert 0 <= centre[0] <= 200
+        assert 0 <= centre[1] <= 300
+
+
+def test_warp_shrinks_without_aliasing():
+    board = np.uint8(255) * (np.indices((400, 400)).sum(0) % 2).astype(np.uint8)
+    small = augment.warp(board, np.array([[0.25, 0, 0], [0, 0.25, 0]]), (100, 100), cv2.BORDER_REFLECT_101)
+    assert np.abs(small.astype(int) - 127).max() <= 2
+
+
+def test_place_keeps_a_subject_on_the_floor_there(rng):
+    for _ in range(100):
+        matrix = augment.place(rng, (100, 80), (20, 10, 100, 70), (64, 96), on_floor=True)
+        feet = matrix @ np.array([[10, 70], [100, 100], [1, 1]])
+        assert (np.abs(feet[1] - 65) < 1e-9).all()
+
+
+def test_light_and_camera_keep_size_and_type(rng):
+    image = rng.integers(0, 256, (40, 50, 3), np.uint8)
+    changed = 0
+    for _ in range(30):
+        seen = augment.random_camera(rng, augment.random_light(rng, image))
+        assert seen.shape == image.shape
+        assert seen.dtype == np.uint8
+        changed += not np.array_equal(seen, image)
+    assert changed > 25
+
+
+def test_compose_puts_the_foreground_where_alpha_is_and_nothing_elsewhere(rng):
+    alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 6) * 255).astype(np.uint8)
+    colours = np.full((120, 100, 3), (200, 40, 90), np.uint8)
+    subject = Subject(colours, alpha, np.full_like(alpha, 255), colours, own_background=False)
+    background = rng.integers(0, 256, (96, 128, 3), np.uint8)
+    for count in (1, 2, 3):
+        view = compose(rng, subject, background, count)
+        empty, full = view.alpha == 0, view.alpha == 255
+        assert empty.any()
+        assert full.any()
+        assert np.abs(view.picture[empty].astype(int) - background[empty]).max() <= 1  # alpha below 1/510
+        assert np.abs(view.picture[full].astype(int) - (200, 40, 90)).max() <= 1
+        assert (view.weight == 255).all()
+        if count == 1:
+            part = view.alpha[..., None] / 255
+            mixed = part * (200, 40, 90) + (1 - part) * background
+            assert np.abs(view.picture - mixed).max() <= 1
+
+
+def test_compose_of_nothing_is_the_background(rng):
+    nothing = np.zeros((50, 40), np.uint8)
+    colours = np.zeros((50, 40, 3), np.uint8)
+    background = rng.integers(0, 256, (64, 64, 3), np.uint8)
+    view = compose(rng, Subject(colours, nothing, nothing + 255, colours, False), background)
+    np.testing.assert_array_equal(view.picture, background)
+    assert view.alpha.max() == 0
+    assert view.weight.min() == 255
+
+
+def test_compose_carries_doubt_with_the_subject(rng):
+    alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 2) * 255).astype(np.uint8)
+    weight = np.where(alpha > 0, 51, 255).astype(np.uint8)
+    colours = np.zeros((120, 100, 3), np.uint8)
+    view = compose(rng, Subject(colours, alpha, weight, colours, False), np.zeros((96, 96, 3), np.uint8))
+    assert np.abs(view.weight[view.alpha == 255].astype(int) - 51).max() <= 1
+    assert (view.weight[view.alpha == 0] >= 51).all()
+    assert view.weight.max() == 255
+
+
+def test_the_same_index_is_the_same_picture(data_root, mattes, dataset):
+    again = MattingDataset(data_root, mattes, drawn.recipe(STAGE), 0)
+    for index in (0, 5, 9, 31):
+        one, other = dataset[index], again[index]
+        assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_other_index_seed_or_stage_is_another_picture(data_root, mattes, dataset):
+    others = [
+        dataset[1],
+        MattingDataset(data_root, mattes, drawn.recipe(STAGE, seed=4), 0)[0],
+        MattingDataset(data_root, mattes, drawn.recipe(STAGE, STAGE), 1)[0],
+    ]
+    first = dataset[0]["guide"]
+    for other in others:
+        assert other["guide"].shape != first.shape or not torch.equal(other["guide"], first)
+
+
+def test_items_are_what_the_network_takes(dataset):
+    subjects = 0
+    for index in range(24):
+        item = dataset[index]
+        height, width = item["image"].shape[1:]
+        full = item["guide"].shape[1:]
+        assert item["image"].shape[0] == item["guide"].shape[0] == 3
+        assert item["alpha"].shape == item["weight"].shape == (1, *full)
+        assert not any(side % 32 for side in (height, width, *full))
+        assert full == (round(height * 1.5 / 32) * 32, round(width * 1.5 / 32) * 32)
+        for tensor in item.values():
+            assert tensor.dtype == torch.float32
+            assert 0 <= tensor.min() <= tensor.max() <= 1
+        subjects += bool((item["alpha"] > 0.9).any())
+    assert subjects > 12
+
+
+def test_a_batch_has_one_size_and_batches_differ(dataset):
+    sizes = [{dataset[i]["image"].shape for i in indices} for indices in Onwards(0, 8, STAGE.batch_size)]
+    assert all(len(of_batch) == 1 for of_batch in sizes)
+    assert len(set.union(*sizes)) > 1
+
+
+def test_onwards_starts_where_a_run_stands():
+    assert list(Onwards(2, 4, 3)) == [[6, 7, 8], [9, 10, 11]]
+    assert len(Onwards(2, 4, 3)) == 2
+    assert list(Onwards(4, 4, 3)) == []
+
+
+@pytest.mark.parametrize("aspect", ASPECTS)
+@pytest.mark.parametrize("side", [20, 96, 224, 320, 448])
+def test_shape_near(side, aspect):
+    height, width = shape_near(side, aspect)
+    assert height % 32 == width % 32 == 0
+    assert abs(height - max(32, side / aspect**0.5)) <= 16
+    assert abs(width - max(32, side * aspect**0.5)) <= 16
+
+
+def test_held_out_photos_are_never_drawn(data_root, mattes, monkeypatch):
+    drawn_from = set()
+    monkeypatch.setattr(
+        "training.data.dataset.read_subject",
+        lambda sample, data_set, cache: drawn_from.add(sample.key) or read_subject(sample, data_set, cache),
+    )
+    dataset = MattingDataset(data_root, mattes, drawn.recipe(STAGE), 0)
+    for index in range(60):
+        dataset[index]
+    held_out = {s.key for s in split(read_set(data_root, drawn.PEOPLE), drawn.HELD_OUT_EVERY)[1]}
+    assert held_out
+    assert not held_out & drawn_from
+    assert len(drawn_from) > 8
+
+
+def test_subjects_of_every_kind(data_root, mattes):
+    photo = read_set(data_root, drawn.PEOPLE)[0]
+    subject = read_subject(photo, DataSet(drawn.PEOPLE, "photos", 1, belief=0.5), mattes)
+    assert subject.own_background
+    assert subject.weight.max() == 127
+    assert subject.alpha.shape == subject.image.shape[:2]
+    hair = read_subject(photo, DataSet(drawn.PEOPLE, "hair_only", 1), mattes)
+    assert hair.foreground is None
+    np.testing.assert_array_equal(hair.alpha, hair.weight)  # known where it is hair, unknown elsewhere
+    assert set(np.unique(hair.alpha)) == {0, 255}
+    cutout = read_set(data_root, drawn.CUTOUTS)[0]
+    subject = read_subject(cutout, DataSet(drawn.CUTOUTS, "cutouts", 1), mattes)
+    stored = cv2.imread(str(cutout.image), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(subject.image, stored[..., [2, 1, 0]])
+    np.testing.assert_array_equal(subject.alpha, stored[..., 3])
+    ground = read_subject(read_set(data_root, drawn.BACKGROUNDS)[0], DataSet("x", "backgrounds", 1), mattes)
+    assert ground.alpha.max() == 0
+    assert ground.weight.min() == 255
+
+
+def test_files_that_do_not_fit_are_named(data_root, mattes, tmp_path):
+    ground = read_set(data_root, drawn.BACKGROUNDS)[0]
+    with pytest.raises(DataError, match=r"ground_0\.png: not an RGBA cut-out"):
+        read_subject(ground, DataSet("x", "cutouts", 1), mattes)
+    cache = shutil.copytree(mattes, tmp_path / "mattes")
+    photo = read_set(data_root, drawn.PEOPLE)[0]
+    drawn.save(cached_paths(photo, cache)["alpha"], np.zeros((5, 6), np.uint8))
+    with pytest.raises(DataError, match=r"photo_0\.alpha\.png: size \(5, 6\), its picture has"):
+        read_subject(photo, DataSet(drawn.PEOPLE, "photos", 1), cache)
+
+
+@pytest.mark.parametrize(
+    ("sets", "message"),
+    [
+        ((DataSet(drawn.CUTOUTS, "hair_only", 1),), "needs a folder hair/"),
+        ((DataSet("one", "cutouts", 1),), "every picture of it is held out"),
+    ],
+)
+def test_sets_that_cannot_be_trained_on(data_root, mattes, tmp_path, sets, message):
+    root = shutil.copytree(data_root, tmp_path / "data")
+    held_out = next(i for i in range(99) if split([drawn.sample("one", i)], drawn.HELD_OUT_EVERY)[1])
+    drawn.save(root / "one" / f"{held_out}.png", np.zeros((8, 8, 4), np.uint8))
+    recipe = dataclasses.replace(drawn.recipe(STAGE), sets=sets)
+    with pytest.raises(DataError, match=message):
+        MattingDataset(root, mattes, recipe, 0)

@@ -1,0 +1,319 @@
+"""The training loop: it learns, it stops and goes on exactly, and nothing of a run is lost."""
+
+import csv
+import dataclasses
+import json
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoints import load_weights
+from models.stylematte import build_model
+from tests.training import drawn
+from training import checkpoint, loop
+from training.checkpoint import load_state, save_state
+from training.config import Stage
+from training.data.readers import DataError
+from training.held_out import held_out_items, predict, score
+from training.loop import RunOptions, TrainingError, learning_rate, make_optimiser, train, update_average
+
+FIRST = Stage(
+    "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
+)
+SECOND = Stage(
+    "matting", 4, 2, (64, 96), 2e-3, 1.25, warmup_steps=1, fine={"l2": 1.0, "laplacian": 1.0}
+)  # fmt: skip
+RECIPE = drawn.recipe(FIRST, SECOND)
+
+
+class KilledError(Exception):
+    """Stands for a run that is killed."""
+
+
+def run(data_root, mattes, out, recipe=RECIPE, report=lambda line: None, **changes):
+    return train(recipe, data_root, RunOptions(out, mattes, workers=0, every=3, **changes), report=report)
+
+
+@pytest.fixture(scope="module")
+def whole(data_root, mattes, tmp_path_factory):
+    """The folder, scores and reports of a run that nothing stopped."""
+    out, lines = tmp_path_factory.mktemp("run"), []
+    scores = run(data_root, mattes, out, report=lines.append)
+    return out, scores, lines
+
+
+def read_log(out) -> dict[str, dict[int, float]]:
+    rows: dict[str, dict[int, float]] = {}
+    with (out / "log.csv").open() as file:
+        for row in csv.DictReader(file):
+            rows.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
+    return rows
+
+
+def assert_same_state(one, other) -> None:
+    """Equal to the last bit, whatever is nested in it."""
+    assert type(one) is type(other)
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other)
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_state(one[key], other[key])
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other)
+        for pair in zip(one, other, strict=True):
+            assert_same_state(*pair)
+    else:
+        assert one == other
+
+
+def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path, monkeypatch):
+    losses = []
+    step = loop.StageRun._step
+    monkeypatch.setattr(
+        loop.StageRun, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]}
+    )
+    stage = Stage(
+        "s", 20, 4, (96, 128), 1e-2, encoder_rate=1, warmup_steps=2, composite=0, coarse={"bce": 1.0}
+    )
+    recipe = dataclasses.replace(drawn.recipe(stage), sets=drawn.recipe().sets[:1])
+    train(recipe, data_root, RunOptions(tmp_path, mattes, workers=0, every=20), report=lambda line: None)
+    assert len(losses) == 20
+    assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
+
+
+def test_a_run_leaves_what_it_promises(whole):
+    out, scores, lines = whole
+    assert {p.name for p in out.iterdir()} == {
+        *("config.json", "log.csv", "tensorboard", "previews", "state.pt"),
+        *("last.safetensors", "best.safetensors"),
+    }
+    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(RECIPE.digest()))
+    assert list((out / "tensorboard").iterdir())
+    assert set(scores) == {"iou", "band", f"iou/{drawn.PEOPLE}", f"band/{drawn.PEOPLE}"}
+    assert 0 <= scores["iou"] <= 1
+    assert 0 <= scores["band"] <= 1
+    assert any(line.startswith("matting 4/4  loss ") for line in lines)
+
+
+def test_the_log_has_every_number(whole):
+    out, scores, _ = whole
+    log = read_log(out)
+    assert list(log["loss"]) == [3, 6, 9, 10]
+    assert list(log["coarse_dice"]) == [3, 6]
+    assert list(log["fine_l2"]) == list(log["fine_laplacian"]) == [9, 10]
+    for step in (3, 6):
+        assert log["loss"][step] == pytest.approx(
+            log["coarse_bce"][step] + log["coarse_dice"][step], rel=1e-4
+        )
+    assert log["iou"][10] == pytest.approx(scores["iou"], rel=1e-4)
+    assert all(value > 0 for value in log["images_per_s"].values())
+
+
+def test_previews_show_picture_label_alpha_and_composite(whole, data_root):
+    sheets = sorted((whole[0] / "previews").iterdir())
+    assert [p.name for p in sheets] == ["000003.png", "000006.png", "000009.png", "000010.png"]
+    sheet = cv2.imread(str(sheets[-1]))
+    assert sheet.shape[1] == 1024
+    sample, _ = held_out_items(data_root, RECIPE, 30)[0]
+    photo = cv2.imread(str(sample.image))
+    height = 1024 * photo.shape[0] // (4 * photo.shape[1])
+    shown = cv2.resize(photo, (256, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(sheet[:height, :256].astype(int) - shown).mean() < 12
+    label, alpha = sheet[:height, 264:504], sheet[:height, 520:760]  # columns blend where they meet
+    assert np.ptp(label.astype(int), axis=2).max() <= 1  # grey
+    assert np.ptp(alpha.astype(int), axis=2).max() <= 1
+    assert label[height // 2, 120, 0] > 200  # the disc is in the middle
+    assert label[2, 2, 0] < 50
+
+
+def test_weights_carry_the_average_and_where_they_come_from(whole):
+    model, provenance = load_weights(whole[0] / "last.safetensors")
+    average = load_state(whole[0] / "state.pt")["average"]
+    assert all(torch.equal(tensor, average[name]) for name, tensor in model.state_dict().items())
+    assert provenance["steps"] == 10
+    assert provenance["recipe"]["seed"] == 3
+    assert set(provenance["held_out"]) >= {"iou", "band"}
+
+
+@pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
+def test_a_resumed_run_is_the_run_that_nothing_stopped(
+    whole, data_root, mattes, tmp_path, monkeypatch, killed_at
+):
+    steps = []
+    step = loop.StageRun._step
+
+    def killed(self, number, batch):
+        if len(steps) == killed_at:
+            raise KilledError
+        steps.append(number)
+        return step(self, number, batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.StageRun, "_step", killed)
+        with pytest.raises(KilledError):
+            run(data_root, mattes, tmp_path)
+    lines = []
+    scores = run(data_root, mattes, tmp_path, report=lines.append)
+    assert lines[0].startswith("going on at stage ")
+    out, wanted, _ = whole
+    assert scores == wanted
+    one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
+    assert set(one) == {"stage", "step", "best", "recipe", "model", "average", "optimiser"}
+    assert_same_state(one, other)
+
+
+def test_killed_while_the_state_is_written_it_goes_on_from_the_one_before(
+    whole, data_root, mattes, tmp_path, monkeypatch
+):
+    saves = []
+
+    def killed(path, state):
+        saves.append(state["step"])
+        if len(saves) == 2:
+            raise KilledError
+        save_state(path, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_state", killed)
+        with pytest.raises(KilledError):
+            run(data_root, mattes, tmp_path)
+    lines = []
+    run(data_root, mattes, tmp_path, report=lines.append)
+    assert lines[0] == "going on at stage 1, step 3"
+    assert_same_state(load_state(tmp_path / "state.pt")["model"], load_state(whole[0] / "state.pt")["model"])
+
+
+def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
+    run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
+    before = (tmp_path / "last.safetensors").read_bytes()
+    run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
+    assert (tmp_path / "last.safetensors").read_bytes() == before
+
+
+def test_another_recipe_is_refused(whole, data_root, mattes):
+    before = (whole[0] / "config.json").read_bytes()
+    with pytest.raises(TrainingError, match="holds a run of another recipe"):
+        run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
+    assert (whole[0] / "config.json").read_bytes() == before
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(data_root, mattes, tmp_path, monkeypatch):
+    calls = []
+
+    def broken(logits, alpha, weight):
+        calls.append(alpha)
+        return logits.sum() * (float("nan") if len(calls) == 5 else 0)
+
+    monkeypatch.setitem(loop.LOSSES, "bce", broken)
+    with pytest.raises(TrainingError, match=r"loss is nan at step 4 of segmentation.*nan_batch\.pt"):
+        run(data_root, mattes, tmp_path)
+    kept = torch.load(tmp_path / "nan_batch.pt", weights_only=True)
+    assert set(kept["batch"]) == {"image", "guide", "alpha", "weight"}
+    assert torch.equal(kept["batch"]["alpha"], calls[-1])
+    assert kept["terms"]["coarse_bce"].isnan()
+    state = load_state(tmp_path / "state.pt")  # still the good one of step 3
+    assert state["step"] == 3
+    assert all(t.isfinite().all() for t in state["model"].values())
+
+
+def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "state.pt"
+    save_state(path, {"step": 1, "model": {"w": torch.ones(3)}})
+
+    def full_disk(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_state(path, {"step": 2})
+    assert load_state(path)["step"] == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
+    (tmp_path / ".state.pt.part").write_bytes(b"half")
+    save_state(tmp_path / "state.pt", {"step": 3})
+    assert load_state(tmp_path / "state.pt") == {"step": 3}
+    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_bfloat16_learns_and_keeps_float32_weights(data_root, mattes, tmp_path):
+    scores = run(data_root, mattes, tmp_path, drawn.recipe(FIRST), precision="bf16")
+    assert np.isfinite(list(scores.values())).all()
+    model, _ = load_weights(tmp_path / "last.safetensors")
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+
+
+def test_pretrained_weights_are_set_once(data_root, mattes, tmp_path):
+    calls = []
+    options = RunOptions(tmp_path, mattes, workers=0, every=6)
+    for _ in range(2):
+        train(drawn.recipe(FIRST), data_root, options, calls.append, lambda line: None)
+    assert len(calls) == 1
+
+
+def test_nothing_held_out_is_said_before_the_first_step(data_root, mattes, tmp_path):
+    recipe = drawn.recipe(FIRST)
+    only_cutouts = type(recipe)("test", recipe.sets[1:], recipe.stages)
+    with pytest.raises(TrainingError, match="no held-out photo"):
+        run(data_root, mattes, tmp_path, only_cutouts)
+
+
+def test_a_missing_set_is_said_before_the_first_step(mattes, tmp_path):
+    with pytest.raises(DataError, match="people_drawn: no such data set folder"):
+        run(tmp_path, mattes, tmp_path / "out")
+
+
+def test_learning_rate_rises_then_falls_to_a_fiftieth():
+    stage = Stage("s", 100, 1, (64, 64), 1.0, warmup_steps=10)
+    rates = [learning_rate(stage, step) for step in range(100)]
+    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
+    assert rates[55] == pytest.approx(0.02 + 0.98 / 2)  # half of the cosine
+    assert learning_rate(stage, 100) == pytest.approx(0.02)
+    assert (np.diff(rates[10:]) < 0).all()
+
+
+def test_the_encoder_learns_slower_and_norms_do_not_decay():
+    model = build_model("test")
+    optimiser = make_optimiser(model, SECOND, weight_decay=0.01)
+    names = {id(p): name for name, p in model.named_parameters()}
+    seen = set()
+    for group in optimiser.param_groups:
+        for parameter in group["params"]:
+            name = names[id(parameter)]
+            seen.add(name)
+            assert group["factor"] == (0.3 if name.startswith("encoder.") else 1.0)
+            assert group["weight_decay"] == (0.01 if name.endswith("weight") and "norm" not in name else 0.0)
+    assert seen == set(names.values())
+
+
+def test_the_average_follows_the_network():
+    model, average = build_model("test"), build_model("test")
+    before, target = average.head.weight.clone(), model.head.weight.detach()
+    update_average(average, model, decay=0.9, step=10_000)
+    torch.testing.assert_close(average.head.weight, 0.9 * before + 0.1 * target)
+    update_average(average, model, decay=0.999, step=0)  # early on a tenth of the past
+    torch.testing.assert_close(average.head.weight, 0.09 * before + 0.91 * target)
+
+
+def test_scores_of_a_network_that_says_no_everywhere(data_root, mattes):
+    model = build_model("test").eval()
+    with torch.no_grad():
+        model.head.weight.zero_()
+        model.head.bias.fill_(-50)
+    items = held_out_items(data_root, RECIPE, 30)
+    scores = score(model, items, mattes, 96)
+    assert scores["iou"] == 0
+    bands = []
+    for sample, _ in items:
+        alpha, trimap = (
+            cv2.imread(str(mattes / drawn.PEOPLE / f"{sample.image.stem}.{kind}.png"), 0)
+            for kind in ("alpha", "trimap")
+        )
+        bands.append(alpha[trimap == 128].mean() / 255)
+    assert scores["band"] == pytest.approx(np.mean(bands), rel=1e-5)
+    assert predict(model, np.zeros((50, 170, 3), np.uint8), 96).shape == (50, 170)
