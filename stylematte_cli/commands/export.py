@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -49,8 +49,7 @@ def export(
 
         pictures = read_photos(photos or PHOTOS)
         model, provenance = load_weights(source)
-        card_path = source.with_suffix(".json")
-        card = json.loads(card_path.read_text(encoding="utf-8")) if card_path.is_file() else {}
+        card = _read_card(source.with_suffix(".json"))
         licence = licence or card.get("licence", "")
         provenance = card.get("provenance", provenance)
         if not quiet and not as_json:
@@ -93,6 +92,18 @@ def _find(name_or_path: str) -> Path:
     raise MissingError(
         f"weights {name_or_path!r} are not here", "Give a .safetensors file made by `stylematte train`"
     )
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not a model card: {error}", "Mend it, or move it away") from None
+    if not isinstance(card, dict):
+        raise InputError(f"{path}: not a model card: it holds no JSON object", "Mend it, or move it away")
+    return card
 
 
 def _set_parity(exported: object, parity: dict[str, object]) -> None:

@@ -1,0 +1,184 @@
+"""`stylematte export`: the whole way once, then every refusal."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+
+from models.checkpoints import save_weights
+from stylematte_cli.app import main
+from tests.models.networks import lively
+from tests.training import drawn
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "mine.safetensors"
+    save_weights(lively("test"), path, {"steps": 12})
+    return path
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    for number in range(2):
+        drawn.save(folder / f"{number}.png", drawn.picture(np.random.default_rng(number))[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def made(weights, photos, tmp_path_factory) -> Path:
+    """Folder of a finished export."""
+    out = tmp_path_factory.mktemp("made") / "deep"
+    arguments = [
+        "export",
+        "--weights",
+        weights,
+        "--photos",
+        photos,
+        "--licence",
+        "CC0-1.0",
+        "--out",
+        out,
+        "-q",
+    ]
+    assert main([str(a) for a in arguments]) == 0
+    return out
+
+
+@pytest.fixture
+def traced(made, monkeypatch):
+    """Stands for torch's tracing, which takes seconds; returns what it will give."""
+    model = onnx.load(made / "mine.onnx")
+    monkeypatch.setattr("export.onnx.export_onnx", lambda network, origin: model)
+    return model
+
+
+def run(weights, out, *more) -> int:
+    return main(["export", "--weights", str(weights), "--out", str(out), *map(str, more)])
+
+
+def refused(capsys, *arguments, code: int) -> str:
+    assert run(*arguments) == code
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    line = captured.err.splitlines()[-1]
+    assert line.startswith("stylematte: error: ")
+    assert "Traceback" not in captured.err
+    return line
+
+
+def test_file_and_card(made, weights):
+    assert sorted(p.name for p in made.iterdir()) == ["mine.json", "mine.onnx"]
+    card = json.loads((made / "mine.json").read_text())
+    data = (made / "mine.onnx").read_bytes()
+    assert card == {
+        "name": "mine",
+        "file": "mine.onnx",
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "bytes": len(data),
+        "licence": "CC0-1.0",
+        "summary": "",
+        "provenance": {"steps": 12},
+    }
+    facts = {entry.key: entry.value for entry in onnx.load(made / "mine.onnx").metadata_props}
+    assert facts["stylematte.weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert facts["stylematte.licence"] == "CC0-1.0"
+    parity = json.loads(facts["stylematte.parity"])
+    assert parity["pictures"] == 4  # two photos, noise, a batch
+    assert 0 < parity["max_difference"] < 1 / 255
+
+
+def test_the_file_needs_no_other(made, tmp_path):
+    alone = tmp_path / "alone.onnx"
+    alone.write_bytes((made / "mine.onnx").read_bytes())
+    session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
+    picture = np.zeros((1, 3, 64, 64), np.float32)
+    assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (1, 1, 64, 64)
+
+
+def test_json(weights, photos, tmp_path, capsys, traced):
+    assert run(weights, tmp_path, "--photos", photos, "--json") == 0
+    captured = capsys.readouterr()
+    facts = json.loads(captured.out)
+    assert captured.err == ""
+    assert facts["file"] == str(tmp_path / "mine.onnx")
+    assert facts["sha256"] == hashlib.sha256((tmp_path / "mine.onnx").read_bytes()).hexdigest()
+    assert facts["parity"]["pictures"] == 4
+
+
+def test_a_line_for_people(weights, photos, tmp_path, capsys, traced):
+    assert run(weights, tmp_path, "--photos", photos) == 0
+    captured = capsys.readouterr()
+    assert captured.out.startswith(f"{tmp_path / 'mine.onnx'}: ")
+    assert "over 4 pictures" in captured.out
+    assert "(test)" in captured.err
+
+
+def test_the_card_beside_the_weights_is_carried_over(weights, photos, tmp_path, traced):
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(weights.read_bytes())
+    card = {"licence": "MIT", "summary": "Discs.", "provenance": {"sets": 3}}
+    mine.with_suffix(".json").write_text(json.dumps(card))
+    assert run(mine, tmp_path / "out", "--photos", photos) == 0
+    made = json.loads((tmp_path / "out" / "mine.json").read_text())
+    assert {key: made[key] for key in card} == card
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_card_that_cannot_be_read(weights, photos, tmp_path, capsys, traced, text):
+    mine = tmp_path / "mine.safetensors"
+    mine.write_bytes(weights.read_bytes())
+    mine.with_suffix(".json").write_text(text)
+    assert "mine.json" in refused(capsys, mine, tmp_path / "out", "--photos", photos, code=3)
+
+
+def test_a_finished_file_is_kept_unless_told_otherwise(weights, photos, tmp_path, capsys, traced):
+    target = tmp_path / "mine.onnx"
+    target.write_bytes(b"old")
+    line = refused(capsys, weights, tmp_path, code=3)
+    assert str(target) in line
+    assert "--overwrite" in line
+    assert target.read_bytes() == b"old"
+    assert run(weights, tmp_path, "--photos", photos, "--overwrite") == 0
+    onnx.checker.check_model(onnx.load(target))
+
+
+@pytest.mark.parametrize("part", ["head.weight", "grey_weights"])
+def test_a_file_that_differs_from_the_network_is_not_kept(weights, photos, tmp_path, capsys, traced, part):
+    tensor = next(t for t in traced.graph.initializer if part in t.name)
+    array = onnx.numpy_helper.to_array(tensor) * np.float32(1.1)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    line = refused(capsys, weights, tmp_path / "out", "--photos", photos, code=5)
+    assert "alpha of the file differs from the network's" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["giant", "nowhere/x.safetensors"])
+def test_weights_that_are_not_here(tmp_path, capsys, name):
+    assert repr(name) in refused(capsys, name, tmp_path, code=4)
+
+
+def test_weights_of_another_kind(tmp_path, capsys):
+    (tmp_path / "w.pth").write_bytes(b"x")
+    assert "w.pth: not a .safetensors file" in refused(capsys, tmp_path / "w.pth", tmp_path, code=3)
+    (tmp_path / "w.safetensors").write_bytes(b"x")
+    line = refused(capsys, tmp_path / "w.safetensors", tmp_path, code=3)
+    assert "w.safetensors: not a readable safetensors file" in line
+
+
+def test_photos_that_are_not_there(weights, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    line = refused(capsys, weights, tmp_path, "--photos", tmp_path / "empty", code=3)
+    assert "no picture to compare on" in line
+    assert "gone" in refused(capsys, weights, tmp_path, "--photos", tmp_path / "gone", code=3)
+
+
+def test_a_missing_package_is_named_with_the_line_that_installs_it(weights, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("stylematte_cli.commands.toolkit.find_spec", lambda name: None)
+    line = refused(capsys, weights, tmp_path, code=4)
+    assert line.endswith('torch is not installed. pip install "stylematte[train]"')

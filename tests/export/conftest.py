@@ -1,0 +1,24 @@
+"""One exported network for all tests: tracing takes seconds."""
+
+from typing import NamedTuple
+
+import onnx
+import pytest
+
+from export.onnx import Origin, export_onnx
+from models.stylematte import StyleMatte
+from tests.models.networks import lively
+
+ORIGIN = Origin("a" * 64, "9.8.7", "CC0-1.0", {"steps": 12, "sets": {"drawn": 10}})
+
+
+class Exported(NamedTuple):
+    network: StyleMatte
+    model: onnx.ModelProto
+
+
+@pytest.fixture(scope="session")
+def exported() -> Exported:
+    """A lively test network and its ONNX model; neither is to be changed."""
+    network = lively("test")
+    return Exported(network, export_onnx(network, ORIGIN))

@@ -1,0 +1,215 @@
+"""The exported file: equal to the network, true to docs/model-contract.md, readable by the runtime."""
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+from export import parity
+from export.onnx import ExportError, export_onnx, metadata, save_onnx
+from export.parity import ParityError, PhotosError, check_parity, read_photos
+from models.stylematte import MEAN, STD
+from stylematte_cli.engines import open_engine
+from stylematte_cli.engines.base import Contract
+from stylematte_cli.imaging.geometry import resize_to_working
+from stylematte_cli.matter import Matter
+from tests.export.conftest import ORIGIN
+
+CONTRACT_PAGE = Path(__file__).parents[2] / "docs" / "model-contract.md"
+
+
+@pytest.fixture(scope="session")
+def session(exported) -> onnxruntime.InferenceSession:
+    return onnxruntime.InferenceSession(
+        exported.model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+
+
+@pytest.fixture(scope="session")
+def file(exported, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("onnx") / "deep" / "test.onnx"
+    save_onnx(exported.model, path)
+    return path
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("working", "full"),
+    [
+        ((128, 128), (128, 128)),
+        ((32, 32), (61, 47)),
+        ((96, 160), (301, 500)),
+        ((256, 64), (40, 10)),
+        ((64, 96), (1, 1)),
+        ((64, 64), (3, 200)),
+    ],
+)
+def test_file_and_network_agree(exported, session, rng, batch, working, full):
+    image = rng.random((batch, 3, *working), np.float32)
+    guide = rng.random((batch, 3, *full), np.float32)
+    with torch.inference_mode():
+        wanted = exported.network(torch.from_numpy(image), torch.from_numpy(guide)).alpha.numpy()
+    alpha, coefficients = session.run(["alpha", "coefficients"], {"image": image, "guide": guide})
+    assert alpha.dtype == coefficients.dtype == np.float32
+    assert coefficients.shape == (batch, 2, working[0] // 4, working[1] // 4)
+    np.testing.assert_allclose(alpha, wanted, atol=1e-4)
+    if alpha.size > 200:
+        assert np.ptp(alpha) > 0.1  # so that agreeing means something
+
+
+def table_of(heading: str) -> list[list[str]]:
+    """Rows of the first table below a heading of the contract page, without its header."""
+    section = CONTRACT_PAGE.read_text(encoding="utf-8").split(heading)[1]
+    lines = section[section.index("|") :].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
+
+
+def test_metadata_are_those_of_the_contract_page(exported):
+    keys = [key for row in table_of("## Metadata") for key in re.findall(r"`(stylematte\.\w+)`", row[0])]
+    assert len(keys) == 14
+    assert {entry.key for entry in exported.model.metadata_props} == set(keys)
+
+
+def test_tensors_are_those_of_the_contract_page(session):
+    rows = table_of("## Tensors")
+    for way, tensors in (("in", session.get_inputs()), ("out", session.get_outputs())):
+        wanted = [(row[1].strip("`"), row[3]) for row in rows if row[0] == way]
+        assert [(t.name, t.type.replace("tensor(float)", "float32")) for t in tensors] == wanted
+        assert all(isinstance(t.shape[i], str) for t in tensors for i in (0, 2, 3))  # dynamic
+
+
+def test_the_runtime_reads_the_contract(exported):
+    values = {entry.key: entry.value for entry in exported.model.metadata_props}
+    contract = Contract.from_metadata(values, "test.onnx")
+    preset = exported.network.preset
+    assert (contract.preset, contract.working_size, contract.stride) == ("test", 128, 32)
+    assert (contract.upsampler, contract.radius_px, contract.eps) == ("fast_gf", preset.radius_px, preset.eps)
+    assert contract.mean == MEAN
+    assert contract.std == STD
+    assert (contract.weights_sha256, contract.tool_version) == ("a" * 64, "9.8.7")
+    assert (contract.licence, contract.provenance) == ("CC0-1.0", ORIGIN.provenance)
+    assert metadata(exported.network, ORIGIN) == values
+
+
+def test_the_graph_is_plain(exported):
+    nodes = [*exported.model.graph.node, *(n for f in exported.model.functions for n in f.node)]
+    kinds = {node.op_type for node in nodes}
+    assert not kinds & {"GridSample", "If", "Loop", "Scan", "NonZero"}
+    assert "BatchNormalization" not in kinds  # folded
+    assert {node.domain for node in nodes} <= {"", "matte"}
+    assert [(f.domain, f.name) for f in exported.model.functions] == [
+        ("matte", "fgf_coefficients"),
+        ("matte", "fgf_apply"),
+    ]
+    assert not any(i.data_location == onnx.TensorProto.EXTERNAL for i in exported.model.graph.initializer)
+    assert exported.model.ir_version == 9
+    assert {(o.domain, o.version) for o in exported.model.opset_import} == {("", 18), ("matte", 1)}
+
+
+@pytest.mark.parametrize("size", [(200, 310), (97, 96), (64, 400)])
+def test_the_tool_and_torch_give_one_alpha(exported, file, rng, size):
+    noise = rng.random((size[0] // 8, size[1] // 8, 3), np.float32)
+    photo = np.round(cv2.resize(noise, size[::-1], interpolation=cv2.INTER_CUBIC).clip(0, 1) * 255)
+    photo = photo.astype(np.uint8)
+    engine = open_engine(file, "onnx", "cpu")
+    alpha = Matter(engine)(photo).alpha
+
+    working_size = engine.contract.working_size_for(*size)
+    guide = (photo.astype(np.float32) / 255).transpose(2, 0, 1)
+    image = resize_to_working(photo, working_size)  # held to OpenCV's in tests/runtime/test_geometry.py
+    with torch.inference_mode():
+        wanted = (
+            exported.network(torch.from_numpy(image)[None], torch.from_numpy(guide)[None]).alpha[0, 0].numpy()
+        )
+    assert np.ptp(wanted) > 0.3
+    np.testing.assert_allclose(alpha, wanted, atol=1e-4)
+
+
+@pytest.fixture(scope="session")
+def photos() -> dict[str, np.ndarray]:
+    return {name: photo[:, ::3, ::3].copy() for name, photo in read_photos().items()}
+
+
+def test_parity_is_measured(exported, rng):
+    photos = {"a": rng.random((3, 90, 120), np.float32), "b": rng.random((3, 150, 100), np.float32)}
+    measured = check_parity(exported.network, exported.model, photos)
+    assert measured.pictures == 4  # noise, and a batch
+    assert 0 < measured.mean_difference <= measured.max_difference < 1e-3
+    assert json.loads(json.dumps(measured.as_dict()))["batch_sizes"] == [1, 2]
+
+
+def changed(model: onnx.ModelProto, name: str, change) -> onnx.ModelProto:
+    """A copy with one initializer changed; the first whose name has `name` in it."""
+    model = copy.deepcopy(model)
+    tensor = next(t for t in model.graph.initializer if name in t.name)
+    array = onnx.numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(onnx.numpy_helper.from_array(change(array).astype(np.float32), tensor.name))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("head.weight", lambda x: x * 1.02),
+        ("head.bias", lambda x: x + 0.01),
+        ("grey_weights", lambda x: x * 1.05),
+        ("head.bias", lambda x: x * np.nan),
+    ],
+)
+def test_a_file_that_says_something_else_is_found_out(exported, photos, name, change):
+    with pytest.raises(ParityError, match="alpha of the file differs"):
+        check_parity(exported.network, changed(exported.model, name, change), photos)
+
+
+def test_parity_needs_photos(tmp_path):
+    (tmp_path / "a.txt").write_text("no picture")
+    with pytest.raises(PhotosError, match="no picture to compare on"):
+        read_photos(tmp_path)
+
+
+def test_photos_that_come_along_are_rgb():
+    photos = read_photos()
+    assert list(photos) == ["astronaut.jpg", "chelsea.jpg"]
+    for photo in photos.values():
+        assert photo.dtype == np.float32
+        assert photo.shape[0] == 3
+        assert 0 <= photo.min() <= photo.max() <= 1
+    red, _, blue = photos["chelsea.jpg"].mean((1, 2))  # an orange cat
+    assert red > blue
+
+
+def test_a_network_that_cannot_be_traced_is_said_so(exported, monkeypatch):
+    def fail(*arguments, **options):
+        raise KeyError("no decomposition of aten::new_operator")
+
+    monkeypatch.setattr(torch.onnx, "export", fail)
+    with pytest.raises(ExportError, match=r"torch cannot export this network: .*aten::new_operator"):
+        export_onnx(exported.network, ORIGIN)
+
+
+def test_saving_is_whole_or_not_at_all(exported, tmp_path, monkeypatch):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(b"old")
+
+    def full_disk(self, data):
+        with self.open("wb") as file:
+            file.write(data[:100])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        save_onnx(exported.model, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_limits_of_parity_are_below_what_an_eye_sees():
+    assert parity.MAX_DIFFERENCE <= 1 / 255
+    assert parity.MEAN_DIFFERENCE <= 1e-5
