@@ -18,12 +18,12 @@ def clean_mask(mask: Mask, speck: float = 0.0005) -> Mask:
     return cleaned.astype(bool)
 
 
-def unlabelled_skin(image: NDArray[np.uint8], mask: Mask, hair: Mask) -> Mask:
+def unlabelled_skin(image: NDArray[np.uint8], mask: Mask, hair: Mask) -> tuple[Mask, Mask]:
     """Find skin beside a portrait that its mask leaves out: bare shoulders, hands, arms.
 
     Parsing sets label face, hair, neck and cloth; what is none of these counts as background there. Pixels of
-    the face's colour, below the face's middle and touching the mask, are most often such skin. Where they are
-    not, all that is lost is a piece of background.
+    the face's colour that touch the mask below the face's middle are such skin, if they all lie below it; a
+    region that goes on higher up may as well be a wall.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -31,29 +31,37 @@ def unlabelled_skin(image: NDArray[np.uint8], mask: Mask, hair: Mask) -> Mask:
         hair: (H, W) hair alone.
 
     Returns:
-        (H, W) pixels outside the mask whose label is not to be believed.
+        (H, W) skin that belongs to the subject, and (H, W) pixels of which nobody knows.
     """
     nothing = np.zeros_like(mask)
     size = subject_size_px(mask)
     face = eroded(mask & ~dilated(hair, 2), max(2, round(0.03 * size)))
     rows = np.where(face.any(1))[0]
     if not len(rows):
-        return nothing
+        return nothing, nothing
     face[rows[0] + round(0.6 * (rows[-1] - rows[0])) :] = False  # below are neck and clothes
     if face.sum() < 50:
-        return nothing
+        return nothing, nothing
+    middle = int(np.median(np.where(face)[0]))
     smooth = cv2.GaussianBlur(image, (0, 0), 1.5)
     lab = np.asarray(cv2.cvtColor(smooth, cv2.COLOR_RGB2LAB), np.float32)
     distance = np.abs(lab - np.median(lab[face], axis=0))
     alike = (np.hypot(distance[..., 1], distance[..., 2]) < 13) & (distance[..., 0] < 70) & ~mask
-    alike[: int(np.median(np.where(face)[0]))] = False
     count, regions = cv2.connectedComponents(alike.astype(np.uint8))
     beside = dilated(mask & ~dilated(hair, 4), 4) & alike
+    beside[:middle] = False
     touching = np.bincount(regions[beside], minlength=count)
     areas = np.bincount(regions.ravel(), minlength=count)
+    above = np.bincount(regions[:middle].ravel(), minlength=count)
     found = (touching > 0.02 * size) & (areas > 0.001 * mask.size)
     found[0] = False
-    return dilated(found[regions], max(2, round(0.02 * size))) & ~mask
+    is_skin = found & (above < 0.1 * areas)
+    margin = max(2, round(0.02 * size))
+    skin = eroded(dilated(is_skin[regions] | mask, margin), margin) & ~mask if is_skin.any() else nothing
+    skin[:middle] = False
+    doubtful = dilated((found & ~is_skin)[regions], margin) & ~mask & ~skin
+    doubtful[:middle] = False
+    return skin, doubtful
 
 
 def subject_size_px(mask: Mask) -> float:

@@ -94,6 +94,10 @@ def make_pseudo_alpha(
     import pymatting  # brings numba, whose import takes seconds
 
     mask = clean_mask(mask)
+    doubtful = np.zeros_like(mask)
+    if hair is not None:
+        skin, doubtful = unlabelled_skin(image, mask, hair)
+        mask = mask | skin
     trimap = make_trimap(mask, band, hair)
     scaled = image / 255.0
     unknown = trimap == 128
@@ -114,8 +118,7 @@ def make_pseudo_alpha(
     stray = np.clip(np.abs(alpha - reach) - 0.5, 0, None)
     belief = np.exp(-((spread / 0.15) ** 2)) * np.exp(-((stray / 0.2) ** 2))
     weight = np.where(unknown, 0.1 + 0.9 * belief, 1).astype(np.float32)
-    if hair is not None:
-        weight[unlabelled_skin(image, mask, hair)] = 0
+    weight[doubtful] = 0
     alpha = np.where(unknown, weight * alpha + (1 - weight) * reach, hard).astype(np.float32)
     foreground = pymatting.estimate_foreground_ml(scaled, alpha.astype(np.float64))
     return PseudoAlpha(alpha, weight, trimap, np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8))
