@@ -171,21 +171,37 @@ def portrait(shoulder_colour: tuple[int, int, int]):
     return image, mask, (hair > 0) & (head == 0), (shoulders > 0) & ~mask
 
 
-def test_skin_that_a_portrait_mask_leaves_out_is_not_believed():
+def test_skin_that_a_portrait_mask_leaves_out_joins_the_subject():
     image, mask, hair, shoulders = portrait((200, 150, 125))
-    found = unlabelled_skin(image, mask, hair)
-    assert found[shoulders].mean() > 0.95
-    assert not found[mask].any()
-    assert found[:150].mean() < 0.01  # the background beside the face stays believed
-    matte = make_pseudo_alpha(image, mask, "hair", hair)
-    assert (matte.weight[found] == 0).all()
+    skin, doubtful = unlabelled_skin(image, mask, hair)
+    assert skin[shoulders].mean() > 0.95
+    assert (skin & ~shoulders).mean() < 0.005
+    assert not (skin & mask).any()
+    assert not doubtful.any()
+    assert make_pseudo_alpha(image, mask, "hair", hair).alpha[230, 60] > 0.95
+
+
+def test_a_wall_of_the_colour_of_skin_is_neither_believed_nor_made_subject():
+    image, mask, hair, _ = portrait((30, 40, 160))
+    image[:, :50][~mask[:, :50]] = (198, 150, 128)
+    image[190:210, 50:82] = (198, 150, 128)  # reaches the neck
+    skin, doubtful = unlabelled_skin(image, mask, hair)
+    assert not skin.any()
+    assert doubtful[200, 10]
+    weight = make_pseudo_alpha(image, mask, "hair", hair).weight
+    assert (weight[doubtful] == 0).all()
+    assert (weight[~doubtful] > 0).all()
 
 
 def test_clothes_that_a_portrait_mask_leaves_out_are_no_skin():
     image, mask, hair, _ = portrait((30, 40, 160))
-    assert not unlabelled_skin(image, mask, hair).any()
+    skin, doubtful = unlabelled_skin(image, mask, hair)
+    assert not skin.any()
+    assert not doubtful.any()
 
 
 def test_a_mask_of_hair_alone_has_no_face_to_learn_skin_from():
     image, _, hair, _ = portrait((200, 150, 125))
-    assert not unlabelled_skin(image, hair, hair).any()
+    skin, doubtful = unlabelled_skin(image, hair, hair)
+    assert not skin.any()
+    assert not doubtful.any()
