@@ -62,6 +62,18 @@ def test_warp_shrinks_without_aliasing():
     assert np.abs(small.astype(int) - 127).max() <= 2
 
 
+@pytest.mark.parametrize("scale", [0.3, 0.6, 0.9, 1.7])  # the first two are shrunk before they are moved
+def test_warp_moves_a_disc_where_the_matrix_says(scale):
+    disc = np.round(drawn.soft_disc((200, 260), (120, 90), 25, 4) * 255).astype(np.uint8)
+    turn = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]])
+    matrix = np.column_stack([scale * turn, [70, 10]])
+    warped = augment.warp(disc, matrix, (300, 320), cv2.BORDER_CONSTANT)
+    y, x = np.indices(warped.shape)
+    centre = [(warped * axis).sum() / warped.sum() for axis in (x, y)]
+    np.testing.assert_allclose(centre, matrix @ [90, 120, 1], atol=0.6)
+    assert warped.sum() / 255 == pytest.approx(np.pi * 25**2 * scale**2, rel=0.05)
+
+
 def test_place_keeps_a_subject_on_the_floor_there(rng):
     for _ in range(100):
         matrix = augment.place(rng, (100, 80), (20, 10, 100, 70), (64, 96), on_floor=True)
