@@ -6,7 +6,8 @@ IoU is taken at alpha 0.5 against the data set's own mask, at the photo's full s
 the pixels where the mask is known to slip (training/data/mending.py: bare shoulders that portraits leave
 out). SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
 from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
-are the mean alpha and the share of photos below 1 %.
+are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
+training part has a near copy under another name.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from training.config import load_recipe
 from training.data.mending import clean_mask
 from training.data.pseudo_alpha import cached_paths, prepare, read_grey, read_rgb
 from training.data.readers import read_set, split
+from training.data.twins import find_twins
 from training.metrics import iou, mad, mse, sad
 
 
@@ -42,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         mattes = arguments.mattes or Path(temporary)
         for data_set in recipe.sets:
-            samples = split(read_set(arguments.data, data_set.folder), recipe.held_out_every)[1]
+            trained, samples = split(read_set(arguments.data, data_set.folder), recipe.held_out_every)
             if data_set.kind == "backgrounds":
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
                 means = [matter(read_rgb(s.image)).alpha.mean() for s in progress]
@@ -55,14 +57,21 @@ def main() -> None:
                 prepare(samples, data_set.band, mattes)
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
                 rows = [one(matter, s, mattes) for s in progress]
-                columns = {name: [row[name] for row in rows] for name in rows[0]}
-                table[data_set.folder] = {"photos": len(rows)} | {
-                    name: float(np.nanmean(values)) for name, values in columns.items()
-                }
+                table[data_set.folder] = means_of(rows)
+                twins = find_twins(samples, trained)
+                if any(twins):
+                    alone = [row for row, has_twin in zip(rows, twins, strict=True) if not has_twin]
+                    table[f"{data_set.folder}, no twin"] = means_of(alone)
     for folder, scores in table.items():
-        print(f"{folder:18}", "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
+        print(f"{folder:25}", "  ".join(f"{name} {value:.4g}" for name, value in scores.items()))
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=2) + "\n")
+
+
+def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
+    """Mean of every column, and how many photos it is of."""
+    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
+    return {"photos": len(rows)} | {name: float(np.nanmean(values)) for name, values in columns.items()}
 
 
 def one(matter, sample, mattes: Path) -> dict[str, float]:

@@ -1,13 +1,17 @@
 """`stylematte train`: a recipe and data sets become weights."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stylematte_cli.commands.options import Device, Quiet
 from stylematte_cli.commands.toolkit import require, translated_errors
 from stylematte_cli.errors import InputError, MissingError, UsageError
+
+if TYPE_CHECKING:
+    from training.config import Recipe
+    from training.data.readers import Sample
 
 
 def train(
@@ -81,6 +85,8 @@ def train(
         from training.loop import train as run
 
         samples = {s.folder: read_set(data, s.folder) for s in plan.sets}  # all of it, before hours are spent
+        if not quiet:
+            _warn_of_twins(plan, samples)
         mattes = mattes or out / "mattes"
         for data_set in plan.sets:
             if data_set.kind == "photos":
@@ -96,6 +102,21 @@ def train(
     if not quiet:
         best = out / "best.safetensors"
         typer.echo(f"weights: {best}; next: stylematte export --weights {best} --out DIR")
+
+
+def _warn_of_twins(plan: "Recipe", samples: "dict[str, list[Sample]]") -> None:
+    from training.data.readers import split
+    from training.data.twins import find_twins
+
+    for folder in (s.folder for s in plan.sets if s.kind == "photos"):
+        trained, held_out = split(samples[folder], plan.held_out_every)
+        if count := sum(find_twins(held_out, trained)):
+            typer.echo(
+            size = f"{stage.steps} steps of {stage.batch_size} photos, {low}-{high} px"
+            typer.echo(f"  {stage.name}: {size}; {losses}")
+                "scores on them flatter",
+                err=True,
+            )
 
 
 def _explain(names: list[str]) -> None:
