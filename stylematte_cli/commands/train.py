@@ -112,8 +112,7 @@ def _warn_of_twins(plan: "Recipe", samples: "dict[str, list[Sample]]") -> None:
         trained, held_out = split(samples[folder], plan.held_out_every)
         if count := sum(find_twins(held_out, trained)):
             typer.echo(
-            size = f"{stage.steps} steps of {stage.batch_size} photos, {low}-{high} px"
-            typer.echo(f"  {stage.name}: {size}; {losses}")
+                f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
                 "scores on them flatter",
                 err=True,
             )
