@@ -7,6 +7,10 @@ from typing import Any
 import torch
 
 
+class StateError(ValueError):
+    """A run's state that cannot be read; the message names the file."""
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a run's state; the old one stays until the new one is whole on disk."""
     temporary = path.with_name(f".{path.name}.part")
@@ -21,5 +25,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a run's state; tensors and plain containers only, so that a file cannot run code."""
-    return torch.load(path, map_location="cpu", weights_only=True)
+    """Read a run's state; tensors and plain containers only, so that a file cannot run code.
+
+    Raises:
+        StateError: The file is damaged, or holds something else.
+    """
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many kinds for one damaged file
+        raise StateError(f"{path}: not a readable state of a run ({type(error).__name__})") from error

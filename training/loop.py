@@ -214,8 +214,9 @@ class StageRun:
         preview_sheet(self.average, sheet, self.options.mattes, side, out / "previews" / f"{total:06d}.png")
         provenance = {"recipe": self.recipe.digest(), "steps": total, "held_out": scores}
         save_weights(self.average, out / "last.safetensors", provenance)
-        if scores["band"] + 1 - scores["iou"] < self.state["best"]:
-            self.state["best"] = scores["band"] + 1 - scores["iou"]
+        band = 0.0 if math.isnan(scores["band"]) else scores["band"]  # no held-out picture has a band
+        if band + 1 - scores["iou"] < self.state["best"]:
+            self.state["best"] = band + 1 - scores["iou"]
             save_weights(self.average, out / "best.safetensors", provenance)
         self.state.update(
             step=done,

@@ -13,7 +13,7 @@ from models.checkpoints import load_weights
 from models.stylematte import build_model
 from tests.training import drawn
 from training import checkpoint, loop
-from training.checkpoint import load_state, save_state
+from training.checkpoint import StateError, load_state, save_state
 from training.config import Stage
 from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
@@ -317,3 +317,10 @@ def test_scores_of_a_network_that_says_no_everywhere(data_root, mattes):
         bands.append(alpha[trimap == 128].mean() / 255)
     assert scores["band"] == pytest.approx(np.mean(bands), rel=1e-5)
     assert predict(model, np.zeros((50, 170, 3), np.uint8), 96).shape == (50, 170)
+
+
+@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 half a zip"])
+def test_a_damaged_state_is_named(tmp_path, content):
+    (tmp_path / "state.pt").write_bytes(content)
+    with pytest.raises(StateError, match=r"state\.pt"):
+        load_state(tmp_path / "state.pt")
