@@ -2,9 +2,9 @@
 
     python benchmarks/held_out.py --data DIR [--weights nano] [--size PX] [--mattes DIR] [--json FILE]
 
-IoU is taken at alpha 0.5 against the data set's own mask, at the photo's full size; iou_believed leaves out
-the pixels where the mask is known to slip (training/data/mending.py: bare shoulders that portraits leave
-out). SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
+IoU is taken at alpha 0.5 against the data set's own mask, at the photo's full size; iou_mended against the mask
+with its known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out).
+SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
 from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
 are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
 training part has a near copy under another name.
@@ -83,7 +83,7 @@ def one(matter, sample, mattes: Path) -> dict[str, float]:
     believed = read_grey(cached_paths(sample, mattes)["weight"]) > 0
     return {
         "iou": iou(alpha, mask.astype(np.float32)),
-        "iou_believed": iou(alpha[believed], mask[believed].astype(np.float32)),
+        "iou_mended": iou(alpha[believed], truth[believed]),
         "sad": sad(alpha, truth),
         "mad": mad(alpha, truth),
         "mse": mse(alpha, truth),
