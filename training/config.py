@@ -108,7 +108,8 @@ def load_recipe(name_or_path: str) -> Recipe:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from None
     for key in ("sets", "stages"):
-        if not all(isinstance(row, dict) for row in table.get(key, [])):
+        rows = table.get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
     sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
     stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in table.pop("stages", []))
@@ -164,7 +165,11 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(PRESETS)}")
     if recipe.held_out_every < 2:
         raise RecipeError(f"{path}: held_out_every must be 2 or more, or nothing is left to train on")
+    if recipe.seed < 0 or not 0 <= recipe.ema_decay < 1:
+        raise RecipeError(f"{path}: seed must be 0 or more, ema_decay from 0 to below 1")
     for data_set in recipe.sets:
+        if data_set.share < 0 or not 0 <= data_set.belief <= 1:
+            raise RecipeError(f"{path}: {data_set.folder}: share must be 0 or more, belief from 0 to 1")
         for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
             if value not in allowed:
                 raise RecipeError(f"{path}: {data_set.folder}: {value!r} is none of {', '.join(allowed)}")
@@ -172,19 +177,23 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
         raise RecipeError(f"{path}: no stages")
-    folders = [s.folder for s in recipe.sets]
     for stage in recipe.stages:
-        if strange := set(stage.shares) - set(folders):
-            raise RecipeError(
-                f"{path}: {stage.name}: shares of {sorted(strange)[0]}, which is no set of the recipe"
-            )
-        if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
-            raise RecipeError(
-                f"{path}: {stage.name}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}"
-            )
-        if not stage.fine and not stage.coarse:
-            raise RecipeError(f"{path}: {stage.name}: no losses")
-        if not 0 < stage.side[0] <= stage.side[1]:
-            raise RecipeError(f"{path}: {stage.name}: side must be [smallest, largest]")
-        if stage.steps < 1 or stage.batch_size < 1:
-            raise RecipeError(f"{path}: {stage.name}: steps and batch_size must be 1 or more")
+        _check_stage(stage, recipe, f"{path}: {stage.name}")
+
+
+def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
+    shares = {s.folder: stage.shares.get(s.folder, s.share) for s in recipe.sets}
+    if strange := set(stage.shares) - set(shares):
+        raise RecipeError(f"{where}: shares of {sorted(strange)[0]}, which is no set of the recipe")
+    if min(shares.values()) < 0 or not any(shares.values()):
+        raise RecipeError(f"{where}: shares must be 0 or more, and one of them above 0")
+    if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
+        raise RecipeError(f"{where}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}")
+    if not stage.fine and not stage.coarse:
+        raise RecipeError(f"{where}: no losses")
+    if not 0 < stage.side[0] <= stage.side[1]:
+        raise RecipeError(f"{where}: side must be [smallest, largest]")
+    if stage.steps < 1 or stage.batch_size < 1:
+        raise RecipeError(f"{where}: steps and batch_size must be 1 or more")
+    if stage.learning_rate <= 0 or stage.encoder_rate < 0 or stage.guide_scale <= 0:
+        raise RecipeError(f"{where}: learning_rate and guide_scale must be above 0, encoder_rate not below")

@@ -55,6 +55,17 @@ def test_values_arrive(tmp_path):
         ('band = "hair"', 'band = "wide"', "people_drawn: 'wide' is none of narrow, hair, fur"),
         ("share = 0.6", "share = []", r"\[\[sets\]\]: share = \(\) is no float"),
         ("held_out_every = 4", "held_out_every = 1", "held_out_every"),
+        ("seed = 3", "seed = -1", "seed must be 0 or more"),
+        ("seed = 3", "ema_decay = 1.0", "ema_decay from 0 to below 1"),
+        ("share = 0.6", "share = -0.1", "people_drawn: share must be 0 or more"),
+        ("share = 0.6", "share = 1.0, belief = 2.0", "people_drawn: .*belief from 0 to 1"),
+        (
+            "batch_size = 4",
+            "batch_size = 4\nguide_scale = 0.0",
+            "segmentation: .* guide_scale must",
+        ),
+        ("learning_rate = 5e-3", "learning_rate = -5e-3", "segmentation: learning_rate"),
+        ("side = [64, 96]", "side = [64, 96]\nshares = { people_drawn = -1.0 }", "segmentation: shares must"),
         ("[[stages]]", "[[stages", "line 10"),
     ],
 )
@@ -69,6 +80,7 @@ def test_mistakes_name_the_file_and_the_key(tmp_path, old, new, named):
     ("text", "named"),
     [
         ('preset = "test"\nsets = ["a"]', r"sets must be tables, each under \[\[sets\]\]"),
+        ('preset = "test"\nstages = 3', "stages must be tables"),
         ('preset = "test"', "no set with subjects"),
         (drawn.TOML.split("[[stages]]")[0], "no stages"),
     ],
