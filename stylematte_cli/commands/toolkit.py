@@ -33,4 +33,7 @@ def translated_errors() -> Iterator[None]:
         if type(error).__module__.partition(".")[0] not in TOOLKITS:
             raise
         kind = InputError if isinstance(error, ValueError) else EngineError
-        raise kind(str(error)) from error
+        message = str(error)
+        if "Original Traceback" in message:  # of a process of torch's DataLoader
+            message = message.splitlines()[-1].partition(": ")[2]
+        raise kind(message) from error

@@ -7,10 +7,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from torch._utils import ExceptionWrapper
 
 from stylematte_cli.app import main
+from stylematte_cli.commands.toolkit import translated_errors
+from stylematte_cli.errors import InputError
 from tests.training import drawn
 from training import loop
+from training.data.readers import DataError
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +159,16 @@ def test_a_batch_that_is_no_number_ends_with_one_line(capsys, recipe, data, trai
         code=5,
     )
     assert "loss is nan at step 0 of segmentation" in line
+
+
+def test_what_a_loader_process_met_is_said_without_its_traceback():
+    try:
+        raise DataError("data/a.png: not a picture that can be read")
+    except DataError:
+        from_process = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(InputError) as caught, translated_errors():
+        from_process.reraise()
+    assert caught.value.message == "data/a.png: not a picture that can be read"
 
 
 def test_cuda_is_taken_where_auto_finds_it(monkeypatch):
