@@ -1,6 +1,5 @@
 """Weights on disk: safetensors, with the preset's name in the metadata."""
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -50,6 +49,7 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         tensors = load_file(path)
+        provenance = json.loads(metadata.get("provenance", "{}"))
     except Exception as error:  # the library has no exception of its own for a damaged file
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
     preset = metadata.get("preset", "")
@@ -57,7 +57,7 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
         raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
     model = build_model(preset)
     fill(model, tensors, str(path))
-    return model.eval(), json.loads(metadata.get("provenance", "{}"))
+    return model.eval(), provenance
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -77,9 +77,3 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
                 f"{where}: {name} is {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
             )
     model.load_state_dict(tensors)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -76,12 +76,34 @@ def resolve(name_or_path: str | Path = DEFAULT) -> Path:
 
 def list_weights() -> list[Weights]:
     """List the models that are here: shipped ones first, then those in the cache folder, by name."""
-    return [_read_card(path) for path in _known_files().values()]
+    return [_describe(path) for path in _known_files().values()]
 
 
 def describe(name_or_path: str | Path) -> Weights:
     """Find a model as `resolve` does, and read its card; raises as `resolve` does."""
-    return _read_card(resolve(name_or_path))
+    return _describe(resolve(name_or_path))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read `<name>.json` beside a file of weights; empty where there is none.
+
+    Raises:
+        InputError: It cannot be read as a JSON object.
+    """
+    card_path = path.with_suffix(".json")
+    if not card_path.is_file():
+        return {}
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{card_path}: the model card is damaged: {error}", "Mend it, or move it away"
+        ) from None
+    if not isinstance(card, dict):
+        raise InputError(
+            f"{card_path}: the model card is damaged: no JSON object", "Mend it, or move it away"
+        )
+    return card
 
 
 def sha256_of(path: Path) -> str:
@@ -99,15 +121,8 @@ def _known_files() -> dict[str, Path]:
     return found
 
 
-def _read_card(path: Path) -> Weights:
-    """Join a model file with `<name>.json` beside it, when there is one."""
-    card_path = path.with_suffix(".json")
-    card: dict[str, Any] = {}
-    if card_path.is_file():
-        try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise InputError(f"{card_path}: the model card is damaged: {error}") from None
+def _describe(path: Path) -> Weights:
+    card = read_card(path)
     return Weights(
         name=path.stem,
         path=path,

@@ -30,6 +30,7 @@ class DataSet:
             often, besides standing behind cut-outs.
         band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
         belief: Factor on the weight of its labels, below 1 for sets with known slips.
+        incomplete: Stems of photos that show a subject which their mask leaves out; used as cut-outs alone.
     """
 
     folder: str
@@ -37,6 +38,7 @@ class DataSet:
     share: float
     band: Band = "narrow"
     belief: float = 1.0
+    incomplete: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is dict:
         return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
     if origin is tuple and Ellipsis in arguments:
-        return isinstance(value, tuple)  # of sets or stages, built before
+        return isinstance(value, tuple) and (arguments[0] is not str or all(_fits(v, str) for v in value))
     if origin is tuple:
         same_length = isinstance(value, tuple) and len(value) == len(arguments)
         return same_length and all(map(_fits, value, arguments))

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -41,34 +41,36 @@ def export(
         raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
     require("torch", "onnx", "onnxscript", "onnxruntime", extra="train")
     from stylematte_cli import __version__
+    from stylematte_cli.media.images import write_bytes
+    from stylematte_cli.weights import read_card, sha256_of
 
     with translated_errors():
         from export.onnx import Origin, export_onnx, save_onnx
         from export.parity import PHOTOS, check_parity, read_photos
-        from models.checkpoints import load_weights, sha256
+        from models.checkpoints import load_weights
 
         pictures = read_photos(photos or PHOTOS)
         model, provenance = load_weights(source)
-        card = _read_card(source.with_suffix(".json"))
+        card = read_card(source)
         licence = licence or card.get("licence", "")
         provenance = card.get("provenance", provenance)
         if not quiet and not as_json:
             typer.echo(f"exporting {source} ({model.preset.name}) …", err=True)
-        exported = export_onnx(model, Origin(sha256(source), __version__, licence, provenance))
+        exported = export_onnx(model, Origin(sha256_of(source), __version__, licence, provenance))
         parity = check_parity(model, exported, pictures)
         _set_parity(exported, parity.as_dict())
         save_onnx(exported, target)
     facts = {
         "name": source.stem,
         "file": target.name,
-        "sha256": sha256(target),
+        "sha256": sha256_of(target),
         "bytes": target.stat().st_size,
         "licence": licence,
         "summary": card.get("summary", ""),
         "provenance": provenance,
     }
-    target.with_suffix(".json").write_text(
-        json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    write_bytes(
+        target.with_suffix(".json"), (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
     )
     if as_json:
         print_json({"file": str(target), "sha256": facts["sha256"], "parity": parity.as_dict()})
@@ -92,18 +94,6 @@ def _find(name_or_path: str) -> Path:
     raise MissingError(
         f"weights {name_or_path!r} are not here", "Give a .safetensors file made by `stylematte train`"
     )
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        card = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not a model card: {error}", "Mend it, or move it away") from None
-    if not isinstance(card, dict):
-        raise InputError(f"{path}: not a model card: it holds no JSON object", "Mend it, or move it away")
-    return card
 
 
 def _set_parity(exported: object, parity: dict[str, object]) -> None:

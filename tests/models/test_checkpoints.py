@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models import checkpoints
-from models.checkpoints import CheckpointError, load_weights, save_weights, sha256
+from models.checkpoints import CheckpointError, load_weights, save_weights
 from models.stylematte import StyleMatte
 from tests.models.networks import lively
 
@@ -75,6 +75,12 @@ def test_preset_of_another_tool(path):
         load_weights(path)
 
 
+def test_provenance_that_cannot_be_read(path):
+    rewrite(path, lambda tensors: None, preset="test", provenance="{")
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_weights(path)
+
+
 @pytest.mark.parametrize("keep", [0, 5, 0.5, 0.99])
 def test_a_truncated_file(path, keep):
     whole = path.read_bytes()
@@ -101,8 +107,3 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, model, monkeyp
         save_weights(model, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
-
-
-def test_sha256_is_that_of_sha256sum(tmp_path):
-    (tmp_path / "abc").write_bytes(b"abc")
-    assert sha256(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"

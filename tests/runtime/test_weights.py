@@ -79,10 +79,17 @@ def test_card_is_read_and_the_digest_is_of_the_file(folders: tuple[Path, Path]) 
     assert weights.sha256_of(path) == digest
 
 
-def test_damaged_card_is_named_but_does_not_stop_the_model(folders: tuple[Path, Path]) -> None:
+def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "abc").write_bytes(b"abc")
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert weights.sha256_of(tmp_path / "abc") == digest
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_damaged_card_is_named_but_does_not_stop_the_model(folders: tuple[Path, Path], text: str) -> None:
     path = folders[1] / "mine.onnx"
     path.write_bytes(b"x")
-    path.with_suffix(".json").write_text("{")
+    path.with_suffix(".json").write_text(text)
     assert weights.resolve("mine") == path
     with pytest.raises(InputError, match=r"mine\.json: the model card is damaged"):
         weights.list_weights()

@@ -81,8 +81,9 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     weight = (weight * data_set.belief).astype(np.uint8)
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
     is_whole = (weight == 0).mean() < 0.005
-    colours = read_rgb(paths["foreground"]) if is_whole else None
-    return Subject(image, alpha, weight, colours, own_background=True)
+    is_complete = sample.image.stem not in data_set.incomplete
+    colours = read_rgb(paths["foreground"]) if is_whole or not is_complete else None
+    return Subject(image, alpha, weight, colours, own_background=is_complete)
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
@@ -131,8 +132,9 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
         source = subject.image.shape[:2]
-        exchange = subject.foreground is not None and self.backgrounds and rng.random() < self.stage.composite
-        if subject.own_background and not exchange:
+        can_exchange = subject.foreground is not None and len(self.backgrounds) > 0
+        stays = not can_exchange or rng.random() >= self.stage.composite
+        if subject.own_background and stays:
             matrix = augment.random_view(rng, source, size)
             # Reflected at the border, picture and labels alike, so that they stay true to each other.
             parts = (subject.image, subject.alpha, subject.weight)
