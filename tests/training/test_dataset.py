@@ -247,3 +247,21 @@ def test_sets_that_cannot_be_trained_on(data_root, mattes, tmp_path, sets, messa
     recipe = dataclasses.replace(drawn.recipe(STAGE), sets=sets)
     with pytest.raises(DataError, match=message):
         MattingDataset(root, mattes, recipe, 0)
+
+
+def test_a_photo_with_an_incomplete_mask_never_shows_its_own_background(data_root, mattes):
+    sample = split(read_set(data_root, drawn.PEOPLE), 3)[0][0]
+    whole = DataSet(drawn.PEOPLE, "photos", 1.0, "hair")
+    marked = dataclasses.replace(whole, incomplete=(sample.image.stem,))
+    assert read_subject(sample, whole, mattes).own_background
+    subject = read_subject(sample, marked, mattes)
+    assert not subject.own_background
+    assert subject.foreground is not None
+    recipe = dataclasses.replace(drawn.recipe(dataclasses.replace(STAGE, composite=0.0)), sets=(marked,))
+    green = np.zeros((64, 64, 3), np.uint8) + np.uint8([0, 200, 0])
+    dataset = MattingDataset(data_root, mattes, recipe, 0)
+    dataset._background = lambda rng, size: cv2.resize(green, size[::-1])
+    view = dataset._view(np.random.default_rng(0), subject, (96, 96))
+    outside = view.alpha == 0
+    assert outside.any()
+    assert (view.picture[outside] == green[0, 0]).all()
