@@ -21,11 +21,11 @@ def path(tmp_path, model):
     return tmp_path / "w.safetensors"
 
 
-def rewrite(path, change, preset="test") -> None:
+def rewrite(path, change, preset="test", provenance="{}") -> None:
     """Save the file again with its tensors changed."""
     tensors = load_file(path)
     change(tensors)
-    save_file(tensors, path, metadata={"preset": preset, "provenance": "{}"})
+    save_file(tensors, path, metadata={"preset": preset, "provenance": provenance})
 
 
 def test_round_trip(path, model):
@@ -76,7 +76,7 @@ def test_preset_of_another_tool(path):
 
 
 def test_provenance_that_cannot_be_read(path):
-    rewrite(path, lambda tensors: None, preset="test", provenance="{")
+    rewrite(path, lambda tensors: None, provenance="{")
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_weights(path)
 
