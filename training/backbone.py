@@ -28,11 +28,12 @@ def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, pho
     Raises:
         DataError: No photos, or a file that cannot be read or lacks a layer of the encoder.
     """
-    samples = [s for d in recipe.sets if d.kind == "photos" for s in split(read_set(root, d.folder))[0]]
-    rng = np.random.default_rng(recipe.seed)
-    chosen = rng.choice(len(samples), min(photos, len(samples)), replace=False)
+    sets = [read_set(root, d.folder) for d in recipe.sets if d.kind == "photos"]
+    samples = [sample for samples in sets for sample in split(samples, recipe.held_out_every)[0]]
     if not samples:
         raise DataError(f"{root}: no training photos to measure the encoder's norms on")
+    rng = np.random.default_rng(recipe.seed)
+    chosen = rng.choice(len(samples), min(photos, len(samples)), replace=False)
     pictures = [
         cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen
     ]

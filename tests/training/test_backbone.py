@@ -11,7 +11,8 @@ from models.stylematte import MEAN, STD, build_model
 from tests.models.test_encoders import folded_weights, plain_features
 from tests.training import drawn
 from training.backbone import load_backbone
-from training.data.readers import DataError
+from training.data.pseudo_alpha import read_rgb
+from training.data.readers import DataError, read_set, split
 
 RECIPE = drawn.recipe()
 
@@ -33,6 +34,16 @@ def test_fills_the_encoder(data_root, tmp_path, weights):
         got = model.encoder(model.normalise(picture))
     for stride, features in zip((4, 8, 16, 32), got, strict=True):
         torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)
+
+
+def test_norms_are_not_measured_on_held_out_photos(data_root, tmp_path, weights, monkeypatch):
+    seen = []
+    monkeypatch.setattr("training.backbone.read_rgb", lambda path: seen.append(path) or read_rgb(path))
+    save_file(weights, tmp_path / "w.safetensors")
+    load_backbone(build_model("test"), tmp_path / "w.safetensors", RECIPE, data_root)
+    trained, held_out = split(read_set(data_root, drawn.PEOPLE), RECIPE.held_out_every)
+    assert held_out
+    assert sorted(seen) == [sample.image for sample in trained]
 
 
 @pytest.mark.parametrize("layer", ["stem.weight", "blocks.3.depthwise.weight", "blocks.1.expand.bias"])

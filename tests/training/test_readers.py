@@ -46,17 +46,17 @@ def test_labels_match_by_stem_and_other_files_are_passed_over(root):
 
 def test_split_is_stable_disjoint_and_about_a_tenth():
     everything = samples(4000)
-    training, held_out = split(everything)
+    training, held_out = split(everything, 10)
     assert len(training) + len(held_out) == 4000
     assert not keys(training) & keys(held_out)
     assert 340 < len(held_out) < 460
     # More pictures move none of the old ones, and their order does not matter.
-    assert keys(split(samples(9000)[::-1])[1]) & keys(everything) == keys(held_out)
+    assert keys(split(samples(9000)[::-1], 10)[1]) & keys(everything) == keys(held_out)
 
 
 def test_split_never_changes_between_versions():
     # The published scores are those of the pictures that these weights have not seen.
-    held_out = [i for i, s in enumerate(samples(60)) if is_held_out(s.key)]
+    held_out = [i for i, s in enumerate(samples(60)) if is_held_out(s.key, 10)]
     assert held_out == [0, 1, 20, 23, 29, 36, 37, 41, 56]
 
 

@@ -32,7 +32,7 @@ class Sample:
         return f"{self.folder}/{self.image.stem}"
 
 
-def is_held_out(key: str, every: int = 10) -> bool:
+def is_held_out(key: str, every: int) -> bool:
     """Whether a sample belongs to the held-out part: a hash of its name, so it never moves."""
     return zlib.crc32(key.encode()) % every == 0
 
@@ -77,7 +77,7 @@ def read_set(root: Path, name: str) -> list[Sample]:
     return [Sample(name, p, {kind: files[p.stem] for kind, files in labels.items()}) for p in images]
 
 
-def split(samples: list[Sample], every: int = 10) -> tuple[list[Sample], list[Sample]]:
+def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
     """Divide samples into (training, held out) by `is_held_out`."""
     training = [s for s in samples if not is_held_out(s.key, every)]
     held_out = [s for s in samples if is_held_out(s.key, every)]
