@@ -233,6 +233,14 @@ def test_files_that_do_not_fit_are_named(data_root, mattes, tmp_path):
         read_subject(photo, DataSet(drawn.PEOPLE, "photos", 1), cache)
 
 
+def test_a_hair_map_of_another_size_is_named(data_root, mattes, tmp_path):
+    photo = read_set(data_root, drawn.PEOPLE)[0]
+    drawn.save(tmp_path / "hair.png", np.zeros((8, 9), np.uint8))
+    photo = dataclasses.replace(photo, labels={"hair": tmp_path / "hair.png"})
+    with pytest.raises(DataError, match=r"hair\.png: size \(8, 9\), its picture has"):
+        read_subject(photo, DataSet(drawn.PEOPLE, "hair_only", 1), mattes)
+
+
 @pytest.mark.parametrize(
     ("sets", "message"),
     [

@@ -71,19 +71,24 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
         return Subject(image, nothing, np.full_like(nothing, 255), None, own_background=True)
     if data_set.kind == "hair_only":
         # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
-        hair = cv2.erode(read_grey(sample.labels["hair"]), np.ones((5, 5), np.uint8))
-        inside = np.where(hair > 127, 255, 0).astype(np.uint8)
+        hair = read_grey(sample.labels["hair"])
+        _check_size(sample.labels["hair"], hair, image)
+        inside = np.where(cv2.erode(hair, np.ones((5, 5), np.uint8)) > 127, 255, 0).astype(np.uint8)
         return Subject(image, inside, inside, None, own_background=True)
     paths = cached_paths(sample, mattes)
     alpha, weight = read_grey(paths["alpha"]), read_grey(paths["weight"])
-    if alpha.shape != image.shape[:2]:
-        raise DataError(f"{paths['alpha']}: size {alpha.shape}, its picture has {image.shape[:2]}")
+    _check_size(paths["alpha"], alpha, image)
     weight = (weight * data_set.belief).astype(np.uint8)
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
     is_whole = (weight == 0).mean() < 0.005
     is_complete = sample.image.stem not in data_set.incomplete
     colours = read_rgb(paths["foreground"]) if is_whole or not is_complete else None
     return Subject(image, alpha, weight, colours, own_background=is_complete)
+
+
+def _check_size(path: Path, label: Pixels, image: Pixels) -> None:
+    if label.shape != image.shape[:2]:
+        raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
