@@ -8,9 +8,7 @@ from typing import Annotated
 import typer
 
 from stylematte_cli.commands import doctor, evaluate, export, matte, models, train
-from stylematte_cli.errors import StyleMatteError
-
-INTERRUPTED = 130
+from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
 app = typer.Typer(
     help="Image matting: photos in, soft alphas out.",

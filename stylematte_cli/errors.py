@@ -1,5 +1,7 @@
 """What can go wrong for a user, and the exit code that says so."""
 
+INTERRUPTED = 130  # exit code after Ctrl-C, which is no error of this tool
+
 
 class StyleMatteError(Exception):
     """A failure the user can act on: one line of what and where, one of what to do.

@@ -14,7 +14,7 @@ import typer
 
 from stylematte_cli.commands import options
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.errors import InputError, UsageError
+from stylematte_cli.errors import INTERRUPTED, InputError, UsageError
 
 if TYPE_CHECKING:
     from stylematte_cli.batch import Job, Outcome
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("stylematte")
 
 STDIN = Path("-")
-INTERRUPTED = 130
 MOST_NAMES = 5  # on one line of stderr
 
 
@@ -112,7 +111,11 @@ def matte(
         ),
     ] = None,
     kind: Annotated[
-        Literal["png", "webp", "tiff", "jpg"], typer.Option("--format", help="File format of the results.")
+        Literal["png", "webp", "tiff", "jpg"],
+        typer.Option(
+            "--format",
+            help="Of the results. The colour profile travels into all of them, EXIF not into tiff.",
+        ),
     ] = "png",
     bit_depth: Annotated[
         Literal["8", "16"] | None,
@@ -256,23 +259,14 @@ def _matte_files(
     seconds = time.perf_counter() - started
     _tell_end(tally, states, seconds)
     if how.as_json:
-        options.print_json(
-            {
-                "out": str(out),
-                "done": tally.done,
-                "finished_before": states.count("done"),
-                "kept": states.count("kept"),
-                "failed": tally.failed,
-                "interrupted": tally.is_interrupted,
-                "seconds": round(seconds, 3),
-                "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},
-                "workers": workers,
-                "engine": matter.engine.name,
-                "provider": matter.engine.provider,
-                "weights_sha256": matter.engine.contract.weights_sha256,
-                "settings": settings,
-            }
-        )
+        how_it_ran = {
+            "workers": workers,
+            "engine": matter.engine.name,
+            "provider": matter.engine.provider,
+            "weights_sha256": manifest.weights_sha256,
+            "settings": settings,
+        }
+        options.print_json({"out": str(out), **_summary(tally, states, seconds), **how_it_ran})
     return tally.exit_code
 
 
@@ -312,6 +306,18 @@ def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
     if total:
         shares = (f"{stage} {value / total:.0%}" for stage, value in tally.stage_seconds.items())
         log.debug("share of the workers' time: %s", ", ".join(shares))
+
+
+def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, Any]:
+    return {
+        "done": tally.done,
+        "finished_before": states.count("done"),
+        "kept": states.count("kept"),
+        "failed": tally.failed,
+        "interrupted": tally.is_interrupted,
+        "seconds": round(seconds, 3),
+        "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},
+    }
 
 
 @contextmanager
