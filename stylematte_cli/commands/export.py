@@ -39,7 +39,8 @@ def export(
     target = out / f"{source.stem}.onnx"
     if target.exists() and not overwrite:
         raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
-    require("torch", "onnx", "onnxscript", "onnxruntime", extra="train")
+    require("torch", "onnx", "onnxscript", extra="train")
+    require("onnxruntime", extra="cpu")
     from stylematte_cli import __version__
     from stylematte_cli.media.images import write_bytes
     from stylematte_cli.weights import read_card, sha256_of
