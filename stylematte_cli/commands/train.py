@@ -67,30 +67,16 @@ def train(
         plan = load_recipe(recipe)
         if data is None or out is None:
             raise UsageError("--data and --out are needed", "See stylematte train --help")
-        if (out / "state.pt").exists() and not resume:
-            raise InputError(f"{out} holds a run already", "Give --resume to go on with it, or another --out")
-        if precision not in ("fp32", "bf16"):
-            raise UsageError(f"--precision {precision} is not known", "fp32 or bf16")
-        device = _usable_device(device)
         backbone = None if backbone_weights == "none" else Path(backbone_weights)
-        if backbone is not None and not backbone.is_file():
-            raise MissingError(
-                f"--backbone-weights: {backbone} is not there", "Give a .safetensors file, or none"
-            )
+        _check_usage(out, resume, precision, backbone)
+        device = _usable_device(device)
 
         from training.backbone import load_backbone
-        from training.data.pseudo_alpha import prepare
-        from training.data.readers import read_set
         from training.loop import RunOptions
         from training.loop import train as run
 
-        samples = {s.folder: read_set(data, s.folder) for s in plan.sets}  # all of it, before hours are spent
-        if not quiet:
-            _warn_of_twins(plan, samples)
         mattes = mattes or out / "mattes"
-        for data_set in plan.sets:
-            if data_set.kind == "photos":
-                prepare(samples[data_set.folder], data_set.band, mattes, max(1, workers))
+        _prepare_mattes(plan, data, mattes, max(1, workers), quiet)
         options = RunOptions(out, mattes, device, precision, workers, every)
         run(
             plan,
@@ -102,6 +88,29 @@ def train(
     if not quiet:
         best = out / "best.safetensors"
         typer.echo(f"weights: {best}; next: stylematte export --weights {best} --out DIR")
+
+
+def _check_usage(out: Path, resume: bool, precision: str, backbone: Path | None) -> None:
+    if (out / "state.pt").exists() and not resume:
+        raise InputError(f"{out} holds a run already", "Give --resume to go on with it, or another --out")
+    if precision not in ("fp32", "bf16"):
+        raise UsageError(f"--precision {precision} is not known", "fp32 or bf16")
+    if backbone is not None and not backbone.is_file():
+        raise MissingError(
+            f"--backbone-weights: {backbone} is not there", "Give a .safetensors file, or none"
+        )
+
+
+def _prepare_mattes(plan: "Recipe", data: Path, mattes: Path, workers: int, quiet: bool) -> None:
+    from training.data.pseudo_alpha import prepare
+    from training.data.readers import read_set
+
+    samples = {s.folder: read_set(data, s.folder) for s in plan.sets}  # all of it, before hours are spent
+    if not quiet:
+        _warn_of_twins(plan, samples)
+    for data_set in plan.sets:
+        if data_set.kind == "photos":
+            prepare(samples[data_set.folder], data_set.band, mattes, workers)
 
 
 def _warn_of_twins(plan: "Recipe", samples: "dict[str, list[Sample]]") -> None:
