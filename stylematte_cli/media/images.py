@@ -56,7 +56,8 @@ class Photo:
         alpha: (H, W), same dtype: the picture's own opacity; None where it is opaque all over. `pixels` are
             its colours as stored, not premultiplied.
         icc: Colour profile of RGB pixels; None where there is none.
-        exif: EXIF bytes with the orientation set to 1; None where there are none.
+        exif: EXIF bytes with the orientation set to 1; None where there are none, and for every TIFF, whose
+            tags OpenCV does not hand over.
     """
 
     pixels: Array
