@@ -22,8 +22,8 @@ from stylematte_cli import load
 from stylematte_cli.commands.progress import with_progress
 from training.config import load_recipe
 from training.data.mending import clean_mask
-from training.data.pseudo_alpha import cached_paths, prepare, read_grey, read_rgb
-from training.data.readers import read_set, split
+from training.data.pseudo_alpha import cached_paths, prepare
+from training.data.readers import read_grey, read_rgb, read_set, split
 from training.data.twins import find_twins
 from training.metrics import iou, mad, mse, sad
 

@@ -11,8 +11,7 @@ from safetensors.torch import load_file
 from models.encoders import from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
 from training.config import Recipe
-from training.data.pseudo_alpha import read_rgb
-from training.data.readers import DataError, read_set, split
+from training.data.readers import DataError, read_rgb, read_set, split
 
 
 def load_backbone(model: StyleMatte, path: Path, recipe: Recipe, root: Path, photos: int = 192) -> None:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from models.stylematte import StyleMatte
 from training.config import DataSet, Recipe
 from training.data.dataset import ASPECTS, read_subject, shape_near
-from training.data.pseudo_alpha import cached_paths, read_grey
-from training.data.readers import Sample, read_set, split
+from training.data.pseudo_alpha import cached_paths
+from training.data.readers import Sample, read_grey, read_set, split
 from training.metrics import iou
 
 Item = tuple[Sample, DataSet]

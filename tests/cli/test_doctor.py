@@ -44,7 +44,8 @@ def test_a_healthy_machine(assets, capsys):
     assert findings["session"]["facts"]["provider"] in findings["onnxruntime"]["facts"]["providers"]
     assert findings["GPU"]["state"] == "note"
     assert findings["image formats"]["facts"]["png"] is True
-    assert 0 < findings["matte"]["facts"]["median_ms"] < findings["matte"]["facts"]["first_ms"] * 10
+    assert findings["matte"]["facts"]["median_ms"] > 0
+    assert findings["matte"]["facts"]["first_ms"] > 0
 
 
 def test_the_report_for_people_says_the_same(assets, capsys):

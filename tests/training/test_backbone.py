@@ -11,8 +11,7 @@ from models.stylematte import MEAN, STD, build_model
 from tests.models.test_encoders import folded_weights, plain_features
 from tests.training import drawn
 from training.backbone import load_backbone
-from training.data.pseudo_alpha import read_rgb
-from training.data.readers import DataError, read_set, split
+from training.data.readers import DataError, read_rgb, read_set, split
 
 RECIPE = drawn.recipe()
 

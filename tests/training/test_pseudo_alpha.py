@@ -14,10 +14,8 @@ from training.data.pseudo_alpha import (
     make_pseudo_alpha,
     make_trimap,
     prepare,
-    read_grey,
-    read_rgb,
 )
-from training.data.readers import DataError, read_set
+from training.data.readers import DataError, read_grey, read_rgb, read_set
 
 
 @pytest.fixture(scope="module")

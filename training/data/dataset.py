@@ -17,8 +17,8 @@ from torch.utils.data import Dataset, Sampler
 
 from training.config import DataSet, Recipe
 from training.data import augment
-from training.data.pseudo_alpha import cached_paths, read_grey, read_rgb
-from training.data.readers import DataError, Sample, read_set, split
+from training.data.pseudo_alpha import cached_paths
+from training.data.readers import DataError, Sample, read_grey, read_rgb, read_set, split
 
 Pixels = NDArray[np.uint8]
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height

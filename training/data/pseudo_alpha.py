@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.data.mending import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
-from training.data.readers import DataError, Sample
+from training.data.readers import DataError, Sample, read_grey, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
 _NARROW = 0.010  # band radii as shares of the subject's size, the square root of its area
@@ -124,15 +124,14 @@ def make_pseudo_alpha(
     return PseudoAlpha(alpha, weight, trimap, np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8))
 
 
-def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2, label: str = "mask") -> int:
+def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2) -> int:
     """Make the pseudo-mattes of one set and keep them as files.
 
     Args:
-        samples: Pictures with a `label` folder; a "hair" label is used where there is one.
+        samples: Pictures with a mask of the whole subject; a hair map is used where there is one.
         band: See `make_trimap`.
         cache: Folder for `<set>/<stem>.{alpha,weight,trimap}.png` and `.foreground.jpg`.
         workers: Processes.
-        label: Which label says where the whole subject is.
 
     Returns:
         How many were made; those already there are kept.
@@ -140,14 +139,14 @@ def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2, la
     Raises:
         DataError: A picture or label cannot be read or is not there, or their sizes differ.
     """
-    if lonely := [s for s in samples if label not in s.labels]:
-        raise DataError(f"{lonely[0].image}: no {label} belongs to it; its set needs a folder {label}/")
+    if lonely := [s for s in samples if "mask" not in s.labels]:
+        raise DataError(f"{lonely[0].image}: no mask belongs to it; its set needs a folder mask/")
     todo = [s for s in samples if not cached_paths(s, cache)["foreground"].exists()]
     for folder in {s.folder for s in todo}:
         (cache / folder).mkdir(parents=True, exist_ok=True)
     # Spawned: a forked child dies where numba's OpenMP threads have run in its parent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_prepare_one, s, band, cache, label) for s in todo]
+        jobs = [pool.submit(_prepare_one, s, band, cache) for s in todo]
         try:
             for job in tqdm(jobs, desc=f"mattes for {samples[0].folder}", unit="photo", disable=None):
                 job.result()
@@ -164,13 +163,13 @@ def cached_paths(sample: Sample, cache: Path) -> dict[str, Path]:
     return parts | {"foreground": base / f"{sample.image.stem}.foreground.jpg"}
 
 
-def _prepare_one(sample: Sample, band: Band, cache: Path, label: str) -> None:
+def _prepare_one(sample: Sample, band: Band, cache: Path) -> None:
     cv2.setNumThreads(1)
     image = read_rgb(sample.image)
-    mask = read_grey(sample.labels[label]) > 127
+    mask = read_grey(sample.labels["mask"]) > 127
     hair = read_grey(sample.labels["hair"]) > 127 if "hair" in sample.labels else None
     if mask.shape != image.shape[:2]:
-        raise DataError(f"{sample.labels[label]}: size {mask.shape}, its picture has {image.shape[:2]}")
+        raise DataError(f"{sample.labels['mask']}: size {mask.shape}, its picture has {image.shape[:2]}")
     matte = make_pseudo_alpha(image, mask, band, hair)
     paths = cached_paths(sample, cache)
     cv2.imwrite(str(paths["alpha"]), np.round(matte.alpha * 255).astype(np.uint8))
@@ -181,23 +180,3 @@ def _prepare_one(sample: Sample, band: Band, cache: Path, label: str) -> None:
         str(temporary), cv2.cvtColor(matte.foreground, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
     )
     temporary.replace(paths["foreground"])
-
-
-def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB.
-
-    Raises:
-        DataError: The file cannot be decoded.
-    """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: not a picture that can be read")
-    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
-
-
-def read_grey(path: Path) -> NDArray[np.uint8]:
-    """Read a label as (H, W) uint8; see `read_rgb`."""
-    label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if label is None:
-        raise DataError(f"{path}: not a label that can be read")
-    return np.asarray(label, np.uint8)

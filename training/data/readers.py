@@ -4,8 +4,12 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-LABEL_FOLDERS = ("mask", "hair", "alpha", "matte")
+LABEL_FOLDERS = ("mask", "hair")
 
 
 class DataError(ValueError):
@@ -82,3 +86,23 @@ def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]
     training = [s for s in samples if not is_held_out(s.key, every)]
     held_out = [s for s in samples if is_held_out(s.key, every)]
     return training, held_out
+
+
+def read_rgb(path: Path) -> NDArray[np.uint8]:
+    """Read a picture as (H, W, 3) uint8 RGB.
+
+    Raises:
+        DataError: The file cannot be decoded.
+    """
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    if image is None:
+        raise DataError(f"{path}: not a picture that can be read")
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_grey(path: Path) -> NDArray[np.uint8]:
+    """Read a label as (H, W) uint8; see `read_rgb`."""
+    label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    if label is None:
+        raise DataError(f"{path}: not a label that can be read")
+    return np.asarray(label, np.uint8)
