@@ -34,7 +34,7 @@ class Preset:
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("nano", encoder="mobilenet_v2", fpn_channels=64),
+        Preset("nano", encoder="mobilenet_v2", fpn_channels=64, working_size=480),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
     )
