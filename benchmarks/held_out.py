@@ -2,9 +2,9 @@
 
     python benchmarks/held_out.py --data DIR [--weights nano] [--size PX] [--mattes DIR] [--json FILE]
 
-IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved from
-it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out) and
-without the photos that the recipe calls incomplete.
+IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved
+from it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out)
+and without the photos that the recipe calls incomplete.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
 from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
 are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
