@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.presets import PRESETS
@@ -16,7 +16,7 @@ class CheckpointError(ValueError):
 
 
 def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, half: bool = False) -> None:
-    """Write a network's weights, whole or not at all.
+    """Write a network's weights, whole or not at all; the same weights make the same file, byte for byte.
 
     Args:
         model: Network whose state dict is written, float32.
@@ -30,10 +30,18 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
         tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
     try:
-        save_file(tensors, temporary, metadata=metadata)
+        temporary.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sorted_header(file: bytes) -> bytes:
+    """Sort a safetensors file's header: the library writes the metadata in another order every time."""
+    length = int.from_bytes(file[:8], "little")
+    header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8
+    return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def load_weights(path: Path) -> tuple[StyleMatte, dict]:

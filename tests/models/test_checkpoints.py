@@ -37,6 +37,14 @@ def test_round_trip(path, model):
         assert torch.equal(loaded.state_dict()[name], tensor), name
 
 
+def test_same_weights_make_the_same_file(tmp_path, model):
+    path, files = tmp_path / "w.safetensors", set()
+    for _ in range(20):  # the order of two metadata keys is drawn anew at every save
+        save_weights(model, path, {"steps": 7})
+        files.add(path.read_bytes())
+    assert len(files) == 1
+
+
 def test_half_is_close_and_small(tmp_path):
     model = lively("nano")
     save_weights(model, tmp_path / "full.safetensors")
