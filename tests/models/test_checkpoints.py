@@ -1,10 +1,11 @@
 """Weights on disk: what comes back, and every file that is refused."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models import checkpoints
 from models.checkpoints import CheckpointError, load_weights, save_weights
 from models.stylematte import StyleMatte
 from tests.models.networks import lively
@@ -106,11 +107,11 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, model, monkeypatch):
     before = path.read_bytes()
 
-    def half_a_file(tensors, target, metadata):
-        target.write_bytes(b"half")
+    def half_a_file(target, file):
+        target.write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(checkpoints, "save_file", half_a_file)
+    monkeypatch.setattr(Path, "write_bytes", half_a_file)
     with pytest.raises(OSError, match="No space left"):
         save_weights(model, path)
     assert path.read_bytes() == before
