@@ -7,11 +7,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from models.presets import PRESETS
+from training.data.layouts import LAYOUTS
 from training.data.pseudo_alpha import Band
 from training.losses import LOSSES
 
 RECIPES = Path(__file__).parent / "recipes"
-SetKind = Literal["photos", "hair_only", "cutouts", "backgrounds"]
+SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
+Colours = Literal["estimated", "raw"]
+Resolution = Literal["full", "half", "working"]
 
 
 class RecipeError(ValueError):
@@ -24,21 +27,44 @@ class DataSet:
 
     Attributes:
         folder: Its name.
-        kind: "photos" with masks of the whole subject, "hair_only" with maps of nothing but hair, "cutouts"
-            with a true alpha channel, or "backgrounds" without subjects.
+        kind: "photos" with masks of the whole subject, "mattes" with an alpha of their own, "hair_only" with
+            maps of nothing but hair, "cutouts" with a true alpha channel, "backgrounds" without subjects, or
+            "unlabelled" photos, on which a teacher has the say.
         share: How often it is drawn, relative to the others. Backgrounds are drawn as empty pictures that
             often, besides standing behind cut-outs.
+        layout: How the files lie, a name of `training.data.layouts.LAYOUTS`.
         band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
         belief: Factor on the weight of its labels, below 1 for sets with known slips.
         incomplete: Stems of photos that show a subject which their mask leaves out; used as cut-outs alone.
+        colours: What covers a new background: the subject's "estimated" colours, or the "raw" photo's, in
+            whose soft parts the old background shows.
     """
 
     folder: str
     kind: SetKind
     share: float
+    layout: str = "plain"
     band: Band = "narrow"
     belief: float = 1.0
     incomplete: tuple[str, ...] = ()
+    colours: Colours = "estimated"
+
+
+@dataclass(frozen=True)
+class Validation:
+    """A set that is scored while training goes on, by the published protocol.
+
+    Attributes:
+        folder: Its name below the data root.
+        layout: How the files lie, a name of `training.data.layouts.LAYOUTS`; with alphas.
+        photos: How many of it, spread evenly.
+        resolution: What the network sees: the "full" photo, "half" of each side, or its "working" size.
+    """
+
+    folder: str
+    layout: str = "plain"
+    photos: int = 50
+    resolution: Resolution = "full"
 
 
 @dataclass(frozen=True)
