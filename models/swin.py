@@ -46,15 +46,17 @@ SHAPES = {
     "swin_test": SwinShape(1, 8, (2, 2, 2, 2), (1, 2, 4, 8), window=3, side_px=256),
 }
 
-# What transformers 4 called the tensors of version 1, and what it calls them since 5.9.
+# What the package calls the tensors of version 1 since 5.9, and what it called them before; files keep the old names.
 _RENAMED = (
-    (r"^(embeddings|encoder)\.", r"swin.\1."),
-    (r"\.attention\.self\.(query|key|value)\.", lambda found: f".attention.{found[1][0]}_proj."),
-    (r"\.attention\.self\.(relative_position_\w+)$", r".attention.relative_position_bias.\1"),
-    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
-    (r"\.intermediate\.dense\.", ".mlp.fc1."),
-    (r"(blocks\.\d+)\.output\.dense\.", r"\1.mlp.fc2."),
-)  # fmt: skip
+    (r"^swin\.", ""),
+    (r"\.attention\.q_proj\.", ".attention.self.query."),
+    (r"\.attention\.k_proj\.", ".attention.self.key."),
+    (r"\.attention\.v_proj\.", ".attention.self.value."),
+    (r"\.attention\.relative_position_bias\.", ".attention.self."),
+    (r"\.attention\.o_proj\.", ".attention.output.dense."),
+    (r"\.mlp\.fc1\.", ".intermediate.dense."),
+    (r"\.mlp\.fc2\.", ".output.dense."),
+)
 
 
 class Swin(Encoder):
@@ -113,11 +115,11 @@ def _backbone(shape: SwinShape) -> nn.Module:
     return backbone
 
 
-def current_name(name: str) -> str:
-    """Rename a tensor of a version 1 backbone from transformers before 5.9 to its name since then.
+def filed_name(name: str) -> str:
+    """Name of a backbone's tensor in files: the released checkpoints, and those on the Hugging Face hub.
 
     Args:
-        name: Without the backbone's own prefix: `encoder.layers.0.…`, `embeddings.…`.
+        name: As in the state dict of `Swin.backbone`.
     """
     for pattern, replacement in _RENAMED:
         name = re.sub(pattern, replacement, name)
