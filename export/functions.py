@@ -82,7 +82,12 @@ def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
     border = [0, 0, radius_px, radius_px]
     nodes = [
         node("Shape", ["guide"], ["shape"]),
-        node("ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1])),
+        node(
+            "ConstantOfShape",
+            ["shape"],
+            ["ones"],
+            value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1]),
+        ),
         node("Concat", ["guide", "logits", "ones"], ["planes"], axis=1),
         node("Constant", [], ["pads"], value_ints=border + border),
         node("Pad", ["planes", "pads"], ["padded"]),

@@ -63,9 +63,7 @@ PRESETS = {
         Preset("nano", encoder="mobilenet_v2", fpn_channels=64, working_size=480),
         # The article's network, and the quality preset.
         _TINY,
-        replace(
-            _TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"
-        ),
+        replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
         # The network of the released weights; every number is theirs.
         replace(
             _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"

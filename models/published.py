@@ -72,7 +72,13 @@ def load_published(path: Path, preset: str = "official") -> StyleMatte:
 
 def _published_names(name: str) -> list[str]:
     """What the released files call a tensor of ours; the shared convolution stands there three times."""
-    backbone, laterals, smooth, fuse, head = "encoder.backbone.", "fpn.laterals.", "fpn.smooth.", "fpn.fuse.", "head."
+    backbone, laterals, smooth, fuse, head = (
+        "encoder.backbone.",
+        "fpn.laterals.",
+        "fpn.smooth.",
+        "fpn.fuse.",
+        "head.",
+    )
     if name.startswith(backbone):
         return ["pixel_decoder.encoder." + filed_name(name.removeprefix(backbone))]
     if name.startswith(smooth):

@@ -60,12 +60,13 @@ _RENAMED = (
 
 
 class Swin(Encoder):
-    """Swin Transformer whose four stages are the features; any picture size, padded to whole windows inside."""
+    """Swin Transformer whose four stages are the features; maps are filled up to whole windows inside."""
 
     multiple = 4
 
     def __init__(self, shape: SwinShape) -> None:
         super().__init__()
+        self.version = shape.version
         self.channels = [shape.embed * 2**stage for stage in range(4)]
         self.backbone = _backbone(shape)
 

@@ -102,11 +102,10 @@ class ConvGuidedFilter(Upsampler):
     def __init__(self, radius_px: int, extra: int = 0, width: int = 32) -> None:
         super().__init__()
         self.window = nn.Parameter(torch.zeros((2 * radius_px + 1) ** 2))  # before the softmax
-        self.fit = nn.Sequential(
-            ConvNorm(2 + extra, width), ConvNorm(width, width), nn.Conv2d(width, 1, 1)
-        )
-        nn.init.zeros_(self.fit[-1].weight)
-        nn.init.zeros_(self.fit[-1].bias)
+        last = nn.Conv2d(width, 1, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
 
     def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
         """See `Upsampler.coefficients`."""
@@ -182,9 +181,7 @@ def _windows(x: Tensor, radius_px: int) -> Tensor:
     height, width = x.shape[-2:]
     padded = F.pad(x, [radius_px] * 4)
     offsets = range(2 * radius_px + 1)
-    return torch.stack(
-        [padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1
-    )
+    return torch.stack([padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1)
 
 
 def build_upsampler(preset: Preset) -> Upsampler:

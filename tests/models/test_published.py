@@ -43,7 +43,9 @@ def test_parameters_of_official():
     assert counts == [34_912_123, 27_520_698, 5_421_504, 1_967_616, 2_305]
 
 
-@pytest.mark.parametrize("size", [(64, 64), (104, 72), (40, 136), (60, 100)])  # the last: multiples of 4 alone
+@pytest.mark.parametrize(
+    "size", [(64, 64), (104, 72), (40, 136), (60, 100)]
+)  # the last: multiples of 4 alone
 def test_the_published_forward_pass(checkpoint, path, size):
     torch.save(checkpoint, path)
     model = load_published(path, "test_official")
