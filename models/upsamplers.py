@@ -103,8 +103,8 @@ class ConvGuidedFilter(Upsampler):
         super().__init__()
         self.window = nn.Parameter(torch.zeros((2 * radius_px + 1) ** 2))  # before the softmax
         last = nn.Conv2d(width, 1, 1)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
         self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
 
     def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
