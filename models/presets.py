@@ -23,7 +23,7 @@ class Preset:
         eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
         working_size: Side of the square with as many pixels as the network is trained to see.
         stride: Height and width of the network's input are multiples of it.
-        hub: Repository on the Hugging Face hub with weights to start training from; empty where there is none.
+        hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
     name: str

@@ -1,7 +1,7 @@
 """From coarse logits to full-size logits, steered by the full-size picture.
 
-Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at full size;
-the ways differ in how A and b are found.
+Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at
+full size; the ways differ in how A and b are found.
 """
 
 from typing import NamedTuple
@@ -153,8 +153,8 @@ class Moments(NamedTuple):
 def window_moments(guide: Tensor, logits: Tensor, weights: Tensor) -> Moments:
     """Weighted means, the guide's variance and the covariance in a window around every pixel.
 
-    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is flat, that
-    difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
+    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is
+    flat, that difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
 
     Args:
         guide: (B, 1, h, w).

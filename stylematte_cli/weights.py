@@ -25,7 +25,8 @@ class Weights:
         path: The ONNX file, or a safetensors file of training weights.
         shipped: Part of the package; otherwise found in the cache folder.
         bytes: Size of the file.
-        sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the real one.
+        sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
+            real one.
         licence: Of the weights; empty without a card.
         summary: One sentence; empty without a card.
         provenance: Data sets, stages, steps.
@@ -184,7 +185,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _known_files() -> dict[str, Path]:
-    """Map names to files; a shipped model hides a cached one of the same name, a model the weights it is from."""
+    """Map names to files; a shipped model hides a cached one of the same name, a model its weights."""
     found: dict[str, Path] = {}
     for folder, suffix in ((ASSETS, ".onnx"), (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
         for path in sorted(folder.glob(f"*{suffix}")):

@@ -21,7 +21,7 @@ FILES = ("model.safetensors", "pytorch_model.bin")  # what repositories on the h
 
 
 class MissingBackboneError(ValueError):
-    """Weights on the hub that cannot be had here; the message says which file to fetch, and how to give it."""
+    """Weights on the hub that cannot be had here; the message says what to fetch, and how to give it."""
 
     is_missing = True
 
@@ -31,16 +31,16 @@ def load_backbone(model: StyleMatte, source: Path | Literal["hub"], recipe: Reci
 
     Args:
         model: Fresh network.
-        source: A file, the folder it lies in, or "hub" for the preset's own repository on the Hugging Face hub.
-            Swin: as the hub has it. MobileNetV2: safetensors, batch norms folded, for RGB in [-1, 1]; its norms
-            are measured on training photos.
+        source: A file, the folder it lies in, or "hub" for the preset's own repository on the Hugging Face
+            hub. Swin: as the hub has it. MobileNetV2: safetensors, batch norms folded, for RGB in [-1, 1];
+            its norms are measured on training photos.
         recipe: Says which sets to take the photos from.
         root: Folder of the data sets.
 
     Raises:
         DataError: No photos, a preset without a repository, or a file that does not fit MobileNetV2.
-        CheckpointError: A file that cannot be read, or that lacks a tensor of the network or has it in another
-            shape; the message names it.
+        CheckpointError: A file that cannot be read, or that lacks a tensor of the network or has it in
+            another shape; the message names it.
         MissingBackboneError: Not in the hub's cache, and the hub is out of reach.
     """
     path = _from_hub(model) if source == "hub" else _in_folder(source)
@@ -72,7 +72,8 @@ def _from_hub(model: StyleMatte) -> Path:
             break
     raise MissingBackboneError(
         f"{repository} is not in the Hugging Face cache and cannot be fetched ({reason}). Fetch "
-        f"https://huggingface.co/{repository}/resolve/main/{FILES[0]} elsewhere and give --backbone-weights FILE"
+        f"https://huggingface.co/{repository}/resolve/main/{FILES[0]} elsewhere and give "
+        "--backbone-weights FILE"
     )
 
 

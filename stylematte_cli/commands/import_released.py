@@ -22,8 +22,8 @@ def import_released(
 ) -> None:
     """Import StyleMatte's released weights.
 
-    Reads every tensor strictly and without running code from the file, and keeps <name>.safetensors and its card
-    in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model.
+    Reads every tensor strictly and without running code from the file, and keeps <name>.safetensors and its
+    card in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model.
     """
     from stylematte_cli.weights import keep, new_path, sha256_of
 

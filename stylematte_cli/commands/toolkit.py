@@ -24,9 +24,9 @@ def require(*packages: str, extra: str) -> None:
 def translated_errors() -> Iterator[None]:
     """Turn the errors of `models`, `export` and `training` into the tool's, with their exit codes.
 
-    Their errors are ValueErrors where the user's files or recipes are at fault, with `is_missing` where something
-    is not here, and RuntimeErrors where the work failed; a package that only some presets need may be missing.
-    Everything else is our own mistake and passes as it is.
+    Their errors are ValueErrors where the user's files or recipes are at fault, with `is_missing` where
+    something is not here, and RuntimeErrors where the work failed; a package that only some presets need may
+    be missing. Everything else is our own mistake and passes as it is.
     """
     try:
         yield

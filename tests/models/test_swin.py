@@ -28,15 +28,15 @@ def linear(layer: nn.Module, x: np.ndarray) -> np.ndarray:
 
 
 def cosine_block(block: nn.Module, x: np.ndarray, window: int, shift: int, heads: int) -> np.ndarray:
-    """One block on (h, w, C), in float64 and without windows: every token against every other, most of them barred.
+    """One block on (h, w, C), in float64 and without windows: every token against every other.
 
-    Liu et al., 2022, eq. 2-4 and figure 1: zeros fill up the last windows, and tokens attend within one window of
-    the grid moved by the shift, which the border cuts.
+    Liu et al., 2022, eq. 2-4 and figure 1: zeros fill up the last windows, and tokens attend within one
+    window of the grid moved by the shift, which the border cuts.
     """
     h, w, channels = x.shape
     padded = np.zeros((math.ceil(h / window) * window, math.ceil(w / window) * window, channels))
     padded[:h, :w] = x
-    attention = getattr(block.attention, "self")
+    attention = block.attention.get_submodule("self")
     places = np.stack(np.divmod(np.arange(padded[..., 0].size), padded.shape[1]), -1)  # (N, 2)
     tokens = padded.reshape(-1, channels)
     groups = (places - shift) // window
@@ -103,7 +103,8 @@ def test_strides_and_channels(name, size):
         maps = encoder(torch.rand(2, 3, *size))
     assert encoder.channels == [8, 16, 32, 64]
     assert [tuple(m.shape) for m in maps] == [
-        (2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(encoder.channels, (4, 8, 16, 32), strict=True)
+        (2, c, math.ceil(size[0] / s), math.ceil(size[1] / s)) for c, s in zip(encoder.channels, (4, 8, 16,
+        32), strict=True)
     ]  # fmt: skip
 
 
