@@ -16,7 +16,7 @@ class Preset:
         encoder: Encoder family, see `models.encoders.build_encoder`.
         decoder: What joins the encoder's features, see `models.pixel_decoder.build_decoder`.
         fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
-        pyramid: Whether a pyramid stands between a pixel decoder and the head; without one, its finest map does.
+        pyramid: Whether a pyramid stands between pixel decoder and head; else the finest map goes there.
         upsampler: How coarse logits become full-size alpha, see `models.upsamplers`.
         averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
             published StyleMatte does not.
