@@ -120,6 +120,11 @@ class MobileNetV2(nn.Module):
                 features.append(x)
         return features
 
+    def level_of(self, parameter_name: str) -> int:
+        """How deep a parameter lies: 0 for the stem, 1 to 4 for what leads to strides 4, 8, 16 and 32."""
+        part, *rest = parameter_name.split(".")
+        return 0 if part == "stem" else 1 + sum(int(rest[0]) >= end for end in self.ends[:3])
+
 
 def build_encoder(name: str) -> MobileNetV2:
     """Make an encoder by its preset name, with random weights."""

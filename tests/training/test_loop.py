@@ -17,7 +17,9 @@ from training.checkpoint import StateError, load_state, save_state
 from training.config import Stage
 from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
-from training.loop import RunOptions, TrainingError, learning_rate, make_optimiser, train, update_average
+from training.loop import RunFolderError, RunOptions, TrainingError, train
+from training.losses import LOSSES
+from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
 
 FIRST = Stage(
     "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
@@ -71,9 +73,9 @@ def assert_same_state(one, other) -> None:
 
 def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path, monkeypatch):
     losses = []
-    step = loop.StageRun._step
+    step = loop.Run._step
     monkeypatch.setattr(
-        loop.StageRun, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]}
+        loop.Run, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]}
     )
     stage = Stage(
         "s", 20, 4, (96, 128), 1e-2, encoder_rate=1, warmup_steps=2, composite=0, coarse={"bce": 1.0}
@@ -90,7 +92,8 @@ def test_a_run_leaves_what_it_promises(whole):
         *("config.json", "log.csv", "tensorboard", "previews", "state.pt"),
         *("last.safetensors", "best.safetensors"),
     }
-    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(RECIPE.digest()))
+    config = json.loads((out / "config.json").read_text())
+    assert config == json.loads(json.dumps(RECIPE.digest())) | {"origin": {}}
     assert list((out / "tensorboard").iterdir())
     assert set(scores) == {"iou", "band", f"iou/{drawn.PEOPLE}", f"band/{drawn.PEOPLE}"}
     assert 0 <= scores["iou"] <= 1
@@ -135,7 +138,7 @@ def test_weights_carry_the_average_and_where_they_come_from(whole):
     assert all(torch.equal(tensor, average[name]) for name, tensor in model.state_dict().items())
     assert provenance["steps"] == 10
     assert provenance["recipe"]["seed"] == 3
-    assert set(provenance["held_out"]) >= {"iou", "band"}
+    assert set(provenance["scores"]) >= {"iou", "band"}
 
 
 @pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
@@ -143,16 +146,16 @@ def test_a_resumed_run_is_the_run_that_nothing_stopped(
     whole, data_root, mattes, tmp_path, monkeypatch, killed_at
 ):
     steps = []
-    step = loop.StageRun._step
+    step = loop.Run._step
 
-    def killed(self, number, batch):
+    def killed(self, stage, number, batches):
         if len(steps) == killed_at:
             raise KilledError
         steps.append(number)
-        return step(self, number, batch)
+        return step(self, stage, number, batches)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "_step", killed)
+        patch.setattr(loop.Run, "_step", killed)
         with pytest.raises(KilledError):
             run(data_root, mattes, tmp_path)
     lines = []
@@ -161,7 +164,7 @@ def test_a_resumed_run_is_the_run_that_nothing_stopped(
     out, wanted, _ = whole
     assert scores == wanted
     one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
-    assert set(one) == {"stage", "step", "best", "recipe", "model", "average", "optimiser"}
+    assert set(one) == {"stage", "step", "best", "recipe", "origin", "model", "average", "optimiser"}
     assert_same_state(one, other)
 
 
@@ -195,7 +198,7 @@ def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
 
 def test_another_recipe_is_refused(whole, data_root, mattes):
     before = (whole[0] / "config.json").read_bytes()
-    with pytest.raises(TrainingError, match="holds a run of another recipe"):
+    with pytest.raises(RunFolderError, match="holds a run of another recipe"):
         run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
     assert (whole[0] / "config.json").read_bytes() == before
 
@@ -207,7 +210,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(data_root, m
         calls.append(alpha)
         return logits.sum() * (float("nan") if len(calls) == 5 else 0)
 
-    monkeypatch.setitem(loop.LOSSES, "bce", broken)
+    monkeypatch.setitem(LOSSES, "bce", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at step 4 of segmentation.*nan_batch\.pt"):
         run(data_root, mattes, tmp_path)
     kept = torch.load(tmp_path / "nan_batch.pt", weights_only=True)
@@ -259,7 +262,7 @@ def test_pretrained_weights_are_set_once(data_root, mattes, tmp_path):
 def test_nothing_held_out_is_said_before_the_first_step(data_root, mattes, tmp_path):
     recipe = drawn.recipe(FIRST)
     only_cutouts = type(recipe)("test", recipe.sets[1:], recipe.stages)
-    with pytest.raises(TrainingError, match="no held-out photo"):
+    with pytest.raises(DataError, match="no held-out photo"):
         run(data_root, mattes, tmp_path, only_cutouts)
 
 
@@ -277,18 +280,31 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert (np.diff(rates[10:]) < 0).all()
 
 
-def test_the_encoder_learns_slower_and_norms_do_not_decay():
+def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
     model = build_model("test")
-    optimiser = make_optimiser(model, SECOND, weight_decay=0.01)
+    optimiser = make_optimiser(model, weight_decay=0.01)
+    stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
+    set_rates(optimiser, stage, step=2)
     names = {id(p): name for name, p in model.named_parameters()}
-    seen = set()
+    rates = {}
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            seen.add(name)
-            assert group["factor"] == (0.3 if name.startswith("encoder.") else 1.0)
+            rates[name] = group["lr"] / learning_rate(stage, 2)
             assert group["weight_decay"] == (0.01 if name.endswith("weight") and "norm" not in name else 0.0)
-    assert seen == set(names.values())
+    assert set(rates) == set(names.values())
+    # Blocks of the test encoder: strides 2, 4, 8, 16 and 32.
+    for part, wanted in {
+        "encoder.stem.conv.weight": 0.3 / 16,
+        "encoder.blocks.0.project.conv.weight": 0.3 / 8,
+        "encoder.blocks.1.project.norm.bias": 0.3 / 8,
+        "encoder.blocks.2.expand.conv.weight": 0.3 / 4,
+        "encoder.blocks.3.depthwise.conv.weight": 0.3 / 2,
+        "encoder.blocks.4.project.conv.weight": 0.3,
+        "fpn.narrow.conv.weight": 1.0,
+        "head.bias": 1.0,
+    }.items():
+        assert rates[part] == pytest.approx(wanted), part
 
 
 def test_the_average_follows_the_network():

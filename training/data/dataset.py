@@ -69,6 +69,13 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     if data_set.kind == "backgrounds":
         nothing = np.zeros(image.shape[:2], np.uint8)
         return Subject(image, nothing, np.full_like(nothing, 255), None, own_background=True)
+    if data_set.kind == "unlabelled":
+        nothing = np.zeros(image.shape[:2], np.uint8)
+        return Subject(image, nothing, nothing, None, own_background=True)
+    if data_set.kind == "mattes":
+        alpha = read_grey(sample.labels["alpha"])
+        _check_size(sample.labels["alpha"], alpha, image)
+        return Subject(image, alpha, np.full_like(alpha, 255), image, own_background=True)
     if data_set.kind == "hair_only":
         # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
         hair = read_grey(sample.labels["hair"])
@@ -101,7 +108,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
         self.mattes, self.stage = mattes, recipe.stages[stage_number]
         self.seed = (recipe.seed, stage_number)
-        self.sets = [(s, split(read_set(root, s.folder), recipe.held_out_every)[0]) for s in recipe.sets]
+        every = recipe.held_out_every
+        self.sets = [(s, split(read_set(root, s.folder, s.layout), every)[0]) for s in recipe.sets]
         self.backgrounds = [x for s, samples in self.sets if s.kind == "backgrounds" for x in samples]
         for data_set, samples in self.sets:
             if not samples:
@@ -204,15 +212,39 @@ def shape_near(side: float, aspect: float) -> tuple[int, int]:
 
 
 class Onwards(Sampler[list[int]]):
-    """Batches of consecutive sample numbers from where a run stands to where its stage ends."""
+    """Batches of consecutive sample numbers from where a run stands to where its stage ends.
 
-    def __init__(self, start_step: int, end_step: int, batch_size: int) -> None:
+    A step's samples are dealt to its passes, one after another, and each pass's to the processes, in turn: so
+    all processes together see what one alone would see.
+
+    Args:
+        start_step: First step.
+        end_step: One beyond the last step.
+        batch_size: Samples of one step, over all passes and processes.
+        passes: How many batches make one step.
+        processes: How many processes share a pass.
+        process: Which of them this is.
+    """
+
+    def __init__(
+        self,
+        start_step: int,
+        end_step: int,
+        batch_size: int,
+        passes: int = 1,
+        processes: int = 1,
+        process: int = 0,
+    ) -> None:
         self.start, self.end, self.batch_size = start_step, end_step, batch_size
+        self.passes, self.processes, self.process = passes, processes, process
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the sample numbers of one step after another."""
+        """Yield the sample numbers of one pass after another."""
+        size = self.batch_size // (self.passes * self.processes)
         for step in range(self.start, self.end):
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            for number in range(self.passes):
+                first = step * self.batch_size + (number * self.processes + self.process) * size
+                yield list(range(first, first + size))
 
     def __len__(self) -> int:
-        return self.end - self.start
+        return (self.end - self.start) * self.passes

@@ -8,8 +8,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.layouts import LAYOUTS
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-LABEL_FOLDERS = ("mask", "hair")
+LABEL_FOLDERS = ("mask", "hair", "alpha", "trimap")
 
 
 class DataError(ValueError):
@@ -37,20 +39,21 @@ class Sample:
 
 
 def is_held_out(key: str, every: int) -> bool:
-    """Whether a sample belongs to the held-out part: a hash of its name, so it never moves."""
-    return zlib.crc32(key.encode()) % every == 0
+    """Whether a sample belongs to the held-out part: a hash of its name, so it never moves. 0: none is."""
+    return every > 0 and zlib.crc32(key.encode()) % every == 0
 
 
 def _images_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def read_set(root: Path, name: str) -> list[Sample]:
+def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
     """List one data set: `name/image/` beside label folders, or a flat folder of pictures.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
+        layout: How its files lie, a name of `training.data.layouts.LAYOUTS`.
 
     Returns:
         Samples in name order. Label files match by stem; a picture that lacks a label that others of its set
@@ -59,6 +62,8 @@ def read_set(root: Path, name: str) -> list[Sample]:
     Raises:
         DataError: No such folder, no pictures, or pictures without their labels.
     """
+    if layout not in LAYOUTS:
+        raise DataError(f"{name}: layout {layout!r} is none of {', '.join(LAYOUTS)}")
     base = root / name
     if not base.is_dir():
         raise DataError(f"{base}: no such data set folder")
