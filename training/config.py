@@ -15,6 +15,7 @@ RECIPES = Path(__file__).parent / "recipes"
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
 Colours = Literal["estimated", "raw"]
 Resolution = Literal["full", "half", "working"]
+Augmentation = Literal["own", "published"]
 
 
 class RecipeError(ValueError):
@@ -84,6 +85,8 @@ class Stage:
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.
+        augmentation: How views are drawn, this project's "own" way or as "published" with StyleMatte.
+        optional: Left out where a set that it draws is not below the data root.
     """
 
     name: str
@@ -98,6 +101,8 @@ class Stage:
     shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
+    augmentation: Augmentation = "own"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ class Recipe:
     ema_decay: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    validation: tuple[Validation, ...] = ()
 
     def digest(self) -> dict[str, Any]:
         """The recipe as plain values, to be saved beside what it made."""
@@ -201,6 +207,11 @@ def _check(recipe: Recipe, path: Path) -> None:
         for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
             if value not in allowed:
                 raise RecipeError(f"{path}: {data_set.folder}: {value!r} is none of {', '.join(allowed)}")
+    for known_set in (*recipe.sets, *recipe.validation):
+        if known_set.layout not in LAYOUTS:
+            raise RecipeError(
+                f"{path}: {known_set.folder}: layout {known_set.layout!r} is none of {', '.join(LAYOUTS)}"
+            )
     if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
