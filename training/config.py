@@ -207,11 +207,10 @@ def _check(recipe: Recipe, path: Path) -> None:
         for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
             if value not in allowed:
                 raise RecipeError(f"{path}: {data_set.folder}: {value!r} is none of {', '.join(allowed)}")
-    for known_set in (*recipe.sets, *recipe.validation):
-        if known_set.layout not in LAYOUTS:
-            raise RecipeError(
-                f"{path}: {known_set.folder}: layout {known_set.layout!r} is none of {', '.join(LAYOUTS)}"
-            )
+    layouts = [(s.folder, s.layout) for s in recipe.sets] + [(s.folder, s.layout) for s in recipe.validation]
+    for folder, layout in layouts:
+        if layout not in LAYOUTS:
+            raise RecipeError(f"{path}: {folder}: layout {layout!r} is none of {', '.join(LAYOUTS)}")
     if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:

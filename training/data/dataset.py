@@ -11,7 +11,6 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from training.config import Recipe
@@ -26,7 +25,7 @@ STRIDE = 32
 class View(NamedTuple):
     """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8.
 
-    `parts` are foreground and background (H, W, 3) of which a composite was made; of a photo nobody knows them.
+    `parts` are the foreground and background (H, W, 3) of a composite; nobody knows those of a photo.
     """
 
     picture: Pixels
@@ -110,7 +109,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
             matrix = augment.random_view(rng, source, size)
             # Reflected at the border, picture and labels alike, so that they stay true to each other.
             parts = (subject.image, subject.alpha, subject.weight)
-            return View(*(augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts))
+            picture, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
+            return View(picture, alpha, weight)
         background = self._background(rng, size)
         count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs come in groups
         return compose(rng, subject, background, count)
@@ -183,8 +183,8 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
     if count > 1:  # the mean of all layers, weighted with what shows of each
         layers = (picture - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
         colours = np.where(alpha[..., None] > 0.01, np.clip(layers + 0.5, 0, 255), colours).astype(np.uint8)
-    rounded = (np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in (picture, alpha * 255, weight * 255))
-    return View(*rounded, (colours, background))
+    rounded = [np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in (picture, alpha * 255, weight * 255)]
+    return View(rounded[0], rounded[1], rounded[2], (colours, background))
 
 
 def _plain_colour(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:

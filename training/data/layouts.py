@@ -23,7 +23,7 @@ class Layout:
         needs: Labels without which the set is of no use.
         beside: Patterns like `pictures`, below the data root, for trees that are unpacked there.
         nested: Pictures lie in folders of folders.
-        listed: Name of a text file beside the pictures' folder, or one up, with the names of those that count.
+        listed: Text file beside the pictures' folder, or one up, that names those which count.
         numbered: Pictures are called stem_k; a label of that name comes before one called stem.
     """
 
@@ -43,7 +43,7 @@ _COMPOSITION = ("Combined_Dataset", ".")
 
 LAYOUTS: dict[str, Layout] = {
     "plain": Layout(
-        "image/ beside mask/ (binary, to be solved) and hair/, or beside alpha/ and trimap/; or a flat folder",
+        "image/ beside mask/ (binary, to be solved), hair/, alpha/ or trimap/; or a flat folder of pictures",
         ("image", "."),
         {"mask": ("mask",), "hair": ("hair",), "alpha": ("alpha",), "trimap": ("trimap",)},
     ),

@@ -1,10 +1,11 @@
 """The augmentation that StyleMatte was published with: the same changes, in one resampling.
 
-Published is a chain of albumentations on the whole photo: longest side to 1080, flip, brightness and contrast,
-shift, scale and turn, blur, pad, crop to 800, hue and saturation. Here the geometry is one matrix straight
-into the crop, and colours are changed in the crop alone. What differs: photos that shrink below two thirds
-are averaged, not sampled; brightness comes after blur, with which it commutes but for clipping; the tiles of
-CLAHE divide the crop. Crops of another side than 800 see as much of the photo: its longest side follows.
+Published is a chain of albumentations on the whole photo: longest side to 1080, flip, brightness and
+contrast, shift, scale and turn, blur, pad, crop to 800, hue and saturation. Here the geometry is one matrix
+straight into the crop, and colours are changed in the crop alone. What differs: photos that shrink below two
+thirds are averaged, not sampled; brightness comes after blur, with which it commutes but for clipping; the
+tiles of CLAHE divide the crop. Crops of another side than 800 see as much of the photo: its longest side
+follows.
 
 Reference:
     Buslaev et al., "Albumentations", 2020, whose definitions of each change these are.
@@ -77,10 +78,9 @@ def view_matrix(
     turned = np.eye(3)
     turned[:2] = cv2.getRotationMatrix2D((width / 2, height / 2), turn_degrees, zoom)
     turned[:2, 2] += (shift[1] * width, shift[0] * height)
-    start = [
-        c * (n - m) if n > m else (n - m) / 2 for c, n, m in zip(corner, (height, width), crop, strict=True)
-    ]
-    cropped = _moved(-start[1], -start[0])
+    sides = zip(corner, (height, width), crop, strict=True)
+    down, right = (c * (n - m) if n > m else (n - m) / 2 for c, n, m in sides)
+    cropped = _moved(-right, -down)
     # All of this is in lengths from the picture's edge, where pixel 0 has its centre at a half.
     whole = _moved(-0.5, -0.5) @ cropped @ turned @ (flipped if flip else upright) @ _moved(0.5, 0.5)
     return np.asarray(whole[:2], np.float64)

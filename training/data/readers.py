@@ -139,7 +139,7 @@ def samples_of(found: Listing, name: str, rules: Layout) -> list[Sample]:
     """Join pictures with the labels there are."""
     samples = []
     for below, picture in found.pictures:
-        labels = {kind: _label_of(files, below, picture, rules) for kind, files in found.labels.items()}
+        labels = {kind: label_of(files, below, picture, rules) for kind, files in found.labels.items()}
         there = {kind: path for kind, path in labels.items() if path is not None}
         samples.append(Sample(name, picture, there, below))
     return samples
@@ -148,19 +148,20 @@ def samples_of(found: Listing, name: str, rules: Layout) -> list[Sample]:
 def lonely_pictures(found: Listing, label: str, rules: Layout) -> list[Path]:
     """Pictures that lack a label."""
     files = found.labels[label]
-    return [p for below, p in found.pictures if _label_of(files, below, p, rules) is None]
+    return [p for below, p in found.pictures if label_of(files, below, p, rules) is None]
+
+
+def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rules: Layout) -> Path | None:
+    """The label file of a picture, if there is one."""
+    path = files.get((below, picture.stem))
+    if path is None and rules.numbered:
+        path = files.get((below, picture.stem.rpartition("_")[0]))
+    return path
 
 
 def has_set(root: Path, name: str, layout: str = "plain") -> bool:
     """Whether a set lies below the data root, or where its layout may lie besides."""
     return bool(_places(root / name, LAYOUTS[layout].pictures) or _places(root, LAYOUTS[layout].beside))
-
-
-def _label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rules: Layout) -> Path | None:
-    path = files.get((below, picture.stem))
-    if path is None and rules.numbered:
-        path = files.get((below, picture.stem.rpartition("_")[0]))
-    return path
 
 
 def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:

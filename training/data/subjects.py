@@ -1,5 +1,6 @@
 """One sample read from disk: its picture, what is known of its alpha, and how far that is believed."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,15 +59,22 @@ def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
         DataError: See `read_set`; or the set has other labels than its kind needs.
     """
     samples = read_set(root, data_set.folder, data_set.layout)
-    needed, there = _NEEDS.get(data_set.kind), samples[0].labels
-    if needed is None or needed in there:
-        return samples
-    where = f"{root / data_set.folder}: a set of kind {data_set.kind} needs a folder {needed}/"
-    if data_set.kind == "mattes" and "mask" in there:
-        where += "; its mask/ counts as binary: take kind photos, or the layout in which mask/ is the alpha"
-    elif data_set.kind == "photos" and "alpha" in there:
-        where += "; it has alphas: take kind mattes"
-    raise DataError(where)
+    if lack := what_lacks(data_set, samples[0].labels):
+        raise DataError(f"{root / data_set.folder}: {lack}")
+    return samples
+
+
+def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
+    """Say which label a set's kind needs and it does not have; "" where all is well."""
+    needed = _NEEDS.get(data_set.kind)
+    if needed is None or needed in labels:
+        return ""
+    lack = f"a set of kind {data_set.kind} needs a folder {needed}/"
+    if data_set.kind == "mattes" and "mask" in labels:
+        lack += "; its mask/ counts as binary: take kind photos, or the layout in which mask/ is the alpha"
+    elif data_set.kind == "photos" and "alpha" in labels:
+        lack += "; it has alphas: take kind mattes"
+    return lack
 
 
 def needed_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
