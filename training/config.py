@@ -292,16 +292,18 @@ def _check(recipe: Recipe, path: Path) -> None:
     for data_set in recipe.sets:
         if data_set.share < 0 or not 0 <= data_set.belief <= 1:
             raise RecipeError(f"{path}: {data_set.folder}: share must be 0 or more, belief from 0 to 1")
-        for value, allowed in (
-            (data_set.kind, get_args(SetKind)),
-            (data_set.band, get_args(Band)),
-            (data_set.colours, get_args(Colours)),
-        ):
-            _check_word(value, allowed, f"{path}: {data_set.folder}")
+        words = ((data_set.kind, SetKind), (data_set.band, Band), (data_set.colours, Colours))
+        for value, kind in words:
+            _check_word(value, get_args(kind), f"{path}: {data_set.folder}")
     for validation in recipe.validation:
         _check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
         if validation.photos < 1:
             raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
+    for described in (*recipe.sets, *recipe.validation):
+        if described.layout not in LAYOUTS:
+            raise RecipeError(
+                f"{path}: {described.folder}: layout {described.layout!r} is none of {', '.join(LAYOUTS)}"
+            )
     if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
