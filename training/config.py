@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from models.presets import PRESETS, Preset
+from training.data.layouts import LAYOUTS
 from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
 
@@ -143,10 +144,6 @@ class Recipe:
     def build_preset(self) -> Preset:
         """The preset with this recipe's changes."""
         return dataclasses.replace(PRESETS[self.preset], **self.network)
-
-    def drawn_by(self, *stages: Stage) -> tuple[DataSet, ...]:
-        """The sets that any of some stages draws, in the recipe's order."""
-        return tuple(s for s in self.sets if any(t.shares.get(s.folder, s.share) > 0 for t in stages))
 
     def digest(self) -> dict[str, Any]:
         """The recipe as plain values, to be saved beside what it made."""

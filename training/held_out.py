@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from models.stylematte import StyleMatte
 from training.config import DataSet, Recipe
-from training.data.dataset import ASPECTS, read_subject, shape_near
+from training.data.dataset import ASPECTS, shape_near
 from training.data.pseudo_alpha import cached_paths
-from training.data.readers import DataError, Sample, read_grey, read_set, split
+from training.data.readers import DataError, Sample, read_grey, split
+from training.data.subjects import read_data_set, read_subject
 from training.metrics import iou
 from training.teacher import Teacher
 
@@ -84,7 +85,7 @@ def held_out_items(root: Path, recipe: Recipe, per_set: int) -> list[Item]:
     for data_set in recipe.sets:
         if data_set.kind not in ("photos", "mattes", "unlabelled"):
             continue
-        samples = split(read_set(root, data_set.folder, data_set.layout), recipe.held_out_every)[1]
+        samples = split(read_data_set(root, data_set), recipe.held_out_every)[1]
         step = max(1, len(samples) // per_set)
         items += [(sample, data_set) for sample in samples[::step][:per_set]]
     return items

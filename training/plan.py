@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from training.config import DataSet, Recipe, Stage
-from training.data.readers import DataError, read_set, split
+from training.data.readers import DataError, has_set, split
+from training.data.subjects import needed_sets, read_data_set
 
 
 @dataclass(frozen=True)
@@ -40,25 +41,36 @@ def make_plan(recipe: Recipe, root: Path) -> Plan:
         DataError: A set is missing that a stage draws, or has no pictures.
     """
     stages, skipped = [], []
-    needed = recipe.drawn_by(*(stage for stage in recipe.stages if not stage.optional))
+    wanted = {s for stage in recipe.stages if not stage.optional for s in _folders(recipe, stage)}
     for stage in recipe.stages:
-        missing = [s for s in recipe.drawn_by(stage) if s not in needed and not (root / s.folder).is_dir()]
+        rest = [s for s in needed_sets(recipe, stage) if s.folder not in wanted]
+        missing = [s.folder for s in rest if not has_set(root, s.folder, s.layout)]
         if stage.optional and missing:
-            skipped.append(f"stage {stage.name} left out: there is no {root / missing[0].folder}")
+            skipped.append(f"stage {stage.name} left out: {root / missing[0]} is not there")
         else:
             stages.append(stage)
     if not stages:
-        raise DataError(f"{root}: nothing to run: " + "; ".join(skipped))
-    sets = recipe.drawn_by(*stages)
-    parts = {s.folder: split(read_set(root, s.folder, s.layout), recipe.held_out_every) for s in sets}
+        raise DataError(f"{root}: nothing to run; {'; '.join(skipped)}")
+    folders = {s for stage in stages for s in _folders(recipe, stage)}
+    sets = tuple(s for s in recipe.sets if s.folder in folders)
+    parts = {s.folder: split(read_data_set(root, s), recipe.held_out_every) for s in sets}
     pictures, held_out = ({folder: len(part[i]) for folder, part in parts.items()} for i in (0, 1))
     ready = dataclasses.replace(recipe, sets=sets, stages=tuple(stages))
-    with_steps = tuple(_with_steps(stage, ready.drawn_by(stage), pictures) for stage in stages)
-    shares = tuple(_known_shares(stage, sets) for stage in with_steps)
-    return Plan(dataclasses.replace(ready, stages=shares), pictures, held_out, tuple(skipped))
+    with_steps = (_with_steps(stage, drawn_sets(ready, stage), pictures) for stage in stages)
+    ready = dataclasses.replace(ready, stages=tuple(_known_shares(stage, sets) for stage in with_steps))
+    return Plan(ready, pictures, held_out, tuple(skipped))
 
 
-def _with_steps(stage: Stage, drawn: tuple[DataSet, ...], pictures: dict[str, int]) -> Stage:
+def drawn_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
+    """Sets whose pictures a stage draws, be it as empty ones."""
+    return [s for s in recipe.sets if stage.shares.get(s.folder, s.share) > 0]
+
+
+def _folders(recipe: Recipe, stage: Stage) -> list[str]:
+    return [s.folder for s in needed_sets(recipe, stage)]
+
+
+def _with_steps(stage: Stage, drawn: list[DataSet], pictures: dict[str, int]) -> Stage:
     """The stage with steps in place of epochs; one is as many pictures as its sets with subjects hold."""
     if not stage.epochs:
         return stage

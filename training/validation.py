@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from models.published import matte_published
 from models.stylematte import StyleMatte
 from training.config import Recipe, Resolution
 from training.data.readers import DataError, read_grey, read_rgb, read_set
@@ -141,22 +142,9 @@ def matte(model: StyleMatte, image: NDArray[np.uint8], resolution: Resolution) -
         )
         halved = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return _run(model, halved, image)
-    padded = pad_as_published(image, model.preset.stride)
-    height, width = image.shape[:2]
-    return _run(model, padded, padded)[-height:, -width:]
-
-
-def pad_as_published(image: NDArray[np.uint8], stride: int) -> NDArray[np.uint8]:
-    """Reflect a photo at its upper and left border until the network's stride fits, StyleMatte's way.
-
-    Where one side does not fit both are padded, each by stride − (side mod stride): a side that would have
-    fitted gets a whole stride more.
-    """
-    height, width = image.shape[:2]
-    if height % stride == 0 and width % stride == 0:
-        return image
-    top, left = stride - height % stride, stride - width % stride
-    return np.asarray(cv2.copyMakeBorder(image, top, 0, left, 0, cv2.BORDER_REFLECT_101), np.uint8)
+    with torch.inference_mode():
+        whole = as_tensor(image, next(model.parameters()).device)
+        return matte_published(model, whole)[0, 0].cpu().numpy()
 
 
 @torch.inference_mode()

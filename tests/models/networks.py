@@ -24,7 +24,7 @@ def lively(preset: str, seed: int = 0) -> StyleMatte:
         noise = torch.rand(4, 3, 8, 8, generator=generator)
         image = nn.functional.interpolate(noise, 128, mode="bicubic").clamp(0, 1)
         model.train()
-        spread = model.coarse(image)[0].std()
+        spread = model.coarse(image).logits.std()
         model.eval()
         model.head.weight *= 1.5 / spread
         for norm in norms:
