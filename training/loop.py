@@ -125,7 +125,8 @@ def train(
         model.load_state_dict(state["model"])
         report(f"going on at stage {state['stage'] + 1}, step {state['step']}")
     elif initialise is not None:
-        initialise(model)
+        with accelerator.main_process_first():  # which may fetch a file for all
+            initialise(model)
     if len(set(gather_object([(state["stage"], state["step"])]))) > 1:
         raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
     for line in plan.skipped:

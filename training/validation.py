@@ -84,7 +84,7 @@ def validation_photos(root: Path, recipe: Recipe) -> list[Photo]:
         for sample in samples[::step][: table.photos]:
             if "alpha" not in sample.labels:
                 raise DataError(f"{sample.image}: no alpha belongs to it; a validation set needs them")
-            name = f"{sample.folder}@{table.resolution}"
+            name = f"{table.folder if table.layout == 'plain' else table.layout.upper()}@{table.resolution}"
             files = (sample.image, sample.labels["alpha"], sample.labels.get("trimap"))
             photos.append(Photo(name, *files, table.resolution))
     return photos

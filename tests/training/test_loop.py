@@ -74,9 +74,7 @@ def assert_same_state(one, other) -> None:
 def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path, monkeypatch):
     losses = []
     step = loop.Run._step
-    monkeypatch.setattr(
-        loop.Run, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]}
-    )
+    monkeypatch.setattr(loop.Run, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]})
     stage = Stage(
         "s", 20, 4, (96, 128), 1e-2, encoder_rate=1, warmup_steps=2, composite=0, coarse={"bce": 1.0}
     )
