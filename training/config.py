@@ -296,6 +296,7 @@ def _check(recipe: Recipe, path: Path) -> None:
         _check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
         if validation.photos < 1:
             raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
+    described: DataSet | Validation
     for described in (*recipe.sets, *recipe.validation):
         if described.layout not in LAYOUTS:
             raise RecipeError(

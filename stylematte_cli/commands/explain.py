@@ -61,7 +61,7 @@ def _stage_line(stage: "Stage") -> str:
 
 
 def _drawn_by(recipe: "Recipe", folder: str) -> str:
-    """Which stages read a set, where that is not all of them; empty where none does, as nothing is said then."""
+    """Which stages read a set; empty where none does, and nothing is said of it then."""
     from training.data.subjects import needed_sets
 
     stages = [s for s in recipe.stages if folder in {d.folder for d in needed_sets(recipe, s)}]
