@@ -177,7 +177,7 @@ def _run(
     from stylematte_cli.weights import sha256_of
     from training.loop import train as run
     from training.plan import make_plan
-    from training.processes import join_processes
+    from training.processes import check_batches, join_processes
     from training.teacher import Teacher
 
     paths = {
@@ -191,11 +191,14 @@ def _run(
     quiet = quiet or not processes.is_main_process
     if begins_with:
         origin["backbone"] = begins_with
-    if not quiet and "weights" not in paths:
+    goes_on = (options.out / "state.pt").exists()
+    if not quiet and not goes_on and "weights" not in paths:
         print(f"stylematte: encoder weights: {begins_with or 'none, it begins at random'}", file=sys.stderr)
     taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
+    ready = make_plan(recipe, data).recipe
+    check_batches(ready, processes)  # before hours go into mattes
     with processes.main_process_first():
-        _prepare_mattes(make_plan(recipe, data).recipe, data, options, quiet)
+        _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
     run(recipe, data, options, start, (lambda line: None) if quiet else typer.echo, taught_by)
     processes.end_training()

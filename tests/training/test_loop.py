@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoints import load_weights
+from models.checkpoints import CheckpointError, load_weights
+from models.presets import PRESETS
 from models.stylematte import build_model
 from tests.training import drawn
 from training import checkpoint, loop
-from training.checkpoint import StateError, load_state, save_state
-from training.config import Stage
+from training.checkpoint import StateError, load_start, load_state, save_state
+from training.config import RecipeError, Stage
 from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
 from training.loop import RunFolderError, RunOptions, TrainingError, train
 from training.losses import LOSSES
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
+from training.processes import ProcessError, reseed
 
 FIRST = Stage(
     "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
@@ -139,10 +141,8 @@ def test_weights_carry_the_average_and_where_they_come_from(whole):
     assert set(provenance["scores"]) >= {"iou", "band"}
 
 
-@pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
-def test_a_resumed_run_is_the_run_that_nothing_stopped(
-    whole, data_root, mattes, tmp_path, monkeypatch, killed_at
-):
+def killed_and_resumed(data_root, mattes, out, monkeypatch, killed_at, recipe=RECIPE, **changes):
+    """Kill a run before a step, and go on with it; returns its last scores."""
     steps = []
     step = loop.Run._step
 
@@ -155,15 +155,70 @@ def test_a_resumed_run_is_the_run_that_nothing_stopped(
     with monkeypatch.context() as patch:
         patch.setattr(loop.Run, "_step", killed)
         with pytest.raises(KilledError):
-            run(data_root, mattes, tmp_path)
+            run(data_root, mattes, out, recipe, **changes)
     lines = []
-    scores = run(data_root, mattes, tmp_path, report=lines.append)
+    scores = run(data_root, mattes, out, recipe, report=lines.append, **changes)
     assert lines[0].startswith("going on at stage ")
+    return scores
+
+
+@pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
+def test_a_resumed_run_is_the_run_that_nothing_stopped(
+    whole, data_root, mattes, tmp_path, monkeypatch, killed_at
+):
+    scores = killed_and_resumed(data_root, mattes, tmp_path, monkeypatch, killed_at)
     out, wanted, _ = whole
     assert scores == wanted
     one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
     assert set(one) == {"stage", "step", "best", "recipe", "origin", "model", "average", "optimiser"}
     assert_same_state(one, other)
+    log, wanted_log = read_log(tmp_path), read_log(out)
+    assert list(log.pop("images_per_s")) == list(wanted_log.pop("images_per_s"))
+    assert log == wanted_log
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(rows) == len((out / "log.csv").read_text().splitlines())  # none twice
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("test", {"precision": "bf16"}),
+        ("test", {"accumulate": 2}),
+        ("test_swin", {}),  # with drop path
+    ],
+)
+def test_so_it_is_whatever_the_network_and_the_precision(
+    data_root, mattes, tmp_path, monkeypatch, preset, changes
+):
+    stage = dataclasses.replace(FIRST, side=(64, 64), composite=0.0)
+    recipe = dataclasses.replace(drawn.recipe(stage), preset=preset)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(data_root, mattes, whole, recipe, **changes)
+    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe, **changes)
+    assert_same_state(load_state(resumed / "state.pt"), load_state(whole / "state.pt"))
+
+
+def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
+    model = build_model("test_swin").train()
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def answer(*place: int) -> torch.Tensor:
+        reseed(*place)
+        return model(picture, picture).coarse_logits.detach()
+
+    assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
+    others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
+    others += [answer(3, 0, 5, 1, 0), answer(3, 0, 5, 0, 1)]
+    assert not any(torch.equal(answer(3, 0, 5, 0, 0), other) for other in others)
+
+
+def test_norms_that_are_frozen_keep_their_statistics(data_root, mattes, tmp_path):
+    for frozen in (True, False):
+        stage = dataclasses.replace(FIRST, freeze_norms=frozen)
+        run(data_root, mattes, tmp_path / str(frozen), drawn.recipe(stage))
+        state = load_state(tmp_path / str(frozen) / "state.pt")["model"]
+        means = [tensor for name, tensor in state.items() if name.endswith("running_mean")]
+        assert all((mean == 0).all() for mean in means) == frozen
 
 
 def test_killed_while_the_state_is_written_it_goes_on_from_the_one_before(
@@ -338,3 +393,36 @@ def test_a_damaged_state_is_named(tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(StateError, match=r"state\.pt"):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_run_is_not_gone_on_with_under_another_teacher_or_start(data_root, mattes, tmp_path):
+    run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "a" * 64})
+    assert json.loads((tmp_path / "config.json").read_text())["origin"] == {"teacher": "a" * 64}
+    assert load_weights(tmp_path / "last.safetensors")[1]["origin"] == {"teacher": "a" * 64}
+    with pytest.raises(RunFolderError, match=r"began with other weights \(teacher\)"):
+        run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "b" * 64})
+    with pytest.raises(RunFolderError, match="began with other weights"):
+        run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
+
+
+def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
+    with pytest.raises(RecipeError, match="segmentation: batch_size 2 is no multiple of 1 processes times 3"):
+        run(data_root, mattes, tmp_path / "out", accumulate=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
+    with pytest.raises(ProcessError, match="fp16 needs a graphics card"):
+        run(data_root, mattes, tmp_path / "out", precision="fp16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, mattes, tmp_path):
+    recipe = dataclasses.replace(drawn.recipe(FIRST), network={"fpn_channels": 8, "eps": 1e-3})
+    run(data_root, mattes, tmp_path, recipe)
+    model, _ = load_weights(tmp_path / "last.safetensors")
+    assert model.preset == recipe.build_preset()
+    assert model.head.weight.shape == (1, 8, 3, 3)
+    with pytest.raises(CheckpointError, match="of preset test, and the recipe trains test with other"):
+        load_start(tmp_path / "last.safetensors", PRESETS["test"])
+    assert load_start(tmp_path / "last.safetensors", recipe.build_preset()).preset.eps == 1e-3

@@ -158,7 +158,7 @@ def test_hausdorff_is_the_mean_over_pictures_of_the_equation(rng):
 def asked(name: str, logits, alpha, weight):
     """The loss by its name, with whatever else it needs."""
     colours = torch.full((len(alpha), 3, *alpha.shape[2:]), 0.5, dtype=alpha.dtype)
-    return LOSSES[name](logits, alpha, weight, **{key: colours for key in NEEDS.get(name, ())})
+    return LOSSES[name](logits, alpha, weight, **dict.fromkeys(NEEDS.get(name, ()), colours))
 
 
 @pytest.mark.parametrize("name", LOSSES)
