@@ -292,16 +292,12 @@ def _check(recipe: Recipe, path: Path) -> None:
         words = ((data_set.kind, SetKind), (data_set.band, Band), (data_set.colours, Colours))
         for value, kind in words:
             _check_word(value, get_args(kind), f"{path}: {data_set.folder}")
+        _check_layout(data_set, path)
     for validation in recipe.validation:
         _check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
         if validation.photos < 1:
             raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
-    described: DataSet | Validation
-    for described in (*recipe.sets, *recipe.validation):
-        if described.layout not in LAYOUTS:
-            raise RecipeError(
-                f"{path}: {described.folder}: layout {described.layout!r} is none of {', '.join(LAYOUTS)}"
-            )
+        _check_layout(validation, path)
     if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
@@ -313,6 +309,12 @@ def _check(recipe: Recipe, path: Path) -> None:
 def _check_word(value: str, allowed: tuple[str, ...], where: str) -> None:
     if value not in allowed:
         raise RecipeError(f"{where}: {value!r} is none of {', '.join(allowed)}")
+
+
+def _check_layout(described: DataSet | Validation, path: Path) -> None:
+    folder, layout = described.folder, described.layout
+    if layout not in LAYOUTS:
+        raise RecipeError(f"{path}: {folder}: layout {layout!r} is none of {', '.join(LAYOUTS)}")
 
 
 def _check_network(recipe: Recipe, where: str) -> None:

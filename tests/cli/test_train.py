@@ -149,9 +149,8 @@ def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     there = (recipe, "--data", data, "--out", tmp_path / "out")
     assert "--precision fp8" in refused(capsys, *there, "--precision", "fp8", code=2)
     assert "fp16 needs a graphics card" in refused(capsys, *there, "--precision", "fp16", code=2)
-    assert "batch_size 4 is no multiple of 1 processes times 3" in refused(
-        capsys, *there, "--mattes", tmp_path / "mattes", "--accumulate", 3, code=3
-    )
+    line = refused(capsys, *there, "--accumulate", 3, code=3)
+    assert "batch_size 4 is no multiple of 1 processes times 3" in line
     assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)
     assert "--stages: no stage 'x'; the recipe has seg" in refused(capsys, *there, "--stages", "x", code=3)
     assert "--device tpu" in refused(capsys, *there, "--device", "tpu", code=4)
@@ -312,7 +311,7 @@ def test_a_student_learns_from_a_teacher(capsys, trained, data, tmp_path):
     text = (RECIPES / "distill.toml").read_text()
     for old, new in {
         "steps = 4000": "steps = 3", "batch_size = 8": "batch_size = 2",
-        "[208, 320]": "[64, 64]", "[352, 544]": "[64, 96]", "held_out_every = 10": "held_out_every = 3",
+        "[208, 320]": "[64, 64]", "[352, 544]": "[64, 96]", "held_out_every = 10": "held_out_every = 2",
     }.items():  # fmt: skip
         assert old in text
         text = text.replace(old, new)
