@@ -83,6 +83,14 @@ def test_colours_are_prepared_only_where_a_stage_exchanges_backgrounds(root, tmp
     assert not list(tmp_path.rglob("*.part.jpg"))
 
 
+def test_masks_are_solved_once(data_root, mattes):
+    plan = drawn.recipe(STAGE)
+    photos = plan.sets[0]
+    assert (
+        prepare_set(plan, photos, read_data_set(data_root, photos), mattes, 1) == 0
+    )  # `mattes` has them all
+
+
 def test_colours_that_are_not_prepared_are_named_when_they_are_needed(root, tmp_path):
     still = MattingDataset(root, tmp_path, recipe(MATTES, dataclasses.replace(STAGE, composite=0.0)), 0)
     assert still[0]["alpha"].any()
