@@ -55,6 +55,7 @@ def test_values_arrive(tmp_path):
         ("coarse = { bce = 1.0, dice = 1.0 }", "", "segmentation: no losses"),
         ('kind = "photos"', 'kind = "videos"', "people_drawn: 'videos' is none of photos"),
         ('kind = "photos"', 'knd = "photos"', r"\[\[sets\]\]: unknown key knd"),
+        ('band = "hair"', 'layout = "hair"', "people_drawn: layout 'hair' is none of plain, photos, p3m-10k"),
         ('band = "hair"', 'band = "wide"', "people_drawn: 'wide' is none of narrow, hair, fur"),
         ("share = 0.6", "share = []", r"\[\[sets\]\]: share = \(\) is no float"),
         ("held_out_every = 4", "held_out_every = 1", "held_out_every"),

@@ -30,6 +30,7 @@ from training.data.twins import match_signs
 
 QUICK_LOOKS = 100  # labels of a set that the quick pass decodes, spread evenly
 _NAMED = 3  # files that one line names
+_SHOWN = 10  # errors of a set that people are shown
 
 
 @dataclass
@@ -44,7 +45,7 @@ class SetReport:
         labels: Label → how many pictures have it.
         held_out: Pictures that are not trained on; of a validation set those that are scored.
         megapixels: Mean size of its pictures.
-        looked_into: How many of its labels were decoded.
+        looked_into: How many of its alphas were decoded.
         twins: Scored pictures with a near copy among the trained ones; None where nobody looked.
         errors: What would stop a run, or train on what is not there.
         warnings: What a run survives, and its scores perhaps do not.
@@ -68,7 +69,10 @@ class SetReport:
         parts += [f"{count} with {label}" for label, count in self.labels.items()]
         parts += [f"{self.held_out} {'to be scored' if self.kind == 'validation' else 'held out'}"]
         head = f"{self.folder} ({self.kind}, layout {self.layout}): {', '.join(parts)}"
-        return [head, *(f"  error: {e}" for e in self.errors), *(f"  warning: {w}" for w in self.warnings)]
+        errors = [f"  error: {e}" for e in self.errors[:_SHOWN]]
+        if len(self.errors) > _SHOWN:
+            errors.append(f"  and {len(self.errors) - _SHOWN} errors more")
+        return [head, *errors, *(f"  warning: {w}" for w in self.warnings)]
 
 
 @dataclass
@@ -205,7 +209,7 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
     report.pictures = len(one.samples)
     report.labels = dict(Counter(label for s in one.samples for label in s.labels))
     keys = Counter(s.key for s in one.samples)
-    _note(report.errors, "two pictures of one name", [key for key, count in keys.items() if count > 1])
+    _note(report.errors, "names that two pictures have", [key for key, count in keys.items() if count > 1])
     if isinstance(one.plan, Validation):
         report.held_out = min(one.plan.photos, report.pictures)
     else:
@@ -263,14 +267,16 @@ def _find_twins(sets: list[_Set], plan: Recipe) -> None:
     for number, one in enumerate(sets):
         if one.report.kind == "validation":
             scored, others = _signs(one, plan, held_out=None), [s for part in trained.values() for s in part]
+            what = "pictures"
         elif number in trained:
             scored, others = _signs(one, plan, held_out=True), trained[number]
+            what = "held-out pictures"
         else:
             continue
         one.report.twins = sum(match_signs(scored, others))
         if one.report.twins:
             one.report.warnings.append(
-                f"{one.report.twins} of {len(scored)} scored pictures have a near copy in the trained part; "
+                f"{one.report.twins} of {len(scored)} {what} have a near copy in the trained part; "
                 "scores on them flatter"
             )
 

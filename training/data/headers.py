@@ -55,7 +55,7 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
         while marker[1:] == b"\xff":  # fill bytes
             marker = marker[1:] + file.read(1)
         length = file.read(2)
-        if len(length) < 2 or marker[0] != 0xFF:
+        if len(length) < 2 or marker[0] != 0xFF or length < b"\0\2":  # it counts itself
             raise ValueError("broken: no size in its JPEG header")
         data_bytes = struct.unpack(">H", length)[0] - 2
         if 0xC0 <= marker[1] <= 0xCF and marker[1] not in _NO_SIZE:

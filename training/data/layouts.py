@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 ALPHA = ("mask", "alpha", "matte", "pha")  # in the public sets a folder mask/ holds soft alphas
 TRIMAP = ("trimap", "trimaps")
+NO_PHOTOS = (*ALPHA, *TRIMAP, "hair", "facemask", "usr")  # folders that a search for photos passes over
 
 
 def _each(places: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
@@ -22,7 +23,7 @@ class Layout:
         labels: Label → names that its folder beside the pictures may have, the first that is there counts.
         needs: Labels without which the set is of no use.
         beside: Patterns like `pictures`, below the data root, for trees that are unpacked there.
-        nested: Pictures lie in folders of folders.
+        nested: Pictures lie in folders of folders; those of `NO_PHOTOS` are passed over.
         listed: Text file beside the pictures' folder, or one up, that names those which count.
         numbered: Pictures are called stem_k; a label of that name comes before one called stem.
     """

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.data.layouts import LAYOUTS, Layout
+from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -174,14 +174,14 @@ def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 
 def _images_in(folder: Path, nested: bool = False) -> list[Path]:
-    # Archives packed on a Mac bring a file ._x.jpg, which is no picture, for each x.jpg.
     inside = folder.rglob("*") if nested else folder.iterdir()
-    return sorted(
-        p
-        for p in inside
-        if p.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in p.relative_to(folder).parts)
-    )
+    pictures = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(p for p in pictures if not any(map(_is_passed_over, p.relative_to(folder).parts)))
+
+
+def _is_passed_over(part: str) -> bool:
+    # Archives packed on a Mac bring a file ._x.jpg, which is no picture, for each x.jpg.
+    return part.startswith(".") or part in NO_PHOTOS
 
 
 def _keep_listed(found: Listing, name: str) -> None:

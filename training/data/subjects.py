@@ -159,16 +159,16 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
     if data_set.kind == "mattes":
         path = sample.labels["alpha"]
         alpha = read_label(path)
-        weight = np.full_like(alpha, 255)
+        weight = np.full_like(alpha, int(255 * data_set.belief))
         if data_set.colours == "raw":
             colours = image
     else:
         path = cached["alpha"]
         alpha, weight = read_label(path), read_label(cached["weight"])
+        weight = (weight * data_set.belief).astype(np.uint8)
     _check_size(path, alpha, image)
-    weight = (weight * data_set.belief).astype(np.uint8)
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
-    is_whole = (weight == 0).mean() < 0.005
+    is_whole = data_set.kind == "mattes" or (weight == 0).mean() < 0.005
     is_complete = sample.image.stem not in data_set.incomplete
     exchanges = is_whole or not is_complete
     return Subject(image, alpha, weight, colours if exchanges else None, own_background=is_complete)
