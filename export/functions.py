@@ -25,11 +25,11 @@ def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.
     """Local linear model `logits ≈ A · guide + b` around every coarse pixel.
 
     The function maps `guide` (N,1,h,w), the grey low-resolution guide, and `logits` (N,1,h,w) to
-    `coefficients` (N,2,h,w): A, then b. Its name is `fgf_coefficients`, or `fgf_local_coefficients` where A and b
-    are not averaged, so that a plug-in cannot stand for the other one by mistake.
+    `coefficients` (N,2,h,w): A, then b. Its name is `fgf_coefficients`, or `fgf_local_coefficients` where A
+    and b are not averaged, so that a plug-in cannot stand for the other one by mistake.
 
-    Variance and covariance are sums over what is left in a window after its mean is taken off, and no differences
-    of means of products: `models.upsamplers.window_moments` says why.
+    Variance and covariance are sums over what is left in a window after its mean is taken off, and no
+    differences of means of products: `models.upsamplers.window_moments` says why.
 
     Args:
         radius_px: Box radius in coarse pixels; windows are cut at the border and divided by what is left.
@@ -74,7 +74,7 @@ def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.
 
 
 def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
-    """`near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels as channels, and where they lie.
+    """`near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels, and which of them lie inside.
 
     Slices and no convolution, which a runtime may round to TF32.
     """
@@ -82,7 +82,12 @@ def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
     border = [0, 0, radius_px, radius_px]
     nodes = [
         node("Shape", ["guide"], ["shape"]),
-        node("ConstantOfShape", ["shape"], ["ones"], value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1])),
+        node(
+            "ConstantOfShape",
+            ["shape"],
+            ["ones"],
+            value=helper.make_tensor("one", TensorProto.FLOAT, [1], [1]),
+        ),
         node("Concat", ["guide", "logits", "ones"], ["planes"], axis=1),
         node("Constant", [], ["pads"], value_ints=border + border),
         node("Pad", ["planes", "pads"], ["padded"]),

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
 from models.stylematte import MEAN, STD, StyleMatte
+from models.swin import Swin
 
 CONTRACT_VERSION = "1"
 
@@ -67,8 +68,12 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
 
     Raises:
-        ExportError: torch cannot trace the network, or the result is no valid model.
+        ExportError: The network cannot be traced, or the result is no valid model.
     """
+    if isinstance(model.encoder, Swin):
+        raise ExportError(
+            f"preset {model.preset.name}: this version cannot write a Swin encoder as ONNX, only nano's"
+        )
     exported = _trace(model)
     graph = exported.graph
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)

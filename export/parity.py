@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from models.stylematte import StyleMatte
 
 PHOTOS = Path(__file__).parent / "photos"
-# float32 on both sides, sums in another order: 3.5e-5 at most on nano, measured. The bound for a pixel leaves room
-# for larger networks; it is one step of an 8-bit alpha, and the mean tells the rest.
+# float32 on both sides, sums in another order: 3.5e-5 at most on nano, measured. The bound for a pixel
+# leaves room for larger networks; it is one step of an 8-bit alpha, and the mean tells the rest.
 MAX_DIFFERENCE, MEAN_DIFFERENCE = 1 / 255, 1e-5
 
 

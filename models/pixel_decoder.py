@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +40,8 @@ class PixelDecoder(nn.Module):
         Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", 2022, §3.2.1;
         Zhu et al., "Deformable DETR", 2021, eq. 3.
     """
+
+    decoder: Any
 
     def __init__(self, encoder_channels: list[int], channels: int, shape: PixelDecoderShape) -> None:
         super().__init__()

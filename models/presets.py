@@ -23,7 +23,7 @@ class Preset:
         eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
         working_size: Side of the square with as many pixels as the network is trained to see.
         stride: Height and width of the network's input are multiples of it.
-        hub: Repository on the Hugging Face hub with weights to start training from; empty where there is none.
+        hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
     name: str
@@ -63,9 +63,7 @@ PRESETS = {
         Preset("nano", encoder="mobilenet_v2", fpn_channels=64, working_size=480),
         # The article's network, and the quality preset.
         _TINY,
-        replace(
-            _TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"
-        ),
+        replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
         # The network of the released weights; every number is theirs.
         replace(
             _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"

@@ -1,8 +1,8 @@
 """The network as its authors published it: their checkpoints, and their way of padding a photo.
 
 Reference:
-    Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", arXiv 2305.02981, 2023, and the code and weights
-    published with it: `stylematte_pure.pth`, `stylematte_synth.pth`.
+    Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", arXiv 2305.02981, 2023, and the code and
+    weights published with it: `stylematte_pure.pth`, `stylematte_synth.pth`.
 """
 
 import math
@@ -20,8 +20,8 @@ from models.swin import filed_name
 def matte_published(model: StyleMatte, image: Tensor) -> Tensor:
     """Matte photos as they are, without a working size: the photo is what the network sees, and the guide.
 
-    Where a side is no multiple of 8, both are padded: mirrored, above and on the left, by 8 − (side mod 8), which
-    is 8 more for a side that would have fitted.
+    Where a side is no multiple of 8, both are padded: mirrored, above and on the left, by 8 − (side mod 8),
+    which is 8 more for a side that would have fitted.
 
     Args:
         model: Network in evaluation mode; `official` gives the published alpha. One that takes larger steps
@@ -72,7 +72,13 @@ def load_published(path: Path, preset: str = "official") -> StyleMatte:
 
 def _published_names(name: str) -> list[str]:
     """What the released files call a tensor of ours; the shared convolution stands there three times."""
-    backbone, laterals, smooth, fuse, head = "encoder.backbone.", "fpn.laterals.", "fpn.smooth.", "fpn.fuse.", "head."
+    backbone, laterals, smooth, fuse, head = (
+        "encoder.backbone.",
+        "fpn.laterals.",
+        "fpn.smooth.",
+        "fpn.fuse.",
+        "head.",
+    )
     if name.startswith(backbone):
         return ["pixel_decoder.encoder." + filed_name(name.removeprefix(backbone))]
     if name.startswith(smooth):
@@ -84,7 +90,7 @@ def _published_names(name: str) -> list[str]:
 
 
 def _position_tables(model: StyleMatte) -> dict[str, Tensor]:
-    """Relative positions within a window, (n², n²) by name: files hold them, and the network works them out."""
+    """Relative positions within a window, (n², n²) by name: files hold them, the network works them out."""
     tables = {}
     for name, table in model.named_buffers():
         if name.endswith("relative_position_index"):

@@ -46,7 +46,8 @@ SHAPES = {
     "swin_test": SwinShape(1, 8, (2, 2, 2, 2), (1, 2, 4, 8), window=3, side_px=256),
 }
 
-# What the package calls the tensors of version 1 since 5.9, and what it called them before; files keep the old names.
+# What the package calls the tensors of version 1 since 5.9, and what it called them before; files keep the
+# old names.
 _RENAMED = (
     (r"^swin\.", ""),
     (r"\.attention\.q_proj\.", ".attention.self.query."),
@@ -60,12 +61,13 @@ _RENAMED = (
 
 
 class Swin(Encoder):
-    """Swin Transformer whose four stages are the features; any picture size, padded to whole windows inside."""
+    """Swin Transformer whose four stages are the features; maps are filled up to whole windows inside."""
 
     multiple = 4
 
     def __init__(self, shape: SwinShape) -> None:
         super().__init__()
+        self.version = shape.version
         self.channels = [shape.embed * 2**stage for stage in range(4)]
         self.backbone = _backbone(shape)
 
@@ -87,7 +89,7 @@ class Swin(Encoder):
             parameter_name: As in `named_parameters()` of this module.
 
         Returns:
-            0 for the patch embedding, 1 to 4 for the stages; a patch merging belongs to the stage it leads to.
+            0 for the patch embedding, 1 to 4 for the stages; patch merging belongs to what it leads to.
         """
         if stage := re.search(r"\blayers\.(\d)\.(downsample)?", parameter_name):
             return int(stage[1]) + (2 if stage[2] else 1)

@@ -1,7 +1,7 @@
 """From coarse logits to full-size logits, steered by the full-size picture.
 
-Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at full size;
-the ways differ in how A and b are found.
+Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at
+full size; the ways differ in how A and b are found.
 """
 
 from typing import NamedTuple
@@ -102,11 +102,10 @@ class ConvGuidedFilter(Upsampler):
     def __init__(self, radius_px: int, extra: int = 0, width: int = 32) -> None:
         super().__init__()
         self.window = nn.Parameter(torch.zeros((2 * radius_px + 1) ** 2))  # before the softmax
-        self.fit = nn.Sequential(
-            ConvNorm(2 + extra, width), ConvNorm(width, width), nn.Conv2d(width, 1, 1)
-        )
-        nn.init.zeros_(self.fit[-1].weight)
-        nn.init.zeros_(self.fit[-1].bias)
+        last = nn.Conv2d(width, 1, 1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
 
     def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
         """See `Upsampler.coefficients`."""
@@ -154,8 +153,8 @@ class Moments(NamedTuple):
 def window_moments(guide: Tensor, logits: Tensor, weights: Tensor) -> Moments:
     """Weighted means, the guide's variance and the covariance in a window around every pixel.
 
-    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is flat, that
-    difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
+    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is
+    flat, that difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
 
     Args:
         guide: (B, 1, h, w).
@@ -182,9 +181,7 @@ def _windows(x: Tensor, radius_px: int) -> Tensor:
     height, width = x.shape[-2:]
     padded = F.pad(x, [radius_px] * 4)
     offsets = range(2 * radius_px + 1)
-    return torch.stack(
-        [padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1
-    )
+    return torch.stack([padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1)
 
 
 def build_upsampler(preset: Preset) -> Upsampler:

@@ -104,7 +104,7 @@ def _decoder(size: Size) -> Iterator[tuple[str, Shape]]:
 
 
 def tensors(size: Size, seed: int = 0) -> dict[str, Tensor]:
-    """A random checkpoint whose logits spread widely: kernels by fan-in, norms near 1, tables as they must be."""
+    """A random checkpoint whose logits spread widely: kernels by fan-in, norms near 1, tables true."""
     generator = torch.Generator().manual_seed(seed)
     result = {}
     for name, shape in shapes(size).items():
@@ -128,7 +128,7 @@ def tensors(size: Size, seed: int = 0) -> dict[str, Tensor]:
 
 
 def position_table(window: int) -> Tensor:
-    """Entry (i, j): where the step from token j to token i stands in the bias table; Liu et al., 2021, eq. 4."""
+    """Entry (i, j): where the step from j to i stands in the bias table; Liu et al., 2021, eq. 4."""
     rows, columns = np.divmod(np.arange(window**2), window)
     down, right = (axis[:, None] - axis[None, :] + window - 1 for axis in (rows, columns))
     return torch.from_numpy(down * (2 * window - 1) + right)
