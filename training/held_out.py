@@ -69,6 +69,10 @@ class HeldOut:
         band = 0.0 if math.isnan(scores["band"]) else scores["band"]  # no held-out picture has a band
         return band + 1 - scores["iou"]
 
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        """All of them."""
+        return scores
+
     def shown(self) -> Iterable[Shown]:
         """A few pictures of every set, for a preview."""
         seen: dict[str, int] = defaultdict(int)

@@ -48,6 +48,9 @@ class Judge(Protocol):
     def error(self, scores: dict[str, float]) -> float:
         """One number of them, the smaller the better."""
 
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        """Those that fit on a line; the log has all."""
+
     def shown(self) -> Iterable[Shown]:
         """Pictures for the previews."""
 
@@ -198,6 +201,10 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         if "average" in state:
             self.average.load_state_dict(state["average"])
+        # Without fine losses a learned upsampler gets no gradients, and processes must not wait for them.
+        learned = any(True for _ in self.model.upsampler.parameters())
+        all_fine = all(stage.fine for stage in recipe.stages)
+        accelerator.ddp_handler.find_unused_parameters = learned and not all_fine
         self.objective = accelerator.prepare_model(Objective(self.model, recipe.stages[state["stage"]]))
         self.optimiser = accelerator.prepare_optimizer(make_optimiser(self.model, recipe.weight_decay))
         if "optimiser" in state:
@@ -324,7 +331,8 @@ class Run:
         total = self._steps_before(number) + done
         scores = self.judge.score(self.average, side)
         self.log.write(total, scores)
-        self.report("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
+        shown = self.judge.headline(scores)
+        self.report("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
         preview_sheet(self.average, self.judge.shown(), side, out / "previews" / f"{total:06d}.png")
         provenance = {"recipe": self.recipe.digest(), "steps": total, "scores": scores}
         provenance |= {"origin": self.state["origin"]} if self.state["origin"] else {}

@@ -39,8 +39,7 @@ def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) ->
         kwargs_handlers=[
             # The main process scores for as long as it takes, while the others wait.
             InitProcessGroupKwargs(timeout=timedelta(days=1)),
-            # A stage of coarse losses leaves the parameters of a learned upsampler without gradients.
-            DistributedDataParallelKwargs(find_unused_parameters=True),
+            DistributedDataParallelKwargs(),
         ],
     )
     if accelerator.num_processes > 1 and kind.index not in (None, 0):

@@ -62,6 +62,10 @@ class Published:
         """What the best weights have least of."""
         return scores["sad"]
 
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        """The SAD of every set, and the means."""
+        return {name: value for name, value in scores.items() if "/" not in name or name.startswith("sad/")}
+
     def shown(self) -> Iterable[Shown]:
         """A few pictures of every set, for a preview."""
         seen: dict[str, int] = defaultdict(int)
