@@ -21,7 +21,7 @@ from training.held_out import held_out_items, predict, score
 from training.loop import RunFolderError, RunOptions, TrainingError, train
 from training.losses import LOSSES
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
-from training.processes import ProcessError, reseed
+from training.processes import ProcessError, join_processes, reseed
 
 FIRST = Stage(
     "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
@@ -426,3 +426,23 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
     with pytest.raises(CheckpointError, match="of preset test, and the recipe trains test with other"):
         load_start(tmp_path / "last.safetensors", PRESETS["test"])
     assert load_start(tmp_path / "last.safetensors", recipe.build_preset()).preset.eps == 1e-3
+
+
+def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
+    """On a processor, with the parts that accelerate puts together on a graphics card."""
+
+    def with_scaler(*arguments):
+        accelerator = join_processes("cpu")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        accelerator.unscale_gradients = lambda: accelerator.scaler.unscale_(
+            accelerator._optimizers[0].optimizer
+        )
+        return accelerator
+
+    monkeypatch.setattr(loop, "join_processes", with_scaler)
+    recipe, whole, resumed = drawn.recipe(FIRST, SECOND), tmp_path / "whole", tmp_path / "resumed"
+    run(data_root, mattes, whole, recipe)
+    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe)
+    state = load_state(resumed / "state.pt")
+    assert state["scaler"]["scale"] == 2.0**13  # doubled after every third of ten steps
+    assert_same_state(state, load_state(whole / "state.pt"))

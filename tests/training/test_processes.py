@@ -16,11 +16,13 @@ from tests.training import drawn
 from training.checkpoint import load_state
 from training.data.dataset import Onwards
 
+# A learned upsampler: the first stage, of coarse losses, leaves it without gradients, which no process may wait for.
 # Batch norms keep their statistics: in training they take those of what one process sees at once, and half a
 # batch has others than the whole.
 TOML = drawn.TOML.replace("batch_size = 4", "batch_size = 4\nfreeze_norms = true").replace(
     "batch_size = 2", "batch_size = 2\nfreeze_norms = true"
 )
+TOML += '[network]\nupsampler = "conv_gf"\n'
 # The kernel kills it where the state is half on disk: flushed, and not yet renamed.
 DIES_WHILE_SAVING = """
 import os, signal, sys
