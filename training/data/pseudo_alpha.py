@@ -181,20 +181,15 @@ def _check_labels(samples: list[Sample], label: str) -> None:
 def _make_each(
     samples: list[Sample], cache: Path, workers: int, what: str, make: Callable[[Sample, Path], None]
 ) -> int:
-    """Call `make` for the samples without cached foreground, in processes where there are several."""
+    """Call `make` in several processes for the samples without cached foreground."""
     todo = [s for s in samples if not cached_paths(s, cache)["foreground"].exists()]
     for folder in {cached_paths(s, cache)["foreground"].parent for s in todo}:
         folder.mkdir(parents=True, exist_ok=True)
-    named = f"{what} for {samples[0].folder}"
-    if workers == 1:
-        for sample in tqdm(todo, desc=named, unit="photo", disable=None):
-            make(sample, cache)
-        return len(todo)
     # Spawned: a forked child dies where numba's OpenMP threads have run in its parent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(make, s, cache) for s in todo]
         try:
-            for job in tqdm(jobs, desc=named, unit="photo", disable=None):
+            for job in tqdm(jobs, desc=f"{what} for {samples[0].folder}", unit="photo", disable=None):
                 job.result()
         except BaseException:  # say so now, not after hours of other photos
             pool.shutdown(cancel_futures=True)
