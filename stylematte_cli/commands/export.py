@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from stylematte_cli.commands.options import Json, Out, Overwrite, Quiet, print_json
-from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import InputError, MissingError
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.errors import InputError
 
 
 def export(
@@ -35,7 +35,7 @@ def export(
     Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json. A file whose alphas
     differ from the network's is not kept.
     """
-    source = _find(weights)
+    source = find_trained(weights)
     target = out / f"{source.stem}.onnx"
     if target.exists() and not overwrite:
         raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
@@ -80,21 +80,6 @@ def export(
             f"{target}: {facts['bytes'] / 1e6:.1f} MB; alpha differs from torch by at most "
             f"{parity.max_difference:.1e} over {parity.pictures} pictures"
         )
-
-
-def _find(name_or_path: str) -> Path:
-    from stylematte_cli.weights import ASSETS, cache_folder
-
-    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
-        if path.is_file():
-            if path.suffix != ".safetensors":
-                raise InputError(
-                    f"{path}: not a .safetensors file", "Give weights made by `stylematte train`"
-                )
-            return path
-    raise MissingError(
-        f"weights {name_or_path!r} are not here", "Give a .safetensors file made by `stylematte train`"
-    )
 
 
 def _set_parity(exported: object, parity: dict[str, object]) -> None:
