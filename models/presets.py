@@ -70,10 +70,6 @@ PRESETS = {
         replace(
             _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"
         ),
-        # The article's comparison of ways up to full size.
-        replace(_TINY, name="tiny_bilinear", upsampler="bilinear"),
-        replace(_TINY, name="tiny_conv_gf", upsampler="conv_gf"),
-        replace(_TINY, name="tiny_deep_gf", upsampler="deep_gf"),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
         _TEST_SWIN,

@@ -72,7 +72,7 @@ def test_without_arguments_it_explains_the_recipes(capsys):
 def test_with_a_recipe_alone_it_explains_that_one(capsys, recipe):
     assert run("ablation/conv_gf") == 0
     text = capsys.readouterr().out
-    assert "  network tiny_conv_gf\n" in text
+    assert "  network tiny, upsampler = conv_gf\n" in text
     assert "AM-2k" not in text  # no stage of it reads them
     assert run(recipe, "--stages", "matting") == 0
     text = capsys.readouterr().out
