@@ -74,7 +74,7 @@ def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.
 
 
 def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
-    """`near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels, and which of them lie inside.
+    """`near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels, and which are of the map.
 
     Slices and no convolution, which a runtime may round to TF32.
     """

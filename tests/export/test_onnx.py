@@ -16,12 +16,14 @@ import torch
 from export import parity
 from export.onnx import ExportError, export_onnx, metadata, save_onnx
 from export.parity import ParityError, PhotosError, check_parity, read_photos
+from models.checkpoints import load_weights
 from models.presets import PRESETS
 from models.stylematte import MEAN, STD, build_model
 from stylematte_cli.engines import open_engine
 from stylematte_cli.engines.base import Contract
 from stylematte_cli.imaging.geometry import resize_to_working
 from stylematte_cli.matter import Matter
+from stylematte_cli.weights import ASSETS
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
 
@@ -80,6 +82,12 @@ def test_a_learned_filter_is_written_as_traced(rng):
 def test_a_swin_network_is_refused():
     with pytest.raises(ExportError, match="preset test_swin: this version cannot write a Swin encoder"):
         export_onnx(build_model("test_swin"), ORIGIN)
+
+
+def test_the_model_that_ships_says_what_its_weights_say(photos):
+    network, _ = load_weights(ASSETS / "nano.safetensors")
+    measured = check_parity(network, onnx.load(ASSETS / "nano.onnx"), photos)
+    assert measured.max_difference < 1e-3
 
 
 def table_of(heading: str) -> list[list[str]]:
