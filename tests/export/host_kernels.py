@@ -1,0 +1,115 @@
+"""guided_filter.cu on this machine's CPU: compiled by g++ through host_shim.h, called by ctypes on NumPy arrays."""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export import guided_filter
+from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
+
+FOLDER = Path(guided_filter.__file__).parent
+GUARD = 64  # values on either side of an array
+
+
+def cdiv(x: int, y: int) -> int:
+    return -(-x // y)
+
+
+def guarded(array: np.ndarray, shift: int = 0) -> np.ndarray:
+    """A copy with values around it that betray whoever reads them: NaN, or 255.
+
+    Args:
+        array: What to copy.
+        shift: Values by which it begins past an address that is a multiple of 64 bytes.
+    """
+    wall = np.array(255 if array.dtype == np.uint8 else np.nan).astype(array.dtype)
+    store = np.full(array.size + 4 * GUARD, wall)
+    begin = GUARD + (-store[GUARD:].ctypes.data // store.itemsize) % (64 // store.itemsize) + shift
+    inner = store[begin : begin + array.size]
+    inner[:] = array.ravel()
+    return inner.reshape(array.shape)
+
+
+def guards_hold(array: np.ndarray) -> bool:
+    """Whether the values around a `guarded` array are as they were."""
+    store = array
+    while isinstance(store.base, np.ndarray):
+        store = store.base
+    begin = (array.ctypes.data - store.ctypes.data) // store.itemsize
+    around = np.concatenate([store[:begin], store[begin + array.size :]])
+    return bool(np.all(around == 255) if array.dtype == np.uint8 else np.all(np.isnan(around)))
+
+
+class HostKernels:
+    """Kernels compiled into one library, in a folder that the caller removes."""
+
+    def __init__(self, kernels: Sequence[Kernel], folder: Path) -> None:
+        self.kernels = list(kernels)
+        library = folder / "kernels.so"
+        command = ["g++", "-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-DFGF_HOST"]
+        command += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused", "-Werror", f"-I{FOLDER}"]
+        command += ["-include", "host_shim.h", "-o", str(library), "-"]
+        done = subprocess.run(command, input=self._source(), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        self.library = ctypes.CDLL(str(library))
+
+    def _source(self) -> str:
+        parts = []
+        for number, kernel in enumerate(self.kernels):
+            macros = kernel.definitions() | {kernel.name: f"{kernel.name}_{number}"}
+            defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
+            undefines = "".join(f"#undef {name}\n" for name in macros)
+            parts.append(f'{defines}namespace kernel_{number} {{\n#include "guided_filter.cu"\n}}\n{undefines}')
+        return "".join(parts)
+
+    def run(
+        self,
+        kernel: Kernel,
+        grid: tuple[int, int, int],
+        block: tuple[int, int, int],
+        arguments: Sequence[np.ndarray | int],
+        backwards: bool = False,
+    ) -> None:
+        """Launch as the CUDA driver would: arrays go as addresses, integers as 32 bits, in the order given."""
+        entry = ctypes.cast(
+            getattr(self.library, f"{kernel.name}_{self.kernels.index(kernel)}"), ctypes.c_void_p
+        )
+        typed = [
+            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int(a) for a in arguments
+        ]
+        runner = getattr(self.library, kernel.name.replace("fgf_", "run_"))
+        sizes = [(ctypes.c_int * 3)(*size) for size in (grid, block)]
+        assert runner(entry, *sizes, int(backwards), *typed) == 0
+
+    def coefficients(
+        self, kernel: CoefficientsKernel, guide: np.ndarray, logits: np.ndarray, backwards: bool = False
+    ) -> np.ndarray:
+        batch, _, height, width = guide.shape
+        out = guarded(np.zeros((batch, 2, height, width), kernel.coefficients))
+        arguments = [guarded(guide), guarded(logits), height, width, out]
+        self.run(kernel, kernel.grid(batch, height, width, cdiv), kernel.block, arguments, backwards)
+        assert guards_hold(out)
+        return out
+
+    def apply(
+        self, kernel: ApplyKernel, coefficients: np.ndarray, guide: np.ndarray, shifts: tuple[int, int] = (0, 0)
+    ) -> np.ndarray:
+        batch, _, coarse_height, coarse_width = coefficients.shape
+        height, width = guide.shape[1:3] if kernel.layout == "interleaved" else guide.shape[2:]
+        out = guarded(np.zeros((batch, 1, height, width), kernel.alpha), shifts[1])
+        arguments = [guarded(coefficients), guarded(guide, shifts[0])]
+        arguments += [coarse_height, coarse_width, height, width, out]
+        self.run(kernel, kernel.grid(batch, height, width, cdiv), kernel.block, arguments)
+        assert guards_hold(out)
+        return out
+
+
+def require_compiler() -> None:
+    if not sys.platform.startswith("linux") or shutil.which("g++") is None:
+        pytest.skip("running the CUDA kernels on a CPU takes Linux and g++")
