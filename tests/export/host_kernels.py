@@ -21,6 +21,13 @@ def cdiv(x: int, y: int) -> int:
     return -(-x // y)
 
 
+def pack(*arguments: np.ndarray | int) -> list[ctypes.c_void_p | ctypes.c_int]:
+    """Arrays become addresses and integers 32 bits; who calls keeps the arrays alive."""
+    return [
+        ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int(a) for a in arguments
+    ]
+
+
 def guarded(array: np.ndarray, shift: int = 0) -> np.ndarray:
     """A copy with values around it that betray whoever reads them: NaN, or 255.
 
@@ -49,13 +56,13 @@ def guards_hold(array: np.ndarray) -> bool:
 class HostKernels:
     """Kernels compiled into one library, in a folder that the caller removes."""
 
-    def __init__(self, kernels: Sequence[Kernel], folder: Path) -> None:
+    def __init__(self, kernels: Sequence[Kernel], folder: Path, before: str = "") -> None:
         self.kernels = list(kernels)
         library = folder / "kernels.so"
         command = ["g++", "-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-DFGF_HOST"]
         command += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused", "-Werror", f"-I{FOLDER}"]
         command += ["-include", "host_shim.h", "-o", str(library), "-"]
-        done = subprocess.run(command, input=self._source(), capture_output=True, text=True, check=False)
+        done = subprocess.run(command, input=before + self._source(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         self.library = ctypes.CDLL(str(library))
 
@@ -66,6 +73,8 @@ class HostKernels:
             defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
             undefines = "".join(f"#undef {name}\n" for name in macros)
             parts.append(f'{defines}namespace kernel_{number} {{\n#include "guided_filter.cu"\n}}\n{undefines}')
+        parts.append('extern "C" float widen_half(unsigned short bits) { return widen(bits); }\n')
+        parts.append('extern "C" unsigned short narrow_float(float value) { return narrow(value); }\n')
         return "".join(parts)
 
     def run(
@@ -73,26 +82,22 @@ class HostKernels:
         kernel: Kernel,
         grid: tuple[int, int, int],
         block: tuple[int, int, int],
-        arguments: Sequence[np.ndarray | int],
+        arguments: Sequence[ctypes.c_void_p | ctypes.c_int],
         backwards: bool = False,
     ) -> None:
-        """Launch as the CUDA driver would: arrays go as addresses, integers as 32 bits, in the order given."""
-        entry = ctypes.cast(
-            getattr(self.library, f"{kernel.name}_{self.kernels.index(kernel)}"), ctypes.c_void_p
-        )
-        typed = [
-            ctypes.c_void_p(a.ctypes.data) if isinstance(a, np.ndarray) else ctypes.c_int(a) for a in arguments
-        ]
+        """Launch as the CUDA driver would, with the kernel's arguments in the order given."""
+        function = getattr(self.library, f"{kernel.name}_{self.kernels.index(kernel)}")
         runner = getattr(self.library, kernel.name.replace("fgf_", "run_"))
         sizes = [(ctypes.c_int * 3)(*size) for size in (grid, block)]
-        assert runner(entry, *sizes, int(backwards), *typed) == 0
+        assert runner(function, *sizes, int(backwards), *arguments) == 0
 
     def coefficients(
         self, kernel: CoefficientsKernel, guide: np.ndarray, logits: np.ndarray, backwards: bool = False
     ) -> np.ndarray:
         batch, _, height, width = guide.shape
         out = guarded(np.zeros((batch, 2, height, width), kernel.coefficients))
-        arguments = [guarded(guide), guarded(logits), height, width, out]
+        inputs = guarded(guide), guarded(logits)
+        arguments = pack(*inputs, height, width, out)
         self.run(kernel, kernel.grid(batch, height, width, cdiv), kernel.block, arguments, backwards)
         assert guards_hold(out)
         return out
@@ -103,8 +108,8 @@ class HostKernels:
         batch, _, coarse_height, coarse_width = coefficients.shape
         height, width = guide.shape[1:3] if kernel.layout == "interleaved" else guide.shape[2:]
         out = guarded(np.zeros((batch, 1, height, width), kernel.alpha), shifts[1])
-        arguments = [guarded(coefficients), guarded(guide, shifts[0])]
-        arguments += [coarse_height, coarse_width, height, width, out]
+        inputs = guarded(coefficients), guarded(guide, shifts[0])
+        arguments = pack(*inputs, coarse_height, coarse_width, height, width, out)
         self.run(kernel, kernel.grid(batch, height, width, cdiv), kernel.block, arguments)
         assert guards_hold(out)
         return out
