@@ -72,7 +72,7 @@ class CoefficientsKernel:
 
     @property
     def tile_px(self) -> int:
-        """Side of the square that a block makes: 16, or 8 where the statistics of 16 do not fit shared memory."""
+        """Side of the square that a block makes: 16, or 8 where 16 would take too much shared memory."""
         rows, side = 16 + 4 * self.radius_px, 16 + 2 * self.radius_px
         return 16 if 4 * 4 * rows * side <= SHARED_BYTES else 8
 
@@ -126,7 +126,9 @@ class ApplyKernel:
             raise KernelError("an RGB guide needs its grey weights, and a grey guide has none")
         _check_storage("coefficients", self.coefficients, ("float32", "float16"))
         _check_storage(
-            f"{self.layout} guide", self.guide, ("float32", "float16") if self.grey is None else tuple(STORAGE)
+            f"{self.layout} guide",
+            self.guide,
+            ("float32", "float16") if self.grey is None else tuple(STORAGE),
         )
         _check_storage("alpha", self.alpha, tuple(STORAGE))
 

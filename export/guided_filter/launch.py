@@ -53,8 +53,9 @@ class GuidedFilter:
     """Both kernels with the numbers of one model's contract.
 
     Arrays are `DeviceArray`s, or objects with `__cuda_array_interface__`, such as CUDA tensors of torch. All of a
-    call's arrays lie on one card; the kernel runs there, in the primary context that torch and ONNX Runtime
-    use. Storage of each array is free within what its argument says; arithmetic is float32.
+    call lie on one card; the kernel runs there, in the primary context that torch and ONNX Runtime use. Storage
+    of each array is free within what its argument says; arithmetic is float32. The first call with new types
+    loads a kernel, which must not happen while a CUDA graph is captured.
 
     Args:
         radius_px: Box radius in coarse pixels, 1 to 16.
@@ -89,36 +90,50 @@ class GuidedFilter:
         _expect("logits", logits, guide.shape)
         _expect("out", out, (batch, 2, height, width))
         if logits.dtype != guide.dtype:
-            raise ArrayError(f"logits are {logits.dtype} and the guide is {guide.dtype}: they have to be the same")
+            raise ArrayError(
+                f"logits are {logits.dtype} and the guide is {guide.dtype}: they have to be the same"
+            )
         kernel = CoefficientsKernel(self.radius_px, self.eps, guide.dtype, out.dtype)
-        self._launch(kernel, {"guide": guide, "logits": logits}, (height, width), out, (height, width), stream)
+        self._launch(
+            kernel, {"guide": guide, "logits": logits}, (height, width), out, (height, width), stream
+        )
 
     def apply(self, coefficients: Any, guide: Any, out: Any, stream: int = 0) -> None:
         """Alpha at full size.
 
         Args:
             coefficients: (N, 2, h, w) float32 or float16: A, then b.
-            guide: (N, 1, H, W) grey float32 or float16; or RGB (N, 3, H, W) or (N, H, W, 3), float32 or float16 in
-                [0, 1] or uint8. What fits both RGB forms, 3×3 pixels, is taken for the first.
+            guide: (N, 1, H, W) grey float32 or float16; or RGB (N, 3, H, W) or (N, H, W, 3), float32 or
+                float16 in [0, 1] or uint8. What fits both RGB forms, 3×3 pixels, is taken for the first.
             out: (N, 1, H, W), is written: float32 or float16 in [0, 1], or uint8 with 255 for 1.
             stream: CUDA stream handle; 0 is the default stream.
 
         Raises:
             ArrayError, LaunchError: See there.
         """
-        coefficients, guide, out = _array("coefficients", coefficients), _array("guide", guide), _array("out", out)
+        coefficients, guide, out = (
+            _array("coefficients", coefficients),
+            _array("guide", guide),
+            _array("out", out),
+        )
         batch, coarse_height, coarse_width = _sizes("coefficients", coefficients, 2)
         _, height, width = _sizes("out", out, 1)
         _expect("out", out, (batch, 1, height, width))
         layout = _layout(guide, batch, height, width)
         if layout != "grey" and self.grey is None:
-            raise ArrayError("the guide is RGB, and no grey weights were given: GuidedFilter(..., grey=Grey.of(mean, std))")
+            raise ArrayError(
+                "the guide is RGB, and no grey weights were given: GuidedFilter(..., grey=Grey.of(mean, std))"
+            )
         if max(height * coarse_height, width * coarse_width) >= MOST_PRODUCT:
-            raise ArrayError(f"out of {height}×{width} is too large for coefficients of {coarse_height}×{coarse_width}")
+            raise ArrayError(
+                f"out is {_text(out.shape)}: too large for coefficients of {_text(coefficients.shape)}"
+            )
         grey = None if layout == "grey" else self.grey
         kernel = ApplyKernel(layout, grey, coefficients.dtype, guide.dtype, out.dtype)
         inputs = {"coefficients": coefficients, "guide": guide}
-        self._launch(kernel, inputs, (coarse_height, coarse_width, height, width), out, (height, width), stream)
+        self._launch(
+            kernel, inputs, (coarse_height, coarse_width, height, width), out, (height, width), stream
+        )
 
     def _launch(
         self,
@@ -139,7 +154,9 @@ class GuidedFilter:
         try:
             function = self._function(device, kernel)
             arguments = (tuple(values), tuple(types))
-            self._call("cuLaunchKernel", function, *grid, *kernel.block, 0, driver.CUstream(stream), arguments, 0)
+            self._call(
+                "cuLaunchKernel", function, *grid, *kernel.block, 0, driver.CUstream(stream), arguments, 0
+            )
         finally:
             self._call("cuCtxPopCurrent")
 
@@ -153,7 +170,9 @@ class GuidedFilter:
                 raise ArrayError(f"{name}: address {array.pointer:#x} is not memory of a CUDA device")
             devices[name] = int(device)
         if len(set(devices.values())) > 1:
-            raise ArrayError("arrays lie on several cards: " + ", ".join(f"{k} on {v}" for k, v in devices.items()))
+            raise ArrayError(
+                "arrays lie on several cards: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
+            )
         return devices["out"]
 
     def _context(self, device: int) -> Any:
@@ -172,9 +191,8 @@ class GuidedFilter:
     def _call(self, name: str, *arguments: Any) -> Any:
         code, *values = getattr(self._driver, name)(*arguments)
         if code.value:
-            hint = ""
-            if code.name == "CUDA_ERROR_UNSUPPORTED_PTX_VERSION":
-                hint = "; NVRTC is newer than the driver: update the driver, or install nvidia-cuda-nvrtc of its version"
+            too_new = code.name == "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+            hint = ": NVRTC is newer than the driver's CUDA; update the driver" if too_new else ""
             raise LaunchError(f"{name} failed: {code.name}{hint}")
         return values[0] if values else None
 
@@ -200,13 +218,17 @@ def _array(name: str, array: Any) -> DeviceArray:
             raise ArrayError(f"{name}: a {type(array).__name__} that is not on a CUDA device")
         shape, strides = tuple(interface["shape"]), interface.get("strides")
         dtype = DTYPES.get(interface["typestr"], interface["typestr"])
-        if strides is not None and tuple(strides) != _contiguous_strides(shape, int(interface["typestr"][2:])):
+        if strides is not None and tuple(strides) != _contiguous_strides(
+            shape, int(interface["typestr"][2:])
+        ):
             raise ArrayError(f"{name} is not contiguous: pass {name}.contiguous()")
         array = DeviceArray(interface["data"][0], shape, dtype)
     if array.dtype not in DTYPES.values():
         raise ArrayError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
     if len(array.shape) != 4 or min(array.shape) < 1 or array.shape[0] > MOST_BATCH:
-        raise ArrayError(f"{name} is {_text(array.shape)}: four sizes are needed, none 0, at most {MOST_BATCH} pictures")
+        raise ArrayError(
+            f"{name} is {_text(array.shape)}: four sizes are needed, none 0, at most {MOST_BATCH} pictures"
+        )
     return array
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from export.guided_filter.kernels import Kernel
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
-# PTX for Turing runs on every later card too: the driver translates it when it is loaded. The kernels use nothing newer.
+# PTX for Turing runs on every later card too: the driver translates it when it is loaded.
 ARCHITECTURE = "compute_75"
 INSTALL = 'pip install "stylematte[cuda]"'
 
@@ -52,7 +52,7 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
 
 
 def version() -> str:
-    """NVRTC's version, such as `13.0`. PTX from a version newer than the driver's CUDA is refused by the driver.
+    """NVRTC's version, such as `13.0`. A driver refuses PTX from a version newer than its own CUDA.
 
     Raises:
         NvrtcError: It is not installed.

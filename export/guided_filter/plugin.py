@@ -1,7 +1,7 @@
-"""The two kernels as TensorRT plug-ins whose PTX goes into the engine: running it needs no Python and no library.
+"""The two kernels as TensorRT plug-ins. Their PTX goes into the engine, which then needs no Python to run.
 
-TensorRT calls this ahead-of-time plug-ins ("AOT QDP", module `tensorrt.plugin`); written against version 11.4.
-One plug-in node is one launch. Attributes do not travel with an engine, so radius and eps are compiled in.
+TensorRT calls them ahead-of-time plug-ins ("AOT QDP", module `tensorrt.plugin`); written against its version
+11.4. One node is one launch. Attributes do not travel with an engine, so radius and eps are compiled in.
 """
 
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from export.functions import DOMAIN
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel, KernelError
 from export.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
 
-# No `from __future__ import annotations` here: TensorRT reads the annotations of the functions in `_define` as types.
+# No `from __future__ import annotations`: TensorRT wants types in the annotations of the functions in `_define`.
 
 NODES = (CoefficientsKernel.name, ApplyKernel.name)
-# What TensorRT's ONNX parser looks for. Without the namespace it takes the body of the local function instead.
+# What TensorRT's ONNX parser looks for. Without the namespace it takes the body of the local function.
 NODE_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
 
 
@@ -38,8 +38,8 @@ def register(
 ) -> None:
     """Make `matte::fgf_coefficients` and `matte::fgf_apply` known to TensorRT in this process.
 
-    TensorRT takes one definition a process. A second call therefore changes the numbers alone, for the engines that
-    are built after it.
+    TensorRT takes one definition a process. A second call therefore changes the numbers alone, for the
+    engines that are built after it.
 
     Args:
         radius_px: Box radius in coarse pixels, from the contract of the model to be built.
@@ -81,7 +81,7 @@ def with_plugin_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _define() -> None:
-    """Tell TensorRT how the nodes look and how they are launched. It calls these functions while it builds."""
+    """Tell TensorRT how the nodes look and how they are launched; it calls back while it builds."""
     import tensorrt as trt
     import tensorrt.plugin as trtp
 
@@ -91,10 +91,14 @@ def _define() -> None:
         # One type for all, as the bodies of the ONNX functions have it.
         types = {tensor.dtype for tensor in tensors}
         if len(types) > 1 or not types <= set(storage):
-            raise KernelError(f"{node}: tensors of {', '.join(map(str, types))}; all float32 or all float16 are taken")
+            raise KernelError(
+                f"{node}: tensors of {', '.join(map(str, types))}; all float32 or all float16 are taken"
+            )
         return storage[types.pop()]
 
-    def launch(kernel: Kernel, batch: Any, size: tuple[Any, Any], integers: tuple[Any, ...]) -> tuple[Any, ...]:
+    def launch(
+        kernel: Kernel, batch: Any, size: tuple[Any, Any], integers: tuple[Any, ...]
+    ) -> tuple[Any, ...]:
         assert _settings is not None  # `register` sets it before anybody can build
         parameters = trtp.KernelLaunchParams()
         parameters.grid_x, parameters.grid_y, parameters.grid_z = kernel.grid(batch, *size, trtp.cdiv)

@@ -26,7 +26,7 @@ class Launch(NamedTuple):
 
 
 class FakeDriver:
-    """The driver API of `cuda.bindings`, over NumPy arrays: every address lies on card 0 unless told otherwise.
+    """The driver API of `cuda.bindings`, over NumPy arrays. Addresses lie on card 0 unless told otherwise.
 
     Attributes:
         devices: Card by address; None for memory of no card.
@@ -126,7 +126,7 @@ class KernelLaunchParams:
 
 
 def fake_tensorrt() -> dict[str, types.ModuleType]:
-    """Modules `tensorrt` and `tensorrt.plugin`; what is registered lands in `.described` and `.launched` of the latter."""
+    """`tensorrt` and `tensorrt.plugin`, whose `.described` and `.launched` hold what is registered."""
     trt, plugin = types.ModuleType("tensorrt"), types.ModuleType("tensorrt.plugin")
     trt.float32, trt.float16, trt.int8 = "float32", "float16", "int8"
     plugin.described, plugin.launched = {}, {}

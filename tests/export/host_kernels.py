@@ -1,4 +1,4 @@
-"""guided_filter.cu on this machine's CPU: compiled by g++ through host_shim.h, called by ctypes on NumPy arrays."""
+"""guided_filter.cu on this machine's CPU: compiled by g++ with host_shim.h, called on NumPy arrays."""
 
 import ctypes
 import shutil
@@ -59,10 +59,22 @@ class HostKernels:
     def __init__(self, kernels: Sequence[Kernel], folder: Path, before: str = "") -> None:
         self.kernels = list(kernels)
         library = folder / "kernels.so"
-        command = ["g++", "-x", "c++", "-std=c++17", "-O1", "-fPIC", "-shared", "-fno-strict-aliasing", "-DFGF_HOST"]
+        command = [
+            "g++",
+            "-x",
+            "c++",
+            "-std=c++17",
+            "-O1",
+            "-fPIC",
+            "-shared",
+            "-fno-strict-aliasing",
+            "-DFGF_HOST",
+        ]
         command += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused", "-Werror", f"-I{FOLDER}"]
         command += ["-include", "host_shim.h", "-o", str(library), "-"]
-        done = subprocess.run(command, input=before + self._source(), capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, input=before + self._source(), capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         self.library = ctypes.CDLL(str(library))
 
@@ -72,7 +84,9 @@ class HostKernels:
             macros = kernel.definitions() | {kernel.name: f"{kernel.name}_{number}"}
             defines = "".join(f"#define {name} {value}\n" for name, value in macros.items())
             undefines = "".join(f"#undef {name}\n" for name in macros)
-            parts.append(f'{defines}namespace kernel_{number} {{\n#include "guided_filter.cu"\n}}\n{undefines}')
+            parts.append(
+                f'{defines}namespace kernel_{number} {{\n#include "guided_filter.cu"\n}}\n{undefines}'
+            )
         parts.append('extern "C" float widen_half(unsigned short bits) { return widen(bits); }\n')
         parts.append('extern "C" unsigned short narrow_float(float value) { return narrow(value); }\n')
         return "".join(parts)
@@ -103,7 +117,11 @@ class HostKernels:
         return out
 
     def apply(
-        self, kernel: ApplyKernel, coefficients: np.ndarray, guide: np.ndarray, shifts: tuple[int, int] = (0, 0)
+        self,
+        kernel: ApplyKernel,
+        coefficients: np.ndarray,
+        guide: np.ndarray,
+        shifts: tuple[int, int] = (0, 0),
     ) -> np.ndarray:
         batch, _, coarse_height, coarse_width = coefficients.shape
         height, width = guide.shape[1:3] if kernel.layout == "interleaved" else guide.shape[2:]

@@ -160,7 +160,9 @@ def test_apply_from_coarse_maps_of_any_size(host, rng, coarse):
 
 
 @pytest.mark.parametrize("shifts", list(product(range(4), range(4))))
-@pytest.mark.parametrize(("layout", "storage", "alpha"), [("grey", "float32", "uint8"), ("planar", "uint8", "float32")])
+@pytest.mark.parametrize(
+    ("layout", "storage", "alpha"), [("grey", "float32", "uint8"), ("planar", "uint8", "float32")]
+)
 def test_arrays_may_begin_at_any_address(host, rng, layout, storage, alpha, shifts):
     coefficients = rng.normal(0, 3, (2, 2, 3, 5)).astype(np.float32)
     guide, grey = guide_and_grey(rng, layout, storage, (9, 45))
@@ -186,7 +188,9 @@ def test_positions_are_exact_far_from_the_left(host):
     got = host.apply(apply_kernel("grey", "float32", "float32"), coefficients, guide)
     fine = np.arange(16001) * 255 / 16000
     wanted = sigmoid(np.interp(fine, np.arange(256), coefficients[0, 0, 0].astype(np.float64)))
-    np.testing.assert_allclose(got.ravel(), wanted, atol=2e-5)  # logits near 0 between 300 and -300: 3e-5 of 300
+    np.testing.assert_allclose(
+        got.ravel(), wanted, atol=2e-5
+    )  # logits near 0 between 300 and -300: 3e-5 of 300
 
 
 def test_far_logits_are_0_and_1(host):
@@ -208,7 +212,9 @@ def test_halves_of_the_shim_are_ieee(host):
     np.testing.assert_array_equal([widen(int(b)) for b in bits], halves.astype(np.float32))
     finite = np.abs(halves[np.isfinite(halves)]).astype(np.float32)
     up = np.nextafter(finite.astype(np.float16), np.float16(np.inf)).astype(np.float32)
-    values = np.concatenate([finite, (finite + up) / 2, finite * 1.0003, -finite, [65519, 65520, 1e30, np.inf]])
+    values = np.concatenate(
+        [finite, (finite + up) / 2, finite * 1.0003, -finite, [65519, 65520, 1e30, np.inf]]
+    )
     values = values.astype(np.float32)
     with np.errstate(over="ignore"):
         wanted = values.astype(np.float16).view(np.uint16)

@@ -67,7 +67,12 @@ def test_both_kernels_give_alpha(driver, rng, tmp_path):
     assert (first.kernel, first.grid, first.block, first.shared_bytes, first.stream) == (
         "fgf_coefficients", (1, 1, 2), (256, 1, 1), 0, 77,
     )  # fmt: skip
-    assert (second.kernel, second.grid, second.block, second.stream) == ("fgf_apply", (1, 4, 2), (32, 8, 1), 0)
+    assert (second.kernel, second.grid, second.block, second.stream) == (
+        "fgf_apply",
+        (1, 4, 2),
+        (32, 8, 1),
+        0,
+    )
     assert second.values[2:6] == (7, 13, 29, 51)
     assert driver.pushed == []
 
@@ -104,9 +109,9 @@ def test_a_kernel_is_loaded_once_a_card(driver, kernels):
     ("arrays", "words"),
     [
         ((np.zeros((1, 2, 4, 4)), None, None), "coefficients: a ndarray that is not on a CUDA device"),
-        ((OnCard(np.zeros((1, 2, 4, 4))), None, None), "coefficients is <f8: the kernels take float32, float16"),
+        ((OnCard(np.zeros((1, 2, 4, 4))), None, None), "coefficients is <f8: the kernels take float32"),
         ((zeros(1, 3, 4, 4), None, None), r"coefficients is \(1, 3, 4, 4\) and should be \(1, 2, 4, 4\)"),
-        ((None, zeros(1, 4, 9, 9), None), r"guide is \(1, 4, 9, 9\).*\(1, 1, 9, 9\) grey, \(1, 3, 9, 9\) planar"),
+        ((None, zeros(1, 4, 9, 9), None), r"guide is \(1, 4, 9, 9\).*one of \(1, 1, 9, 9\) grey"),
         ((None, zeros(1, 1, 9, 8), None), r"guide is \(1, 1, 9, 8\)"),
         ((None, zeros(9, 9), None), r"guide is \(9, 9\): four sizes"),
         ((None, OnCard(np.zeros((1, 1, 9, 9), "f4"), (324, 324, 4, 36)), None), r"guide is not contiguous"),
@@ -115,7 +120,7 @@ def test_a_kernel_is_loaded_once_a_card(driver, kernels):
         ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): .* none 0"),
         ((zeros(1, 2, 4, 4, dtype="uint8"), None, None), "coefficients in uint8"),
         ((DeviceArray(1, (1, 2, 70000, 1), "float32"), DeviceArray(2, (1, 1, 70000, 1), "float32"),
-          DeviceArray(3, (1, 1, 70000, 1), "float32")), "out of 70000×1 is too large for coefficients of 70000×1"),
+          DeviceArray(3, (1, 1, 70000, 1), "float32")), r"out is \(1, 1, 70000, 1\): too large"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_named(driver, kernels, arrays, words):
@@ -146,7 +151,7 @@ def test_memory_has_to_be_on_one_card(driver, kernels):
     with pytest.raises(ArrayError, match="several cards: coefficients on 0, guide on 1, out on 0"):
         kernels.apply(*arrays)
     driver.devices[arrays[1].array.ctypes.data] = None
-    with pytest.raises(ArrayError, match="guide: address 0x[0-9a-f]+ is not memory of a CUDA device"):
+    with pytest.raises(ArrayError, match=r"guide: address 0x[0-9a-f]+ is not memory of a CUDA device"):
         kernels.apply(*arrays)
 
 
@@ -166,5 +171,7 @@ def test_a_call_that_fails_is_named_and_the_context_put_back(driver, kernels, fa
 
 def test_no_bindings(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
-    with pytest.raises(LaunchError, match=r"cuda-bindings is not installed: pip install \"stylematte\[cuda\]\""):
+    with pytest.raises(
+        LaunchError, match=r"cuda-bindings is not installed: pip install \"stylematte\[cuda\]\""
+    ):
         GuidedFilter(1, 1e-4)

@@ -70,7 +70,9 @@ def test_registers_and_shared_memory(kernel, folder, tmp_path):
     command = ["ptxas", "-v", "-arch=sm_90", str(source), "-o", str(tmp_path / "kernel.cubin")]
     report = subprocess.run(command, capture_output=True, text=True, check=True).stderr
     assert "0 bytes spill stores, 0 bytes spill loads" in report
-    assert int(re.search(r"Used (\d+) registers", report)[1]) <= 64  # 4 blocks of 256 threads a multiprocessor
+    assert (
+        int(re.search(r"Used (\d+) registers", report)[1]) <= 64
+    )  # 4 blocks of 256 threads a multiprocessor
     shared = re.search(r"(\d+) bytes smem", report)
     assert shared is None or int(shared[1]) <= SHARED_BYTES
 

@@ -36,7 +36,12 @@ def build_and_run(trtp, host: HostKernels, name: str, *inputs: np.ndarray) -> np
     assert kernel.name == kernel_name
     assert parameters.shared_mem == 0
     grid, block = (
-        tuple(int(getattr(getattr(parameters, f"{kind}_{axis}"), "value", getattr(parameters, f"{kind}_{axis}"))) for axis in "xyz")
+        tuple(
+            int(
+                getattr(getattr(parameters, f"{kind}_{axis}"), "value", getattr(parameters, f"{kind}_{axis}"))
+            )
+            for axis in "xyz"
+        )
         for kind in ("grid", "block")
     )
     out = np.full(described.sizes, np.nan, described.dtype)
@@ -49,17 +54,21 @@ def test_two_nodes_give_what_the_onnx_functions_give(trtp, rng, tmp_path):
     host = HostKernels([CoefficientsKernel(1, 1e-4), ApplyKernel()], tmp_path)
     plugin.register(1, 1e-4)
     assert list(trtp.described) == list(trtp.launched) == ["matte::fgf_coefficients", "matte::fgf_apply"]
-    # Intermediate tensors of a contract file become its outputs, so both nodes are fed what they are fed there.
+    # Intermediate tensors of a contract file become its outputs, so both nodes get what they get there.
     model = red_detector()
     for name in ("coarse_guide", "logits", "fine_guide", "coefficients"):
-        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4))
+        model.graph.output.append(
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4)
+        )
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     image = np.kron(rng.random((2, 3, 8, 12)), np.ones((8, 8))).astype(np.float32)
     guide = rng.random((2, 3, 131, 203), np.float32)
     names = [output.name for output in session.get_outputs()]
     tensors = dict(zip(names, session.run(None, {"image": image, "guide": guide}), strict=True))
 
-    coefficients = build_and_run(trtp, host, "matte::fgf_coefficients", tensors["coarse_guide"], tensors["logits"])
+    coefficients = build_and_run(
+        trtp, host, "matte::fgf_coefficients", tensors["coarse_guide"], tensors["logits"]
+    )
     alpha = build_and_run(trtp, host, "matte::fgf_apply", coefficients, tensors["fine_guide"])
 
     assert coefficients.shape == tensors["coefficients"].shape
@@ -102,11 +111,15 @@ def test_nodes_ask_for_plugins_and_keep_their_bodies(rng):
     nodes = [node for node in marked.graph.node if node.domain == "matte"]
     assert [node.op_type for node in nodes] == list(plugin.NODES)
     for node in nodes:
-        attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+        attributes = {
+            attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute
+        }
         assert attributes == {"plugin_namespace": b"matte", "plugin_version": b"1", "aot": 1}
     feed = {"image": rng.random((1, 3, 32, 32), np.float32), "guide": rng.random((1, 3, 40, 50), np.float32)}
     results = [
-        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(["alpha"], feed)[0]
+        onnxruntime.InferenceSession(m.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            ["alpha"], feed
+        )[0]
         for m in (model, marked)
     ]
     np.testing.assert_array_equal(*results)
