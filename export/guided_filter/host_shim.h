@@ -2,12 +2,14 @@
 //
 // A thread of a block is a fibre (ucontext) with a stack of its own; __syncthreads() goes on to the next one. Blocks
 // run one after the other. This shows wrong arithmetic, wrong indices, a missing barrier (run the threads in another
-// order, and the result changes) and a barrier that not all threads reach. It cannot show what depends on the
-// hardware: warps, the memory model, approximate instructions, speed.
+// order, and the result changes), a barrier that not all threads reach, and with g++'s checks for undefined behaviour an
+// access of several values at an address that is no multiple of them. It cannot show what depends on the hardware:
+// warps, the memory model, approximate instructions, speed.
 
 #pragma once
 
 #include <math.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <ucontext.h>
@@ -66,7 +68,7 @@ extern "C" char __start_fgf_shared[] __attribute__((weak, visibility("hidden")))
 extern "C" char __stop_fgf_shared[] __attribute__((weak, visibility("hidden")));
 
 constexpr size_t STACK_BYTES = 64 * 1024;
-enum Outcome { DONE = 0, UNEVEN_BARRIER = 1, OUT_OF_MEMORY = 2 };
+enum Outcome { DONE = 0, UNEVEN_BARRIER = 1, UNDEFINED_BEHAVIOUR = 2, OUT_OF_MEMORY = 3 };
 
 struct Fibre {
     ucontext_t context;
@@ -76,24 +78,33 @@ struct Fibre {
 static ucontext_t scheduler;
 static Fibre *fibres;
 static int current;
+static volatile bool trapped;
+
+// -fsanitize=undefined -fsanitize-undefined-trap-on-error makes an illegal instruction of what it finds.
+static void on_trap(int) {
+    trapped = true;
+    setcontext(&scheduler);
+}
+
+static void prepare(Fibre &fibre, void (*entry)(), char *stack) {
+    fibre.finished = false;
+    getcontext(&fibre.context);
+    fibre.context.uc_stack.ss_sp = stack;
+    fibre.context.uc_stack.ss_size = STACK_BYTES;
+    fibre.context.uc_link = &scheduler;
+    makecontext(&fibre.context, entry, 0);
+}
 
 static Outcome run_block(void (*entry)(), int threads, char *stacks, bool backwards) {
-    memset(__start_fgf_shared, 0xff, __stop_fgf_shared - __start_fgf_shared);
-    for (int thread = 0; thread < threads; ++thread) {
-        Fibre &fibre = fibres[thread];
-        fibre.finished = false;
-        getcontext(&fibre.context);
-        fibre.context.uc_stack.ss_sp = stacks + thread * STACK_BYTES;
-        fibre.context.uc_stack.ss_size = STACK_BYTES;
-        fibre.context.uc_link = &scheduler;
-        makecontext(&fibre.context, entry, 0);
-    }
+    if (__start_fgf_shared) memset(__start_fgf_shared, 0xff, __stop_fgf_shared - __start_fgf_shared);
+    for (int thread = 0; thread < threads; ++thread) prepare(fibres[thread], entry, stacks + thread * STACK_BYTES);
     for (int waiting = threads; waiting;) {
         waiting = 0;
         for (int turn = 0; turn < threads; ++turn) {
             current = backwards ? threads - 1 - turn : turn;
             threadIdx = {current % blockDim.x, current / blockDim.x % blockDim.y, current / blockDim.x / blockDim.y};
             swapcontext(&scheduler, &fibres[current].context);
+            if (trapped) return UNDEFINED_BEHAVIOUR;
             waiting += !fibres[current].finished;
         }
         if (waiting && waiting < threads) return UNEVEN_BARRIER;
@@ -109,6 +120,8 @@ static int launch(const Kernel &kernel, const int grid[3], const int block[3], b
         (*running)();
         fibres[current].finished = true;  // then on to uc_link, the scheduler
     };
+    void (*before)(int) = signal(SIGILL, on_trap);
+    trapped = false;
     blockDim = {block[0], block[1], block[2]};
     int threads = block[0] * block[1] * block[2];
     fibres = (Fibre *)calloc(threads, sizeof(Fibre));
@@ -118,6 +131,7 @@ static int launch(const Kernel &kernel, const int grid[3], const int block[3], b
         blockIdx = {i % grid[0], i / grid[0] % grid[1], i / grid[0] / grid[1]};
         outcome = run_block(entry, threads, stacks, backwards);
     }
+    signal(SIGILL, before);
     free(stacks);
     free(fibres);
     return outcome;

@@ -15,7 +15,7 @@ from export.functions import DOMAIN
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel, KernelError
 from export.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
 
-# No `from __future__ import annotations`: TensorRT wants types in the annotations of the functions in `_define`.
+# No `from __future__ import annotations`: TensorRT wants types in the annotations of `_define`'s functions.
 
 NODES = (CoefficientsKernel.name, ApplyKernel.name)
 # What TensorRT's ONNX parser looks for. Without the namespace it takes the body of the local function.

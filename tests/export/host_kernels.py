@@ -14,6 +14,7 @@ from export import guided_filter
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 
 FOLDER = Path(guided_filter.__file__).parent
+OUTCOMES = ("DONE", "UNEVEN_BARRIER", "UNDEFINED_BEHAVIOUR", "OUT_OF_MEMORY")  # as in host_shim.h
 GUARD = 64  # values on either side of an array
 
 
@@ -54,27 +55,26 @@ def guards_hold(array: np.ndarray) -> bool:
 
 
 class HostKernels:
-    """Kernels compiled into one library, in a folder that the caller removes."""
+    """Kernels compiled into one library.
 
-    def __init__(self, kernels: Sequence[Kernel], folder: Path, before: str = "") -> None:
+    Args:
+        kernels: What to compile.
+        folder: An empty one, that the caller removes.
+        edit: A piece of guided_filter.cu, and what to put in its place, to see whether the tests would notice.
+    """
+
+    def __init__(self, kernels: Sequence[Kernel], folder: Path, edit: tuple[str, str] = ("", "")) -> None:
         self.kernels = list(kernels)
-        library = folder / "kernels.so"
-        command = [
-            "g++",
-            "-x",
-            "c++",
-            "-std=c++17",
-            "-O1",
-            "-fPIC",
-            "-shared",
-            "-fno-strict-aliasing",
-            "-DFGF_HOST",
-        ]
-        command += ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused", "-Werror", f"-I{FOLDER}"]
-        command += ["-include", "host_shim.h", "-o", str(library), "-"]
-        done = subprocess.run(
-            command, input=before + self._source(), capture_output=True, text=True, check=False
-        )
+        source, library = folder / "guided_filter.cu", folder / "kernels.so"
+        text = (FOLDER / "guided_filter.cu").read_text(encoding="utf-8")
+        assert edit[0] in text
+        source.write_text(text.replace(*edit) if edit[0] else text, encoding="utf-8")
+        options = "-x c++ -std=c++17 -O1 -fPIC -shared -fno-strict-aliasing -DFGF_HOST"
+        options += " -fsanitize=undefined -fsanitize-undefined-trap-on-error"
+        options += " -Wall -Wextra -Werror -Wno-unknown-pragmas -Wno-unused"
+        command = ["g++", *options.split(), "-include", str(FOLDER / "host_shim.h"), "-I", str(folder)]
+        command += ["-o", str(library), "-"]
+        done = subprocess.run(command, input=self._source(), capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         self.library = ctypes.CDLL(str(library))
 
@@ -103,7 +103,8 @@ class HostKernels:
         function = getattr(self.library, f"{kernel.name}_{self.kernels.index(kernel)}")
         runner = getattr(self.library, kernel.name.replace("fgf_", "run_"))
         sizes = [(ctypes.c_int * 3)(*size) for size in (grid, block)]
-        assert runner(function, *sizes, int(backwards), *arguments) == 0
+        outcome = OUTCOMES[runner(function, *sizes, int(backwards), *arguments)]
+        assert outcome == "DONE", outcome
 
     def coefficients(
         self, kernel: CoefficientsKernel, guide: np.ndarray, logits: np.ndarray, backwards: bool = False

@@ -22,7 +22,7 @@ GUIDES = [
 ]
 # Half a step of the storage near 1, and the arithmetic.
 STEPS = {"float32": 1e-5, "float16": 2.0**-12 + 1e-5, "uint8": 0.5 / 255 + 1e-5}
-FINE = [(131, 200), (29, 51), (20, 39), (7, 13), (5, 3), (3, 200), (1, 9), (9, 1), (1, 1)]
+FINE = [(131, 200), (29, 51), (17, 30), (20, 39), (7, 13), (5, 3), (3, 200), (1, 9), (9, 1), (1, 1)]
 
 
 def apply_kernel(layout: str, guide: str, alpha: str, coefficients: str = "float32") -> ApplyKernel:
@@ -131,9 +131,18 @@ def test_the_order_of_threads_makes_no_difference(host, rng, radius_px):
 def test_a_missing_barrier_would_be_seen(rng, tmp_path):
     require_compiler()
     kernel = CoefficientsKernel(1, EPS)
-    broken = HostKernels([kernel], tmp_path, before="#define __syncthreads()\n")
+    broken = HostKernels([kernel], tmp_path, edit=("__syncthreads();", ""))
     guide, logits = coarse_maps(rng, (23, 35))
     assert not np.all(np.isfinite(broken.coefficients(kernel, guide, logits)))
+
+
+def test_a_misaligned_access_would_be_seen(rng, tmp_path):
+    require_compiler()
+    kernel = apply_kernel("grey", "float32", "float32")
+    blind = HostKernels([kernel], tmp_path, edit=("if ((size_t)from % sizeof(Four<T>) == 0)", "if (true)"))
+    coefficients, guide = np.zeros((1, 2, 3, 5), np.float32), np.zeros((1, 1, 9, 45), np.float32)
+    with pytest.raises(AssertionError, match="UNDEFINED_BEHAVIOUR"):
+        blind.apply(kernel, coefficients, guide, (1, 0))
 
 
 @pytest.mark.parametrize("alpha", STEPS)
