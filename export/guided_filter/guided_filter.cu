@@ -236,26 +236,34 @@ __device__ inline void grey_of_four(const FGF_GUIDE *guide, size_t, size_t pixel
 #endif
 #endif
 
-struct Model {
+struct alignas(8) Model {
     float a, b;
 };
 
 __device__ inline Model operator-(Model x, Model y) { return {x.a - y.a, x.b - y.b}; }
 __device__ inline Model plus_times(Model x, float factor, Model y) { return {x.a + factor * y.a, x.b + factor * y.b}; }
 
-// A fine pixel at `index` of `fine` lies at index · (coarse − 1) / (fine − 1) on the coarse axis: corners are aligned.
+// An axis of `coarse` and `fine` pixels with the corners aligned: fine pixel i lies at i · (coarse − 1) / (fine − 1).
 // Quotient and remainder of integers are exact; in float, a position near 200 would be off by 1e-5 of a pixel, and
-// A changes by hundreds from pixel to pixel at an edge. The launcher sees to it that the product fits 32 bits.
-struct Position {
-    int cell;            // the coarse pixel before it
-    unsigned remainder;  // the distance from that one, in steps of 1 / (fine − 1)
-};
+// A changes by hundreds from pixel to pixel at an edge. Sides are below 2^16, so products fit, and a quotient by
+// way of float is off by one at most.
+struct Axis {
+    unsigned rise, steps;  // coarse − 1; fine − 1, at least 1
+    float step;
 
-__device__ inline unsigned steps(int fine) { return max(fine - 1, 1); }
-__device__ inline Position position_of(int index, int coarse, int fine) {
-    unsigned scaled = (unsigned)index * (unsigned)(coarse - 1), cell = scaled / steps(fine);
-    return {(int)cell, scaled - cell * steps(fine)};
-}
+    __device__ inline Axis(int coarse, int fine)
+        : rise(coarse - 1), steps(max(fine - 1, 1)), step(__fdividef(1.0f, (float)steps)) {}
+
+    // The coarse pixel before fine pixel `index`; `remainder` is the distance from it, in steps of 1 / (fine − 1).
+    __device__ inline int cell_of(int index, int &remainder) const {
+        unsigned scaled = index * rise;
+        int cell = (int)((float)scaled * step);
+        remainder = (int)(scaled - cell * steps);
+        if (remainder < 0) --cell, remainder += steps;
+        if (remainder >= (int)steps) ++cell, remainder -= steps;
+        return cell;
+    }
+};
 
 // Two coarse rows, and how far between them a fine row lies.
 struct Rows {
@@ -263,6 +271,16 @@ struct Rows {
     size_t plane;  // from A to b
     float fraction;
     int last;  // column
+
+    __device__ inline Rows(const FGF_COEFFICIENTS *picture, int h, int w, int y, int H) {
+        const Axis axis(h, H);
+        int remainder, cell = axis.cell_of(y, remainder);
+        above = picture + (size_t)cell * w;
+        below = picture + (size_t)min(cell + 1, h - 1) * w;
+        plane = (size_t)h * w;
+        fraction = remainder * axis.step;
+        last = w - 1;
+    }
 
     __device__ inline Model at(int column) const {
         column = min(column, last);
@@ -277,41 +295,51 @@ __device__ inline float alpha_of(Model model, float grey) {
     return __fdividef(1.0f, 1.0f + __expf(-(model.a * grey + model.b)));
 }
 
+// A block makes ROWS_A_BLOCK rows, a warp each, of SPAN pixels: four a thread. Enlarged three times or more, those lie
+// between at most SPAN / 3 + 4 coarse columns; the warp interpolates these down to its row once, into a line of
+// LINE columns that it indexes by the column's last bits. So the full-size work is along the line alone.
+constexpr int LANES = 32, ROWS_A_BLOCK = FGF_THREADS / LANES, SPAN = 4 * LANES, LINE = 64;
+static_assert((SPAN + 3) / 3 + 4 <= LINE, "two columns would share a place");
+
 // coefficients (N,2,h,w), guide (see above) → alpha (N,1,H,W) = sigmoid(A↑ · grey + b↑). Each pixel of the guide is
-// read once, each of alpha written once; the coefficients come from the caches. A thread makes four pixels of a
-// row, so a warp of 32 reads and writes up to 512 bytes on end.
-// Grid: groups of 4 · 32 pixels across, of 8 rows down, N. Block: 32 × 8.
+// read once, each of alpha written once, up to 512 bytes on end by a warp; the coefficients come from the caches.
+// Grid: spans across, groups of ROWS_A_BLOCK rows down, N. Block: LANES × ROWS_A_BLOCK.
 extern "C" __global__ void __launch_bounds__(FGF_THREADS) fgf_apply(
     const FGF_COEFFICIENTS *__restrict__ coefficients, const FGF_GUIDE *__restrict__ guide, int h, int w, int H,
     int W, FGF_ALPHA *__restrict__ alpha) {
-    const int y = blockIdx.y * blockDim.y + threadIdx.y;
-    if (y >= H) return;
+    __shared__ Model lines[ROWS_A_BLOCK][LINE];
+    Model *const line = lines[threadIdx.y];
+    const int y = blockIdx.y * ROWS_A_BLOCK + threadIdx.y, left = blockIdx.x * SPAN;
     const size_t plane = (size_t)H * W, row = (size_t)y * W;
     guide += blockIdx.z * CHANNELS * plane;
     alpha += blockIdx.z * plane;
+    const Rows rows(coefficients + 2 * blockIdx.z * ((size_t)h * w), h, w, min(y, H - 1), H);
+    const Axis across(w, W);
+
+    const bool enlarged = 3 * across.rise <= across.steps;
+    int remainder;
+    if (enlarged) {
+        const int first = across.cell_of(min(max(left - 3, 0), W - 1), remainder);
+        const int count = (int)((SPAN + 3) * across.rise * across.step) + 4;
+        for (int i = threadIdx.x; i < count; i += LANES) line[(first + i) % LINE] = rows.at(first + i);
+    }
+    __syncthreads();
+    if (y >= H) return;
+
     // Groups begin where a store of four is aligned, whatever the width: the first may begin left of the row.
     // (With an int, NVRTC 13.0 takes the store below apart; a test looks for it in the PTX.)
     const size_t shift = (size_t)(alpha + row) / sizeof(FGF_ALPHA) % 4;
-    const int x = (int)(4 * (blockIdx.x * blockDim.x + threadIdx.x) - shift);
-    if (x >= W) return;
-
-    const Position vertical = position_of(y, h, H);
-    const FGF_COEFFICIENTS *const picture = coefficients + 2 * blockIdx.z * ((size_t)h * w);
-    const Rows rows = {picture + (size_t)vertical.cell * w, picture + (size_t)min(vertical.cell + 1, h - 1) * w,
-                       (size_t)h * w, vertical.remainder * (1.0f / steps(H)), w - 1};
-    const float step = 1.0f / steps(W);
-
-    if (x >= 0 && x + 4 <= W && 3 * (w - 1) <= W - 1) {
-        // Enlarged three times or more, four neighbours lie between three coarse columns, so those are read once:
-        // a third of the reads of four pixels by themselves. `along` runs from the first column, 0 … 2.
-        const Position first = position_of(x, w, W);
-        const Model start = rows.at(first.cell), middle = rows.at(first.cell + 1);
-        const Model rise = middle - start, next_rise = rows.at(first.cell + 2) - middle;
+    const int x = (int)(left + 4 * threadIdx.x - shift);
+    if (enlarged && x >= 0 && x + 4 <= W) {
+        // Four neighbours lie between three columns. `along` runs from the first of these, 0 … 2.
+        const int first = across.cell_of(x, remainder);
+        const Model start = line[first % LINE], middle = line[(first + 1) % LINE];
+        const Model rise = middle - start, next_rise = line[(first + 2) % LINE] - middle;
         float values[4];  // of grey, then of alpha
         grey_of_four(guide, plane, row + x, values);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-            float along = (first.remainder + k * (unsigned)(w - 1)) * step;
+            float along = (float)(remainder + k * (int)across.rise) * across.step;
             Model model = plus_times(start, fminf(along, 1.0f), rise);
             model = plus_times(model, fmaxf(along - 1.0f, 0.0f), next_rise);
             values[k] = alpha_of(model, values[k]);
@@ -320,9 +348,9 @@ extern "C" __global__ void __launch_bounds__(FGF_THREADS) fgf_apply(
         return;
     }
     for (int column = max(x, 0); column < min(x + 4, W); ++column) {  // ends of rows, and guides hardly enlarged
-        const Position here = position_of(column, w, W);
-        const Model start = rows.at(here.cell);
-        Model model = plus_times(start, here.remainder * step, rows.at(here.cell + 1) - start);
+        const int cell = across.cell_of(column, remainder);
+        const Model start = rows.at(cell);
+        Model model = plus_times(start, remainder * across.step, rows.at(cell + 1) - start);
         put(alpha[row + column], alpha_of(model, grey_at(guide, plane, row + column)));
     }
 }
