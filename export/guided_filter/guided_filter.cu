@@ -295,10 +295,11 @@ __device__ inline float alpha_of(Model model, float grey) {
     return __fdividef(1.0f, 1.0f + __expf(-(model.a * grey + model.b)));
 }
 
-// A block makes ROWS_A_BLOCK rows, a warp each, of SPAN pixels: four a thread. Enlarged three times or more, those lie
-// between at most SPAN / 3 + 4 coarse columns; the warp interpolates these down to its row once, into a line of
-// LINE columns that it indexes by the column's last bits. So the full-size work is along the line alone.
-constexpr int LANES = 32, ROWS_A_BLOCK = FGF_THREADS / LANES, SPAN = 4 * LANES, LINE = 64;
+// A block makes ROWS_A_BLOCK rows of SPAN pixels, a warp each. Enlarged three times or more, those lie between at most
+// SPAN / 3 + 4 coarse columns; the warp interpolates these down to its row once, into a line of LINE columns
+// that is indexed by the last bits of the column. So the work on full-size pixels is along the line alone, and
+// what a thread prepares serves SPAN / 32 pixels.
+constexpr int LANES = 32, ROWS_A_BLOCK = FGF_THREADS / LANES, SPAN = FGF_SPAN, LINE = 256;
 static_assert((SPAN + 3) / 3 + 4 <= LINE, "two columns would share a place");
 
 // coefficients (N,2,h,w), guide (see above) → alpha (N,1,H,W) = sigmoid(A↑ · grey + b↑). Each pixel of the guide is
@@ -319,39 +320,45 @@ extern "C" __global__ void __launch_bounds__(FGF_THREADS) fgf_apply(
     const bool enlarged = 3 * across.rise <= across.steps;
     int remainder;
     if (enlarged) {
-        const int first = across.cell_of(min(max(left - 3, 0), W - 1), remainder);
-        const int count = (int)((SPAN + 3) * across.rise * across.step) + 4;
-        for (int i = threadIdx.x; i < count; i += LANES) line[(first + i) % LINE] = rows.at(first + i);
+        const unsigned first = across.cell_of(min(max(left - 3, 0), W - 1), remainder);
+        const unsigned count = (unsigned)((SPAN + 3) * across.rise * across.step) + 4;
+#pragma unroll 1
+        for (unsigned i = threadIdx.x; i < count; i += LANES) line[(first + i) % LINE] = rows.at(first + i);
     }
     __syncthreads();
     if (y >= H) return;
 
-    // Groups begin where a store of four is aligned, whatever the width: the first may begin left of the row.
+    // Groups of four begin where a store of four is aligned, whatever the width: the first may begin left of the row.
     // (With an int, NVRTC 13.0 takes the store below apart; a test looks for it in the PTX.)
     const size_t shift = (size_t)(alpha + row) / sizeof(FGF_ALPHA) % 4;
-    const int x = (int)(left + 4 * threadIdx.x - shift);
-    if (enlarged && x >= 0 && x + 4 <= W) {
-        // Four neighbours lie between three columns. `along` runs from the first of these, 0 … 2.
-        const int first = across.cell_of(x, remainder);
-        const Model start = line[first % LINE], middle = line[(first + 1) % LINE];
-        const Model rise = middle - start, next_rise = line[(first + 2) % LINE] - middle;
-        float values[4];  // of grey, then of alpha
-        grey_of_four(guide, plane, row + x, values);
+#pragma unroll 1
+    for (int group = threadIdx.x; group < SPAN / 4; group += LANES) {
+        const int x = (int)(left + 4 * group - shift);
+        if (enlarged && x >= 0 && x + 4 <= W) {
+            // Four neighbours lie between three columns. `along` runs from the first of these, 0 … 2.
+            const unsigned first = across.cell_of(x, remainder);
+            const Model start = line[first % LINE], middle = line[(first + 1) % LINE];
+            const Model rise = middle - start, next_rise = line[(first + 2) % LINE] - middle;
+            float values[4];  // of grey, then of alpha
+            grey_of_four(guide, plane, row + x, values);
 #pragma unroll
-        for (int k = 0; k < 4; ++k) {
-            float along = (float)(remainder + k * (int)across.rise) * across.step;
-            Model model = plus_times(start, fminf(along, 1.0f), rise);
-            model = plus_times(model, fmaxf(along - 1.0f, 0.0f), next_rise);
-            values[k] = alpha_of(model, values[k]);
+            for (int k = 0; k < 4; ++k) {
+                float along = (float)(remainder + k * (int)across.rise) * across.step;
+                Model model = plus_times(start, fminf(along, 1.0f), rise);
+                model = plus_times(model, fmaxf(along - 1.0f, 0.0f), next_rise);
+                values[k] = alpha_of(model, values[k]);
+            }
+            put_four(alpha + row + x, values);
+            continue;
         }
-        put_four(alpha + row + x, values);
-        return;
-    }
-    for (int column = max(x, 0); column < min(x + 4, W); ++column) {  // ends of rows, and guides hardly enlarged
-        const int cell = across.cell_of(column, remainder);
-        const Model start = rows.at(cell);
-        Model model = plus_times(start, remainder * across.step, rows.at(cell + 1) - start);
-        put(alpha[row + column], alpha_of(model, grey_at(guide, plane, row + column)));
+        // Ends of rows, and guides hardly enlarged.
+#pragma unroll 1
+        for (int column = max(x, 0); column < min(x + 4, W); ++column) {
+            const int cell = across.cell_of(column, remainder);
+            const Model start = rows.at(cell);
+            Model model = plus_times(start, remainder * across.step, rows.at(cell + 1) - start);
+            put(alpha[row + column], alpha_of(model, grey_at(guide, plane, row + column)));
+        }
     }
 }
 

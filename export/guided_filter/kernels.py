@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 THREADS = 256  # a block of either kernel
+SPAN_PX = 512  # of a row, that 32 threads of fgf_apply make
 SHARED_BYTES = 48 * 1024  # what a launch may use without asking the driver for more
 MOST_RADIUS_PX = 16
-MOST_BATCH = 65535  # the limit of a grid in y and z
-# Positions are 32-bit products of a fine and a coarse index.
-MOST_PRODUCT = 2**32
+# Of pictures, because a grid has no more in z; of pixels a side, because positions are 32-bit products of two.
+MOST_SIZE = 65535
 
 STORAGE = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
 LAYOUTS = ("grey", "planar", "interleaved")
@@ -138,6 +138,7 @@ class ApplyKernel:
         macros |= {
             "FGF_LAYOUT": f"FGF_{self.layout.upper()}",
             "FGF_THREADS": str(THREADS),
+            "FGF_SPAN": str(SPAN_PX),
             "FGF_COEFFICIENTS": STORAGE[self.coefficients],
             "FGF_GUIDE": STORAGE[self.guide],
             "FGF_ALPHA": STORAGE[self.alpha],
@@ -152,7 +153,7 @@ class ApplyKernel:
     def grid(self, batch: Any, height: Any, width: Any, cdiv: Cdiv) -> tuple[Any, Any, Any]:
         """Blocks in x, y, z for a picture of (height, width); see `CoefficientsKernel.grid`."""
         # Groups of four may begin up to three pixels left of the row, where a store of four is aligned.
-        return cdiv(width + 3, 4 * self.block[0]), cdiv(height, self.block[1]), batch
+        return cdiv(width + 3, SPAN_PX), cdiv(height, self.block[1]), batch
 
 
 Kernel = CoefficientsKernel | ApplyKernel

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from export.guided_filter.kernels import (
-    MOST_BATCH,
-    MOST_PRODUCT,
+    MOST_SIZE,
     ApplyKernel,
     CoefficientsKernel,
     Grey,
@@ -124,10 +123,6 @@ class GuidedFilter:
             raise ArrayError(
                 "the guide is RGB, and no grey weights were given: GuidedFilter(..., grey=Grey.of(mean, std))"
             )
-        if max(height * coarse_height, width * coarse_width) >= MOST_PRODUCT:
-            raise ArrayError(
-                f"out is {_text(out.shape)}: too large for coefficients of {_text(coefficients.shape)}"
-            )
         grey = None if layout == "grey" else self.grey
         kernel = ApplyKernel(layout, grey, coefficients.dtype, guide.dtype, out.dtype)
         inputs = {"coefficients": coefficients, "guide": guide}
@@ -225,10 +220,8 @@ def _array(name: str, array: Any) -> DeviceArray:
         array = DeviceArray(interface["data"][0], shape, dtype)
     if array.dtype not in DTYPES.values():
         raise ArrayError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
-    if len(array.shape) != 4 or min(array.shape) < 1 or array.shape[0] > MOST_BATCH:
-        raise ArrayError(
-            f"{name} is {_text(array.shape)}: four sizes are needed, none 0, at most {MOST_BATCH} pictures"
-        )
+    if len(array.shape) != 4 or min(array.shape) < 1 or max(array.shape) > MOST_SIZE:
+        raise ArrayError(f"{name} is {_text(array.shape)}: four sizes are needed, from 1 to {MOST_SIZE}")
     return array
 
 

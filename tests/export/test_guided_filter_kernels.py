@@ -22,7 +22,19 @@ GUIDES = [
 ]
 # Half a step of the storage near 1, and the arithmetic.
 STEPS = {"float32": 1e-5, "float16": 2.0**-12 + 1e-5, "uint8": 0.5 / 255 + 1e-5}
-FINE = [(131, 200), (29, 51), (17, 30), (20, 39), (7, 13), (5, 3), (3, 200), (1, 9), (9, 1), (1, 1)]
+FINE = [
+    (131, 200),
+    (9, 1030),
+    (29, 51),
+    (17, 30),
+    (20, 39),
+    (7, 13),
+    (5, 3),
+    (3, 200),
+    (1, 9),
+    (9, 1),
+    (1, 1),
+]
 
 
 def apply_kernel(layout: str, guide: str, alpha: str, coefficients: str = "float32") -> ApplyKernel:

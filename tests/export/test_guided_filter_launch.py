@@ -117,10 +117,9 @@ def test_a_kernel_is_loaded_once_a_card(driver, kernels):
         ((None, OnCard(np.zeros((1, 1, 9, 9), "f4"), (324, 324, 4, 36)), None), r"guide is not contiguous"),
         ((None, zeros(1, 1, 9, 9, dtype="uint8"), None), "grey guide in uint8"),
         ((None, None, zeros(2, 1, 9, 9)), r"out is \(2, 1, 9, 9\) and should be \(1, 1, 9, 9\)"),
-        ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): .* none 0"),
+        ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): four sizes .* from 1"),
         ((zeros(1, 2, 4, 4, dtype="uint8"), None, None), "coefficients in uint8"),
-        ((DeviceArray(1, (1, 2, 70000, 1), "float32"), DeviceArray(2, (1, 1, 70000, 1), "float32"),
-          DeviceArray(3, (1, 1, 70000, 1), "float32")), r"out is \(1, 1, 70000, 1\): too large"),
+        ((None, None, DeviceArray(1, (1, 1, 70000, 1), "uint8")), r"out is \(1, 1, 70000, 1\): .* 65535"),
     ],
 )  # fmt: skip
 def test_arrays_that_do_not_fit_are_named(driver, kernels, arrays, words):
