@@ -172,10 +172,13 @@ def test_apply(host, rng, layout, storage, alpha):
         )
 
 
-@pytest.mark.parametrize("coarse", [(1, 1), (1, 8), (8, 1), (60, 90)])
-def test_apply_from_coarse_maps_of_any_size(host, rng, coarse):
+@pytest.mark.parametrize(
+    ("coarse", "fine"),
+    [((1, 1), (37, 53)), ((1, 8), (37, 53)), ((8, 1), (37, 53)), ((60, 90), (37, 53)), ((3, 300), (9, 1030))],
+)
+def test_apply_from_coarse_maps_of_any_size(host, rng, coarse, fine):
     coefficients = rng.normal(0, 3, (2, 2, *coarse)).astype(np.float32)
-    guide, grey = guide_and_grey(rng, "grey", "float32", (37, 53))
+    guide, grey = guide_and_grey(rng, "grey", "float32", fine)
     got = host.apply(apply_kernel("grey", "float32", "float32"), coefficients, guide)
     np.testing.assert_allclose(got, expected_alpha(coefficients, grey), atol=1e-5)
 
@@ -201,17 +204,17 @@ def test_coefficients_may_be_stored_in_half_precision(host, rng):
     np.testing.assert_allclose(got, expected_alpha(coefficients, grey), atol=1e-5)
 
 
-def test_positions_are_exact_far_from_the_left(host):
-    # A jumps by 600 from pixel to pixel; a position off by 1e-5 pixel would change logits by 6e-3.
-    coefficients = np.zeros((1, 2, 1, 256), np.float32)
-    coefficients[0, 0, 0, ::2], coefficients[0, 0, 0, 1::2] = 300, -300
-    guide = np.ones((1, 1, 1, 16001), np.float32)
+# All but the first have places where the quotient by way of float is one too large, or one too small.
+@pytest.mark.parametrize(("coarse", "fine"), [(256, 16001), (1000, 60554), (30000, 62465), (30000, 65489)])
+def test_positions_are_exact_far_from_the_left(host, coarse, fine):
+    # Logits are 0 and 300 in turn: a position off by 1e-5 of a coarse pixel changes alpha by 7e-4.
+    coefficients = np.zeros((1, 2, 1, coarse), np.float32)
+    coefficients[0, 1, 0, 1::2] = 300
+    guide = np.zeros((1, 1, 1, fine), np.float32)
     got = host.apply(apply_kernel("grey", "float32", "float32"), coefficients, guide)
-    fine = np.arange(16001) * 255 / 16000
-    wanted = sigmoid(np.interp(fine, np.arange(256), coefficients[0, 0, 0].astype(np.float64)))
-    np.testing.assert_allclose(
-        got.ravel(), wanted, atol=2e-5
-    )  # logits near 0 between 300 and -300: 3e-5 of 300
+    positions = np.arange(fine) * (coarse - 1) / (fine - 1)
+    wanted = sigmoid(np.interp(positions, np.arange(coarse), coefficients[0, 1, 0].astype(np.float64)))
+    np.testing.assert_allclose(got.ravel(), wanted, atol=2e-5)  # a fraction near 1 has 6e-8 of 300
 
 
 def test_far_logits_are_0_and_1(host):
