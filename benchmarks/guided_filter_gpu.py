@@ -3,8 +3,8 @@
     python benchmarks/guided_filter_gpu.py [--coarse 96x168] [--fine 2160x3840] [--rounds 50] [--json FILE]
 
 Errors are against torch in float64. For time, calls are captured into CUDA graphs over several buffers that
-together are larger than the card's L2 cache, so that neither Python nor that cache is measured; a round replays
-each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's, in the
+together are larger than the card's L2 cache, so that neither Python nor that cache is measured; a round
+replays each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's, in the
 same rounds. Needs a card, and the extras `cuda` and `train`.
 """
 

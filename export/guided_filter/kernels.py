@@ -8,7 +8,7 @@ THREADS = 256  # a block of either kernel
 SPAN_PX = 512  # of a row, that 32 threads of fgf_apply make
 SHARED_BYTES = 48 * 1024  # what a launch may use without asking the driver for more
 MOST_RADIUS_PX = 16
-# Of pictures, because a grid has no more in z; of pixels a side, because positions are 32-bit products of two.
+# Of pictures, because a grid has no more in z; of pixels a side, because positions are 32-bit products.
 MOST_SIZE = 65535
 
 STORAGE = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}

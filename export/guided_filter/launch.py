@@ -51,10 +51,10 @@ class DeviceArray:
 class GuidedFilter:
     """Both kernels with the numbers of one model's contract.
 
-    Arrays are `DeviceArray`s, or objects with `__cuda_array_interface__`, such as CUDA tensors of torch. All of
-    a call lie on one card; the kernel runs there, in the primary context that torch and ONNX Runtime use.
-    Storage of each array is free within what its argument says; arithmetic is float32. The first call with new
-    types loads a kernel, which must not happen while a CUDA graph is captured.
+    Arrays are `DeviceArray`s, or objects with `__cuda_array_interface__`, such as CUDA tensors of torch. All
+    of a call lie on one card; the kernel runs there, in the primary context that torch and ONNX Runtime use.
+    Storage of each array is free within what its argument says; arithmetic is float32. The first call with
+    new types loads a kernel, which must not happen while a CUDA graph is captured.
 
     Args:
         radius_px: Box radius in coarse pixels, 1 to 16.

@@ -60,7 +60,7 @@ class HostKernels:
     Args:
         kernels: What to compile.
         folder: An empty one, that the caller removes.
-        edit: A piece of guided_filter.cu, and what to put in its place, to see whether the tests would notice.
+        edit: A piece of guided_filter.cu and what takes its place, to see whether the tests would notice.
     """
 
     def __init__(self, kernels: Sequence[Kernel], folder: Path, edit: tuple[str, str] = ("", "")) -> None:
