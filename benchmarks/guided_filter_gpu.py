@@ -4,8 +4,8 @@
 
 Errors are against torch in float64. For time, calls are captured into CUDA graphs over several buffers that
 together are larger than the card's L2 cache, so that neither Python nor that cache is measured; a round
-replays each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's, in the
-same rounds. Needs a card, and the extras `cuda` and `train`.
+replays each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's,
+in the same rounds. Needs a card, and the extras `cuda` and `train`.
 """
 
 import argparse
