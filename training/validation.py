@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.published import matte_published
 from models.stylematte import StyleMatte
 from training.config import Recipe, Resolution
-from training.data.readers import DataError, read_grey, read_rgb, read_set
+from training.data.readers import DataError, read_label, read_rgb, read_set
 from training.held_out import SHOWN_A_SET, Shown, as_tensor, predict
 from training.metrics import mad, mse, sad, trimap_scores
 
@@ -72,7 +72,7 @@ class Published:
         for photo in self.photos:
             seen[photo.set_name] += 1
             if seen[photo.set_name] <= SHOWN_A_SET:
-                yield Shown(read_rgb(photo.image), read_grey(photo.alpha))
+                yield Shown(read_rgb(photo.image), read_label(photo.alpha))
 
 
 def validation_photos(root: Path, recipe: Recipe) -> list[Photo]:
@@ -108,8 +108,8 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
     rows: dict[str, list[float]] = defaultdict(list)
     for photo in photos:
         image = read_rgb(photo.image)
-        truth = np.asarray(read_grey(photo.alpha) / np.float32(255), np.float32)
-        trimap = None if photo.trimap is None else read_grey(photo.trimap)
+        truth = np.asarray(read_label(photo.alpha) / np.float32(255), np.float32)
+        trimap = None if photo.trimap is None else read_label(photo.trimap)
         for path, label in ((photo.alpha, truth), (photo.trimap, trimap)):
             if label is not None and label.shape != image.shape[:2]:
                 raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
