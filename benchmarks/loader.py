@@ -1,14 +1,15 @@
 """How fast training pictures are drawn, against a training step on the same machine, in one run.
 
-    python benchmarks/loader.py [--preset nano] [--step-rate R] [--photos 32] [--rounds 3] [--json FILE]
+    python benchmarks/loader.py [--preset nano] [--step-rate R] [--rounds 3] [--json FILE]
 
 Draws a set like P3M-10k to a temporary folder (JPEG photos of 1.7 megapixels, PNG mattes) with backgrounds of
 1.2 megapixels, and times `training.data.dataset` with this project's own and the published augmentation, at
 512² and 800², with 0, 1 and 2 worker processes; "composed" is published with every background exchanged, as
 for AM-2k. The start of the processes is not timed. A step is forward, backward and update of the preset in
 float32 on a batch of random pictures. Rounds alternate, so that a drift of speed meets all alike; medians
-count. Processor time per image depends little on what else the machine does: from it follows how many
-workers, each with a core of its own, keep a step fed, this machine's or with --step-rate R one of R images/s.
+count. Processor time per image depends less on what else the machine does, and with workers holds the way of
+the tensors through shared memory: from it follows how many workers, each with a core of its own, keep a step
+fed, this machine's or with --step-rate R one of R images/s.
 """
 
 import argparse
@@ -76,8 +77,8 @@ def dataset_of(root: Path, way: str, side: int) -> MattingDataset:
     return MattingDataset(root, root, Recipe("nano", sets, (stage,), held_out_every=10), 0)
 
 
-def loader_rate(dataset: MattingDataset, workers: int, images: int) -> float:
-    """Images a second of a loader, once all its processes deliver."""
+def loader_rate(dataset: MattingDataset, workers: int, images: int) -> tuple[float, float]:
+    """Images a second of a loader once all its processes deliver, and all their processor time in seconds."""
     lead = 3 * workers  # batches that were drawn while the processes started
     loader = DataLoader(
         dataset,
@@ -85,20 +86,26 @@ def loader_rate(dataset: MattingDataset, workers: int, images: int) -> float:
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
     )
+    before = processor_s()
     batches = iter(loader)
     for _ in range(lead):
         next(batches)
     begin = time.perf_counter()
     count = sum(len(batch["image"]) for batch in batches)
-    return count / (time.perf_counter() - begin)
+    seconds = time.perf_counter() - begin
+    del batches  # the processes end, and only then their time counts
+    return count / seconds, processor_s() - before
 
 
-def processor_ms(dataset: MattingDataset, images: int) -> float:
-    """Processor time of one image."""
-    begin = time.process_time()
-    for index in range(images):
-        dataset[index]
-    return 1000 * (time.process_time() - begin) / images
+def processor_s() -> float:
+    """Processor time of this process and of those that it started and that have ended."""
+    return sum(os.times()[:4])
+
+
+def processor_ms(dataset: MattingDataset, workers: int, images: int) -> float:
+    """Processor time of one image: what a longer run takes more than a shorter one, which starts alike."""
+    used = [loader_rate(dataset, workers, n)[1] for n in (BATCH, BATCH + images)]
+    return 1000 * (used[1] - used[0]) / images
 
 
 class Step:
@@ -109,14 +116,13 @@ class Step:
         self.model = build_model(preset).train()
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
 
-    def rate(self, side: int, steps: int = 1) -> float:
+    def rate(self, side: int) -> float:
         """Images a second at `side`²."""
         image, alpha = torch.rand(BATCH, 3, side, side), torch.rand(BATCH, 1, side, side)
         self.once(image, alpha)
         begin = time.perf_counter()
-        for _ in range(steps):
-            self.once(image, alpha)
-        return steps * BATCH / (time.perf_counter() - begin)
+        self.once(image, alpha)
+        return BATCH / (time.perf_counter() - begin)
 
     def once(self, image: torch.Tensor, alpha: torch.Tensor) -> None:
         """One step."""
@@ -132,34 +138,38 @@ def main() -> None:
     )
     parser.add_argument("--preset", default="nano", help="network whose step is measured; default nano")
     parser.add_argument("--step-rate", type=float, default=None, help="images/s of a step to be fed")
-    parser.add_argument("--photos", type=int, default=32, help="drawn and, each round, read; default 32")
+    parser.add_argument("--photos", type=int, default=32, help="drawn to the temporary folder; default 32")
+    parser.add_argument("--images", type=int, default=64, help="read for one figure; default 64")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
     cases = [f"{way} {side}" for way, side in itertools.product(WAYS, SIDES)]
     rates: dict[str, dict[int, list[float]]] = {case: {n: [] for n in WORKERS} for case in cases}
-    costs: dict[str, list[float]] = {case: [] for case in cases}
+    costs: dict[str, dict[int, list[float]]] = {case: {0: [], 1: []} for case in cases}
     steps: dict[str, list[float]] = {str(side): [] for side in SIDES}
-    step = Step(arguments.preset)
+    step, load = Step(arguments.preset), os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         draw(Path(folder), arguments.photos)
         for _ in range(arguments.rounds):
             for case in cases:
                 way, side = case.split()
                 dataset = dataset_of(Path(folder), way, int(side))
-                costs[case].append(processor_ms(dataset, arguments.photos))
                 for workers in WORKERS:
-                    rates[case][workers].append(loader_rate(dataset, workers, arguments.photos))
+                    rates[case][workers].append(loader_rate(dataset, workers, arguments.images)[0])
+                for workers in costs[case]:
+                    costs[case][workers].append(processor_ms(dataset, workers, arguments.images))
             for side in steps:
                 steps[side].append(step.rate(int(side)))
     report = {
         "photo_megapixels": SIZE[0] * SIZE[1] / 1e6,
         "batch_size": BATCH,
         "cores": os.cpu_count(),
+        "load_at_start": round(load, 1),
         "preset": arguments.preset,
         "step_images_per_s": {side: summary(values) for side, values in steps.items()},
         "cases": {
-            case: figures(case, rates[case], costs[case], steps, arguments.step_rate) for case in cases
+            case: figures(rates[case], costs[case], steps[case.split()[1]], arguments.step_rate)
+            for case in cases
         },
     }
     print_table(report)
@@ -168,16 +178,19 @@ def main() -> None:
 
 
 def figures(
-    rates: dict[int, list[float]], costs: list[float], steps: list[float], step_rate: float | None
+    rates: dict[int, list[float]],
+    costs: dict[int, list[float]],
+    steps: list[float],
+    step_rate: float | None,
 ) -> dict:
     """All figures of one way and side."""
     step = statistics.median(steps)
-    cost_ms = statistics.median(costs)
+    cost_ms = statistics.median(costs[1])
     fed = {"this_machine": step} | ({f"{step_rate:g}": step_rate} if step_rate else {})
     return {
         "images_per_s_with_workers": {str(n): summary(values) for n, values in rates.items()},
         "against_a_step": {str(n): round(statistics.median(v) / step, 2) for n, v in rates.items()},
-        "processor_ms_per_image": summary(costs),
+        "processor_ms_per_image": {str(n): summary(values) for n, values in costs.items()},
         "workers_that_feed": {name: math.ceil(rate * cost_ms / 1000) for name, rate in fed.items()},
     }
 
@@ -192,13 +205,21 @@ def print_table(report: dict) -> None:
     """One line for each way and side."""
     for side, rate in report["step_images_per_s"].items():
         print(f"step of {report['preset']} at {side}: {rate['median']} images/s")
-    heads = ["", "CPU ms/image", *(f"{n} workers" for n in WORKERS), "against a step", "workers that feed"]
+    heads = [
+        "",
+        "CPU ms, 0 workers",
+        "CPU ms, 1 worker",
+        *(f"{n} workers" for n in WORKERS),
+        "against a step",
+        "workers that feed",
+    ]
     print("".join(f"{head:>18}" for head in heads))
     for case, row in report["cases"].items():
         rates = [f"{rate['median']:.1f}/s" for rate in row["images_per_s_with_workers"].values()]
         ratios = " ".join(f"{ratio:.1f}" for ratio in row["against_a_step"].values())
         feed = " ".join(str(count) for count in row["workers_that_feed"].values())
-        cells = [case, f"{row['processor_ms_per_image']['median']:.1f}", *rates, ratios, feed]
+        costs = [f"{cost['median']:.1f}" for cost in row["processor_ms_per_image"].values()]
+        cells = [case, *costs, *rates, ratios, feed]
         print("".join(f"{cell:>18}" for cell in cells))
 
 

@@ -15,7 +15,7 @@ from models.encoders import MobileNetV2, from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
 from models.swin import Swin, filed_name
 from training.config import Recipe
-from training.data.readers import DataError, read_rgb, read_set, split
+from training.data.readers import DataError, has_set, read_rgb, read_set, split
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # what repositories on the hub call their weights
 
@@ -131,7 +131,11 @@ def _load_folded(model: StyleMatte, encoder: MobileNetV2, path: Path, recipe: Re
 
 def _training_photos(recipe: Recipe, root: Path, count: int = 192) -> Tensor:
     """(N, 3, 224, 224) float32 RGB in [0, 1], none of them held out."""
-    sets = [read_set(root, d.folder) for d in recipe.sets if d.kind == "photos"]
+    sets = [
+        read_set(root, d.folder, d.layout)
+        for d in recipe.sets
+        if d.kind in ("photos", "mattes", "unlabelled") and has_set(root, d.folder, d.layout)
+    ]
     samples = [sample for samples in sets for sample in split(samples, recipe.held_out_every)[0]]
     if not samples:
         raise DataError(f"{root}: no training photos to measure the encoder's norms on")

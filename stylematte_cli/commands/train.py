@@ -193,7 +193,8 @@ def _run(
         origin["backbone"] = begins_with
     goes_on = (options.out / "state.pt").exists()
     if not quiet and not goes_on and "weights" not in paths:
-        print(f"stylematte: encoder weights: {begins_with or 'none, it begins at random'}", file=sys.stderr)
+        named = begins_with if backbone in ("", "hub", "none") else backbone
+        print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
     taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
     ready = make_plan(recipe, data).recipe
     check_batches(ready, processes)  # before hours go into mattes
