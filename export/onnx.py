@@ -13,7 +13,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.names import name_after_modules
 from models.stylematte import MEAN, STD, StyleMatte
 
 CONTRACT_VERSION = "1"
@@ -66,6 +67,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     """
     exported = _trace(model)
     graph = exported.graph
+    name_after_modules(graph, keep={"coarse_logits", "coarse_guide"})
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
     grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
     graph.initializer.extend(
@@ -77,12 +79,18 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     node = helper.make_node
     graph.node.extend(
         [
-            node("fgf_coefficients", ["coarse_guide", "coarse_logits"], ["coefficients"], domain="matte"),
+            node(
+                "fgf_coefficients",
+                ["coarse_guide", "coarse_logits"],
+                ["coefficients"],
+                name="fgf_coefficients",
+                domain=DOMAIN,
+            ),
             node("Conv", ["guide", "grey_weights", "grey_offset"], ["fine_guide"], name="grey"),
-            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], domain="matte"),
+            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], name="fgf_apply", domain=DOMAIN),
         ]
     )
-    del graph.input[:], graph.output[:], graph.value_info[:]
+    del graph.input[:], graph.output[:]
     tensor = helper.make_tensor_value_info
     graph.input.extend(
         [
@@ -130,6 +138,7 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
         "tool_version": origin.tool_version,
         "licence": origin.licence,
         "provenance": json.dumps(origin.provenance),
+        "precision": "fp32",
         "parity": "{}",
     }
     return {f"stylematte.{key}": value for key, value in values.items()}

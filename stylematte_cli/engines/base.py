@@ -33,6 +33,7 @@ class Contract:
         licence: Of the weights.
         provenance: Data sets, stages, steps.
         parity: Differences from torch, measured at export.
+        precision: Number type of the network's products: fp32, fp16, bf16 or int8.
     """
 
     preset: str
@@ -48,6 +49,7 @@ class Contract:
     licence: str
     provenance: dict[str, Any]
     parity: dict[str, Any]
+    precision: str = "fp32"
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
@@ -90,6 +92,7 @@ class Contract:
                 licence=text("licence"),
                 provenance=_table(text("provenance")),
                 parity=_table(text("parity")),
+                precision=metadata.get("stylematte.precision", "fp32"),
             )
         except KeyError as error:
             raise InputError(

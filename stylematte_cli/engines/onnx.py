@@ -85,6 +85,11 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
     try:
         session = _create_session(ort, path, [CPU], threads)
     except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            raise EngineError(
+                f"{path}: ONNX Runtime {ort.__version__} cannot compute it on a CPU: {_one_line(error)}",
+                "bf16 files are for graphics cards; export the weights again without --bf16",
+            ) from error
         raise InputError(
             f"{path}: ONNX Runtime cannot open it: {_one_line(error)}",
             "The file is damaged or not an ONNX model",
@@ -103,6 +108,8 @@ def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> Onn
     if lacking:
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
     engine = OnnxEngine(path, session, contract, lanes)
+    if contract.precision == "fp16" and engine.provider == CPU:
+        log.warning("%s: a float16 file is slower on a CPU than the float32 file is", path)
     log.info("engine onnx, %s (%s), %d lane(s) of %d thread(s)", engine.provider, why, engine.lanes, threads)
     return engine
 
