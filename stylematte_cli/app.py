@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands import doctor, evaluate, export, matte, models, train
+from stylematte_cli.commands import bench, doctor, evaluate, export, matte, models, train
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
 app = typer.Typer(
@@ -25,6 +25,7 @@ app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

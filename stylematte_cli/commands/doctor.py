@@ -213,12 +213,10 @@ def _timed_matte(path: Path, device: str) -> list[Finding]:
 
     from stylematte_cli.engines import open_engine
     from stylematte_cli.matter import Matter
+    from stylematte_cli.timing import drawn_photo
 
     height, width = TRIAL_SIZE
-    rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
-    image = picture.astype(np.uint8)
-
+    image = drawn_photo(height, width)
     started = time.perf_counter()
     engine = open_engine(path, device=device)
     matter = Matter(engine)
