@@ -34,6 +34,7 @@ class Contract:
         provenance: Data sets, stages, steps.
         parity: Differences from torch, measured at export.
         precision: Number type of the network's products: fp32, fp16, bf16 or int8.
+        working_sizes: The (height, width) that the file takes; empty where every multiple of `stride` does.
     """
 
     preset: str
@@ -50,6 +51,7 @@ class Contract:
     provenance: dict[str, Any]
     parity: dict[str, Any]
     precision: str = "fp32"
+    working_sizes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
@@ -93,6 +95,7 @@ class Contract:
                 provenance=_table(text("provenance")),
                 parity=_table(text("parity")),
                 precision=metadata.get("stylematte.precision", "fp32"),
+                working_sizes=_sizes(metadata.get("stylematte.working_sizes", "")),
             )
         except KeyError as error:
             raise InputError(
@@ -118,9 +121,10 @@ class Contract:
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
         """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
 
-        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, take the pair
-        with the least |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end
-        at the longest side allowed.
+        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, or of
+        `working_sizes` where the file takes no others, take the pair with the least
+        |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
+        side allowed.
 
         Args:
             height: Of the picture, in pixels.
@@ -139,14 +143,20 @@ class Contract:
                 f"size {size}: model {self.preset} needs at least {self.stride}",
                 f"Its own size is {self.working_size}",
             )
-        longest = -(-2 * size // self.stride) * self.stride
-        sides = np.arange(self.stride, longest + 1, self.stride, dtype=np.float64)
-        heights, widths = sides[:, None], sides[None, :]
+        heights, widths = self._choices(size)
         shape_error = np.abs(np.log(widths / heights) - np.log(width / height))
         area_error = np.abs(np.log(heights * widths / size**2))
-        cost = shape_error + SIZE_WEIGHT * area_error
-        row, column = np.unravel_index(np.argmin(cost), cost.shape)
-        return int(sides[row]), int(sides[column])
+        best = np.argmin(shape_error + SIZE_WEIGHT * area_error)
+        return int(heights[best]), int(widths[best])
+
+    def _choices(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Heights and widths to choose from, in pairs."""
+        if self.working_sizes:
+            heights, widths = np.array(self.working_sizes, np.float64).T
+            return heights, widths
+        longest = -(-2 * size // self.stride) * self.stride
+        sides = np.arange(self.stride, longest + 1, self.stride, dtype=np.float64)
+        return np.repeat(sides, len(sides)), np.tile(sides, len(sides))
 
 
 class Engine(Protocol):
@@ -194,6 +204,14 @@ def usable_cores() -> int:
 def _triple(text: str) -> tuple[float, float, float]:
     red, green, blue = (float(part) for part in text.split(","))
     return red, green, blue
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    sizes = []
+    for part in text.split(",") if text else ():
+        height, width = (int(side) for side in part.split("x"))
+        sizes.append((height, width))
+    return tuple(sizes)
 
 
 def _table(text: str) -> dict[str, Any]:

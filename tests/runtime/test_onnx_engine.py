@@ -174,7 +174,7 @@ def test_no_runtime_names_the_line_that_installs_one(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"engine": "tensorrt"}, MissingError, "ONNX engine only"),
+        ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a card"),
         ({"engine": "openvino"}, UsageError, "engine 'openvino'"),
         ({"device": "gpu"}, UsageError, "device 'gpu'"),
         ({"device": "cuda:x"}, UsageError, "device 'cuda:x'"),

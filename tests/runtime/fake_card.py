@@ -1,0 +1,187 @@
+"""A card and a TensorRT that are not here: memory is the computer's own, and a plan is an ONNX file."""
+
+import ctypes
+import enum
+import types
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+
+class Code(enum.IntEnum):
+    cudaSuccess = 0  # noqa: N815
+    cudaErrorMemoryAllocation = 2  # noqa: N815
+    cudaErrorNoDevice = 100  # noqa: N815
+
+
+class FakeCuda:
+    """`cuda.bindings.runtime`, as far as the engines use it. Work is done at once, except while captured.
+
+    Attributes:
+        cards: How many there are.
+        failing: What a function of this name answers.
+        launches: How many graphs were launched.
+        captures: How many were captured.
+    """
+
+    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
+
+    def __init__(self, cards: int = 1) -> None:
+        self.cards = cards
+        self.failing: dict[str, Code] = {}
+        self.launches = 0
+        self.captures = 0
+        self.captured: list[Any] | None = None
+        self._memory: dict[int, Any] = {}
+
+    def __getattribute__(self, name: str) -> Any:
+        failing = object.__getattribute__(self, "__dict__").get("failing", {})
+        return (lambda *_: (failing[name], None)) if name in failing else object.__getattribute__(self, name)
+
+    def do(self, work: Any) -> None:
+        """Do what was put on a stream, or keep it for the graph."""
+        if self.captured is None:
+            work()
+        else:
+            self.captured.append(work)
+
+    def cudaGetDeviceCount(self):  # noqa: N802
+        return (Code.cudaSuccess, self.cards) if self.cards else (Code.cudaErrorNoDevice, None)
+
+    def cudaSetDevice(self, index):  # noqa: N802
+        assert index < self.cards
+        return (Code.cudaSuccess,)
+
+    def cudaGetDeviceProperties(self, index):  # noqa: N802
+        card = types.SimpleNamespace(name=b"Drawn Card 9000", major=9, minor=index)
+        return Code.cudaSuccess, card
+
+    def cudaDriverGetVersion(self):  # noqa: N802
+        return Code.cudaSuccess, 13000
+
+    def cudaStreamCreate(self):  # noqa: N802
+        return Code.cudaSuccess, 7
+
+    def cudaMalloc(self, count):  # noqa: N802
+        buffer = ctypes.create_string_buffer(count)
+        address = ctypes.addressof(buffer)
+        self._memory[address] = buffer
+        return Code.cudaSuccess, address
+
+    def cudaFree(self, address):  # noqa: N802
+        del self._memory[address]
+        return (Code.cudaSuccess,)
+
+    def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
+        on_card = target if kind == 1 else source
+        assert count <= len(self._memory[on_card])
+        assert stream == 7
+        ctypes.memmove(target, source, count)
+        return (Code.cudaSuccess,)
+
+    def cudaStreamSynchronize(self, stream):  # noqa: N802
+        return (Code.cudaSuccess,)
+
+    def cudaStreamBeginCapture(self, stream, mode):  # noqa: N802
+        self.captured = []
+        self.captures += 1
+        return (Code.cudaSuccess,)
+
+    def cudaStreamEndCapture(self, stream):  # noqa: N802
+        graph, self.captured = self.captured, None
+        return Code.cudaSuccess, graph
+
+    def cudaGraphInstantiate(self, graph, flags):  # noqa: N802
+        return Code.cudaSuccess, graph
+
+    def cudaGraphLaunch(self, graph, stream):  # noqa: N802
+        self.launches += 1
+        for work in graph:
+            work()
+        return (Code.cudaSuccess,)
+
+
+class FakeContext:
+    """Runs the plan's ONNX file on what lies at its addresses."""
+
+    def __init__(self, plan: "FakePlan") -> None:
+        self.plan = plan
+        self.active_optimization_profile = 0
+        self.addresses: dict[str, int] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.profiles: list[int] = []
+
+    def set_tensor_address(self, name, address):
+        self.addresses[name] = address
+        return True
+
+    def set_optimization_profile_async(self, profile, stream):
+        self.active_optimization_profile = profile
+        self.profiles.append(profile)
+        self.shapes.clear()
+        return True
+
+    def set_input_shape(self, name, shape):
+        self.shapes[name] = tuple(shape)
+        return shape[0] <= self.plan.largest_batch
+
+    def execute_async_v3(self, stream):
+        if self.plan.broken:
+            return False
+        shapes = dict(self.shapes)
+        self.plan.cuda.do(lambda: self._run(shapes))
+        return True
+
+    def _run(self, shapes):
+        names = ["alpha", "coefficients"]
+        inputs = {name: self._at(name, shapes[name]) for name in ("image", "guide")}
+        for name, result in zip(names, self.plan.session.run(names, inputs), strict=True):
+            self._at(name, result.shape)[:] = result
+
+    def _at(self, name, shape):
+        count = int(np.prod(shape))
+        return np.frombuffer((ctypes.c_float * count).from_address(self.addresses[name]), np.float32).reshape(
+            shape
+        )
+
+
+class FakePlan:
+    """An engine; `broken` lets its passes fail."""
+
+    def __init__(self, data: bytes, cuda: FakeCuda, largest_batch: int = 2) -> None:
+        self.session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        self.cuda = cuda
+        self.largest_batch = largest_batch
+        self.broken = False
+        self.contexts: list[FakeContext] = []
+
+    def create_execution_context(self):
+        self.contexts.append(FakeContext(self))
+        return self.contexts[-1]
+
+
+def fake_tensorrt(cuda: FakeCuda) -> Any:
+    """A module for `sys.modules["tensorrt"]`; `plans` holds what was opened."""
+    module: Any = types.ModuleType("tensorrt")
+    module.plans = []
+
+    class Logger:
+        ERROR = 1
+
+        def __init__(self, severity):
+            pass
+
+    class Runtime:
+        def __init__(self, logger):
+            pass
+
+        def deserialize_cuda_engine(self, data):
+            if data.startswith(b"refused"):
+                return None
+            module.plans.append(FakePlan(data, cuda))
+            return module.plans[-1]
+
+    module.Logger, module.Runtime = Logger, Runtime
+    return module
