@@ -44,8 +44,8 @@ def eager(network: StyleMatte, image: np.ndarray) -> Callable[[], object]:
 
     @torch.inference_mode()
     def call() -> torch.Tensor:
-        logits, guide = network.coarse(tensor)
-        return network.upsampler.coefficients(guide, logits)
+        coarse = network.coarse(tensor)
+        return network.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features)
 
     return call
 

@@ -34,11 +34,11 @@ def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
             hooks.append(module.register_forward_hook(_keeper(taps, name)))
     try:
         with torch.inference_mode():
-            logits, guide = model.coarse(torch.from_numpy(image))
+            coarse = model.coarse(torch.from_numpy(image))
     finally:
         for hook in hooks:
             hook.remove()
-    return taps | {"coarse_logits": logits.numpy(), "coarse_guide": guide.numpy()}
+    return taps | {"coarse_logits": coarse.logits.numpy(), "coarse_guide": coarse.guide.numpy()}
 
 
 def tapped(model: onnx.ModelProto, image: NDArray[np.float32], wanted: Collection[str] | None = None) -> Taps:

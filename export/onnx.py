@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
 from export.names import name_after_modules
 from models.stylematte import MEAN, STD, StyleMatte
+from models.swin import Swin
 
 CONTRACT_VERSION = "1"
 
@@ -42,14 +43,19 @@ class Origin:
 
 
 class _Coarse(nn.Module):
-    """The part of the network that runs at working size."""
+    """The part of the network that runs at working size; the fast guided filter is written by hand."""
 
     def __init__(self, model: StyleMatte) -> None:
         super().__init__()
         self.model = model
+        by_hand = model.preset.upsampler == "fast_gf"
+        self.outputs = ["coarse_guide", "coarse_logits"] if by_hand else ["coefficients"]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.coarse(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        coarse = self.model.coarse(image)
+        if "coefficients" in self.outputs:
+            return (self.model.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features),)
+        return coarse.guide, coarse.logits
 
 
 def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
@@ -63,11 +69,15 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
 
     Raises:
-        ExportError: torch cannot trace the network, or the result is no valid model.
+        ExportError: The network cannot be traced, or the result is no valid model.
     """
+    if isinstance(model.encoder, Swin):
+        raise ExportError(
+            f"preset {model.preset.name}: this version cannot write a Swin encoder as ONNX, only nano's"
+        )
     exported = _trace(model)
     graph = exported.graph
-    name_after_modules(graph, keep={"coarse_logits", "coarse_guide"})
+    name_after_modules(graph, keep={"coarse_logits", "coarse_guide", "coefficients"})
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
     grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
     graph.initializer.extend(
@@ -77,15 +87,15 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         ]
     )
     node = helper.make_node
+    functions = [fgf_apply()]
+    preset = model.preset
+    if preset.upsampler == "fast_gf":
+        fit = fgf_coefficients(preset.radius_px, preset.eps, preset.averaged)
+        functions.insert(0, fit)
+        inputs = ["coarse_guide", "coarse_logits"]
+        graph.node.append(node(fit.name, inputs, ["coefficients"], name=fit.name, domain=DOMAIN))
     graph.node.extend(
         [
-            node(
-                "fgf_coefficients",
-                ["coarse_guide", "coarse_logits"],
-                ["coefficients"],
-                name="fgf_coefficients",
-                domain=DOMAIN,
-            ),
             node("Conv", ["guide", "grey_weights", "grey_offset"], ["fine_guide"], name="grey"),
             node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], name="fgf_apply", domain=DOMAIN),
         ]
@@ -104,10 +114,10 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
             tensor("coefficients", TensorProto.FLOAT, ["n", 2, "h/4", "w/4"]),
         ]
     )
-    graph.name = f"stylematte_{model.preset.name}"
+    graph.name = f"stylematte_{preset.name}"
     result = helper.make_model(
         graph,
-        functions=[fgf_coefficients(model.preset.radius_px, model.preset.eps), fgf_apply()],
+        functions=functions,
         opset_imports=opset_imports(),
         ir_version=9,
         producer_name="stylematte",
@@ -160,15 +170,16 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
     shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
     example = torch.rand(2, 3, 4 * stride, 6 * stride)
+    coarse = _Coarse(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Coarse(model),
+                coarse,
                 (example,),
                 input_names=["image"],
-                output_names=["coarse_logits", "coarse_guide"],
+                output_names=coarse.outputs,
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -74,7 +75,21 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
     """
-    wanted = model.state_dict()
+    check(tensors, model.state_dict(), where)
+    model.load_state_dict(tensors)
+
+
+def check(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
+    """Compare names and shapes.
+
+    Args:
+        tensors: What a file holds.
+        wanted: What it should hold; values do not matter.
+        where: Names the file in messages.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
+    """
     if missing := [name for name in wanted if name not in tensors]:
         raise CheckpointError(f"{where}: {len(missing)} tensors are missing, first {missing[0]}")
     if unknown := [name for name in tensors if name not in wanted]:
@@ -84,4 +99,25 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
             raise CheckpointError(
                 f"{where}: {name} is {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
             )
-    model.load_state_dict(tensors)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a file of `torch.save` that holds tensors by name; nothing in it is run.
+
+    Raises:
+        CheckpointError: It is damaged, or holds something else; the message names the first thing.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or refused file
+        raise CheckpointError(
+            f"{path}: damaged, or not a file of plain tensors ({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not tensors by name, but {type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name!r} is no tensor, but {type(value).__name__}")
+    return content

@@ -1,6 +1,7 @@
 """The exported file: equal to the network, true to docs/model-contract.md, readable by the runtime."""
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -15,12 +16,16 @@ import torch
 from export import parity
 from export.onnx import ExportError, export_onnx, metadata, save_onnx
 from export.parity import ParityError, PhotosError, check_parity, read_photos
-from models.stylematte import MEAN, STD
+from models.checkpoints import load_weights
+from models.presets import PRESETS
+from models.stylematte import MEAN, STD, build_model
 from stylematte_cli.engines import open_engine
 from stylematte_cli.engines.base import Contract
 from stylematte_cli.imaging.geometry import resize_to_working
 from stylematte_cli.matter import Matter
+from stylematte_cli.weights import ASSETS
 from tests.export.conftest import ORIGIN
+from tests.models.networks import lively
 
 CONTRACT_PAGE = Path(__file__).parents[2] / "docs" / "model-contract.md"
 
@@ -62,6 +67,27 @@ def test_file_and_network_agree(exported, session, rng, batch, working, full):
     np.testing.assert_allclose(alpha, wanted, atol=1e-4)
     if alpha.size > 200:
         assert np.ptp(alpha) > 0.1  # so that agreeing means something
+
+
+def test_a_learned_filter_is_written_as_traced(rng):
+    network = lively(dataclasses.replace(PRESETS["test"], upsampler="deep_gf"))
+    model = export_onnx(network, ORIGIN)
+    assert [f.name for f in model.functions] == ["fgf_apply"]
+    measured = check_parity(network, model, {"a": rng.random((3, 90, 120), np.float32)})
+    assert measured.max_difference < 1e-4
+    values = {entry.key: entry.value for entry in model.metadata_props}
+    assert Contract.from_metadata(values, "test.onnx").upsampler == "deep_gf"
+
+
+def test_a_swin_network_is_refused():
+    with pytest.raises(ExportError, match="preset test_swin: this version cannot write a Swin encoder"):
+        export_onnx(build_model("test_swin"), ORIGIN)
+
+
+def test_the_model_that_ships_says_what_its_weights_say(photos):
+    network, _ = load_weights(ASSETS / "nano.safetensors")
+    measured = check_parity(network, onnx.load(ASSETS / "nano.onnx"), photos)
+    assert measured.max_difference < 1e-3
 
 
 def table_of(heading: str) -> list[list[str]]:
