@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
 from export.names import name_after_modules
+from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
-from models.swin import Swin
 
 CONTRACT_VERSION = "1"
 
@@ -71,10 +71,6 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     Raises:
         ExportError: The network cannot be traced, or the result is no valid model.
     """
-    if isinstance(model.encoder, Swin):
-        raise ExportError(
-            f"preset {model.preset.name}: this version cannot write a Swin encoder as ONNX, only nano's"
-        )
     exported = _trace(model)
     graph = exported.graph
     name_after_modules(graph, keep={"coarse_logits", "coarse_guide", "coefficients"})
@@ -173,7 +169,7 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     coarse = _Coarse(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), traceable(model):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 coarse,

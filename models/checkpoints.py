@@ -1,14 +1,16 @@
-"""Weights on disk: safetensors, with the preset's name in the metadata."""
+"""Weights on disk: safetensors, with the preset in the metadata: its name, and what was changed of it."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.presets import PRESETS
+from models.presets import PRESETS, Preset
 from models.stylematte import StyleMatte, build_model
 
 
@@ -30,11 +32,19 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
     if half:
         tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
+    if changes := changed_fields(model.preset):
+        metadata["network"] = json.dumps(changes)
     try:
         temporary.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def changed_fields(preset: Preset) -> dict[str, Any]:
+    """What differs from the preset of the same name; empty for those in `models.presets.PRESETS`."""
+    plain = dataclasses.asdict(PRESETS[preset.name])
+    return {key: value for key, value in dataclasses.asdict(preset).items() if value != plain[key]}
 
 
 def _sorted_header(file: bytes) -> bytes:
@@ -64,7 +74,10 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
     preset = metadata.get("preset", "")
     if preset not in PRESETS:
         raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
-    model = build_model(preset)
+    try:
+        model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, tensors, str(path))
     return model.eval(), provenance
 

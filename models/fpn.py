@@ -103,3 +103,11 @@ class SharedFPN(nn.Module):
             x = self.smooth(x)  # before it grows: a quarter of the work
             x = finer + F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=True)
         return self.fuse(torch.cat([x, finest], dim=1))  # (B, 2C, h/4, w/4) → (B, C, h/4, w/4)
+
+
+class Finest(nn.Module):
+    """No pyramid: the finest map as it comes from the pixel decoder, for the article's comparison."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Four maps from fine to coarse → the first, (B, channels, h/4, w/4)."""
+        return features[0]

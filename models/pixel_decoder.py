@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.fpn import LightFPN, SharedFPN
+from models.fpn import Finest, LightFPN, SharedFPN
 from models.presets import Preset
 
 
@@ -104,4 +104,4 @@ def build_decoder(preset: Preset, encoder_channels: list[int]) -> tuple[nn.Modul
     if preset.decoder == "light_fpn":
         return nn.Identity(), LightFPN(encoder_channels, preset.fpn_channels)
     pixel_decoder = PixelDecoder(encoder_channels, preset.fpn_channels, _SHAPES[preset.decoder])
-    return pixel_decoder, SharedFPN(preset.fpn_channels)
+    return pixel_decoder, SharedFPN(preset.fpn_channels) if preset.pyramid else Finest()

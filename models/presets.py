@@ -16,6 +16,7 @@ class Preset:
         encoder: Encoder family, see `models.encoders.build_encoder`.
         decoder: What joins the encoder's features, see `models.pixel_decoder.build_decoder`.
         fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
+        pyramid: Whether a pyramid stands between pixel decoder and head; else the finest map goes there.
         upsampler: How coarse logits become full-size alpha, see `models.upsamplers`.
         averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
             published StyleMatte does not.
@@ -30,6 +31,7 @@ class Preset:
     encoder: str
     fpn_channels: int
     decoder: Decoder = "light_fpn"
+    pyramid: bool = True
     upsampler: Upsampler = "fast_gf"
     averaged: bool = True
     radius_px: int = 1
@@ -68,10 +70,6 @@ PRESETS = {
         replace(
             _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"
         ),
-        # The article's comparison of ways up to full size.
-        replace(_TINY, name="tiny_bilinear", upsampler="bilinear"),
-        replace(_TINY, name="tiny_conv_gf", upsampler="conv_gf"),
-        replace(_TINY, name="tiny_deep_gf", upsampler="deep_gf"),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
         _TEST_SWIN,

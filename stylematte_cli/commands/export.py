@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stylematte_cli.commands.options import Json, Out, Overwrite, Quiet, print_json
-from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import InputError, MissingError, UsageError
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
     from export.precision import Precision
@@ -48,7 +48,7 @@ def export(
     DIR/<name>_<precision>.onnx. A file whose alphas differ from the network's is not kept.
     """
     precision = _precision(fp16, bf16, int8, photos)
-    source = _find(weights)
+    source = find_trained(weights)
     name = source.stem if precision == "fp32" else f"{source.stem}_{precision}"
     target = out / f"{name}.onnx"
     if target.exists() and not overwrite:
@@ -111,18 +111,3 @@ def _precision(fp16: bool, bf16: bool, int8: bool, photos: Path | None) -> "Prec
             "Give a folder of photos of the kind that the file is for",
         )
     return asked[0] if asked else "fp32"
-
-
-def _find(name_or_path: str) -> Path:
-    from stylematte_cli.weights import ASSETS, cache_folder
-
-    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
-        if path.is_file():
-            if path.suffix != ".safetensors":
-                raise InputError(
-                    f"{path}: not a .safetensors file", "Give weights made by `stylematte train`"
-                )
-            return path
-    raise MissingError(
-        f"weights {name_or_path!r} are not here", "Give a .safetensors file made by `stylematte train`"
-    )

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
 from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError
 
@@ -45,3 +46,25 @@ def translated_errors() -> Iterator[None]:
         if "Original Traceback" in message:  # of a process of torch's DataLoader
             message = message.splitlines()[-1].partition(": ")[2]
         raise kind(message) from error
+
+
+def find_trained(name_or_path: str, option: str = "--weights") -> Path:
+    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
+
+    Raises:
+        InputError: A file of another kind.
+        MissingError: There is none; both messages name the option.
+    """
+    from stylematte_cli.weights import ASSETS, cache_folder
+
+    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
+        if path.is_file():
+            if path.suffix != ".safetensors":
+                raise InputError(
+                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
+                )
+            return path
+    raise MissingError(
+        f"{option}: weights {name_or_path!r} are not here",
+        "Give a .safetensors file made by `stylematte train`",
+    )

@@ -18,7 +18,7 @@ from export.onnx import ExportError, export_onnx, metadata, save_onnx
 from export.parity import ParityError, PhotosError, check_parity, read_photos
 from models.checkpoints import load_weights
 from models.presets import PRESETS
-from models.stylematte import MEAN, STD, build_model
+from models.stylematte import MEAN, STD
 from stylematte_cli.engines import open_engine
 from stylematte_cli.engines.base import Contract
 from stylematte_cli.imaging.geometry import resize_to_working
@@ -77,11 +77,6 @@ def test_a_learned_filter_is_written_as_traced(rng):
     assert measured.max_difference < 1e-4
     values = {entry.key: entry.value for entry in model.metadata_props}
     assert Contract.from_metadata(values, "test.onnx").upsampler == "deep_gf"
-
-
-def test_a_swin_network_is_refused():
-    with pytest.raises(ExportError, match="preset test_swin: this version cannot write a Swin encoder"):
-        export_onnx(build_model("test_swin"), ORIGIN)
 
 
 def test_the_model_that_ships_says_what_its_weights_say(photos):

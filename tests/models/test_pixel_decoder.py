@@ -1,8 +1,11 @@
 """The pixel decoder: its start, its sizes, its precision. What it computes is tested in test_published.py."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
+from models.presets import PRESETS
 from models.stylematte import build_model
 
 
@@ -59,3 +62,14 @@ def test_full_precision_under_autocast(decoder):
             got = decoder(inputs)
     for a, b in zip(got, wanted, strict=True):
         assert torch.equal(a, b)
+
+
+def test_without_a_pyramid_the_head_sees_the_finest_map():
+    model = build_model(replace(PRESETS["test_swin"], pyramid=False)).eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        maps = model.pixel_decoder(model.encoder(model.normalise(image)))
+        torch.testing.assert_close(model.coarse(image).logits, model.head(maps[0]))
+    with_pyramid = build_model("test_swin")
+    assert not any(name.startswith("fpn.") for name in model.state_dict())
+    assert any(name.startswith("fpn.") for name in with_pyramid.state_dict())

@@ -97,9 +97,7 @@ def test_presets_have_their_own_names():
     assert all(name == preset.name for name, preset in PRESETS.items())
 
 
-def test_every_upsampler_of_the_comparison_is_a_preset():
-    ways = {p.upsampler for p in PRESETS.values() if p.encoder == "swinv2_tiny"}
-    assert ways == {"bilinear", "fast_gf", "conv_gf", "deep_gf"}
+def test_a_changed_preset_builds_what_it_says():
     assert isinstance(build_model(replace(PRESETS["test"], upsampler="bilinear")).upsampler, Bilinear)
 
 
