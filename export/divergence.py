@@ -5,40 +5,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
-from torch import nn
-
-from models.stylematte import StyleMatte
 
 # A layer has parted when its error is this share of its spread, and greater than that of the layers before:
 # rounding to 8 bits alone gives about a hundredth.
 PARTED = 0.05
 Taps = dict[str, NDArray[Any]]
-
-
-def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
-    """Results of all modules that have modules inside, by the names that `export.names` gives, in order.
-
-    A module without any inside may have been fused with the next one, so its own result is in no file.
-
-    Args:
-        model: Network in evaluation mode, on the CPU.
-        image: (N, 3, h, w) float32 RGB in [0, 1].
-    """
-    taps: Taps = {}
-    hooks = []
-    for name, module in model.named_modules():
-        if name and any(module.children()):
-            hooks.append(module.register_forward_hook(_keeper(taps, name)))
-    try:
-        with torch.inference_mode():
-            coarse = model.coarse(torch.from_numpy(image))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return taps | {"coarse_logits": coarse.logits.numpy(), "coarse_guide": coarse.guide.numpy()}
 
 
 def tapped(model: onnx.ModelProto, image: NDArray[np.float32], wanted: Collection[str] | None = None) -> Taps:
@@ -124,11 +97,3 @@ def _sources(made: list[str], wanted: Collection[str] | None) -> dict[str, str]:
         for depth in range(1, len(path) + 1):
             last[".".join(path[:depth])] = name
     return {name: last[name] for name in wanted if name in last}
-
-
-def _keeper(taps: Taps, name: str) -> Any:
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor):
-            taps[name] = output.detach().numpy()
-
-    return keep

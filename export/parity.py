@@ -1,4 +1,4 @@
-"""Does the file say what the network says? Measured on real pictures and noise, before it is kept."""
+"""Does a file say what it was made from? Measured on pictures and noise, before it is kept; without torch."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -7,12 +7,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
-import torch
 from numpy.typing import NDArray
 
-from export.divergence import first_divergence, tapped, taps_of_network
+from export.divergence import first_divergence, tapped
 from export.precision import Precision, rounded_in_float32
-from models.stylematte import StyleMatte
 
 Float = NDArray[np.float32]
 Run = Callable[[Float, Float], Float]  # image (N,3,h,w), guide (N,3,H,W) → alpha (N,1,H,W)
@@ -114,30 +112,6 @@ def at_working_size(photo: Float, side: int, stride: int) -> Float:
     return np.ascontiguousarray(resized.transpose(2, 0, 1))
 
 
-def check_parity(model: StyleMatte, exported: onnx.ModelProto, photos: dict[str, Float]) -> Parity:
-    """Run the network and its float32 file side by side.
-
-    Args:
-        model: Network in evaluation mode, on the CPU.
-        exported: What `export.onnx.export_onnx` made of it.
-        photos: (3, H, W) float32 RGB in [0, 1] by name; noise is added, and a batch of two.
-
-    Raises:
-        ParityError: A difference above `LIMITS`, or a value that is no number.
-    """
-
-    @torch.inference_mode()
-    def network(image: Float, guide: Float) -> Float:
-        return model(torch.from_numpy(image), torch.from_numpy(guide)).alpha.numpy()
-
-    def where(image: Float) -> str:
-        modules = taps_of_network(model, image)
-        return first_divergence(modules, tapped(exported, image, modules))
-
-    cases = cases_of(photos, model.preset.working_size, model.preset.stride)
-    return compare(cases, network, run_onnx(exported), LIMITS["fp32"], "torch", where)
-
-
 def check_converted(
     original: onnx.ModelProto,
     converted: onnx.ModelProto,
@@ -153,11 +127,11 @@ def check_converted(
         original: Float32 file, itself checked against the network.
         converted: From `export.precision.to_half` or `export.int8.to_int8`.
         precision: Of `converted`; picks the limits.
-        photos: As for `check_parity`.
+        photos: As for `export.network_parity.check_parity`.
         size: Working size and stride.
 
     Raises:
-        ParityError: As for `check_parity`.
+        ParityError: As for `export.network_parity.check_parity`.
     """
     runnable = converted if precision == "int8" else rounded_in_float32(converted)
 

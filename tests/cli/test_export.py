@@ -220,3 +220,20 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
 def test_precisions_that_cannot_be_meant(weights, photos, tmp_path, capsys):
     assert "exclude each other" in refused(capsys, weights, tmp_path, "--fp16", "--int8", code=2)
     assert "--int8 needs --photos DIR" in refused(capsys, weights, tmp_path, "--int8", code=2)
+
+
+def test_a_working_size_and_a_fixed_size(weights, photos, tmp_path, capsys):
+    """Traced anew: the file of the other tests says the preset's own size."""
+    arguments = ("--photos", photos, "--size", 96, "--fixed-size", "64x96")
+    assert run(weights, tmp_path, *arguments) == 0
+    model = onnx.load(tmp_path / "mine.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["stylematte.working_size"] == "96"
+    assert facts["stylematte.working_sizes"] == "64x96"
+    session = onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[2:] == [64, 96]
+    picture = np.zeros((2, 3, 64, 96), np.float32)
+    assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (2, 1, 64, 96)
+    capsys.readouterr()
+    line = refused(capsys, weights, tmp_path, "--overwrite", "--fixed-size", "64x97", code=3)
+    assert "takes multiples of 32" in line

@@ -6,7 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from export.divergence import first_divergence, tapped, taps_of_network
+from export.divergence import first_divergence, tapped
+from export.network_parity import taps_of_network
 
 
 @pytest.fixture(scope="module")

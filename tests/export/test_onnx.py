@@ -14,8 +14,9 @@ import pytest
 import torch
 
 from export import parity
+from export.network_parity import check_parity
 from export.onnx import ExportError, export_onnx, metadata, save_onnx
-from export.parity import ParityError, PhotosError, check_parity, read_photos
+from export.parity import ParityError, PhotosError, read_photos
 from models.checkpoints import load_weights
 from models.presets import PRESETS
 from models.stylematte import MEAN, STD

@@ -163,15 +163,25 @@ class FakePlan:
 
 
 def fake_tensorrt(cuda: FakeCuda) -> Any:
-    """A module for `sys.modules["tensorrt"]`; `plans` holds what was opened."""
+    """A module for `sys.modules["tensorrt"]`, as far as engines are built and run.
+
+    An engine that it builds is the ONNX file. `plans` holds what was opened, `configs` how it was built,
+    `refusal` is what the parser answers, `failure` what the builder does.
+    """
     module: Any = types.ModuleType("tensorrt")
-    module.plans = []
+    module.plans, module.configs, module.refusal, module.failure = [], [], "", ""
 
     class Logger:
         ERROR = 1
 
         def __init__(self, severity):
             pass
+
+    class ILogger:
+        Severity = types.SimpleNamespace(INTERNAL_ERROR=0, ERROR=1, WARNING=2)
+
+    class IProgressMonitor:
+        pass
 
     class Runtime:
         def __init__(self, logger):
@@ -183,5 +193,64 @@ def fake_tensorrt(cuda: FakeCuda) -> Any:
             module.plans.append(FakePlan(data, cuda))
             return module.plans[-1]
 
-    module.Logger, module.Runtime = Logger, Runtime
+    class OnnxParser:
+        num_errors = 1
+
+        def __init__(self, network, logger):
+            self.network = network
+
+        def parse(self, data):
+            self.network["onnx"] = data
+            return not module.refusal
+
+        def get_error(self, index):
+            return types.SimpleNamespace(desc=lambda: module.refusal)
+
+    class Profile(dict):
+        def set_shape(self, name, least, usual, greatest):
+            self[name] = (least, usual, greatest)
+
+    class Config:
+        def __init__(self):
+            self.profiles, self.cleared, self.progress_monitor = [], [], None
+
+        def set_memory_pool_limit(self, pool, size):
+            self.workspace = (pool, size)
+
+        def clear_flag(self, flag):
+            self.cleared.append(flag)
+
+        def add_optimization_profile(self, profile):
+            self.profiles.append(profile)
+
+    class Builder:
+        def __init__(self, logger):
+            self.logger = logger
+
+        def create_network(self, flags):
+            return {"flags": flags}
+
+        def create_builder_config(self):
+            module.configs.append(Config())
+            return module.configs[-1]
+
+        def create_optimization_profile(self):
+            return Profile()
+
+        def build_serialized_network(self, network, config):
+            config.network = network
+            config.progress_monitor.phase_start("Building", None, 2)
+            assert config.progress_monitor.step_complete("Building", 0)
+            config.progress_monitor.phase_finish("Building")
+            if module.failure:
+                self.logger.log(ILogger.Severity.WARNING, "not this line")
+                self.logger.log(ILogger.Severity.ERROR, module.failure)
+                return None
+            return memoryview(network["onnx"])
+
+    module.Logger, module.ILogger, module.IProgressMonitor = Logger, ILogger, IProgressMonitor
+    module.Runtime, module.OnnxParser, module.Builder = Runtime, OnnxParser, Builder
+    module.NetworkDefinitionCreationFlag = types.SimpleNamespace()
+    module.BuilderFlag = types.SimpleNamespace(TF32="TF32")
+    module.MemoryPoolType = types.SimpleNamespace(WORKSPACE="WORKSPACE")
     return module

@@ -177,11 +177,17 @@ def test_the_published_recipe_has_what_is_published():
 
 def test_ablations_differ_in_what_they_compare():
     reference = load_recipe("ablation/reference")
-    for name, upsampler in {"bilinear": "bilinear", "conv_gf": "conv_gf", "deep_gf": "deep_gf"}.items():
+    usual = reference.build_preset()
+    assert (usual.upsampler, usual.pyramid) == ("fast_gf", True)
+    for name, changed in {
+        "bilinear": {"upsampler": "bilinear"},
+        "conv_gf": {"upsampler": "conv_gf"},
+        "deep_gf": {"upsampler": "deep_gf"},
+        "no_fpn": {"pyramid": False},
+    }.items():
         recipe = load_recipe(f"ablation/{name}")
-        assert recipe.build_preset().upsampler == upsampler
-        assert dataclasses.replace(recipe, preset="tiny", about=reference.about) == reference
-    assert reference.build_preset().upsampler == "fast_gf"
+        assert recipe.build_preset() == dataclasses.replace(usual, **changed)
+        assert dataclasses.replace(recipe, network={}, about=reference.about) == reference
     synthetic = load_recipe("ablation/synthetic")
     assert synthetic.stages[:-1] == reference.stages
     assert not synthetic.stages[-1].optional

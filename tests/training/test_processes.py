@@ -16,7 +16,7 @@ from tests.training import drawn
 from training.checkpoint import load_state
 from training.data.dataset import Onwards
 
-# A learned upsampler: the first stage, of coarse losses, leaves it without gradients, which no process may wait for.
+# A learned upsampler: the first stage, of coarse losses, gives it no gradients, and nobody may wait for them.
 # Batch norms keep their statistics: in training they take those of what one process sees at once, and half a
 # batch has others than the whole.
 TOML = drawn.TOML.replace("batch_size = 4", "batch_size = 4\nfreeze_norms = true").replace(
