@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import usable_cores
+from stylematte_cli.engines.base import Engine, usable_cores
 from stylematte_cli.errors import EngineError, StyleMatteError
 
 SECONDS_FOR_NVIDIA_SMI = 20
@@ -37,6 +37,7 @@ class Case:
         photo_size: (height, width) of the photo that is matted.
         runs: Timed passes.
         threads: CPU threads of a pass; None takes all cores.
+        prepare: Called with the opened engine and the device, before anything is timed.
     """
 
     path: Path
@@ -47,6 +48,7 @@ class Case:
     photo_size: tuple[int, int] = (1536, 2048)
     runs: int = 20
     threads: int | None = None
+    prepare: Callable[[Engine, str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,8 @@ def measure(case: Case) -> Timing:
     photo = drawn_photo(*case.photo_size)
     started = time.perf_counter()
     engine = open_engine(case.path, case.engine, case.device, case.threads)
+    if case.prepare is not None:
+        case.prepare(engine, case.device)
     matter = Matter(engine, case.size)
     matter(photo).alpha_as(np.uint8)
     first_ms = 1000 * (time.perf_counter() - started)

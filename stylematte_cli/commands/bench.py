@@ -61,13 +61,14 @@ def bench(
     """
     options.start_log(quiet=quiet)
     photo_size = _read_size(photo)
+    from stylematte_cli.commands.card import use_card
     from stylematte_cli.timing import Case, machine, measure_apart
     from stylematte_cli.weights import resolve
 
     paths = [resolve(name) for name in weights or ["nano"]]
     sizes: list[int | None] = [*size] if size else [None]
     cases = [
-        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads)
+        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, use_card)
         for path, one_engine, one_size, one_batch in product(
             paths, engine or ["auto"], sizes, batch_size or [1]
         )

@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from stylematte_cli.engines.card_filter import CardFilter
 
 CONTRACT_VERSION = "1"
 SIZE_WEIGHT = 0.1  # how much a wrong number of pixels counts against a wrong shape
@@ -159,6 +162,14 @@ class Contract:
         return np.repeat(sides, len(sides)), np.tile(sides, len(sides))
 
 
+class Unread(Protocol):
+    """Coefficients of one photo that are still on a card."""
+
+    def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """Make the alpha there: (H, W) opacity of the photo (H, W, 3), in the number type asked for."""
+        ...
+
+
 class Engine(Protocol):
     """Something that runs a model file.
 
@@ -167,21 +178,24 @@ class Engine(Protocol):
         name: Kind of engine, `onnx`.
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
+        card_filter: Makes the alphas on the card, once it is set; see `engines.card_filter`.
     """
 
     contract: Contract
     name: str
     provider: str
     lanes: int
+    card_filter: "CardFilter | None"
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
         """Run the network.
 
         Args:
             images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
 
         Returns:
-            (N, 2, h/4, w/4) float32: A and b of the guided filter.
+            (N, 2, h/4, w/4) float32: A and b of the guided filter; or one object a photo, where the filter
+            runs on the card too.
 
         Raises:
             EngineError: The runtime failed.

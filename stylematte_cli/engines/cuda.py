@@ -50,6 +50,10 @@ class Cuda:
         """Make a stream; returns its handle."""
         return int(self._on_card("cudaStreamCreate"))
 
+    def end_stream(self, stream: int) -> None:
+        """Give a stream back."""
+        self._on_card("cudaStreamDestroy", stream)
+
     def allocate(self, count: int) -> int:
         """Allocate bytes on the card; returns their address."""
         return int(self._on_card("cudaMalloc", count))
@@ -67,6 +71,12 @@ class Cuda:
         """Copy from the card into a contiguous array, and wait until it is there."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._on_card("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
+        self.wait(stream)
+
+    def copy(self, source: int, target: int, count: int, stream: int) -> None:
+        """Copy bytes on the card, and wait until it is done."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._on_card("cudaMemcpyAsync", target, source, count, kind, stream)
         self.wait(stream)
 
     def wait(self, stream: int) -> None:

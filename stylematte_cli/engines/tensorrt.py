@@ -14,7 +14,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Contract
+from stylematte_cli.engines.base import Contract, Unread
+from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.engines.cuda import INSTALL_HINT, Cuda
 from stylematte_cli.errors import EngineError, InputError, MissingError
 
@@ -201,6 +202,7 @@ class TensorRTEngine:
     def __init__(self, path: Path, plan: Any, sidecar: Sidecar, card: Cuda, lanes: int) -> None:
         self.contract = sidecar.contract
         self.lanes = lanes
+        self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
         self._path = path
         self._largest_batch = sidecar.largest_batch
         self._sizes = sidecar.sizes
@@ -208,7 +210,7 @@ class TensorRTEngine:
         for _ in range(lanes):
             self._free.put(_Lane(plan, card, sidecar))
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
         """Run the network; see `Engine.coefficients`. Sizes are those of the contract's `working_sizes`."""
         size = images.shape[2:]
         if size not in self._sizes:
@@ -216,10 +218,13 @@ class TensorRTEngine:
                 f"{self._path}: built for {_text(self._sizes)}, not for {'x'.join(map(str, size))}",
                 "Build an engine with that --size",
             )
-        pieces = range(0, len(images), self._largest_batch)
+        most = self._largest_batch
+        pieces = [images[start : start + most] for start in range(0, len(images), most)]
         with self._lane() as lane:
             try:
-                return np.concatenate([lane.run(images[i : i + self._largest_batch]) for i in pieces])
+                if self.card_filter is not None:
+                    return [kept for piece in pieces for kept in lane.run_and_keep(piece, self.card_filter)]
+                return np.concatenate([lane.run(piece) for piece in pieces])
             except EngineError as error:
                 raise EngineError(f"{self._path}: {error.message}", error.hint) from error
 
@@ -261,6 +266,25 @@ class _Lane:
         """(n, 3, h, w) → (n, 2, h/4, w/4), float32."""
         count, _, height, width = images.shape
         result = np.empty((count, 2, height // 4, width // 4), np.float32)
+        self._pass(images)
+        self._card.download(self._addresses["coefficients"], result, self._stream)
+        return result
+
+    def run_and_keep(self, images: NDArray[np.float32], card_filter: CardFilter) -> list[Unread]:
+        """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
+        _, _, height, width = images.shape
+        shape = (1, 2, height // 4, width // 4)
+        step = 2 * (height // 4) * (width // 4) * FLOAT_BYTES
+        self._pass(images)
+        kept: list[Unread] = []
+        for index in range(len(images)):
+            array = OnCard(self._card, shape, np.float32)
+            source = self._addresses["coefficients"] + index * step
+            self._card.copy(source, array.address, step, self._stream)
+            kept.append(CardCoefficients(array, card_filter))
+        return kept
+
+    def _pass(self, images: NDArray[np.float32]) -> None:
         self._card.upload(np.ascontiguousarray(images), self._addresses["image"], self._stream)
         if images.shape != self._shape:
             self._choose(images.shape)
@@ -269,8 +293,6 @@ class _Lane:
             # A graph holds for one shape of its context alone: it is made at the second pass in a row.
             self._graph = self._graph or self._card.capture(self._enqueue, self._stream)
             self._card.launch(self._graph, self._stream)
-        self._card.download(self._addresses["coefficients"], result, self._stream)
-        return result
 
     def _choose(self, shape: tuple[int, ...]) -> None:
         self._graph, self._shape = None, ()

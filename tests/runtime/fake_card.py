@@ -25,7 +25,9 @@ class FakeCuda:
         captures: How many were captured.
     """
 
-    cudaMemcpyKind = types.SimpleNamespace(cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2)  # noqa: N815
+    cudaMemcpyKind = types.SimpleNamespace(  # noqa: N815
+        cudaMemcpyHostToDevice=1, cudaMemcpyDeviceToHost=2, cudaMemcpyDeviceToDevice=3
+    )
     cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
 
     def __init__(self, cards: int = 1) -> None:
@@ -64,10 +66,13 @@ class FakeCuda:
     def cudaStreamCreate(self):  # noqa: N802
         return Code.cudaSuccess, 7
 
+    def cudaStreamDestroy(self, stream):  # noqa: N802
+        return (Code.cudaSuccess,)
+
     def cudaMalloc(self, count):  # noqa: N802
-        buffer = ctypes.create_string_buffer(count)
-        address = ctypes.addressof(buffer)
-        self._memory[address] = buffer
+        buffer = ctypes.create_string_buffer(count + 256)
+        address = -(-ctypes.addressof(buffer) // 256) * 256  # as a card aligns
+        self._memory[address] = (buffer, count)
         return Code.cudaSuccess, address
 
     def cudaFree(self, address):  # noqa: N802
@@ -75,8 +80,8 @@ class FakeCuda:
         return (Code.cudaSuccess,)
 
     def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
-        on_card = target if kind == 1 else source
-        assert count <= len(self._memory[on_card])
+        on_card = target if kind in (1, 3) else source
+        assert count <= self._memory[on_card][1]
         assert stream == 7
         ctypes.memmove(target, source, count)
         return (Code.cudaSuccess,)
