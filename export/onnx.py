@@ -165,7 +165,9 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
     shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
-    example = torch.rand(2, 3, 4 * stride, 6 * stride)
+    # Several attention windows in both directions at every level: of one alone a trace takes for granted that
+    # there is never another.
+    example = torch.rand(2, 3, 10 * stride, 12 * stride)
     coarse = _Coarse(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:

@@ -75,7 +75,12 @@ def test_a_swin_file_takes_every_size_and_batch():
     assert {node.domain for node in model.graph.node} == {"", "matte"}
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
-    for shape, full in (((1, 128, 128), (61, 47)), ((2, 96, 160), (40, 10)), ((3, 32, 224), (8, 70))):
+    for shape, full in (
+        ((1, 128, 128), (61, 47)),
+        ((2, 96, 160), (40, 10)),
+        ((3, 32, 224), (8, 70)),
+        ((1, 352, 288), (9, 9)),
+    ):
         image = rng.random((shape[0], 3, *shape[1:]), np.float32)
         guide = rng.random((shape[0], 3, *full), np.float32)
         with torch.inference_mode():
