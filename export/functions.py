@@ -68,9 +68,7 @@ def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.
             "count_include_pad": 0,
         }
         body.append(node("AveragePool", ["local"], ["coefficients"], **window))
-    return helper.make_function(
-        DOMAIN, name, ["guide", "logits"], ["coefficients"], body, opset_imports()[:1]
-    )
+    return _function(name, ["guide", "logits"], ["coefficients"], body)
 
 
 def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
@@ -148,6 +146,13 @@ def fgf_apply() -> onnx.FunctionProto:
         node("Add", ["A_guide", "b"], ["fine_logits"]),
         node("Sigmoid", ["fine_logits"], ["alpha"]),
     ]
-    return helper.make_function(
-        DOMAIN, "fgf_apply", ["coefficients", "guide"], ["alpha"], body, opset_imports()[:1]
-    )
+    return _function("fgf_apply", ["coefficients", "guide"], ["alpha"], body)
+
+
+def _function(
+    name: str, inputs: list[str], outputs: list[str], body: list[onnx.NodeProto]
+) -> onnx.FunctionProto:
+    """Make a function whose nodes are called after it and what they make."""
+    for node in body:
+        node.name = f"{name}/{node.output[0]}"
+    return helper.make_function(DOMAIN, name, inputs, outputs, body, opset_imports()[:1])

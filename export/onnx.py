@@ -13,9 +13,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.names import name_after_modules
+from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
-from models.swin import Swin
 
 CONTRACT_VERSION = "1"
 
@@ -70,12 +71,9 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     Raises:
         ExportError: The network cannot be traced, or the result is no valid model.
     """
-    if isinstance(model.encoder, Swin):
-        raise ExportError(
-            f"preset {model.preset.name}: this version cannot write a Swin encoder as ONNX, only nano's"
-        )
     exported = _trace(model)
     graph = exported.graph
+    name_after_modules(graph, keep={"coarse_logits", "coarse_guide", "coefficients"})
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
     grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
     graph.initializer.extend(
@@ -90,14 +88,15 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     if preset.upsampler == "fast_gf":
         fit = fgf_coefficients(preset.radius_px, preset.eps, preset.averaged)
         functions.insert(0, fit)
-        graph.node.append(node(fit.name, ["coarse_guide", "coarse_logits"], ["coefficients"], domain="matte"))
+        inputs = ["coarse_guide", "coarse_logits"]
+        graph.node.append(node(fit.name, inputs, ["coefficients"], name=fit.name, domain=DOMAIN))
     graph.node.extend(
         [
             node("Conv", ["guide", "grey_weights", "grey_offset"], ["fine_guide"], name="grey"),
-            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], domain="matte"),
+            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], name="fgf_apply", domain=DOMAIN),
         ]
     )
-    del graph.input[:], graph.output[:], graph.value_info[:]
+    del graph.input[:], graph.output[:]
     tensor = helper.make_tensor_value_info
     graph.input.extend(
         [
@@ -145,6 +144,7 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
         "tool_version": origin.tool_version,
         "licence": origin.licence,
         "provenance": json.dumps(origin.provenance),
+        "precision": "fp32",
         "parity": "{}",
     }
     return {f"stylematte.{key}": value for key, value in values.items()}
@@ -165,11 +165,13 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
     shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
-    example = torch.rand(2, 3, 4 * stride, 6 * stride)
+    # Several attention windows in both directions at every level: of one alone a trace takes for granted that
+    # there is never another.
+    example = torch.rand(2, 3, 10 * stride, 12 * stride)
     coarse = _Coarse(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), traceable(model):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 coarse,

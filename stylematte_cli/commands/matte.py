@@ -39,11 +39,14 @@ class Model:
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
+        from stylematte_cli.commands.card import use_card
         from stylematte_cli.engines import open_engine
         from stylematte_cli.matter import Matter
         from stylematte_cli.weights import resolve
 
-        return Matter(open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes), self.size)
+        engine = open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes)
+        use_card(engine, self.device)
+        return Matter(engine, self.size)
 
 
 @dataclass(frozen=True)
