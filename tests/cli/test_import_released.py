@@ -105,7 +105,7 @@ def test_other_commands_know_the_name(imported, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(
         "models.checkpoints.load_weights", lambda path: seen.append(path) or load_weights(path)
     )
-    monkeypatch.setattr("export.onnx.export_onnx", lambda model, origin: pytest.exit("far enough"))
+    monkeypatch.setattr("export.build.export_onnx", lambda model, origin: pytest.exit("far enough"))
     with pytest.raises(pytest.exit.Exception):
         main(["export", "--weights", "stylematte_synth", "--out", str(tmp_path), "-q"])
     assert seen == [imported / "stylematte_synth.safetensors"]
