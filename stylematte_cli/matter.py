@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte_cli.engines.base import Contract, Engine
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import Picture, as_rgb, resize_to_working
+from stylematte_cli.imaging.geometry import Picture, as_rgb, convert, resize_to_working
 from stylematte_cli.imaging.guided_filter import apply_coefficients
 
 
@@ -24,11 +24,13 @@ class Matte:
         image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
         coefficients: (2, h/4, w/4) float32 of the guided filter, from the network.
         contract: Of the model they came from.
+        given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
     """
 
     image: Picture
     coefficients: NDArray[np.float32]
     contract: Contract
+    given_alpha: NDArray[Any] | None = None
 
     @cached_property
     def alpha(self) -> NDArray[np.float32]:
@@ -44,6 +46,8 @@ class Matte:
         Returns:
             (H, W) opacity.
         """
+        if self.given_alpha is not None:
+            return convert(self.given_alpha, dtype)
         contract = self.contract
         return apply_coefficients(
             self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype
