@@ -34,23 +34,23 @@ def main() -> None:
     arguments = parser.parse_args()
     model = build_model(arguments.preset).train()
     parameters = sum(p.numel() for p in model.parameters())
-    # Two pictures and three: what one more picture adds is free of what is saved once.
-    two, three = (
-        saved_bytes(model, count, arguments.side, arguments.precision == "bf16") for count in (2, 3)
-    )
-    row = {
+    row: dict[str, object] = {}
+    if arguments.step:  # first, so that the peak is the step's
+        run_step(model, arguments.side, arguments.precision == "bf16")
+        row["peak_of_process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+    # One picture and two: what one more picture adds is free of what is saved once.
+    one, two = (saved_bytes(model, count, arguments.side, arguments.precision == "bf16") for count in (1, 2))
+    states_mb, photo_mb = parameters * BYTES_A_PARAMETER / 1e6, (two - one) / 1e6
+    row |= {
         "preset": arguments.preset,
         "side_px": arguments.side,
         "precision": arguments.precision,
         "parameters": parameters,
-        "states_mb": parameters * BYTES_A_PARAMETER / 1e6,
-        "saved_a_photo_mb": (three - two) / 1e6,
+        "states_mb": states_mb,
+        "saved_a_photo_mb": photo_mb,
     }
-    usable = {gb: gb * (1 - FREE_SHARE) * 1e3 - row["states_mb"] for gb in CARDS_GB}
-    row |= {f"batch_{gb}_gb": max(0, int(mb // row["saved_a_photo_mb"])) for gb, mb in usable.items()}
-    if arguments.step:
-        run_step(model, arguments.side, arguments.precision == "bf16")
-        row["peak_of_process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 * 1.048576
+    usable = {gb: gb * (1 - FREE_SHARE) * 1e3 - states_mb for gb in CARDS_GB}
+    row |= {f"batch_{gb}_gb": max(0, int(mb // photo_mb)) for gb, mb in usable.items()}
     for name, value in row.items():
         print(f"{name:20} {value:,.1f}" if isinstance(value, float) else f"{name:20} {value}")
     if arguments.json:

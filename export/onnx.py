@@ -13,7 +13,9 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.names import name_after_modules
+from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
 
 CONTRACT_VERSION = "1"
@@ -41,14 +43,19 @@ class Origin:
 
 
 class _Coarse(nn.Module):
-    """The part of the network that runs at working size."""
+    """The part of the network that runs at working size; the fast guided filter is written by hand."""
 
     def __init__(self, model: StyleMatte) -> None:
         super().__init__()
         self.model = model
+        by_hand = model.preset.upsampler == "fast_gf"
+        self.outputs = ["coarse_guide", "coarse_logits"] if by_hand else ["coefficients"]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        return self.model.coarse(image)
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        coarse = self.model.coarse(image)
+        if "coefficients" in self.outputs:
+            return (self.model.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features),)
+        return coarse.guide, coarse.logits
 
 
 def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
@@ -62,10 +69,11 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
 
     Raises:
-        ExportError: torch cannot trace the network, or the result is no valid model.
+        ExportError: The network cannot be traced, or the result is no valid model.
     """
     exported = _trace(model)
     graph = exported.graph
+    name_after_modules(graph, keep={"coarse_logits", "coarse_guide", "coefficients"})
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
     grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
     graph.initializer.extend(
@@ -75,14 +83,20 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         ]
     )
     node = helper.make_node
+    functions = [fgf_apply()]
+    preset = model.preset
+    if preset.upsampler == "fast_gf":
+        fit = fgf_coefficients(preset.radius_px, preset.eps, preset.averaged)
+        functions.insert(0, fit)
+        inputs = ["coarse_guide", "coarse_logits"]
+        graph.node.append(node(fit.name, inputs, ["coefficients"], name=fit.name, domain=DOMAIN))
     graph.node.extend(
         [
-            node("fgf_coefficients", ["coarse_guide", "coarse_logits"], ["coefficients"], domain="matte"),
             node("Conv", ["guide", "grey_weights", "grey_offset"], ["fine_guide"], name="grey"),
-            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], domain="matte"),
+            node("fgf_apply", ["coefficients", "fine_guide"], ["alpha"], name="fgf_apply", domain=DOMAIN),
         ]
     )
-    del graph.input[:], graph.output[:], graph.value_info[:]
+    del graph.input[:], graph.output[:]
     tensor = helper.make_tensor_value_info
     graph.input.extend(
         [
@@ -96,10 +110,10 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
             tensor("coefficients", TensorProto.FLOAT, ["n", 2, "h/4", "w/4"]),
         ]
     )
-    graph.name = f"stylematte_{model.preset.name}"
+    graph.name = f"stylematte_{preset.name}"
     result = helper.make_model(
         graph,
-        functions=[fgf_coefficients(model.preset.radius_px, model.preset.eps), fgf_apply()],
+        functions=functions,
         opset_imports=opset_imports(),
         ir_version=9,
         producer_name="stylematte",
@@ -130,6 +144,7 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
         "tool_version": origin.tool_version,
         "licence": origin.licence,
         "provenance": json.dumps(origin.provenance),
+        "precision": "fp32",
         "parity": "{}",
     }
     return {f"stylematte.{key}": value for key, value in values.items()}
@@ -150,16 +165,19 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
     shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
-    example = torch.rand(2, 3, 4 * stride, 6 * stride)
+    # Several attention windows in both directions at every level: of one alone a trace takes for granted that
+    # there is never another.
+    example = torch.rand(2, 3, 10 * stride, 12 * stride)
+    coarse = _Coarse(model)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), traceable(model):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
-                _Coarse(model),
+                coarse,
                 (example,),
                 input_names=["image"],
-                output_names=["coarse_logits", "coarse_guide"],
+                output_names=coarse.outputs,
                 dynamic_shapes=shapes,
                 opset_version=OPSET,
                 dynamo=True,

@@ -1,13 +1,16 @@
-"""Weights on disk: safetensors, with the preset's name in the metadata."""
+"""Weights on disk: safetensors, with the preset in the metadata: its name, and what was changed of it."""
 
+import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
+import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.presets import PRESETS
+from models.presets import PRESETS, Preset
 from models.stylematte import StyleMatte, build_model
 
 
@@ -29,11 +32,19 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
     if half:
         tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
+    if changes := changed_fields(model.preset):
+        metadata["network"] = json.dumps(changes)
     try:
         temporary.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def changed_fields(preset: Preset) -> dict[str, Any]:
+    """What differs from the preset of the same name; empty for those in `models.presets.PRESETS`."""
+    plain = dataclasses.asdict(PRESETS[preset.name])
+    return {key: value for key, value in dataclasses.asdict(preset).items() if value != plain[key]}
 
 
 def _sorted_header(file: bytes) -> bytes:
@@ -63,7 +74,10 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
     preset = metadata.get("preset", "")
     if preset not in PRESETS:
         raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
-    model = build_model(preset)
+    try:
+        model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
+    except (TypeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, tensors, str(path))
     return model.eval(), provenance
 
@@ -74,7 +88,21 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
     """
-    wanted = model.state_dict()
+    check(tensors, model.state_dict(), where)
+    model.load_state_dict(tensors)
+
+
+def check(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
+    """Compare names and shapes.
+
+    Args:
+        tensors: What a file holds.
+        wanted: What it should hold; values do not matter.
+        where: Names the file in messages.
+
+    Raises:
+        CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
+    """
     if missing := [name for name in wanted if name not in tensors]:
         raise CheckpointError(f"{where}: {len(missing)} tensors are missing, first {missing[0]}")
     if unknown := [name for name in tensors if name not in wanted]:
@@ -84,4 +112,25 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
             raise CheckpointError(
                 f"{where}: {name} is {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
             )
-    model.load_state_dict(tensors)
+
+
+def read_pickle(path: Path) -> dict[str, Tensor]:
+    """Read a file of `torch.save` that holds tensors by name; nothing in it is run.
+
+    Raises:
+        CheckpointError: It is damaged, or holds something else; the message names the first thing.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # torch raises many kinds for a damaged or refused file
+        raise CheckpointError(
+            f"{path}: damaged, or not a file of plain tensors ({type(error).__name__})"
+        ) from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not tensors by name, but {type(content).__name__}")
+    for name, value in content.items():
+        if not isinstance(name, str) or not isinstance(value, Tensor):
+            raise CheckpointError(f"{path}: {name!r} is no tensor, but {type(value).__name__}")
+    return content

@@ -1,5 +1,6 @@
 """Encoders: a normalised picture in, features at strides 4, 8, 16 and 32 out."""
 
+from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -32,6 +33,29 @@ _SHAPES = {
         8, ((1, 8, 1, 1), (2, 8, 1, 2), (2, 12, 1, 2), (2, 16, 1, 2), (2, 24, 1, 2))
     ),
 }
+
+
+class Encoder(nn.Module):
+    """What every encoder is: (B, 3, h, w) normalised RGB to four maps at strides 4, 8, 16 and 32.
+
+    Attributes:
+        channels: Channels of the four maps.
+        multiple: h and w are multiples of it.
+    """
+
+    channels: list[int]
+    multiple: int = 32
+
+    def level_of(self, parameter_name: str) -> int:
+        """Depth of a parameter, for layer-wise learning rates.
+
+        Args:
+            parameter_name: As in `named_parameters()` of this module.
+
+        Returns:
+            0 for the stem, 1 to 4 for what leads to strides 4, 8, 16 and 32.
+        """
+        raise NotImplementedError
 
 
 class ConvNorm(nn.Module):
@@ -81,12 +105,8 @@ class InvertedResidual(nn.Module):
         return x + y if self.residual else y
 
 
-class MobileNetV2(nn.Module):
-    """MobileNetV2 without its classifier.
-
-    Attributes:
-        channels: Channels of the four outputs, strides 4, 8, 16, 32.
-    """
+class MobileNetV2(Encoder):
+    """MobileNetV2 without its classifier."""
 
     def __init__(self, shape: MobileNetV2Shape) -> None:
         super().__init__()
@@ -120,10 +140,22 @@ class MobileNetV2(nn.Module):
                 features.append(x)
         return features
 
+    def level_of(self, parameter_name: str) -> int:
+        """See `Encoder.level_of`."""
+        part, _, rest = parameter_name.partition(".")
+        if part == "stem":
+            return 0
+        block = int(rest.partition(".")[0])
+        return 1 + bisect_right(self.ends, block)  # `ends` counts blocks, the last of each stride included
 
-def build_encoder(name: str) -> MobileNetV2:
+
+def build_encoder(name: str) -> Encoder:
     """Make an encoder by its preset name, with random weights."""
-    return MobileNetV2(_SHAPES[name])
+    if name in _SHAPES:
+        return MobileNetV2(_SHAPES[name])
+    from models.swin import SHAPES, Swin  # it builds on this module
+
+    return Swin(SHAPES[name])
 
 
 @torch.no_grad()

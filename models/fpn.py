@@ -67,3 +67,47 @@ class LightFPN(nn.Module):
             x = F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
             x = self.smooth[level](torch.relu(x + maps[level]))
         return x
+
+
+class SharedFPN(nn.Module):
+    """Feature pyramid as published with StyleMatte: one 3×3 convolution serves all three steps.
+
+    Args:
+        channels: Channels of the maps that come in, and of the result.
+
+    Reference:
+        Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", 2023, and the code published with it.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(channels, channels, 1) for _ in range(3))  # stride 32, 16, 8
+        self.smooth = nn.Conv2d(channels, channels, 3, padding=1)
+        self.fuse = nn.Sequential(
+            nn.Conv2d(2 * channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU()
+        )
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Join maps from coarse to fine.
+
+        Args:
+            features: (B, channels, h/4, w/4) to (B, channels, h/32, w/32), sides rounded up.
+
+        Returns:
+            (B, channels, h/4, w/4).
+        """
+        finest, *coarse = features
+        maps = [lateral(x) for lateral, x in zip(self.laterals, reversed(coarse), strict=True)]
+        x = maps[0]  # (B, C, h/32, w/32)
+        for finer in (*maps[1:], finest):
+            x = self.smooth(x)  # before it grows: a quarter of the work
+            x = finer + F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=True)
+        return self.fuse(torch.cat([x, finest], dim=1))  # (B, 2C, h/4, w/4) → (B, C, h/4, w/4)
+
+
+class Finest(nn.Module):
+    """No pyramid: the finest map as it comes from the pixel decoder, for the article's comparison."""
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Four maps from fine to coarse → the first, (B, channels, h/4, w/4)."""
+        return features[0]

@@ -1,9 +1,10 @@
 """The networks by name: a preset is all that is needed to build one, and weights files name theirs."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
-Upsampler = Literal["fast_gf"]
+Decoder = Literal["light_fpn", "mask2former", "mask2former_tiny"]
+Upsampler = Literal["bilinear", "fast_gf", "conv_gf", "deep_gf"]
 
 
 @dataclass(frozen=True)
@@ -13,29 +14,65 @@ class Preset:
     Attributes:
         name: What users call it.
         encoder: Encoder family, see `models.encoders.build_encoder`.
-        fpn_channels: Width of the feature pyramid.
-        upsampler: How coarse logits become full-size alpha.
+        decoder: What joins the encoder's features, see `models.pixel_decoder.build_decoder`.
+        fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
+        pyramid: Whether a pyramid stands between pixel decoder and head; else the finest map goes there.
+        upsampler: How coarse logits become full-size alpha, see `models.upsamplers`.
+        averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
+            published StyleMatte does not.
         radius_px: Radius of the guided filter, in pixels of the coarse grid.
-        eps: Regulariser of the guided filter, in squared units of the normalised guide.
+        eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
         working_size: Side of the square with as many pixels as the network is trained to see.
         stride: Height and width of the network's input are multiples of it.
+        hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
     name: str
     encoder: str
     fpn_channels: int
+    decoder: Decoder = "light_fpn"
+    pyramid: bool = True
     upsampler: Upsampler = "fast_gf"
+    averaged: bool = True
     radius_px: int = 1
     eps: float = 1e-4
     working_size: int = 512
     stride: int = 32
+    hub: str = ""
 
+
+_TINY = Preset(
+    "tiny",
+    encoder="swinv2_tiny",
+    decoder="mask2former",
+    fpn_channels=256,
+    averaged=False,
+    working_size=768,
+    hub="microsoft/swinv2-tiny-patch4-window8-256",
+)
+_TEST_SWIN = Preset(
+    "test_swin",
+    encoder="swinv2_test",
+    decoder="mask2former_tiny",
+    fpn_channels=32,
+    averaged=False,
+    working_size=128,
+)
 
 PRESETS = {
     preset.name: preset
     for preset in (
         Preset("nano", encoder="mobilenet_v2", fpn_channels=64, working_size=480),
+        # The article's network, and the quality preset.
+        _TINY,
+        replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
+        # The network of the released weights; every number is theirs.
+        replace(
+            _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"
+        ),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
+        _TEST_SWIN,
+        replace(_TEST_SWIN, name="test_official", encoder="swin_test"),
     )
 }

@@ -11,12 +11,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.encoders import build_encoder
-from models.fpn import LightFPN
+from models.pixel_decoder import build_decoder
 from models.presets import PRESETS, Preset
-from models.upsamplers import FastGuidedFilter
+from models.upsamplers import build_upsampler
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
+
+
+class Coarse(NamedTuple):
+    """What is found at working size, from which the upsampler goes on.
+
+    Attributes:
+        logits: (B, 1, h/4, w/4) float32.
+        guide: (B, 1, h/4, w/4) grey guide.
+        features: (B, C, h/4, w/4) what the logits were made from.
+    """
+
+    logits: Tensor
+    guide: Tensor
+    features: Tensor
 
 
 class Prediction(NamedTuple):
@@ -24,7 +38,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         fine_logits: (B, 1, H, W) at the guide's size.
-        coarse_logits: (B, 1, h/4, w/4) before the guided filter.
+        coarse_logits: (B, 1, h/4, w/4) before the upsampler.
     """
 
     fine_logits: Tensor
@@ -37,7 +51,7 @@ class Prediction(NamedTuple):
 
 
 class StyleMatte(nn.Module):
-    """Encoder → pyramid → one channel of logits at stride 4 → guided filter up to full size."""
+    """Encoder → pixel decoder → pyramid → one channel of logits at stride 4 → upsampler to full size."""
 
     mean: Tensor
     std: Tensor
@@ -46,9 +60,9 @@ class StyleMatte(nn.Module):
         super().__init__()
         self.preset = preset
         self.encoder = build_encoder(preset.encoder)
-        self.fpn = LightFPN(self.encoder.channels, preset.fpn_channels)
+        self.pixel_decoder, self.fpn = build_decoder(preset, self.encoder.channels)
         self.head = nn.Conv2d(preset.fpn_channels, 1, 3, padding=1)
-        self.upsampler = FastGuidedFilter(preset.radius_px, preset.eps)
+        self.upsampler = build_upsampler(preset)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -56,20 +70,15 @@ class StyleMatte(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance over ImageNet."""
         return (image - self.mean) / self.std
 
-    def coarse(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """The part that runs at working size.
-
-        Args:
-            image: See `forward`.
-
-        Returns:
-            Coarse logits and the coarse grey guide, both (B, 1, h/4, w/4).
-        """
+    def coarse(self, image: Tensor) -> Coarse:
+        """The part that runs at working size; `image` as in `forward`."""
         normalised = self.normalise(image)
-        logits = self.head(self.fpn(self.encoder(normalised))).float()  # (B, 1, h/4, w/4)
+        levels = self.pixel_decoder(self.encoder(normalised))  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
+        features = self.fpn(levels)  # (B, C, h/4, w/4)
+        logits = self.head(features).float()  # (B, 1, h/4, w/4)
         grey = normalised.mean(1, keepdim=True)  # (B, 1, h, w)
         guide = F.interpolate(grey, scale_factor=0.25, mode="bicubic", align_corners=True)
-        return logits, guide  # guide (B, 1, h/4, w/4)
+        return Coarse(logits, guide, features)  # guide (B, 1, h/4, w/4)
 
     def forward(self, image: Tensor, guide: Tensor) -> Prediction:
         """Matte a batch.
@@ -81,10 +90,10 @@ class StyleMatte(nn.Module):
         Returns:
             Fine and coarse logits.
         """
-        coarse_logits, coarse_guide = self.coarse(image)
+        coarse = self.coarse(image)
+        coefficients = self.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features)
         fine_guide = self.normalise(guide).mean(1, keepdim=True)  # (B, 1, H, W)
-        coefficients = self.upsampler.coefficients(coarse_guide, coarse_logits)
-        return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse_logits)
+        return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse.logits)
 
 
 def build_model(preset: str | Preset) -> StyleMatte:

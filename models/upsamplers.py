@@ -1,41 +1,34 @@
-"""From coarse logits to full-size logits, steered by the full-size picture."""
+"""From coarse logits to full-size logits, steered by the full-size picture.
 
+Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at
+full size; the ways differ in how A and b are found.
+"""
+
+from typing import NamedTuple
+
+import torch
 from torch import Tensor, cat, nn
 from torch.nn import functional as F  # noqa: N812
 
+from models.encoders import ConvNorm
+from models.presets import Preset
 
-class FastGuidedFilter(nn.Module):
-    """Fit logits ≈ A · guide + b in every coarse window, then use A and b at full size.
 
-    Args:
-        radius_px: Radius of the box window, in coarse pixels.
-        eps: Regulariser, in squared units of the guide: larger follows the guide less.
+class Upsampler(nn.Module):
+    """What every way up has in common."""
 
-    Reference:
-        He, Sun, "Fast Guided Filter", 2015, algorithm 2.
-    """
-
-    def __init__(self, radius_px: int, eps: float) -> None:
-        super().__init__()
-        self.radius_px = radius_px
-        self.eps = eps
-
-    def coefficients(self, guide: Tensor, logits: Tensor) -> Tensor:
-        """Local linear model between a coarse guide and coarse logits.
+    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+        """Find the local linear model.
 
         Args:
             guide: (B, 1, h, w) grey guide at the size of the logits.
-            logits: (B, 1, h, w).
+            logits: (B, 1, h, w) float32.
+            features: (B, C, h, w), what the logits were made from.
 
         Returns:
-            (B, 2, h, w): A, then b.
+            (B, 2, h, w) float32: A, then b.
         """
-        mean_guide, mean_logits = self._mean(guide), self._mean(logits)
-        variance = self._mean(guide * guide) - mean_guide * mean_guide
-        covariance = self._mean(guide * logits) - mean_guide * mean_logits
-        a = covariance / (variance + self.eps)
-        b = mean_logits - a * mean_guide
-        return cat([self._mean(a), self._mean(b)], dim=1)
+        raise NotImplementedError
 
     def upsample(self, coefficients: Tensor, guide: Tensor) -> Tensor:
         """Use the model at full size.
@@ -51,7 +44,152 @@ class FastGuidedFilter(nn.Module):
         a, b = fine.split(1, dim=1)  # (B, 2, H, W) → twice (B, 1, H, W)
         return a * guide + b
 
-    def _mean(self, x: Tensor) -> Tensor:
-        # Windows are cut at the border and divided by what is left of them.
-        size, radius = 2 * self.radius_px + 1, self.radius_px
-        return F.avg_pool2d(x, size, stride=1, padding=radius, count_include_pad=False)
+
+class Bilinear(Upsampler):
+    """No guide: A = 0, and b is the logits."""
+
+    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+        """See `Upsampler.coefficients`."""
+        return cat([torch.zeros_like(logits), logits], dim=1)
+
+
+class FastGuidedFilter(Upsampler):
+    """Least squares in every window.
+
+    Args:
+        radius_px: Radius of the box window, in coarse pixels.
+        eps: Regulariser, in squared units of the guide: larger follows the guide less.
+        averaged: Average A and b over the window, as He and Sun do.
+
+    Reference:
+        He, Sun, "Fast Guided Filter", 2015, algorithm 2.
+    """
+
+    def __init__(self, radius_px: int, eps: float, averaged: bool = True) -> None:
+        super().__init__()
+        self.radius_px = radius_px
+        self.eps = eps
+        self.averaged = averaged
+
+    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor | None = None) -> Tensor:
+        """See `Upsampler.coefficients`; the features have no say."""
+        size = 2 * self.radius_px + 1
+        mean_guide, mean_logits, variance, covariance = window_moments(
+            guide, logits, guide.new_ones(size * size)
+        )
+        a = covariance / (variance + self.eps)
+        result = cat([a, mean_logits - a * mean_guide], dim=1)
+        if self.averaged:
+            result = F.avg_pool2d(result, size, 1, self.radius_px, count_include_pad=False)
+        return result
+
+
+class ConvGuidedFilter(Upsampler):
+    """Learned means and a learned fit: A comes from a small network that sees covariance and variance.
+
+    The means are over a learned window whose weights are positive and sum to 1, so that a variance is one and
+    borders can be cut off. Training starts at the box mean and A = 0: the mean of the logits, made large.
+
+    Args:
+        radius_px: Radius of the window, in coarse pixels.
+        extra: Further channels that the network sees, see `DeepGuidedFilter`.
+        width: Of the small network.
+
+    Reference:
+        Wu et al., "Fast End-to-End Trainable Guided Filter", 2018, §3.3.
+    """
+
+    def __init__(self, radius_px: int, extra: int = 0, width: int = 32) -> None:
+        super().__init__()
+        self.window = nn.Parameter(torch.zeros((2 * radius_px + 1) ** 2))  # before the softmax
+        last = nn.Conv2d(width, 1, 1)
+        for parameter in last.parameters():
+            nn.init.zeros_(parameter)
+        self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
+
+    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+        """See `Upsampler.coefficients`."""
+        mean_guide, mean_logits, variance, covariance = window_moments(
+            guide, logits, self.window.float().softmax(0)
+        )
+        a = self.fit(self.evidence(covariance, variance, features)).float()
+        return cat([a, mean_logits - a * mean_guide], dim=1)
+
+    def evidence(self, covariance: Tensor, variance: Tensor, features: Tensor) -> Tensor:
+        """What the network finds A from, (B, 2 + extra, h, w)."""
+        return cat([covariance, variance], dim=1)
+
+
+class DeepGuidedFilter(ConvGuidedFilter):
+    """Like `ConvGuidedFilter`, and the network sees the features that the logits were made from as well.
+
+    Args:
+        radius_px: Radius of the window, in coarse pixels.
+        channels: Of the features.
+        width: Of the small network, and of the features when it sees them.
+
+    Reference:
+        Lin et al., "Robust High-Resolution Video Matting with Temporal Guidance", 2021, §3.3.
+    """
+
+    def __init__(self, radius_px: int, channels: int, width: int = 32) -> None:
+        super().__init__(radius_px, extra=width, width=width)
+        self.project = nn.Conv2d(channels, width, 1)
+
+    def evidence(self, covariance: Tensor, variance: Tensor, features: Tensor) -> Tensor:
+        """See `ConvGuidedFilter.evidence`."""
+        return cat([covariance, variance, self.project(features)], dim=1)
+
+
+class Moments(NamedTuple):
+    """Of guide and logits in the window around every pixel, each (B, 1, h, w)."""
+
+    mean_guide: Tensor
+    mean_logits: Tensor
+    variance: Tensor
+    covariance: Tensor
+
+
+def window_moments(guide: Tensor, logits: Tensor, weights: Tensor) -> Moments:
+    """Weighted means, the guide's variance and the covariance in a window around every pixel.
+
+    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is
+    flat, that difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
+
+    Args:
+        guide: (B, 1, h, w).
+        logits: (B, 1, h, w).
+        weights: (n²,) non-negative, row by row, n odd. Windows are cut at the border, and the weights of what
+            is left scaled to sum to 1.
+    """
+    radius_px = int(weights.numel() ** 0.5) // 2
+    share = weights.view(1, -1, 1, 1, 1) * _windows(torch.ones_like(guide[:1]), radius_px)
+    share = share / share.sum(1, keepdim=True)  # (1, n², 1, h, w)
+    near_guide, near_logits = _windows(guide, radius_px), _windows(logits, radius_px)
+    mean_guide, mean_logits = (share * near_guide).sum(1), (share * near_logits).sum(1)  # (B, 1, h, w)
+    off_guide = near_guide - mean_guide.unsqueeze(1)  # (B, n², 1, h, w)
+    off_logits = near_logits - mean_logits.unsqueeze(1)
+    weighted = share * off_guide
+    return Moments(mean_guide, mean_logits, (weighted * off_guide).sum(1), (weighted * off_logits).sum(1))
+
+
+def _windows(x: Tensor, radius_px: int) -> Tensor:
+    """(B, 1, h, w) → (B, n², 1, h, w), n = 2 · radius_px + 1: the neighbours of every pixel, 0 outside.
+
+    Slices and not a convolution: those are exact where autocast or TF32 would round.
+    """
+    height, width = x.shape[-2:]
+    padded = F.pad(x, [radius_px] * 4)
+    offsets = range(2 * radius_px + 1)
+    return torch.stack([padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1)
+
+
+def build_upsampler(preset: Preset) -> Upsampler:
+    """Make the preset's way up, with random weights where it has any."""
+    if preset.upsampler == "bilinear":
+        return Bilinear()
+    if preset.upsampler == "conv_gf":
+        return ConvGuidedFilter(preset.radius_px)
+    if preset.upsampler == "deep_gf":
+        return DeepGuidedFilter(preset.radius_px, preset.fpn_channels)
+    return FastGuidedFilter(preset.radius_px, preset.eps, preset.averaged)

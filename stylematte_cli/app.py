@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands import doctor, evaluate, export, matte, models, train
+from stylematte_cli.commands import bench, doctor, evaluate, export, import_released, matte, models, train
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
 app = typer.Typer(
@@ -23,8 +23,10 @@ app.command("matte")(matte.matte)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+models.app.command("import")(import_released.import_released)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

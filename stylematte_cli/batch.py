@@ -81,7 +81,7 @@ class Job:
         if self.premultiplied and (self.output != "cutout" or self.kind not in PREMULTIPLIABLE):
             raise UsageError(
                 f"a {self.output} in {self.kind} cannot be premultiplied",
-                f"Cut-outs can, in {' and '.join(PREMULTIPLIABLE)}; png and webp are straight by their standards",
+                f"Cut-outs can, in {' and '.join(PREMULTIPLIABLE)}; png and webp are straight by standard",
             )
         if self.light_wrap_px and self.output != "composite":
             raise UsageError("a light wrap has no place without a background", "Add --background")
@@ -273,6 +273,7 @@ class Network:
         self._waiting: list[tuple[Picture, Future[Matte]]] = []
 
     def __call__(self, image: Picture) -> Matte:
+        """Matte one picture; raises as `Matter` does."""
         own: Future[Matte] = Future()
         with self._lock:
             self._waiting.append((image, own))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from queue import Empty, Full, Queue
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -84,27 +84,8 @@ class ClipJob:
         return self.kind not in CLIP_FORMATS
 
 
-class Source(Protocol):
-    """A clip or a sequence of pictures, open."""
-
-    @property
-    def info(self) -> ClipInfo: ...
-    @property
-    def sound_streams(self) -> Any: ...
-    @property
-    def sound_after(self) -> Any: ...
-    def frames(self) -> Iterator[Frame]: ...
-    def __enter__(self) -> "Source": ...
-    def __exit__(self, *exception: object) -> None: ...
-
-
-class Sink(Protocol):
-    """What takes the frames of a result."""
-
-    def prepare(self, frame: Frame, pixels: Any) -> Any: ...
-    def write(self, frame: Frame, prepared: Any) -> None: ...
-    def finish(self, sound_after: Any) -> None: ...
-    def discard(self) -> None: ...
+Source = Clip | PictureSequence
+Sink = VideoWriter | SequenceWriter
 
 
 def open_source(path: Path, job: ClipJob) -> Source:

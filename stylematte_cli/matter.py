@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.engines.base import Contract, Engine
+from stylematte_cli.engines.base import Contract, Engine, Unread
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, as_rgb, convert, resize_to_working
@@ -22,13 +22,14 @@ class Matte:
 
     Attributes:
         image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
-        coefficients: (2, h/4, w/4) float32 of the guided filter, from the network.
+        coefficients: (2, h/4, w/4) float32 of the guided filter, from the network; or what holds them on a
+            card and makes the alpha there.
         contract: Of the model they came from.
         given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
     """
 
     image: Picture
-    coefficients: NDArray[np.float32]
+    coefficients: NDArray[np.float32] | Unread
     contract: Contract
     given_alpha: NDArray[Any] | None = None
 
@@ -48,6 +49,8 @@ class Matte:
         """
         if self.given_alpha is not None:
             return convert(self.given_alpha, dtype)
+        if not isinstance(self.coefficients, np.ndarray):
+            return self.coefficients.alpha_as(self.image, dtype)
         contract = self.contract
         return apply_coefficients(
             self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype

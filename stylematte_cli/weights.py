@@ -3,26 +3,30 @@
 import hashlib
 import json
 import os
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stylematte_cli.errors import InputError, MissingError
+from stylematte_cli.errors import InputError, MissingError, UsageError
 
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"
+TRAINING = ".safetensors"  # what weights for training are kept in
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model file that is here, and its card.
+    """A model file that is here, or weights to export one from; and the card.
 
     Attributes:
         name: What `--weights` takes.
-        path: The ONNX file.
+        path: The ONNX file, or a safetensors file of training weights.
         shipped: Part of the package; otherwise found in the cache folder.
         bytes: Size of the file.
-        sha256: Hex digest that the card states; empty without a card. `sha256_of` computes the real one.
+        sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
+            real one.
         licence: Of the weights; empty without a card.
         summary: One sentence; empty without a card.
         provenance: Data sets, stages, steps.
@@ -36,6 +40,11 @@ class Weights:
     licence: str = ""
     summary: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_model(self) -> bool:
+        """An engine opens it; other weights are for `stylematte export` and `stylematte train`."""
+        return self.path.suffix != TRAINING
 
 
 def cache_folder() -> Path:
@@ -56,32 +65,51 @@ def resolve(name_or_path: str | Path = DEFAULT) -> Path:
 
     Raises:
         MissingError: Neither a file nor a known name; the message lists the names there are.
-        InputError: A file of a kind that no engine opens.
+        InputError: Weights for training, which no engine opens; the hint makes a model of them.
+    """
+    path = find(name_or_path)
+    if path.suffix not in (TRAINING, ".pth", ".pt"):
+        return path
+    is_name = path == _known_files().get(str(name_or_path))
+    what = f"weights {str(name_or_path)!r} are here" if is_name else f"{path}: weights"
+    if path.suffix == TRAINING:
+        source = str(name_or_path) if is_name else path
+        raise InputError(
+            f"{what} for training, not a model file",
+            f"Run stylematte export --weights {source} --out {cache_folder()}",
+        )
+    raise InputError(
+        f"{what} for training, not a model file",
+        f"Run stylematte models import {path} if they are StyleMatte's",
+    )
+
+
+def find(name_or_path: str | Path) -> Path:
+    """Find the file behind a name, as `resolve` does, but weights for training too.
+
+    Raises:
+        MissingError: Neither a file nor a known name; the message lists the names there are.
     """
     text = str(name_or_path)
     known = _known_files()
     if isinstance(name_or_path, str) and text in known:
         return known[text]
     path = Path(text).expanduser()
-    if path.suffix in (".safetensors", ".pth", ".pt") and path.exists():
-        raise InputError(
-            f"{path}: weights for training, not a model file", f"Run stylematte export --weights {path}"
-        )
     if path.is_file():
         return path
-    if path.suffix == ".onnx" or len(path.parts) > 1:
+    if path.suffix in (".onnx", TRAINING) or len(path.parts) > 1:
         raise MissingError(f"{path}: no such weights file", _names_hint(known))
     raise MissingError(f"weights {text!r} are not known", _names_hint(known))
 
 
 def list_weights() -> list[Weights]:
-    """List the models that are here: shipped ones first, then those in the cache folder, by name."""
+    """List what is here: shipped models first, then those in the cache folder, then its training weights."""
     return [_describe(path) for path in _known_files().values()]
 
 
 def describe(name_or_path: str | Path) -> Weights:
-    """Find a model as `resolve` does, and read its card; raises as `resolve` does."""
-    return _describe(resolve(name_or_path))
+    """Find weights of either kind, and read their card; raises as `find` and `read_card` do."""
+    return _describe(find(name_or_path))
 
 
 def read_card(path: Path) -> dict[str, Any]:
@@ -106,6 +134,50 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def new_path(name: str, overwrite: bool = False) -> Path:
+    """Where training weights of that name are kept.
+
+    Raises:
+        UsageError: No file can be called that, or a shipped model is.
+        InputError: It is there already.
+    """
+    if name != Path(name).name or name.startswith("."):
+        raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
+    if (ASSETS / f"{name}.onnx").exists():
+        raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
+    path = cache_folder() / f"{name}{TRAINING}"
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is already there", "Give --overwrite, or another --name")
+    return path
+
+
+def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Put weights and their card in place, both or neither.
+
+    Args:
+        path: Where the weights shall lie; the card lies beside them.
+        card: Licence, summary and provenance; name, size and SHA-256 are added.
+        write: Makes the file at the path it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=path.parent) as staging:
+        made = Path(staging) / path.name
+        write(made)
+        facts = {
+            "name": path.stem,
+            "file": path.name,
+            "sha256": sha256_of(made),
+            "bytes": made.stat().st_size,
+            **card,
+        }
+        made.with_suffix(".json").write_text(
+            json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        # Within one folder of one file system: nothing is left to go wrong between the two.
+        made.with_suffix(".json").replace(path.with_suffix(".json"))
+        made.replace(path)
+
+
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
     with path.open("rb") as file:
@@ -113,22 +185,23 @@ def sha256_of(path: Path) -> str:
 
 
 def _known_files() -> dict[str, Path]:
-    """Map names to files; a shipped model hides a cached one of the same name."""
+    """Map names to files; a shipped model hides a cached one of the same name, a model its weights."""
     found: dict[str, Path] = {}
-    for folder in (ASSETS, cache_folder()):
-        for path in sorted(folder.glob("*.onnx")):
+    for folder, suffix in ((ASSETS, ".onnx"), (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
+        for path in sorted(folder.glob(f"*{suffix}")):
             found.setdefault(path.stem, path)
     return found
 
 
 def _describe(path: Path) -> Weights:
     card = read_card(path)
+    is_its_own = card.get("file", path.name) == path.name  # weights and the model from them share one card
     return Weights(
         name=path.stem,
         path=path,
         shipped=path.parent == ASSETS,
         bytes=path.stat().st_size,
-        sha256=card.get("sha256", ""),
+        sha256=card.get("sha256", "") if is_its_own else "",
         licence=card.get("licence", ""),
         summary=card.get("summary", ""),
         provenance=card.get("provenance", {}),

@@ -1,5 +1,7 @@
 """Fixtures: seeded numbers, and a model whose answer is known without running it."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,14 @@ from onnx import TensorProto, helper
 from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@pytest.fixture(autouse=True)
+def _a_run_of_its_own() -> Iterator[None]:
+    """Let a test train in another precision than the one before: accelerate keeps it for a whole process."""
+    yield
+    if accelerate := sys.modules.get("accelerate.state"):
+        accelerate.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
-"""Everything a run needs to go on as if it had never stopped, in one file."""
+"""What a run goes on from: its own state, in one file; or trained weights, to start from."""
 
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from models.checkpoints import CheckpointError, load_weights
+from models.presets import Preset
+from models.stylematte import StyleMatte
 
 
 class StateError(ValueError):
@@ -34,3 +38,18 @@ def load_state(path: Path) -> dict[str, Any]:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one damaged file
         raise StateError(f"{path}: not a readable state of a run ({type(error).__name__})") from error
+
+
+def load_start(path: Path, preset: Preset) -> StyleMatte:
+    """Read trained weights to start from.
+
+    Raises:
+        CheckpointError: They cannot be read, or are those of another network.
+    """
+    model, _ = load_weights(path)
+    if model.preset != preset:
+        raise CheckpointError(
+            f"{path}: weights of preset {model.preset.name}, and the recipe trains {preset.name}"
+            + (" with other changes of it" if model.preset.name == preset.name else "")
+        )
+    return model

@@ -6,15 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from models.presets import PRESETS
+from models.presets import PRESETS, Preset
 from training.data.layouts import LAYOUTS
 from training.data.pseudo_alpha import Band
-from training.losses import LOSSES
+from training.losses import FINE_ONLY, LOSSES
 
 RECIPES = Path(__file__).parent / "recipes"
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
 Colours = Literal["estimated", "raw"]
 Resolution = Literal["full", "half", "working"]
+Augmentation = Literal["own", "published"]
 
 
 class RecipeError(ValueError):
@@ -73,8 +74,8 @@ class Stage:
 
     Attributes:
         name: Shown in logs; the article's words where it has one.
-        steps: Optimiser steps.
-        batch_size: Pictures a step.
+        steps: Optimiser steps; 0 where `epochs` says how long.
+        batch_size: Pictures of one optimiser step, over all processes and accumulated passes together.
         side: Smallest and largest side of the square with as many pixels as a training picture.
         guide_scale: Size of the guide relative to the picture the network sees.
         learning_rate: Peak, for decoder and head.
@@ -84,6 +85,11 @@ class Stage:
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.
+        epochs: In place of steps: how often as many pictures as its sets with subjects hold are drawn.
+        layer_decay: The encoder's rate falls by this factor a level, from the deepest to the stem.
+        freeze_norms: Batch norms keep the statistics they have; for batches too small to measure them on.
+        augmentation: How views are drawn, this project's "own" way or as "published" with StyleMatte.
+        optional: Left out where a set that it draws is not below the data root.
     """
 
     name: str
@@ -98,11 +104,30 @@ class Stage:
     shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
+    epochs: float = 0.0
+    layer_decay: float = 1.0
+    freeze_norms: bool = False
+    augmentation: Augmentation = "own"
+    optional: bool = False
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. See `training/recipes/nano.toml` for one with comments."""
+    """A whole run. See `training/recipes/nano.toml` for one with comments.
+
+    Attributes:
+        preset: Name of the network, see `models.presets`.
+        sets: What pictures are drawn from.
+        stages: What is done with them, in order.
+        seed: Of everything random.
+        held_out_every: One picture in so many is never trained on; 0 trains on all of them.
+        ema_decay: Of the running average of the weights, which is what is saved.
+        weight_decay: Of AdamW.
+        clip_norm: Greatest norm of a step's gradient.
+        validation: Sets scored while training goes on; the held-out part of `sets` where there are none.
+        network: Fields of the preset that this recipe changes.
+        about: One sentence for `stylematte train`.
+    """
 
     preset: str
     sets: tuple[DataSet, ...]
@@ -112,18 +137,72 @@ class Recipe:
     ema_decay: float = 0.998
     weight_decay: float = 0.01
     clip_norm: float = 1.0
+    validation: tuple[Validation, ...] = ()
+    network: dict[str, Any] = field(default_factory=dict)
+    about: str = ""
+
+    def build_preset(self) -> Preset:
+        """The preset with this recipe's changes."""
+        return dataclasses.replace(PRESETS[self.preset], **self.network)
 
     def digest(self) -> dict[str, Any]:
         """The recipe as plain values, to be saved beside what it made."""
-        return dataclasses.asdict(self)
+        return {key: value for key, value in dataclasses.asdict(self).items() if key != "about"}
 
 
 def load_recipe(name_or_path: str) -> Recipe:
     """Read a recipe by its name in `training/recipes` or by its path.
 
+    A recipe may say `extends = "name"`: then it starts from that one, and its own keys replace those of the
+    same name; `network` is joined key by key. `only_stages` picks stages by name, see `select_stages`.
+
     Raises:
         RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
     """
+    path = _find(name_or_path)
+    table = _read(path)
+    for key in ("sets", "stages", "validation"):
+        rows = table.get(key, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
+    only = table.pop("only_stages", None)
+    sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
+    validation = tuple(
+        _build(Validation, row, f"{path}: [[validation]]") for row in table.pop("validation", [])
+    )
+    # A stage is as long as its steps or its epochs say: the one that is not given counts nothing.
+    rows = [{"steps": 0} | row if "epochs" in row else row for row in table.pop("stages", [])]
+    stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in rows)
+    parts = {"sets": sets, "stages": stages, "validation": validation}
+    recipe = _build(Recipe, table | parts, str(path))
+    _check(recipe, path)
+    if only is None:
+        return recipe
+    if not isinstance(only, list) or not all(isinstance(name, str) for name in only):
+        raise RecipeError(f"{path}: only_stages must be a list of names")
+    return select_stages(recipe, tuple(only), f"{path}: only_stages")
+
+
+def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
+    """The recipe with some of its stages, in its order; what is asked for by name is no longer optional.
+
+    Args:
+        recipe: As loaded.
+        names: Of stages.
+        where: Named in the error.
+
+    Raises:
+        RecipeError: There is no such stage.
+    """
+    known = [stage.name for stage in recipe.stages]
+    if not names or set(names) - set(known):
+        strange = sorted(set(names) - set(known))[0] if names else ""
+        raise RecipeError(f"{where}: no stage {strange!r}; the recipe has {', '.join(known)}")
+    stages = (dataclasses.replace(s, optional=False) for s in recipe.stages if s.name in names)
+    return dataclasses.replace(recipe, stages=tuple(stages))
+
+
+def _find(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
@@ -131,24 +210,33 @@ def load_recipe(name_or_path: str) -> Recipe:
         raise RecipeError(
             f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file"
         )
+    return path
+
+
+def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The table of a file, on top of those that it extends."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: {error}") from None
-    for key in ("sets", "stages"):
-        rows = table.get(key, [])
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
-    sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
-    stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in table.pop("stages", []))
-    recipe = _build(Recipe, table | {"sets": sets, "stages": stages}, str(path))
-    _check(recipe, path)
-    return recipe
+    if "extends" not in table:
+        return table
+    parent = table.pop("extends")
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: extends must be the name of a recipe")
+    parent_path = _find(parent)
+    if parent_path in (path, *children):
+        raise RecipeError(f"{path}: extends {parent}, which extends this one")
+    base = _read(parent_path, (path, *children))
+    networks = [t.get("network", {}) for t in (base, table)]
+    if any(networks) and all(isinstance(n, dict) for n in networks):
+        table["network"] = networks[0] | networks[1]
+    return base | table
 
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(p.stem for p in RECIPES.glob("*.toml"))
+    return sorted(p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.toml"))
 
 
 def _build(kind: type, row: dict[str, Any], where: str) -> Any:
@@ -174,6 +262,8 @@ def _build(kind: type, row: dict[str, Any], where: str) -> Any:
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a TOML value is of a field's type; choices among words are left to `_check`."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
     if origin is Literal:
         return isinstance(value, str)
     if origin is dict:
@@ -191,22 +281,53 @@ def _fits(value: Any, hint: Any) -> bool:
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.preset not in PRESETS:
         raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(PRESETS)}")
-    if recipe.held_out_every < 2:
-        raise RecipeError(f"{path}: held_out_every must be 2 or more, or nothing is left to train on")
+    _check_network(recipe, f"{path}: [network]")
+    if recipe.held_out_every < 0 or recipe.held_out_every == 1:
+        raise RecipeError(f"{path}: held_out_every must be 2 or more, or 0 to hold nothing out")
     if recipe.seed < 0 or not 0 <= recipe.ema_decay < 1:
         raise RecipeError(f"{path}: seed must be 0 or more, ema_decay from 0 to below 1")
     for data_set in recipe.sets:
         if data_set.share < 0 or not 0 <= data_set.belief <= 1:
             raise RecipeError(f"{path}: {data_set.folder}: share must be 0 or more, belief from 0 to 1")
-        for value, allowed in ((data_set.kind, get_args(SetKind)), (data_set.band, get_args(Band))):
-            if value not in allowed:
-                raise RecipeError(f"{path}: {data_set.folder}: {value!r} is none of {', '.join(allowed)}")
+        words = ((data_set.kind, SetKind), (data_set.band, Band), (data_set.colours, Colours))
+        for value, kind in words:
+            _check_word(value, get_args(kind), f"{path}: {data_set.folder}")
+        _check_layout(data_set, path)
+    for validation in recipe.validation:
+        _check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
+        if validation.photos < 1:
+            raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
+        _check_layout(validation, path)
     if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
         raise RecipeError(f"{path}: no stages")
     for stage in recipe.stages:
         _check_stage(stage, recipe, f"{path}: {stage.name}")
+
+
+def _check_word(value: str, allowed: tuple[str, ...], where: str) -> None:
+    if value not in allowed:
+        raise RecipeError(f"{where}: {value!r} is none of {', '.join(allowed)}")
+
+
+def _check_layout(described: DataSet | Validation, path: Path) -> None:
+    folder, layout = described.folder, described.layout
+    if layout not in LAYOUTS:
+        raise RecipeError(f"{path}: {folder}: layout {layout!r} is none of {', '.join(LAYOUTS)}")
+
+
+def _check_network(recipe: Recipe, where: str) -> None:
+    hints = get_type_hints(Preset)
+    del hints["name"]  # the weights file names the preset that was changed
+    for key, value in recipe.network.items():
+        if key not in hints:
+            raise RecipeError(f"{where}: unknown key {key}; known are {', '.join(hints)}")
+        if not _fits(value, hints[key]):
+            wanted = getattr(hints[key], "__name__", hints[key])
+            raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
+        if get_origin(hints[key]) is Literal:
+            _check_word(value, get_args(hints[key]), f"{where}: {key}")
 
 
 def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
@@ -217,11 +338,18 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: shares must be 0 or more, and one of them above 0")
     if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
         raise RecipeError(f"{where}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}")
+    if misplaced := set(stage.coarse) & set(FINE_ONLY):
+        raise RecipeError(f"{where}: {sorted(misplaced)[0]} is a loss for fine, not for coarse")
     if not stage.fine and not stage.coarse:
         raise RecipeError(f"{where}: no losses")
+    _check_word(stage.augmentation, get_args(Augmentation), where)
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
-    if stage.steps < 1 or stage.batch_size < 1:
-        raise RecipeError(f"{where}: steps and batch_size must be 1 or more")
+    if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:
+        raise RecipeError(f"{where}: give either steps or epochs, above 0")
+    if stage.batch_size < 1:
+        raise RecipeError(f"{where}: batch_size must be 1 or more")
     if stage.learning_rate <= 0 or stage.encoder_rate < 0 or stage.guide_scale <= 0:
         raise RecipeError(f"{where}: learning_rate and guide_scale must be above 0, encoder_rate not below")
+    if not 0 < stage.layer_decay <= 1:
+        raise RecipeError(f"{where}: layer_decay must be above 0 and at most 1")

@@ -1,11 +1,14 @@
 """Scores and pictures of the held-out part while a run goes on.
 
-Quick and at training size, to see where a run is heading. The scores that count are taken at full resolution
-by `stylematte matte` and `stylematte evaluate`.
+Quick and at training size, to see where a run is heading. The scores that count are taken at full resolution:
+by `training.validation` on sets of its own, or by `stylematte matte` and `stylematte evaluate`.
 """
 
+import math
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -14,21 +17,79 @@ from numpy.typing import NDArray
 
 from models.stylematte import StyleMatte
 from training.config import DataSet, Recipe
-from training.data.dataset import ASPECTS, read_subject, shape_near
+from training.data.dataset import ASPECTS, shape_near
 from training.data.pseudo_alpha import cached_paths
-from training.data.readers import Sample, read_grey, read_set, split
+from training.data.readers import DataError, Sample, read_grey, split
+from training.data.subjects import read_data_set, read_subject
 from training.metrics import iou
+from training.teacher import Teacher
 
 Item = tuple[Sample, DataSet]
+SHOWN_A_SET = 2  # pictures of each set on a preview sheet
+
+
+class Shown(NamedTuple):
+    """A picture (H, W, 3) uint8 RGB with the alpha that it should have, (H, W) uint8."""
+
+    image: NDArray[np.uint8]
+    alpha: NDArray[np.uint8]
+
+
+class HeldOut:
+    """Judges a network by the held-out part of the recipe's own sets.
+
+    Args:
+        root: Folder of the data sets.
+        recipe: Says which, and which part is held out.
+        mattes: Folder of prepared mattes.
+        per_set: Pictures of each set, at most.
+        teacher: Has the say on unlabelled photos.
+
+    Raises:
+        DataError: Nothing is held out to score on.
+    """
+
+    def __init__(
+        self, root: Path, recipe: Recipe, mattes: Path, per_set: int, teacher: Teacher | None
+    ) -> None:
+        self.items = held_out_items(root, recipe, per_set)
+        self.mattes, self.teacher = mattes, teacher
+        if not self.items:
+            raise DataError(
+                f"{root}: no held-out photo to score on; the recipe needs [[validation]] sets, or sets with "
+                "more labelled photos, or a smaller held_out_every"
+            )
+
+    def score(self, model: StyleMatte, side: float) -> dict[str, float]:
+        """See `score`."""
+        return score(model, self.items, self.mattes, side, self.teacher)
+
+    def error(self, scores: dict[str, float]) -> float:
+        """What the best weights have least of: the error in the band, and what is missing in IoU."""
+        band = 0.0 if math.isnan(scores["band"]) else scores["band"]  # no held-out picture has a band
+        return band + 1 - scores["iou"]
+
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        """All of them."""
+        return scores
+
+    def shown(self) -> Iterable[Shown]:
+        """A few pictures of every set, for a preview."""
+        seen: dict[str, int] = defaultdict(int)
+        for sample, data_set in self.items:
+            seen[data_set.folder] += 1
+            if seen[data_set.folder] <= SHOWN_A_SET:
+                image, alpha, _ = labelled(sample, data_set, self.mattes, self.teacher)
+                yield Shown(image, np.round(alpha * 255).astype(np.uint8))
 
 
 def held_out_items(root: Path, recipe: Recipe, per_set: int) -> list[Item]:
-    """Held-out photos with masks, at most `per_set` of each set, spread evenly over it."""
+    """Held-out photos that have an alpha or get one, at most `per_set` of each set, spread evenly over it."""
     items: list[Item] = []
     for data_set in recipe.sets:
-        if data_set.kind != "photos":
+        if data_set.kind not in ("photos", "mattes", "unlabelled"):
             continue
-        samples = split(read_set(root, data_set.folder), recipe.held_out_every)[1]
+        samples = split(read_data_set(root, data_set), recipe.held_out_every)[1]
         step = max(1, len(samples) // per_set)
         items += [(sample, data_set) for sample in samples[::step][:per_set]]
     return items
@@ -39,15 +100,39 @@ def predict(model: StyleMatte, image: NDArray[np.uint8], side: float) -> NDArray
     """Alpha (H, W) float32 of a picture (H, W, 3) uint8 RGB; the network sees about `side`² pixels of it."""
     aspect = image.shape[1] / image.shape[0]
     size = shape_near(side, min(ASPECTS, key=lambda a: abs(np.log(a / aspect))))
+    small = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
     device = next(model.parameters()).device
-    as_tensor = [
-        torch.from_numpy(x).permute(2, 0, 1)[None].float().div(255).to(device)
-        for x in (cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), image)
-    ]
-    return model(*as_tensor).alpha[0, 0].cpu().numpy()
+    return model(*(as_tensor(x, device) for x in (small, image))).alpha[0, 0].cpu().numpy()
 
 
-def score(model: StyleMatte, items: list[Item], mattes: Path, side: float) -> dict[str, float]:
+def as_tensor(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
+    """(H, W, 3) uint8 → (1, 3, H, W) float32 in [0, 1]."""
+    return torch.from_numpy(image).permute(2, 0, 1)[None].float().div(255).to(device)
+
+
+def labelled(
+    sample: Sample, data_set: DataSet, mattes: Path, teacher: Teacher | None
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
+    """A held-out picture with what it should become.
+
+    Returns:
+        Image (H, W, 3) uint8 RGB, alpha (H, W) float32 in [0, 1], and the band (H, W) in which the outline
+        lies: the trimap's for photos with masks, else wherever the alpha is soft.
+    """
+    subject = read_subject(sample, data_set, mattes)
+    alpha = np.asarray(subject.alpha / np.float32(255), np.float32)
+    if data_set.kind == "photos":
+        return subject.image, alpha, read_grey(cached_paths(sample, mattes)["trimap"]) == 128
+    if data_set.kind == "unlabelled":
+        assert teacher is not None  # `training.loop.train` has refused such a run
+        answer, _ = teacher.label(as_tensor(subject.image, teacher.device))
+        alpha = answer[0, 0].cpu().numpy()
+    return subject.image, alpha, (alpha > 0.05) & (alpha < 0.95)
+
+
+def score(
+    model: StyleMatte, items: list[Item], mattes: Path, side: float, teacher: Teacher | None = None
+) -> dict[str, float]:
     """Mean IoU at 0.5 and mean absolute band error, by set and over sets.
 
     The network is left in evaluation mode.
@@ -58,29 +143,27 @@ def score(model: StyleMatte, items: list[Item], mattes: Path, side: float) -> di
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
     for sample, data_set in items:
-        subject = read_subject(sample, data_set, mattes)
-        alpha = np.asarray(subject.alpha / np.float32(255), np.float32)
-        predicted = predict(model, subject.image, side)
+        image, alpha, band = labelled(sample, data_set, mattes, teacher)
+        predicted = predict(model, image, side)
         rows[f"iou/{sample.folder}"].append(iou(predicted, alpha))
-        band = read_grey(cached_paths(sample, mattes)["trimap"]) == 128
         if band.any():
             rows[f"band/{sample.folder}"].append(np.abs(predicted - alpha)[band].mean())
     scores = {name: float(np.mean(values)) for name, values in rows.items()}
     for kind in ("iou", "band"):
-        scores[kind] = float(np.mean([v for k, v in scores.items() if k.startswith(kind + "/")]))
+        means = [v for k, v in scores.items() if k.startswith(kind + "/")]
+        scores[kind] = float(np.mean(means)) if means else math.nan
     return scores
 
 
-def preview_sheet(model: StyleMatte, items: list[Item], mattes: Path, side: float, path: Path) -> None:
-    """Draw picture, label, alpha and composite on green, a row for each item, as one PNG."""
+def preview_sheet(model: StyleMatte, pictures: Iterable[Shown], side: float, path: Path) -> None:
+    """Draw picture, label, alpha and composite on green, a row for each picture, as one PNG."""
     model.eval()
     rows = []
-    for sample, data_set in items:
-        subject = read_subject(sample, data_set, mattes)
-        alpha = predict(model, subject.image, side)[..., None]
-        composite = alpha * subject.image + (1 - alpha) * np.array([60, 180, 75])
-        grey = (subject.alpha[..., None].repeat(3, 2), (alpha * 255).repeat(3, 2))
-        row = np.hstack([subject.image, *grey, composite]).astype(np.uint8)
+    for image, label in pictures:
+        alpha = predict(model, image, side)[..., None]
+        composite = alpha * image + (1 - alpha) * np.array([60, 180, 75])
+        grey = (label[..., None].repeat(3, 2), (alpha * 255).repeat(3, 2))
+        row = np.hstack([image, *grey, composite]).astype(np.uint8)
         rows.append(
             cv2.resize(row, (1024, 1024 * row.shape[0] // row.shape[1]), interpolation=cv2.INTER_AREA)
         )

@@ -1,32 +1,58 @@
 """The training loop: one function, in the order in which things happen."""
 
 import copy
-import csv
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
+from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
-from torch.utils.tensorboard import SummaryWriter
 
 from models.checkpoints import save_weights
 from models.stylematte import StyleMatte, build_model
 from training.checkpoint import load_state, save_state
-from training.config import Recipe, Stage
+from training.config import Recipe, RecipeError
 from training.data.dataset import MattingDataset, Onwards
-from training.held_out import held_out_items, preview_sheet, score
-from training.losses import LOSSES
+from training.held_out import HeldOut, Shown, preview_sheet
+from training.log import Log
+from training.objective import Batch, Objective
+from training.optimiser import make_optimiser, set_rates, update_average
+from training.plan import make_plan
+from training.processes import check_batches, join_processes, reseed
+from training.teacher import Teacher
+from training.validation import Published
+
+STEPS_A_LINE = 50
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot start or go on; the message says why."""
+    """A run that cannot go on; the message says why."""
+
+
+class RunFolderError(ValueError):
+    """A run folder that this run cannot use; the message names it."""
+
+
+class Judge(Protocol):
+    """Scores a network and says which scores are the better ones."""
+
+    def score(self, model: StyleMatte, side: float) -> dict[str, float]:
+        """Scores by name; `side` as in `Stage.side`."""
+
+    def error(self, scores: dict[str, float]) -> float:
+        """One number of them, the smaller the better."""
+
+    def headline(self, scores: dict[str, float]) -> dict[str, float]:
+        """Those that fit on a line; the log has all."""
+
+    def shown(self) -> Iterable[Shown]:
+        """Pictures for the previews."""
 
 
 @dataclass(frozen=True)
@@ -35,21 +61,26 @@ class RunOptions:
 
     Attributes:
         out: Run folder: config.json, log.csv, tensorboard/, previews/, state.pt, last and best weights.
+            Several machines must share it.
         mattes: Folder of prepared mattes, see `training.data.pseudo_alpha.prepare`.
-        device: "cpu" or "cuda[:i]".
-        precision: "fp32", or "bf16" for autocast; the guided filter and losses stay in float32.
-        workers: Processes that draw pictures.
+        device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
+        precision: "fp32", or "bf16" or "fp16" for autocast; losses stay in float32.
+        accumulate: Passes whose gradients make one optimiser step. The recipe's batch is divided by it.
+        workers: Processes that draw pictures, beside each one that trains.
         every: Steps between validations, previews and saved states.
         per_set: Held-out pictures of each set in a validation.
+        origin: What else made the weights, name → SHA-256: a teacher, weights to start from.
     """
 
     out: Path
     mattes: Path
     device: str = "cpu"
     precision: str = "fp32"
+    accumulate: int = 1
     workers: int = 2
     every: int = 500
     per_set: int = 30
+    origin: dict[str, str] | None = None
 
 
 def train(
@@ -58,6 +89,7 @@ def train(
     options: RunOptions,
     initialise: Callable[[StyleMatte], None] | None = None,
     report: Callable[[str], None] = print,
+    teacher: Teacher | None = None,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -65,227 +97,258 @@ def train(
         recipe: What to learn, from what.
         root: Folder of the data sets.
         options: Where and how.
-        initialise: Fills a fresh network with pretrained weights; not called when a run goes on.
-        report: Takes progress lines.
+        initialise: Fills a fresh network with trained weights; not called when a run goes on.
+        report: Takes progress lines; the main process alone has some.
+        teacher: Has the say where labels say nothing.
 
     Returns:
-        Scores of the last validation, see `training.held_out.score`.
+        Scores of the last validation, see `training.validation.score` and `training.held_out.score`; on the
+        main process alone, and empty where nothing was left to do.
 
     Raises:
-        DataError: A data set is missing or damaged.
-        TrainingError: The run folder belongs to another recipe, nothing is held out to score on, or the loss
-            is no longer a number.
+        DataError: A data set is missing or damaged, or nothing is held out to score on.
+        RecipeError: A batch cannot be divided, or a set is without labels and there is no teacher.
+        RunFolderError: The run folder belongs to another recipe, or not every process sees it.
+        TrainingError: The loss is no longer a number.
     """
     # Initialise.
+    accelerator = join_processes(options.device, options.precision, options.accumulate)
+    if not accelerator.is_main_process:
+        report = _say_nothing
+    plan = make_plan(recipe, root)
+    recipe = plan.recipe
+    check_batches(recipe, accelerator)
+    judge = _make_judge(recipe, root, options, teacher)
     torch.manual_seed(recipe.seed)
-    options.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device(options.device)
-    model = build_model(recipe.preset)
-    items = held_out_items(root, recipe, options.per_set)
-    if not items:
-        raise TrainingError(
-            f"{root}: no held-out photo to score on; the sets of kind photos need more pictures, or a "
-            "smaller held_out_every"
-        )
-    state_path = options.out / "state.pt"
+    model = build_model(recipe.build_preset())
 
     # Load the previous state, or start.
-    if state_path.exists():
-        state = load_state(state_path)
-        if state["recipe"] != json.dumps(recipe.digest()):
-            raise TrainingError(f"{options.out} holds a run of another recipe; give another --out")
+    state = _previous_state(options, recipe)
+    if "model" in state:
         model.load_state_dict(state["model"])
         report(f"going on at stage {state['stage'] + 1}, step {state['step']}")
-    else:
-        state = {"stage": 0, "step": 0, "best": math.inf, "recipe": json.dumps(recipe.digest())}
-        if initialise is not None:
+    elif initialise is not None:
+        with accelerator.main_process_first():  # which may fetch a file for all
             initialise(model)
-        (options.out / "config.json").write_text(json.dumps(recipe.digest(), indent=2) + "\n")
-    model = model.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = copy.deepcopy(model).requires_grad_(False)
-    if "average" in state:
-        average.load_state_dict(state["average"])
+    if len(set(gather_object([(state["stage"], state["step"])]))) > 1:
+        raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
+    for line in plan.skipped:
+        report(line)
+    run = Run(recipe, model, state, options, accelerator, teacher, judge, report)
 
     # Run the stages.
     scores: dict[str, float] = {}
-    with SummaryWriter(str(options.out / "tensorboard")) as board:
-        log = Log(options.out / "log.csv", board)
+    try:
         for number in range(state["stage"], len(recipe.stages)):
             if number != state["stage"]:
                 state.update(stage=number, step=0)
-                state.pop("optimiser", None)
-            run = StageRun(recipe, number, model, average, state, options, log, report)
-            scores = run.go(root, items)
+                run.forget_moments()
+            scores = run.stage(number, root)
+    finally:
+        run.close()
     return scores
 
 
-class StageRun:
-    """One stage of a run: steps, validations, saved states."""
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
+    if teacher is None and (silent := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
+        raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
+    if recipe.validation:
+        return Published(root, recipe)
+    return HeldOut(root, recipe, options.mattes, options.per_set, teacher)
+
+
+def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
+    """What `Run._save` wrote last, or the state of a run that has not begun."""
+    digest, origin = json.dumps(recipe.digest()), options.origin or {}
+    path = options.out / "state.pt"
+    if not path.exists():
+        return {"stage": 0, "step": 0, "best": math.inf, "recipe": digest, "origin": origin}
+    state = load_state(path)
+    if state["recipe"] != digest:
+        raise RunFolderError(f"{options.out} holds a run of another recipe; give another --out")
+    if state["origin"] != origin:
+        made_by = ", ".join(state["origin"]) or "nothing else"
+        raise RunFolderError(
+            f"{options.out} holds a run that began with other weights ({made_by}); "
+            "give the same, or another --out"
+        )
+    return state
+
+
+class Run:
+    """What lives as long as a run: network, average, optimiser, log, and where it stands."""
 
     def __init__(
         self,
         recipe: Recipe,
-        number: int,
         model: StyleMatte,
-        average: StyleMatte,
         state: dict[str, Any],
         options: RunOptions,
-        log: "Log",
+        accelerator: Accelerator,
+        teacher: Teacher | None,
+        judge: Judge,
         report: Callable[[str], None],
     ) -> None:
-        self.recipe, self.number, self.stage = recipe, number, recipe.stages[number]
-        self.model, self.average, self.state = model, average, state
-        self.options, self.log, self.report = options, log, report
-        self.optimiser = make_optimiser(model, self.stage, recipe.weight_decay)
+        self.recipe, self.options, self.state = recipe, options, state
+        self.accelerator, self.teacher, self.judge, self.report = accelerator, teacher, judge, report
+        if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+            model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        self.model = model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = copy.deepcopy(self.model).requires_grad_(False)
+        if "average" in state:
+            self.average.load_state_dict(state["average"])
+        # Without fine losses a learned upsampler gets no gradients, and processes must not wait for them.
+        learned = any(True for _ in self.model.upsampler.parameters())
+        all_fine = all(stage.fine for stage in recipe.stages)
+        accelerator.ddp_handler.find_unused_parameters = learned and not all_fine
+        self.objective = accelerator.prepare_model(Objective(self.model, recipe.stages[state["stage"]]))
+        self.optimiser = accelerator.prepare_optimizer(make_optimiser(self.model, recipe.weight_decay))
         if "optimiser" in state:
             self.optimiser.load_state_dict(state["optimiser"])
-        self.steps_before = sum(stage.steps for stage in recipe.stages[:number])
+        if accelerator.scaler is not None and "scaler" in state:
+            accelerator.scaler.load_state_dict(state["scaler"])
+        self.log: Log | None = None
+        if accelerator.is_main_process:
+            options.out.mkdir(parents=True, exist_ok=True)
+            config = recipe.digest() | {"origin": state["origin"]}
+            (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            self.log = Log(options.out, self._steps_before(state["stage"]) + state["step"])
 
-    def go(self, root: Path, items: list) -> dict[str, float]:
-        """Step until the stage ends; returns the last scores."""
-        stage, start = self.stage, self.state["step"]
-        dataset = MattingDataset(root, self.options.mattes, self.recipe, self.number)
-        loader = DataLoader(
-            dataset,
-            batch_sampler=Onwards(start, stage.steps, stage.batch_size),
-            num_workers=self.options.workers,
-            # A forked child would inherit OpenCV's and torch's thread pools without their threads, and hang.
-            multiprocessing_context="spawn" if self.options.workers else None,
-            pin_memory=self.options.device != "cpu",
-        )
+    def forget_moments(self) -> None:
+        """Start the optimiser anew: a new stage has other losses, and gradients of another size."""
+        self.optimiser.optimizer.state.clear()
+
+    def close(self) -> None:
+        """End the log."""
+        if self.log is not None:
+            self.log.close()
+
+    def stage(self, number: int, root: Path) -> dict[str, float]:
+        """Step until a stage ends; returns the last scores."""
+        stage, start, every = self.recipe.stages[number], self.state["step"], self.options.every
+        self.accelerator.unwrap_model(self.objective).stage = stage
+        batches = iter(self._loader(number, root))
         scores: dict[str, float] = {}
         sums: dict[str, float] = {}
         began, count = time.perf_counter(), 0
-        for step, batch in enumerate(loader, start):
-            terms = self._step(step, batch)
-            for name, value in terms.items():
+        for step in range(start, stage.steps):
+            for name, value in self._step(number, step, batches).items():
                 sums[name] = sums.get(name, 0.0) + value
             done = step + 1
             count += 1
-            if done % min(50, self.options.every) == 0 or done == stage.steps:
+            if done % min(STEPS_A_LINE, every) == 0 or done == stage.steps:
                 means = {name: value / count for name, value in sums.items()}
-                rate = count * stage.batch_size / (time.perf_counter() - began)
-                self.log.write(self.steps_before + done, means | {"images_per_s": rate})
-                self.report(
-                    f"{stage.name} {done}/{stage.steps}  loss {means['loss']:.4f}  {rate:.1f} images/s"
-                )
+                means["images_per_s"] = count * stage.batch_size / (time.perf_counter() - began)
+                self._tell(number, done, means)
                 began, sums, count = time.perf_counter(), {}, 0
-            if done % self.options.every == 0 or done == stage.steps:
-                scores = self._validate(done, items)
+            if done % every == 0 or done == stage.steps:
+                if self.accelerator.is_main_process:
+                    scores = self._validate(number, done)
+                self.accelerator.wait_for_everyone()
                 began = time.perf_counter()
         return scores
 
-    def _step(self, step: int, batch: dict[str, Tensor]) -> dict[str, float]:
-        self.model.train()
-        device = self.options.device
+    def _loader(self, number: int, root: Path) -> DataLoader[Batch]:
+        stage, accelerator = self.recipe.stages[number], self.accelerator
+        passes, processes = accelerator.gradient_accumulation_steps, accelerator.num_processes
+        return DataLoader(
+            MattingDataset(root, self.options.mattes, self.recipe, number),
+            batch_sampler=Onwards(
+                *(self.state["step"], stage.steps, stage.batch_size, passes),
+                *(processes, accelerator.process_index),
+            ),
+            num_workers=self.options.workers,
+            # A forked child would inherit OpenCV's and torch's thread pools without their threads, and hang.
+            multiprocessing_context="spawn" if self.options.workers else None,
+            pin_memory=accelerator.device.type != "cpu",
+        )
+
+    def _step(self, number: int, step: int, batches: Iterator[Batch]) -> dict[str, float]:
+        """One optimiser step; returns its losses, means over all passes and processes."""
+        stage, accelerator = self.recipe.stages[number], self.accelerator
+        set_rates(self.optimiser, stage, step)
+        self.objective.train()
+        passes = accelerator.gradient_accumulation_steps
+        sums = torch.zeros(len(stage.fine) + len(stage.coarse), device=accelerator.device)
+        for number_of_pass in range(passes):
+            batch = self._on_device(next(batches))
+            reseed(self.recipe.seed, number, step, number_of_pass, accelerator.process_index)
+            with accelerator.accumulate(self.objective):
+                terms = self.objective(batch)
+                values = torch.stack(list(terms.values()))
+                accelerator.backward(values.sum())
+            sums += values.detach() / passes
+            if not values.isfinite().all():
+                by_name = dict(zip(terms, values.detach(), strict=True))
+                save_state(self._nan_path(), {"batch": batch, "terms": by_name})
+        means = dict(zip(terms, accelerator.reduce(sums, "mean").tolist(), strict=True))
+        loss = math.fsum(means.values())
+        if not math.isfinite(loss):  # all processes share the mean, so all of them stop
+            raise TrainingError(
+                f"loss is {loss} at step {step} of {stage.name}; its batch is in {self._nan_path()}"
+            )
+        accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+        update_average(self.average, self.model, self.recipe.ema_decay, self._steps_before(number) + step)
+        return {"loss": loss} | means
+
+    def _on_device(self, batch: Batch) -> Batch:
+        device = self.accelerator.device
         batch = {
             k: v.to(device, memory_format=torch.channels_last, non_blocking=True) for k, v in batch.items()
         }
-        rate = learning_rate(self.stage, step)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate * group["factor"]
-        with torch.autocast(
-            torch.device(device).type, torch.bfloat16, enabled=self.options.precision == "bf16"
-        ):
-            prediction = self.model(batch["image"], batch["guide"])
-        terms = stage_losses(self.stage, prediction, batch["alpha"], batch["weight"])
-        loss = torch.stack(list(terms.values())).sum()
-        if not torch.isfinite(loss):
-            path = self.options.out / "nan_batch.pt"
-            save_state(path, {"batch": batch, "terms": {k: v.detach() for k, v in terms.items()}})
-            raise TrainingError(
-                f"loss is {loss.item()} at step {step} of {self.stage.name}; its batch is in {path}"
-            )
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip_norm)
-        self.optimiser.step()
-        update_average(self.average, self.model, self.recipe.ema_decay, self.steps_before + step)
-        return {"loss": loss.item()} | {name: value.item() for name, value in terms.items()}
+        if self.teacher is None:
+            return batch
+        with self.accelerator.autocast():
+            return self.teacher.fill(batch)
 
-    def _validate(self, done: int, items: list) -> dict[str, float]:
-        out, side = self.options.out, float(self.stage.side[1])
-        total = self.steps_before + done
-        scores = score(self.average, items, self.options.mattes, side)
+    def _nan_path(self) -> Path:
+        process = self.accelerator.process_index
+        return self.options.out / (f"nan_batch_{process}.pt" if process else "nan_batch.pt")
+
+    def _steps_before(self, number: int) -> int:
+        return sum(stage.steps for stage in self.recipe.stages[:number])
+
+    def _tell(self, number: int, done: int, means: dict[str, float]) -> None:
+        if self.log is None:
+            return
+        stage = self.recipe.stages[number]
+        self.log.write(self._steps_before(number) + done, means)
+        self.report(
+            f"{stage.name} {done}/{stage.steps}  loss {means['loss']:.4f}  "
+            f"{means['images_per_s']:.1f} images/s"
+        )
+
+    def _validate(self, number: int, done: int) -> dict[str, float]:
+        """Score the average, draw previews, and write weights and state; on the main process."""
+        assert self.log is not None
+        out, side = self.options.out, float(self.recipe.stages[number].side[1])
+        total = self._steps_before(number) + done
+        scores = self.judge.score(self.average, side)
         self.log.write(total, scores)
-        self.report("  held out: " + "  ".join(f"{name} {value:.3f}" for name, value in scores.items()))
-        per_set = max(1, len(items) // max(1, len({d.folder for _, d in items})))
-        sheet = [item for i, item in enumerate(items) if i % per_set < 2]
-        preview_sheet(self.average, sheet, self.options.mattes, side, out / "previews" / f"{total:06d}.png")
-        provenance = {"recipe": self.recipe.digest(), "steps": total, "held_out": scores}
+        shown = self.judge.headline(scores)
+        self.report("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
+        preview_sheet(self.average, self.judge.shown(), side, out / "previews" / f"{total:06d}.png")
+        provenance = {"recipe": self.recipe.digest(), "steps": total, "scores": scores}
+        provenance |= {"origin": self.state["origin"]} if self.state["origin"] else {}
         save_weights(self.average, out / "last.safetensors", provenance)
-        band = 0.0 if math.isnan(scores["band"]) else scores["band"]  # no held-out picture has a band
-        if band + 1 - scores["iou"] < self.state["best"]:
-            self.state["best"] = band + 1 - scores["iou"]
+        error = self.judge.error(scores)
+        if error < self.state["best"]:
+            self.state["best"] = error
             save_weights(self.average, out / "best.safetensors", provenance)
         self.state.update(
             step=done,
-            stage=self.number,
+            stage=number,
             model=self.model.state_dict(),
             average=self.average.state_dict(),
             optimiser=self.optimiser.state_dict(),
         )
+        if self.accelerator.scaler is not None:
+            self.state["scaler"] = self.accelerator.scaler.state_dict()
         save_state(out / "state.pt", self.state)
         return scores
-
-
-def stage_losses(stage: Stage, prediction: Any, alpha: Tensor, weight: Tensor) -> dict[str, Tensor]:
-    """Weighted losses of a stage, named `fine_…` and `coarse_…`, all at the size of `alpha`."""
-    terms = {}
-    for name, factor in stage.fine.items():
-        terms[f"fine_{name}"] = factor * LOSSES[name](prediction.fine_logits, alpha, weight)
-    if stage.coarse:
-        coarse = F.interpolate(
-            prediction.coarse_logits, alpha.shape[-2:], mode="bilinear", align_corners=False
-        )
-        for name, factor in stage.coarse.items():
-            terms[f"coarse_{name}"] = factor * LOSSES[name](coarse, alpha, weight)
-    return terms
-
-
-def make_optimiser(model: StyleMatte, stage: Stage, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW; the encoder learns slower, and norms and biases are not decayed."""
-    groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        factor = stage.encoder_rate if name.startswith("encoder.") else 1.0
-        decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((factor, decay), []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": p, "factor": factor, "weight_decay": decay} for (factor, decay), p in groups.items()],
-        lr=stage.learning_rate,
-    )
-
-
-def learning_rate(stage: Stage, step: int) -> float:
-    """Linear rise, then a cosine fall to a fiftieth of the peak."""
-    if step < stage.warmup_steps:
-        return stage.learning_rate * (step + 1) / stage.warmup_steps
-    progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
-    return stage.learning_rate * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
-
-
-@torch.no_grad()
-def update_average(average: StyleMatte, model: StyleMatte, decay: float, step: int) -> None:
-    """Move the running average of the weights towards the network; faster in the first steps."""
-    decay = min(decay, (1 + step) / (10 + step))
-    for target, source in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if target.is_floating_point():
-            target.lerp_(source, 1 - decay)
-        else:
-            target.copy_(source)
-
-
-class Log:
-    """One CSV row for each number, and the same in TensorBoard."""
-
-    def __init__(self, path: Path, board: SummaryWriter) -> None:
-        self.path, self.board = path, board
-        if not path.exists():
-            path.write_text("step,name,value\n")
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Add the values of one step."""
-        with self.path.open("a", newline="") as file:
-            csv.writer(file).writerows((step, name, f"{value:.6g}") for name, value in values.items())
-        for name, value in values.items():
-            self.board.add_scalar(name, value, step)

@@ -1,17 +1,27 @@
 """Losses of the stages: small functions of tensors, each with a weight per pixel.
 
-All take `weight` (B, 1, H, W) in [0, 1], how far the label is to be believed there, and return a scalar.
+All take `weight` (B, 1, H, W) in [0, 1], how far the label is to be believed there, and return a scalar. All
+are means over pictures of equal say: so the mean over the parts of a batch, on several processes or one after
+another, is the loss of the whole batch.
 """
 
 from collections.abc import Callable
 
 import torch
+from kornia.losses import HausdorffERLoss
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+_EROSIONS = HausdorffERLoss()  # ten of them, weighted by their number squared
+
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    return (values * weight).sum() / weight.sum().clamp(min=1)
+    """Mean of values · weight over all pixels.
+
+    Not divided by the sum of the weights: that is known only once the whole batch is seen, and a picture of
+    little belief would count as much as one of full belief.
+    """
+    return (values * weight).mean()
 
 
 def bce(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
@@ -61,6 +71,46 @@ def laplacian(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int = 3) ->
     return total
 
 
+def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
+    """How thick the regions are in which two mattes differ: a stand-in for the Hausdorff distance.
+
+    The squared difference is eroded ten times, and what outlasts more erosions costs more. So it grows with
+    the distance between two outlines, up to some twenty pixels, while bits apart from the subject cost by
+    their own thickness, however far away they lie.
+
+    Args:
+        logits: (B, 1, H, W).
+        alpha: (B, 1, H, W) in [0, 1].
+        weight: (B, 1, H, W) in [0, 1]; the squared difference is multiplied by it.
+
+    Reference:
+        Karimi, Salcudean, "Reducing the Hausdorff Distance in Medical Image Segmentation with Convolutional
+        Neural Networks", 2019, eq. 8, with alpha = 2 and ten erosions, in kornia's version: every erosion is
+        stretched to [0, 1], a picture at a time.
+    """
+    believed = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
+    # Not its forward(): that takes class numbers, one channel a class, so that a lone channel would be
+    # compared with class 0, the background. This is what it does with every channel.
+    return _EROSIONS.perform_erosion(believed, alpha).mean()
+
+
+def composition(logits: Tensor, alpha: Tensor, weight: Tensor, contrast: Tensor) -> Tensor:
+    """How far the composite of the predicted alpha is from the picture: |Δalpha| · |F − B|.
+
+    Args:
+        logits: (B, 1, H, W).
+        alpha: (B, 1, H, W) in [0, 1].
+        weight: (B, 1, H, W) in [0, 1].
+        contrast: (B, 3, H, W) in [-1, 1], foreground minus background colour; 0 where they are not known.
+
+    Reference:
+        Xu et al., "Deep Image Matting", 2017, eq. 2: there the root of the squared difference plus 1e-12,
+        here its absolute value, averaged over the three colours.
+    """
+    difference = (torch.sigmoid(logits) - alpha).abs()
+    return _mean(difference * contrast.abs().mean(1, keepdim=True), weight)
+
+
 def _binomial(x: Tensor) -> Tensor:
     row = x.new_tensor([1.0, 4, 6, 4, 1]) / 16
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
@@ -68,9 +118,15 @@ def _binomial(x: Tensor) -> Tensor:
     return F.conv2d(x, row.view(1, 1, 5, 1))
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+# What a recipe may name. To add one: a function as above, and a line here. A loss that needs more of a batch
+# than logits, alpha and weight takes it by the name it has there and says so in NEEDS; the loader brings it.
+LOSSES: dict[str, Callable[..., Tensor]] = {
     "bce": bce,
     "dice": dice,
+    "hausdorff": hausdorff,
     "l2": l2,
     "laplacian": laplacian,
+    "composition": composition,
 }
+NEEDS: dict[str, tuple[str, ...]] = {"composition": ("contrast",)}
+FINE_ONLY = tuple(NEEDS)  # the loader looks at the fine losses alone

@@ -15,7 +15,7 @@ from typing import Any
 
 import typer
 
-from stylematte_cli.commands.options import Device, Json, print_json, start_log
+from stylematte_cli.commands.options import Device, Engine, Json, print_json, start_log
 from stylematte_cli.errors import MissingError, StyleMatteError
 
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
@@ -50,7 +50,7 @@ class Finding:
     facts: dict[str, Any] = field(default_factory=dict)
 
 
-def doctor(device: Device = "auto", as_json: Json = False) -> int:
+def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = False) -> int:
     """Report what works here, and how to mend the rest."""
     start_log(quiet=True)
     looks: dict[str, Callable[[], list[Finding]]] = {
@@ -59,7 +59,8 @@ def doctor(device: Device = "auto", as_json: Json = False) -> int:
         "onnxruntime": _runtimes,
         "GPU": _graphics_card,
         "image formats": _image_formats,
-        "matte": partial(_default_road, device),
+        "tensorrt": partial(_tensorrt, device),
+        "matte": partial(_default_road, engine, device),
     }
     findings: list[Finding] = []
     for name, look in looks.items():
@@ -179,7 +180,32 @@ def _image_formats() -> list[Finding]:
     return [Finding("image formats", "warn", detail, "pip install -U opencv-python-headless", works)]
 
 
-def _default_road(device: str) -> list[Finding]:
+def _tensorrt(device: str) -> list[Finding]:
+    """Which TensorRT is here, what its engines are tied to, and whether the default model has one."""
+    from stylematte_cli import weights as registry
+    from stylematte_cli.engines import tensorrt
+    from stylematte_cli.engines.cuda import Cuda
+
+    release = tensorrt.tensorrt_version()
+    if not release:
+        if shutil.which("nvidia-smi") is None:
+            return []  # nobody misses it without a card
+        fix = 'for engines: pip install "stylematte[tensorrt]", then stylematte export --format tensorrt'
+        return [Finding("tensorrt", "note", "not installed: ONNX Runtime runs the network", fix)]
+    try:
+        here = tensorrt.machine_identity(Cuda(int(device.partition(":")[2] or 0)))
+        found, reason = tensorrt.find_engine(registry.resolve(registry.DEFAULT), here)
+    except StyleMatteError as error:
+        return [Finding("tensorrt", "warn", f"{release}, and no card for it: {error.message}", error.hint)]
+    capability, driver = here["compute_capability"], here["driver"]
+    detail = f"{release} on {here['gpu']}, compute capability {capability}, driver {driver}"
+    if found is not None:
+        return [Finding("tensorrt", "ok", f"{detail}; engine {found}", facts=here)]
+    fix = "stylematte export --format tensorrt builds one beside its .onnx file; --weights takes either"
+    return [Finding("tensorrt", "note", f"{detail}; {reason}", fix, here)]
+
+
+def _default_road(engine: str, device: str) -> list[Finding]:
     """Open the default weights, see where the session runs, and time a matte."""
     from stylematte_cli import weights as registry
 
@@ -202,25 +228,25 @@ def _default_road(device: str) -> list[Finding]:
         verified = "as its card says" if weights.sha256 else "not stated by a card"
         findings.append(Finding("weights", "ok", f"{weights.path}, SHA-256 {verified}"))
     try:
-        findings += _timed_matte(weights.path, device)
+        findings += _timed_matte(weights.path, engine, device)
     except StyleMatteError as error:
         findings.append(_failure("matte", error))
     return findings
 
 
-def _timed_matte(path: Path, device: str) -> list[Finding]:
+def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
+    from stylematte_cli.commands.card import use_card
     from stylematte_cli.engines import open_engine
     from stylematte_cli.matter import Matter
+    from stylematte_cli.timing import drawn_photo
 
     height, width = TRIAL_SIZE
-    rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
-    image = picture.astype(np.uint8)
-
+    image = drawn_photo(height, width)
     started = time.perf_counter()
-    engine = open_engine(path, device=device)
+    engine = open_engine(path, engine_name, device)
+    use_card(engine, device)
     matter = Matter(engine)
     alpha = matter(image).alpha
     first_ms = (time.perf_counter() - started) * 1000

@@ -1,103 +1,192 @@
 """`stylematte export`: trained weights become a model file, proven equal to the network."""
 
 import json
+import logging
+import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from stylematte_cli.commands.options import Json, Out, Overwrite, Quiet, print_json
-from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import InputError, MissingError
+from stylematte_cli.commands import export_engine, options
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from export.precision import Precision
+
+log = logging.getLogger("stylematte")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the ONNX file is to be."""
+
+    precision: "Precision"
+    size: int | None
+    fixed_size: tuple[int, int] | None
+    licence: str
 
 
 def export(
-    out: Out,
+    out: options.Out,
     weights: Annotated[
         str,
-        typer.Option("--weights", metavar="NAME|FILE", help="Trained weights: nano, or a .safetensors file."),
+        typer.Option(
+            "--weights",
+            metavar="NAME|FILE",
+            help="Trained weights: nano, or a .safetensors file. An engine is made of an .onnx file too.",
+        ),
     ] = "nano",
+    kind: Annotated[
+        Literal["onnx", "tensorrt"], typer.Option("--format", help="tensorrt: the ONNX file, and an engine.")
+    ] = "onnx",
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for graphics cards.")] = False,
+    bf16: Annotated[
+        bool, typer.Option("--bf16", help="bfloat16: for cards, where fp16 overflows; no CPU runs it.")
+    ] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="8 bits, its ranges set on --photos: for CPUs with VNNI.")
+    ] = False,
     photos: Annotated[
         Path | None,
         typer.Option(
-            "--photos", metavar="DIR", help="Photos to prove the file on; two that come along if not given."
+            "--photos",
+            metavar="DIR",
+            help="Photos to prove the file on, and to set the ranges of int8 on; two come along.",
         ),
     ] = None,
+    size: options.Size = None,
+    fixed_size: Annotated[
+        str | None,
+        typer.Option("--fixed-size", metavar="HxW", help="The one height and width that the network takes."),
+    ] = None,
+    batch_size: Annotated[
+        int, typer.Option("--batch-size", min=1, max=64, metavar="N", help="Most photos in an engine's pass.")
+    ] = 4,
+    device: options.Device = "auto",
+    plan_only: Annotated[
+        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a card.")
+    ] = False,
     licence: Annotated[
         str, typer.Option("--licence", help="Licence of the weights, written into the file.")
     ] = "",
-    overwrite: Overwrite = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    overwrite: options.Overwrite = False,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
-    """Make an ONNX file from trained weights, and prove it.
+    """Make a model file from trained weights, and prove it.
 
-    Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json. A file whose alphas
-    differ from the network's is not kept.
+    Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json; with a precision
+    DIR/<name>_<precision>.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this card and no
+    other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
-    source = _find(weights)
-    target = out / f"{source.stem}.onnx"
+    options.start_log(quiet=quiet or as_json)
+    wanted = Wanted(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), licence)
+    is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
+    if is_engine:
+        export_engine.check(wanted.precision, is_onnx, plan_only, device)
+    elif plan_only:
+        raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
+    lines: list[str] = []
+    facts: dict[str, Any] = {}
+    if is_engine and is_onnx:
+        target = export_engine.given_model(Path(weights), out)
+    else:
+        target, facts = _make_onnx(weights, out, wanted, photos, overwrite, is_engine, lines)
+    if is_engine:
+        facts |= export_engine.make(target, size, batch_size, device, photos, plan_only, overwrite, lines)
+    if as_json:
+        options.print_json({"file": str(target), **facts})
+    elif not quiet:
+        typer.echo("\n".join(lines))
+
+
+def _make_onnx(
+    weights: str,
+    out: Path,
+    wanted: Wanted,
+    photos: Path | None,
+    overwrite: bool,
+    may_exist: bool,
+    lines: list[str],
+) -> tuple[Path, dict[str, Any]]:
+    """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
+    source = find_trained(weights)
+    name = source.stem if wanted.precision == "fp32" else f"{source.stem}_{wanted.precision}"
+    target = out / f"{name}.onnx"
+    from stylematte_cli.weights import read_card, sha256_of
+
     if target.exists() and not overwrite:
-        raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
+        if not may_exist:
+            raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
+        log.info("taking %s, which is already there; --overwrite makes it anew", target)
+        return target, {}
     require("torch", "onnx", "onnxscript", extra="train")
     require("onnxruntime", extra="cpu")
     from stylematte_cli import __version__
-    from stylematte_cli.media.images import write_bytes
-    from stylematte_cli.weights import read_card, sha256_of
 
     with translated_errors():
-        from export.onnx import Origin, export_onnx, save_onnx
-        from export.parity import PHOTOS, check_parity, read_photos
+        from export.build import build_onnx
+        from export.onnx import Origin, save_onnx
         from models.checkpoints import load_weights
 
-        pictures = read_photos(photos or PHOTOS)
-        model, provenance = load_weights(source)
+        network, provenance = load_weights(source)
         card = read_card(source)
-        licence = licence or card.get("licence", "")
+        licence = wanted.licence or card.get("licence", "")
         provenance = card.get("provenance", provenance)
-        if not quiet and not as_json:
-            typer.echo(f"exporting {source} ({model.preset.name}) …", err=True)
-        exported = export_onnx(model, Origin(sha256_of(source), __version__, licence, provenance))
-        parity = check_parity(model, exported, pictures)
-        _set_parity(exported, parity.as_dict())
-        save_onnx(exported, target)
+        log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
+        origin = Origin(sha256_of(source), __version__, licence, provenance)
+        built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
+        save_onnx(built.model, target)
     facts = {
-        "name": source.stem,
+        "name": name,
         "file": target.name,
         "sha256": sha256_of(target),
         "bytes": target.stat().st_size,
         "licence": licence,
         "summary": card.get("summary", ""),
         "provenance": provenance,
+        "precision": wanted.precision,
     }
-    write_bytes(
-        target.with_suffix(".json"), (json.dumps(facts, indent=2, ensure_ascii=False) + "\n").encode()
+    if built.calibration_photos:
+        facts["calibration_photos"] = built.calibration_photos
+    _write_card(target, facts)
+    parity = built.parity
+    lines.append(
+        f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
+        f"{parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}, "
+        f"over {parity.pictures} pictures"
     )
-    if as_json:
-        print_json({"file": str(target), "sha256": facts["sha256"], "parity": parity.as_dict()})
-    elif not quiet:
-        typer.echo(
-            f"{target}: {facts['bytes'] / 1e6:.1f} MB; alpha differs from torch by at most "
-            f"{parity.max_difference:.1e} over {parity.pictures} pictures"
+    return target, {"sha256": facts["sha256"], "parity": parity.as_dict()}
+
+
+def _write_card(target: Path, facts: dict[str, Any]) -> None:
+    from stylematte_cli.media.images import write_bytes
+
+    text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
+    write_bytes(target.with_suffix(".json"), text.encode())
+
+
+def _precision(fp16: bool, bf16: bool, int8: bool, photos: Path | None) -> "Precision":
+    """Read the three flags, of which one at most may be given."""
+    flags: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
+    asked = [precision for precision, is_asked in flags.items() if is_asked]
+    if len(asked) > 1:
+        raise UsageError(f"--{' and --'.join(asked)} exclude each other", "Run export once for each")
+    if int8 and photos is None:
+        raise UsageError(
+            "--int8 needs --photos DIR: the ranges of 8 bits are set on them",
+            "Give a folder of photos of the kind that the file is for",
         )
+    return asked[0] if asked else "fp32"
 
 
-def _find(name_or_path: str) -> Path:
-    from stylematte_cli.weights import ASSETS, cache_folder
-
-    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
-        if path.is_file():
-            if path.suffix != ".safetensors":
-                raise InputError(
-                    f"{path}: not a .safetensors file", "Give weights made by `stylematte train`"
-                )
-            return path
-    raise MissingError(
-        f"weights {name_or_path!r} are not here", "Give a .safetensors file made by `stylematte train`"
-    )
-
-
-def _set_parity(exported: object, parity: dict[str, object]) -> None:
-    for entry in exported.metadata_props:  # type: ignore[attr-defined]
-        if entry.key == "stylematte.parity":
-            entry.value = json.dumps(parity)
+def _read_size(text: str | None) -> tuple[int, int] | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
+    if match is None:
+        raise UsageError(f"--fixed-size {text!r} is no size", "Give height and width: --fixed-size 480x640")
+    return int(match[1]), int(match[2])

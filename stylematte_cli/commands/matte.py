@@ -16,7 +16,7 @@ from stylematte_cli.errors import InputError, UsageError
 from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 
 if TYPE_CHECKING:
-    from stylematte_cli.batch import Job
+    from stylematte_cli.batch import Job, Output
     from stylematte_cli.matter import Matter
 
 STDIN = Path("-")
@@ -28,8 +28,8 @@ def matte(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Photos, clips, sequences of pictures (shot.####.png), and folders; - reads a photo from stdin "
-            "and writes stdout.",
+            help="Photos, clips, sequences of pictures (shot.####.png), and folders; - reads a photo from "
+            "stdin and writes stdout.",
         ),
     ],
     out: Annotated[
@@ -47,17 +47,17 @@ def matte(
         typer.Option(
             "--background",
             metavar="COLOR|FILE|blur:R",
-            help="Behind a composite: #rrggbb, r,g,b or a name; a picture; for clips a clip, which starts again "
-            "where it is shorter; the photo's own, blurred by R px.",
+            help="Behind a composite: #rrggbb, r,g,b or a name; a picture; for clips a clip, which starts "
+            "again where it is shorter; the photo's own, blurred by R px.",
         ),
     ] = None,
     kind: Annotated[
         Literal["png", "webp", "tiff", "jpg", "exr", "prores", "webm", "mp4", "hevc", "ffv1"] | None,
         typer.Option(
             "--format",
-            help="Of the results: png for photos, mp4 or (where there is transparency) prores for clips, if not "
-            "given. Of clips, png, webp, tiff, jpg and exr make one file a frame. The colour profile of a photo "
-            "travels into all but exr, EXIF not into tiff.",
+            help="Of the results. If not given, png for photos; for clips mp4, or prores for cut-outs and "
+            "foregrounds. Of clips, png, webp, tiff, jpg and exr make one file a frame. The profile of "
+            "photos travels into all but exr, EXIF not into tiff.",
         ),
     ] = None,
     bit_depth: Annotated[
@@ -158,7 +158,7 @@ def matte(
 class _Asked:
     """The options that say what to make, as given."""
 
-    output: Any
+    output: "Output | None"
     background: str | None
     kind: str | None
     bit_depth: str | None
@@ -182,7 +182,7 @@ def _read_wish(asked: _Asked) -> Wish:
     from stylematte_cli.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(asked.background)
-    output = asked.output or ("alpha" if asked.background is None else "composite")
+    output: Output = asked.output or ("alpha" if asked.background is None else "composite")
     photo_kind = "png" if asked.kind is None or asked.kind in CLIP_FORMATS else asked.kind
     clip_kind = asked.kind or ("prores" if output in ("cutout", "foreground") else "mp4")
     is_premultiplied = asked.colours == "premultiplied"

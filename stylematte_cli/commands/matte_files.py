@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from fractions import Fraction
 
     from stylematte_cli.batch import Job, Outcome
+    from stylematte_cli.clips import ClipJob
     from stylematte_cli.matter import Matter
     from stylematte_cli.media.manifest import Manifest, State
     from stylematte_cli.media.paths import Item
     from stylematte_cli.media.span import Span
+    from stylematte_cli.media.video import ClipInfo
 
 log = logging.getLogger("stylematte")
 
@@ -40,11 +42,14 @@ class Model:
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
+        from stylematte_cli.commands.card import use_card
         from stylematte_cli.engines import open_engine
         from stylematte_cli.matter import Matter
         from stylematte_cli.weights import resolve
 
-        return Matter(open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes), self.size)
+        engine = open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes)
+        use_card(engine, self.device)
+        return Matter(engine, self.size)
 
 
 @dataclass(frozen=True)
@@ -170,7 +175,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
     photos = [item for item in work.items if not item.is_clip]
     clips = [item for item in work.items if item.is_clip]
-    _check(wish, photos, clips)
+    clip_job = _check(wish, photos, clips)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
@@ -193,8 +198,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     images.remove_leftovers({item.output.parent for item in work.items} | {item.output for item in clips})
     try:
         _do_photos(plans[0], matter, wish, how, workers, tally)
-        if plans[1].todo:
-            _do_clips(plans[1], matter, wish, how, cores, tally)
+        if clip_job is not None and plans[1].todo:
+            _do_clips(plans[1], matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
         tally.is_interrupted = True
     seconds = time.perf_counter() - started
@@ -214,7 +219,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     return tally.exit_code
 
 
-def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> None:
+def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
+    """Refuse what does not go together before any work starts; gives what to make of the clips."""
     if not clips and wish.for_clips:
         raise UsageError(f"{', '.join(wish.for_clips)}: for clips, and there are none among the inputs")
     if photos and wish.backdrop is not None:
@@ -222,8 +228,14 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> None:
             f"--background {wish.backdrop}: a clip can be behind clips alone",
             "Do the photos in a run of their own",
         )
-    if clips:
-        require("av", extra="video")
+    if not clips:
+        return None
+    require("av", extra="video")
+    from stylematte_cli.clips import ClipJob
+
+    return ClipJob(
+        wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
+    )
 
 
 def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
@@ -237,33 +249,27 @@ def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int,
             tally.add(outcome)
 
 
-def _do_clips(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
+def _do_clips(plan: Plan, matter: "Matter", job: "ClipJob", how: How, workers: int, tally: Tally) -> None:
     from stylematte_cli.batch import Network
-    from stylematte_cli.clips import ClipJob
+    from stylematte_cli.clips import matte_clip
 
-    job = ClipJob(
-        wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
-    )
     network = Network(matter, how.batch_size)
     plan.manifest.open()
     with closing(plan.manifest):
         for item, state in plan.todo:
-            outcome = _do_clip(item, network, job, plan.manifest, workers, state == "begun", how.quiet, tally)
-            tally.add(outcome)
+            frames = matte_clip(item, network, job, workers, resume=state == "begun")
+            tally.add(_do_clip(item, frames, job, plan.manifest, how.quiet, tally))
 
 
 def _do_clip(
     item: "Item",
-    network: Any,
-    job: Any,
+    frames: "Generator[tuple[int, int | None], None, ClipInfo]",
+    job: "ClipJob",
     manifest: "Manifest",
-    workers: int,
-    resume: bool,
     quiet: bool,
     tally: Tally,
 ) -> "Outcome":
     from stylematte_cli.batch import Outcome
-    from stylematte_cli.clips import matte_clip
     from stylematte_cli.media.manifest import identify
 
     outcome = Outcome(item)
@@ -273,7 +279,7 @@ def _do_clip(
         facts = identify(item.source)
         if job.is_sequence:
             manifest.record(item, "begun", facts)
-        info = with_frame_progress(matte_clip(item, network, job, workers, resume), item.source.name, quiet)
+        info = with_frame_progress(frames, item.source.name, quiet)
         outcome.size = info.size
         facts |= {"size": info.size, "frames": info.frames}
     except EngineError as error:

@@ -2,25 +2,28 @@
 
 import dataclasses
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from stylematte_cli.commands.options import Json, print_json, start_log
 from stylematte_cli.errors import InputError, MissingError
 
-app = typer.Typer(help="List the models that are here, or show one.")
+if TYPE_CHECKING:
+    from stylematte_cli.weights import Weights
+
+app = typer.Typer(help="List the models that are here, show one, or import released weights.")
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> int:
-    """List the models that are here, or show one."""
+    """List the models that are here, show one, or import released weights."""
     return list_models() if context.invoked_subcommand is None else 0
 
 
 @app.command("list")
 def list_models(as_json: Json = False) -> int:
-    """List the models that are here: name, size, licence, place, summary."""
+    """List models and training weights that are here: name, kind, size, licence, place, summary."""
     from stylematte_cli.weights import cache_folder, list_weights
 
     known = list_weights()
@@ -34,6 +37,7 @@ def list_models(as_json: Json = False) -> int:
                         "bytes": weights.bytes,
                         "licence": weights.licence,
                         "shipped": weights.shipped,
+                        "kind": _kind(weights),
                         "summary": weights.summary,
                     }
                     for weights in known
@@ -41,12 +45,13 @@ def list_models(as_json: Json = False) -> int:
             }
         )
         return 0
-    rows = [("NAME", "SIZE", "LICENCE", "WHERE", "SUMMARY")]
+    rows = [("NAME", "KIND", "SIZE", "LICENCE", "WHERE", "SUMMARY")]
     for weights in known:
         where = "shipped" if weights.shipped else str(weights.path.parent)
         rows.append(
             (
                 weights.name,
+                _kind(weights),
                 _megabytes(weights.bytes),
                 weights.licence or "not stated",
                 where,
@@ -56,16 +61,19 @@ def list_models(as_json: Json = False) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo(f"\nFiles <name>.onnx in {cache_folder()} are listed here too.")
+    typer.echo(f"\nFiles <name>.onnx and <name>.safetensors in {cache_folder()} are listed here too.")
     return 0
 
 
 @app.command("show")
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or an ONNX file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or a file.")],
     as_json: Json = False,
 ) -> int:
-    """Show a model's card and contract, and check the file against the card's SHA-256."""
+    """Show a model's card and contract, and check the file against the card's SHA-256.
+
+    Weights for training have a card alone.
+    """
     from stylematte_cli.engines import open_engine
     from stylematte_cli.weights import describe, sha256_of
 
@@ -77,13 +85,16 @@ def show(
             f"{weights.path}: SHA-256 is {found_sha256}, its card says {weights.sha256}",
             "The file is damaged or was exchanged: install stylematte again, or export the weights again",
         )
+    contract: dict[str, Any] = {}
+    missing = None
     try:
-        contract: dict[str, Any] = dataclasses.asdict(open_engine(weights.path, device="cpu").contract)
-        missing = None
+        if weights.is_model:
+            contract = dataclasses.asdict(open_engine(weights.path, device="cpu").contract)
     except MissingError as error:  # the card is worth showing where no runtime is installed
-        contract, missing = {}, error
+        missing = error
     facts: dict[str, Any] = {
         "name": weights.name,
+        "kind": _kind(weights),
         "file": str(weights.path),
         "where": "shipped with the package" if weights.shipped else "a file of yours",
         "bytes": weights.bytes,
@@ -103,9 +114,14 @@ def show(
     return 0
 
 
+def _kind(weights: "Weights") -> str:
+    return "model" if weights.is_model else "training"
+
+
 def _print_facts(facts: dict[str, Any]) -> None:
     verified = "agrees with the card" if facts["sha256_agrees_with_card"] else "no card states one"
     lines = {
+        "kind": facts["kind"],
         "file": f"{facts['file']} ({_megabytes(facts['bytes'])}, {facts['where']})",
         "sha256": f"{facts['sha256']} ({verified})",
         "licence": facts["licence"] or "not stated",

@@ -20,7 +20,8 @@ Device = Annotated[
         help="Where the network runs; a device named is had or fails.",
     ),
 ]
-Engine = Annotated[str, typer.Option("--engine", metavar="auto|onnx", help="What runs the network.")]
+ENGINES = "auto|onnx|tensorrt"
+Engine = Annotated[str, typer.Option("--engine", metavar=ENGINES, help="What runs the network.")]
 Size = Annotated[
     int | None,
     typer.Option(

@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 
-from stylematte_cli.errors import EngineError, InputError, MissingError
+from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError
 
 TOOLKITS = ("models", "export", "training")
 
@@ -24,16 +25,46 @@ def require(*packages: str, extra: str) -> None:
 def translated_errors() -> Iterator[None]:
     """Turn the errors of `models`, `export` and `training` into the tool's, with their exit codes.
 
-    Their errors are ValueErrors where the user's files or recipes are at fault and RuntimeErrors where the
-    work failed; everything else is our own mistake and passes as it is.
+    Their errors are ValueErrors where the user's files or recipes are at fault, with `is_missing` where
+    something is not here, and RuntimeErrors where the work failed; a package that only some presets need may
+    be missing. Everything else is our own mistake and passes as it is.
     """
     try:
         yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *TOOLKITS, "stylematte_cli"):
+            raise
+        raise MissingError(f"{package} is not installed", 'pip install "stylematte[train]"') from error
     except (ValueError, RuntimeError) as error:
         if type(error).__module__.partition(".")[0] not in TOOLKITS:
             raise
-        kind = InputError if isinstance(error, ValueError) else EngineError
+        kind: type[StyleMatteError] = InputError if isinstance(error, ValueError) else EngineError
+        if getattr(error, "is_missing", False):
+            kind = MissingError
         message = str(error)
         if "Original Traceback" in message:  # of a process of torch's DataLoader
             message = message.splitlines()[-1].partition(": ")[2]
         raise kind(message) from error
+
+
+def find_trained(name_or_path: str, option: str = "--weights") -> Path:
+    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
+
+    Raises:
+        InputError: A file of another kind.
+        MissingError: There is none; both messages name the option.
+    """
+    from stylematte_cli.weights import ASSETS, cache_folder
+
+    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
+        if path.is_file():
+            if path.suffix != ".safetensors":
+                raise InputError(
+                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
+                )
+            return path
+    raise MissingError(
+        f"{option}: weights {name_or_path!r} are not here",
+        "Give a .safetensors file made by `stylematte train`",
+    )

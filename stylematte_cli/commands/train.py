@@ -1,119 +1,245 @@
 """`stylematte train`: a recipe and data sets become weights."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stylematte_cli.commands.options import Device, Quiet
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.explain import explain, explain_all, explain_plan
+from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from training.config import Recipe
-    from training.data.readers import Sample
+    from training.loop import RunOptions
+
+PRECISIONS = ("fp32", "bf16", "fp16")
 
 
 def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="[RECIPE]", help="A recipe of the package, or a .toml file; without one, lists them."
+            metavar="[RECIPE]", help="A recipe of the package, or a .toml file; without one, explains them."
         ),
     ] = "",
     data: Annotated[
         Path | None, typer.Option("--data", metavar="DIR", help="Folder that holds the data sets.")
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", metavar="DIR", help="Run folder.")] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the run in --out; without it a folder in use is refused."),
-    ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", metavar="DIR", help="Run folder; goes on with the run in it."),
+    ] = None,
+    stages: Annotated[
+        str, typer.Option("--stages", metavar="A,B", help="Only these stages of the recipe.")
+    ] = "",
+    weights: Weights = "",
     backbone_weights: Annotated[
-        str, typer.Option("--backbone-weights", metavar="FILE|none", help="Pretrained encoder, or none.")
-    ] = "none",
+        str,
+        typer.Option(
+            "--backbone-weights",
+            metavar="hub|FILE|none",
+            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
+        ),
+    ] = "",
+    teacher: Annotated[
+        str, typer.Option("--teacher", metavar="NAME|FILE", help="Trained weights that label what has none.")
+    ] = "",
+    student: Annotated[
+        str, typer.Option("--student", metavar="NAME", help="Network to train, in place of the recipe's.")
+    ] = "",
+    check_data: Annotated[
+        bool, typer.Option("--check-data", help="Look through the data sets for what is wrong, and stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    device: Device = "cpu",
+    precision: Annotated[
+        str,
+        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on graphics cards."),
+    ] = "fp32",
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", min=1, help="Passes a step: so many times less memory.")
+    ] = 1,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
+    every: Annotated[
+        int, typer.Option("--every", min=1, help="Steps between scores, previews and saved states.")
+    ] = 500,
     mattes: Annotated[
         Path | None,
         typer.Option(
             "--mattes", metavar="DIR", help="Prepared mattes, shared by runs; OUT/mattes if not given."
         ),
     ] = None,
-    device: Device = "cpu",
-    precision: Annotated[
-        str,
-        typer.Option(
-            "--precision", metavar="fp32|bf16", help="bf16: about twice as fast where the processor has it."
-        ),
-    ] = "fp32",
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
-    every: Annotated[
-        int, typer.Option("--every", min=1, help="Steps between scores, previews and saved states.")
-    ] = 500,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Insist that --out holds a run to go on with.")
+    ] = False,
     quiet: Quiet = False,
+    as_json: Json = False,
 ) -> None:
     """Train a network by a recipe.
 
-    First makes mattes from the masks of the data sets, then runs the recipe's stages. The run folder gets the
-    weights (best.safetensors, last.safetensors), log.csv, TensorBoard files and preview pictures. Stop it at
-    any time: the same command with --resume goes on exactly where the last saved state was.
+    The run folder gets the weights (best.safetensors, last.safetensors), config.json, log.csv, TensorBoard
+    files and preview pictures. Stop it at any time, even with kill -9: the same command goes on where the
+    last saved state was. Start it with accelerate launch or torchrun for several processes; a recipe's
+    batch_size is that of all of them together.
     """
-    require("torch", "pymatting", "tensorboard", extra="train")
+    require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     with translated_errors():
-        from training.config import load_recipe, recipe_names
-
         if not recipe:
-            _explain(recipe_names())
+            _print(explain_all())
             return
-        plan = load_recipe(recipe)
-        if data is None or out is None:
-            raise UsageError("--data and --out are needed", "See stylematte train --help")
-        backbone = None if backbone_weights == "none" else Path(backbone_weights)
-        _check_usage(out, resume, precision, backbone)
-        device = _usable_device(device)
+        plan = _choose(recipe, stages, student)
+        if data is None:
+            if out is not None or check_data or dry_run:
+                raise UsageError("--data is needed", "The folder that holds the recipe's data sets")
+            _print(explain(recipe, plan))
+        elif not data.is_dir():
+            raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
+        elif check_data:
+            _check_data(plan, data, workers, quiet, as_json)
+        elif dry_run:
+            from training.plan import make_plan
 
-        from training.backbone import load_backbone
-        from training.loop import RunOptions
-        from training.loop import train as run
+            _print(explain_plan(recipe, make_plan(plan, data)))
+        elif out is None:
+            raise UsageError("--out is needed", "A folder for weights, log and previews")
+        else:
+            _check_usage(out, resume, precision, backbone_weights, weights)
+            from training.loop import RunOptions
 
-        mattes = mattes or out / "mattes"
-        _prepare_mattes(plan, data, mattes, max(1, workers), quiet)
-        options = RunOptions(out, mattes, device, precision, workers, every)
-        run(
-            plan,
-            data,
-            options,
-            initialise=None if backbone is None else lambda model: load_backbone(model, backbone, plan, data),
-            report=(lambda line: None) if quiet else typer.echo,
-        )
+            device = _usable_device(device)
+            if precision == "fp16" and device == "cpu":
+                raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
+            where = mattes or out / "mattes"
+            options = RunOptions(out, where, device, precision, accumulate, workers, every)
+            _run(plan, data, options, teacher, weights, backbone_weights, quiet)
+
+
+def _print(lines: Any) -> None:
+    for line in lines:
+        typer.echo(line)
+
+
+def _choose(name: str, stages: str, student: str) -> "Recipe":
+    """The recipe with the stages and the network that were asked for."""
+    import dataclasses
+
+    from models.presets import PRESETS
+    from training.config import load_recipe, select_stages
+
+    recipe = load_recipe(name)
+    if stages:
+        recipe = select_stages(recipe, tuple(part.strip() for part in stages.split(",")), "--stages")
+    if not student:
+        return recipe
+    if student not in PRESETS:
+        raise UsageError(f"--student {student} is no network", f"There are {', '.join(PRESETS)}")
+    return dataclasses.replace(recipe, preset=student, network={})
+
+
+def _check_data(plan: "Recipe", data: Path, workers: int, quiet: bool, as_json: bool) -> None:
+    from training.data.check import check_data
+
+    report = check_data(plan, data, workers=max(1, workers), quiet=quiet)
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _print(report.lines())
+    if report.errors:
+        raise typer.Exit(InputError.exit_code)
+
+
+def _check_usage(out: Path, resume: bool, precision: str, backbone: str, weights: str) -> None:
+    if resume and not (out / "state.pt").exists():
+        raise InputError(f"{out} holds no run to go on with", "Give its folder, or leave out --resume")
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not known", ", ".join(PRECISIONS))
+    if backbone not in ("", "hub", "none") and not Path(backbone).exists():
+        raise MissingError(f"--backbone-weights: {backbone} is not there", "Give a file, hub or none")
+    if weights and backbone not in ("", "none"):
+        raise UsageError("--weights and --backbone-weights exclude each other", "The former have an encoder")
+
+
+def _run(
+    recipe: "Recipe",
+    data: Path,
+    options: "RunOptions",
+    teacher: str,
+    weights: str,
+    backbone: str,
+    quiet: bool,
+) -> None:
+    import dataclasses
+
+    from stylematte_cli.weights import sha256_of
+    from training.loop import train as run
+    from training.plan import make_plan
+    from training.processes import check_batches, join_processes
+    from training.teacher import Teacher
+
+    paths = {
+        option: find_trained(name, f"--{option}")
+        for option, name in (("teacher", teacher), ("weights", weights))
+        if name
+    }
+    origin = {option: sha256_of(path) for option, path in paths.items()}
+    start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
+    processes = join_processes(options.device, options.precision, options.accumulate)
+    quiet = quiet or not processes.is_main_process
+    if begins_with:
+        origin["backbone"] = begins_with
+    goes_on = (options.out / "state.pt").exists()
+    if not quiet and not goes_on and "weights" not in paths:
+        named = begins_with if backbone in ("", "hub", "none") else backbone
+        print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
+    taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
+    ready = make_plan(recipe, data).recipe
+    check_batches(ready, processes)  # before hours go into mattes
+    with processes.main_process_first():
+        _prepare_mattes(ready, data, options, quiet)
+    options = dataclasses.replace(options, origin=origin)
+    run(recipe, data, options, start, (lambda line: None) if quiet else typer.echo, taught_by)
+    processes.end_training()
     if not quiet:
-        best = out / "best.safetensors"
+        best = options.out / "best.safetensors"
         typer.echo(f"weights: {best}; next: stylematte export --weights {best} --out DIR")
 
 
-def _check_usage(out: Path, resume: bool, precision: str, backbone: Path | None) -> None:
-    if (out / "state.pt").exists() and not resume:
-        raise InputError(f"{out} holds a run already", "Give --resume to go on with it, or another --out")
-    if precision not in ("fp32", "bf16"):
-        raise UsageError(f"--precision {precision} is not known", "fp32 or bf16")
-    if backbone is not None and not backbone.is_file():
-        raise MissingError(
-            f"--backbone-weights: {backbone} is not there", "Give a .safetensors file, or none"
-        )
+def _start(
+    recipe: "Recipe", data: Path, weights: Path | None, backbone: str
+) -> tuple[Callable[[Any], None] | None, str]:
+    """What fills the fresh network, and the name or hash of pretrained encoder weights."""
+    from stylematte_cli.weights import sha256_of
+    from training.backbone import load_backbone
+    from training.checkpoint import load_start
+
+    preset = recipe.build_preset()
+    if weights is not None:
+        trained = load_start(weights, preset)
+        return lambda model: model.load_state_dict(trained.state_dict()), ""
+    if backbone == "none" or (not backbone and not preset.hub):
+        return None, ""
+    if backbone in ("", "hub"):
+        return lambda model: load_backbone(model, "hub", recipe, data), preset.hub
+    path = Path(backbone)
+    name = sha256_of(path) if path.is_file() else path.name
+    return lambda model: load_backbone(model, path, recipe, data), name
 
 
-def _prepare_mattes(plan: "Recipe", data: Path, mattes: Path, workers: int, quiet: bool) -> None:
-    from training.data.pseudo_alpha import prepare
-    from training.data.readers import read_set
+def _prepare_mattes(recipe: "Recipe", data: Path, options: "RunOptions", quiet: bool) -> None:
+    from training.data.subjects import prepare_set, read_data_set
 
-    samples = {s.folder: read_set(data, s.folder) for s in plan.sets}  # all of it, before hours are spent
+    samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
     if not quiet:
-        _warn_of_twins(plan, samples)
-    for data_set in plan.sets:
-        if data_set.kind == "photos":
-            prepare(samples[data_set.folder], data_set.band, mattes, workers)
+        _warn_of_twins(recipe, samples)
+    for data_set in recipe.sets:
+        prepare_set(recipe, data_set, samples[data_set.folder], options.mattes, max(1, options.workers))
 
 
-def _warn_of_twins(plan: "Recipe", samples: "dict[str, list[Sample]]") -> None:
+def _warn_of_twins(plan: "Recipe", samples: dict[str, list[Any]]) -> None:
     from training.data.readers import split
     from training.data.twins import find_twins
 
@@ -125,22 +251,6 @@ def _warn_of_twins(plan: "Recipe", samples: "dict[str, list[Sample]]") -> None:
                 "scores on them flatter",
                 err=True,
             )
-
-
-def _explain(names: list[str]) -> None:
-    from training.config import load_recipe
-
-    for name in names:
-        recipe = load_recipe(name)
-        typer.echo(f"{name}: network {recipe.preset}")
-        for stage in recipe.stages:
-            losses = ", ".join([*(f"fine {n}" for n in stage.fine), *(f"coarse {n}" for n in stage.coarse)])
-            low, high = stage.side
-            typer.echo(
-                f"  {stage.name}: {stage.steps} steps of {stage.batch_size} photos, {low}-{high} px; {losses}"
-            )
-        typer.echo(f"  data sets below --data: {', '.join(s.folder for s in recipe.sets)}")
-    typer.echo("\nrun one with: stylematte train RECIPE --data DIR --out DIR")
 
 
 def _usable_device(device: str) -> str:

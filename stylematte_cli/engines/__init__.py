@@ -1,5 +1,6 @@
 """Engines run a model file. `open_engine` picks one; each reads the contract from the file it opens."""
 
+import logging
 import re
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from stylematte_cli.errors import MissingError, UsageError
 
 __all__ = ["Contract", "Engine", "open_engine"]
 
+log = logging.getLogger("stylematte")
+
 
 def open_engine(
     path: Path, engine: str = "auto", device: str = "auto", threads: int | None = None, lanes: int = 1
@@ -15,10 +18,11 @@ def open_engine(
     """Open a model file.
 
     Args:
-        path: An ONNX file made by `stylematte export`.
-        engine: `auto` or `onnx`.
-        device: `auto`, `cpu`, `cuda` or `cuda:i`. `auto` takes CUDA where the session really gets it and logs
-            its choice to the logger `stylematte`.
+        path: An ONNX file or a TensorRT engine made by `stylematte export`.
+        engine: `auto`, `onnx` or `tensorrt`. `auto` takes TensorRT for an engine file, and for an ONNX file
+            beside which an engine lies that was built from it for this machine; otherwise ONNX Runtime.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`. `auto` takes CUDA where the session really gets it. What
+            `auto` took, and why, goes to the logger `stylematte`.
         threads: CPU threads of one network pass. None takes all cores this process may use.
         lanes: How many threads will call the engine at once; with more than one, each pass has one thread.
 
@@ -27,12 +31,8 @@ def open_engine(
         MissingError: The file, the runtime or a device asked for by name is not here.
         InputError: The file is damaged or not a model of this tool.
     """
-    if engine == "tensorrt":
-        raise MissingError(
-            "engine tensorrt: this version has the ONNX engine only", "Use --engine onnx --device cuda"
-        )
-    if engine not in ("auto", "onnx"):
-        raise UsageError(f"engine {engine!r} is not known", "Choose auto or onnx")
+    if engine not in ("auto", "onnx", "tensorrt"):
+        raise UsageError(f"engine {engine!r} is not known", "Choose auto, onnx or tensorrt")
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
         raise UsageError(f"device {device!r} is not known", "Choose auto, cpu, cuda or cuda:0, cuda:1 ...")
     if threads is not None and threads < 1:
@@ -42,6 +42,28 @@ def open_engine(
     if not path.is_file():
         raise MissingError(f"{path}: no such weights file", "`stylematte models` lists the known names")
 
+    from stylematte_cli.engines import tensorrt
+
+    is_built = path.suffix == tensorrt.SUFFIX
+    if is_built and engine == "onnx":
+        raise UsageError(f"{path}: a TensorRT engine", "Use --engine tensorrt, or give the ONNX file")
+    if device == "cpu" and (is_built or engine == "tensorrt"):
+        raise UsageError("engine tensorrt needs a card, not --device cpu", "Use --device cuda")
+    if is_built or engine == "tensorrt" or (engine == "auto" and _has_engine(path, device)):
+        return tensorrt.open_tensorrt(path, device, lanes)
+
     from stylematte_cli.engines.onnx import open_onnx  # ONNX Runtime is an extra
 
     return open_onnx(path, device, threads, lanes)
+
+
+def _has_engine(path: Path, device: str) -> bool:
+    """Whether `auto` takes TensorRT; says why not where an engine lies there that looks as if it should."""
+    from stylematte_cli.engines.tensorrt import SUFFIX, usable_engine
+
+    if device == "cpu" or not any(path.parent.glob(f"{path.stem}.*{SUFFIX}")):
+        return False
+    is_usable, reason = usable_engine(path, device)
+    if not is_usable:
+        log.info("engine tensorrt not taken: %s", reason)
+    return is_usable

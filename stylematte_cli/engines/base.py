@@ -4,12 +4,15 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from stylematte_cli.engines.card_filter import CardFilter
 
 CONTRACT_VERSION = "1"
 SIZE_WEIGHT = 0.1  # how much a wrong number of pixels counts against a wrong shape
@@ -33,6 +36,8 @@ class Contract:
         licence: Of the weights.
         provenance: Data sets, stages, steps.
         parity: Differences from torch, measured at export.
+        precision: Number type of the network's products: fp32, fp16, bf16 or int8.
+        working_sizes: The (height, width) that the file takes; empty where every multiple of `stride` does.
     """
 
     preset: str
@@ -48,6 +53,8 @@ class Contract:
     licence: str
     provenance: dict[str, Any]
     parity: dict[str, Any]
+    precision: str = "fp32"
+    working_sizes: tuple[tuple[int, int], ...] = ()
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
@@ -90,6 +97,8 @@ class Contract:
                 licence=text("licence"),
                 provenance=_table(text("provenance")),
                 parity=_table(text("parity")),
+                precision=metadata.get("stylematte.precision", "fp32"),
+                working_sizes=_sizes(metadata.get("stylematte.working_sizes", "")),
             )
         except KeyError as error:
             raise InputError(
@@ -115,9 +124,10 @@ class Contract:
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
         """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
 
-        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, take the pair
-        with the least |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end
-        at the longest side allowed.
+        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, or of
+        `working_sizes` where the file takes no others, take the pair with the least
+        |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
+        side allowed.
 
         Args:
             height: Of the picture, in pixels.
@@ -136,14 +146,28 @@ class Contract:
                 f"size {size}: model {self.preset} needs at least {self.stride}",
                 f"Its own size is {self.working_size}",
             )
-        longest = -(-2 * size // self.stride) * self.stride
-        sides = np.arange(self.stride, longest + 1, self.stride, dtype=np.float64)
-        heights, widths = sides[:, None], sides[None, :]
+        heights, widths = self._choices(size)
         shape_error = np.abs(np.log(widths / heights) - np.log(width / height))
         area_error = np.abs(np.log(heights * widths / size**2))
-        cost = shape_error + SIZE_WEIGHT * area_error
-        row, column = np.unravel_index(np.argmin(cost), cost.shape)
-        return int(sides[row]), int(sides[column])
+        best = np.argmin(shape_error + SIZE_WEIGHT * area_error)
+        return int(heights[best]), int(widths[best])
+
+    def _choices(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Heights and widths to choose from, in pairs."""
+        if self.working_sizes:
+            heights, widths = np.array(self.working_sizes, np.float64).T
+            return heights, widths
+        longest = -(-2 * size // self.stride) * self.stride
+        sides = np.arange(self.stride, longest + 1, self.stride, dtype=np.float64)
+        return np.repeat(sides, len(sides)), np.tile(sides, len(sides))
+
+
+class Unread(Protocol):
+    """Coefficients of one photo that are still on a card."""
+
+    def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
+        """Make the alpha there: (H, W) opacity of the photo (H, W, 3), in the number type asked for."""
+        ...
 
 
 class Engine(Protocol):
@@ -154,21 +178,24 @@ class Engine(Protocol):
         name: Kind of engine, `onnx`.
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
+        card_filter: Makes the alphas on the card, once it is set; see `engines.card_filter`.
     """
 
     contract: Contract
     name: str
     provider: str
     lanes: int
+    card_filter: "CardFilter | None"
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
         """Run the network.
 
         Args:
             images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
 
         Returns:
-            (N, 2, h/4, w/4) float32: A and b of the guided filter.
+            (N, 2, h/4, w/4) float32: A and b of the guided filter; or one object a photo, where the filter
+            runs on the card too.
 
         Raises:
             EngineError: The runtime failed.
@@ -191,6 +218,14 @@ def usable_cores() -> int:
 def _triple(text: str) -> tuple[float, float, float]:
     red, green, blue = (float(part) for part in text.split(","))
     return red, green, blue
+
+
+def _sizes(text: str) -> tuple[tuple[int, int], ...]:
+    sizes = []
+    for part in text.split(",") if text else ():
+        height, width = (int(side) for side in part.split("x"))
+        sizes.append((height, width))
+    return tuple(sizes)
 
 
 def _table(text: str) -> dict[str, Any]:

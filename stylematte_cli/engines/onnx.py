@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Contract, usable_cores
+from stylematte_cli.engines.base import Contract, Unread, usable_cores
+from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.errors import EngineError, InputError, MissingError
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
@@ -33,18 +34,42 @@ class OnnxEngine:
         self.contract = contract
         self.provider: str = session.get_providers()[0]
         self.lanes = lanes
+        self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
         self._path = path
         self._session = session
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
+    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
         """Run the network; see `Engine.coefficients`."""
         guide = np.zeros((len(images), 3, 1, 1), np.float32)
         try:
+            if self.card_filter is not None:
+                return self._on_card(images, guide, self.card_filter)
             (result,) = self._session.run(["coefficients"], {"image": images, "guide": guide})
         except Exception as error:  # ORT's exceptions have no common base of their own
             shape = "x".join(map(str, images.shape))
             raise EngineError(f"{self._path}: ONNX Runtime failed on {shape}: {_one_line(error)}") from error
         return np.asarray(result, np.float32)
+
+    def _on_card(
+        self, images: NDArray[np.float32], guide: NDArray[np.float32], card_filter: CardFilter
+    ) -> list[Unread]:
+        """Run the network and leave the result where it is: no copy between network and filter."""
+        binding = self._session.io_binding()
+        binding.bind_cpu_input("image", images)
+        binding.bind_cpu_input("guide", guide)
+        binding.bind_output(
+            "coefficients", "cuda" if self.provider == CUDA else "cpu", card_filter.card.index
+        )
+        self._session.run_with_iobinding(binding)
+        binding.synchronize_outputs()
+        (value,) = binding.get_outputs()
+        _, channels, height, width = value.shape()
+        shape, step = (1, channels, height, width), channels * height * width * 4
+        arrays = (
+            OnCard(card_filter.card, shape, np.float32, value.data_ptr() + index * step, value)
+            for index in range(len(images))
+        )
+        return [CardCoefficients(array, card_filter) for array in arrays]
 
 
 def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxEngine:
@@ -85,6 +110,11 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
     try:
         session = _create_session(ort, path, [CPU], threads)
     except Exception as error:
+        if "NOT_IMPLEMENTED" in str(error):
+            raise EngineError(
+                f"{path}: ONNX Runtime {ort.__version__} cannot compute it on a CPU: {_one_line(error)}",
+                "bf16 files are for graphics cards; export the weights again without --bf16",
+            ) from error
         raise InputError(
             f"{path}: ONNX Runtime cannot open it: {_one_line(error)}",
             "The file is damaged or not an ONNX model",
@@ -103,6 +133,8 @@ def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> Onn
     if lacking:
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
     engine = OnnxEngine(path, session, contract, lanes)
+    if contract.precision == "fp16" and engine.provider == CPU:
+        log.warning("%s: a float16 file is slower on a CPU than the float32 file is", path)
     log.info("engine onnx, %s (%s), %d lane(s) of %d thread(s)", engine.provider, why, engine.lanes, threads)
     return engine
 

@@ -1,4 +1,4 @@
-"""Mattes that do not flicker: each is averaged with its neighbours in time, moved to where the subject is now.
+"""Mattes that do not flicker: each is averaged with its neighbours in time, moved to where the subject is.
 
 An image model decides each frame anew, so in the soft band its alpha boils with whatever passes behind. What
 moves with the subject is kept by this, what does not is averaged away.
@@ -46,7 +46,7 @@ class Stabiliser:
     """
 
     def __init__(self) -> None:
-        self._flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
         self._before: NDArray[np.float32] | None = None  # steadied alpha of the frame before the current one
         self._before_subject: NDArray[np.uint8] | None = None
         self._before_band: tuple[int, int, int, int] | None = None
@@ -99,11 +99,9 @@ class Stabiliser:
         total, weight = own.copy(), np.ones_like(own)
         for (alpha, _, _, say), flow in zip(neighbours, flows, strict=True):
             moved = _moved(alpha, flow, window)
-            difference = moved - own
-            difference *= difference
-            difference *= np.float32(-0.5 / TOLERANCE**2)
-            share = cv2.exp(difference).reshape(own.shape)
-            share *= np.float32(say)
+            difference = np.square(moved - own)
+            share = np.asarray(cv2.exp(difference * (-0.5 / TOLERANCE**2)), np.float32).reshape(own.shape)
+            share *= say
             weight += share
             moved *= share
             total += moved
@@ -169,5 +167,5 @@ def _moved(
     at[:, :, 1] *= 1 / scale_y
     at[:, :, 0] += np.arange(columns.start, columns.stop, dtype=np.float32)[None, :]
     at[:, :, 1] += np.arange(rows.start, rows.stop, dtype=np.float32)[:, None]
-    moved = cv2.remap(alpha, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    moved = cv2.remap(alpha, at[:, :, 0], at[:, :, 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return np.asarray(moved, np.float32).reshape(shape[1], shape[0])

@@ -94,15 +94,16 @@ def to_linear(values: NDArray[Any], transfer: int) -> NDArray[Any]:
     raise InputError(f"transfer {name} has no linear light to be written as exr", "Use --format tiff")
 
 
-def from_linear(values: NDArray[np.float32]) -> NDArray[np.uint16]:
+def from_linear(values: NDArray[Any]) -> NDArray[np.uint16]:
     """Encode light as sRGB with 16 bits; what is brighter than 1 is cut off.
 
     Args:
-        values: float32 of any shape.
+        values: Floating point, any shape.
     """
     light = np.clip(values, 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
-    return (encoded * 65535 + 0.5).astype(np.uint16)
+    rounded: NDArray[np.uint16] = (encoded * 65535 + 0.5).astype(np.uint16)
+    return rounded
 
 
 def _blocks(channels: Mapping[str, NDArray[np.float16]]) -> tuple[list[int], bytes]:

@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -27,7 +28,7 @@ _SRGB = Colour(BT709, exr.SRGB, RGB, FULL)
 
 
 class PictureSequence:
-    """A numbered sequence of pictures, read as `video.Clip` is. A number that is missing leaves a gap in time.
+    """A numbered sequence of pictures, read as `video.Clip` is; a missing number leaves a gap in time.
 
     Args:
         pattern: As for `find_frames`.
@@ -37,9 +38,6 @@ class PictureSequence:
     Raises:
         InputError: No frames, or none in the span.
     """
-
-    sound_streams: tuple[Any, ...] = ()
-    sound_after: tuple[Any, ...] = ()
 
     def __init__(self, pattern: Path, rate: Fraction, span: Span = Span()) -> None:  # noqa: B008 - frozen
         frames = find_frames(pattern)
@@ -51,6 +49,8 @@ class PictureSequence:
             raise InputError(f"{pattern}: no frames between --start and --end")
         if len(frames) <= frames[-1][0] - frames[0][0]:
             log.warning("warning: %s: numbers are missing between its frames", pattern)
+        self.sound_streams: list[Any] = []  # as a clip without sound
+        self.sound_after: list[Any] = []
         self._frames = frames[:: span.every]
         self._every = span.every
         photo = _read_frame(frames[0][1])
@@ -170,17 +170,17 @@ def _read_exr(path: Path) -> Photo:
         raise InputError(f"{path}: no such file") from None
     except (av.error.FFmpegError, StopIteration):
         raise InputError(f"{path}: damaged, cut short or an EXR that FFmpeg does not read") from None
-    dtype = np.float16 if "f16" in frame.format.name else np.float32
+    dtype = np.dtype(np.float16 if "f16" in frame.format.name else np.float32)
     planes = [
-        np.frombuffer(part, dtype).reshape(part.height, -1)[:, : part.width].astype(np.float32)
+        np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)[:, : part.width].astype(np.float32)
         for part in frame.planes
     ]
     # FFmpeg's order is green, blue, red, alpha; or grey alone.
-    colours = np.dstack([planes[2], planes[0], planes[1]] if len(planes) > 2 else 3 * planes[:1])
+    colours = cv2.merge([planes[2], planes[0], planes[1]] if len(planes) > 2 else 3 * planes[:1])
     if len(planes) < 4:
         return Photo(exr.from_linear(colours))
     alpha = np.clip(planes[3], 0, 1)
-    straight = colours / np.maximum(alpha, 1e-6)[:, :, None]
+    straight = colours / np.maximum(alpha, np.float32(1e-6))[:, :, None]
     return Photo(exr.from_linear(straight), (alpha * 65535 + 0.5).astype(np.uint16))
 
 

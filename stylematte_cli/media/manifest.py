@@ -52,7 +52,7 @@ class Record:
 
 
 class Manifest:
-    """The manifest of one output folder. Lines are appended; the last `ok` or `begun` one of an output counts.
+    """The manifest of one output folder. The last line of an output that says `ok` or `begun` counts.
 
     Args:
         out: The output folder, which need not exist yet.

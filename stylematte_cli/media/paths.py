@@ -47,8 +47,9 @@ class Work:
 def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
     """Find the pictures and clips and name their results, before any work starts.
 
-    A file goes to `out/<stem><suffix>`, a sequence of pictures to `out/<what its names begin with>`. A folder is searched with its subfolders, links followed, and
-    mirrored below `out`. Hidden files and folders, and `out` itself, are passed over in folders.
+    A file goes to `out/<stem><suffix>`, a sequence of pictures to `out/<what its names begin with>`. A folder
+    is searched with its subfolders, links followed, and mirrored below `out`. Hidden files and folders, and
+    `out` itself, are passed over in folders.
 
     Args:
         inputs: Files of any name, and folders. A file that does not exist is kept: reading it will say so.

@@ -1,11 +1,12 @@
 """Clips from files: upright RGB frames with their timestamps, and the sound that lies between them."""
 
 import logging
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self, TypeAlias, cast
 
 import av
 import numpy as np
@@ -13,12 +14,12 @@ import numpy as np
 from stylematte_cli.errors import InputError, MissingError
 from stylematte_cli.media.images import TURNS, Photo
 from stylematte_cli.media.span import Span, shift_timecode
-from stylematte_cli.media.yuv import RGB, UNSPECIFIED, Colour, to_photo
+from stylematte_cli.media.yuv import RGB, Colour, to_photo
 
 log = logging.getLogger("stylematte")
 
 FALLBACK_RATE = Fraction(25)  # where a file says nothing
-Sound: TypeAlias = "list[av.Packet[Any]]"  # noqa: UP040 - `type` came with Python 3.12
+Sound: TypeAlias = "list[av.Packet[Any]]"
 _UPRIGHT = 1
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
@@ -44,7 +45,7 @@ class ClipInfo:
     size: tuple[int, int]
     rate: Fraction
     time_base: Fraction
-    colour: Colour = Colour()
+    colour: Colour = field(default_factory=Colour)
     is_deep: bool = False
     pixel_shape: Fraction | None = None
     first_number: int = 1
@@ -182,7 +183,7 @@ class Clip:
                         sound.append(packet)
                     continue
                 packets += packet.dts is not None or packet.size > 0
-                for frame in self._decoder.decode(packet) if self._decoder else packet.decode():
+                for frame in (self._decoder or self._stream).decode(packet):
                     done += 1
                     yield frame
         except av.error.FFmpegError as error:
@@ -225,7 +226,7 @@ class Clip:
         """Say where the span ends, by timestamp or by how many frames lie before it."""
         end = self._span.end
         if isinstance(end, Fraction):
-            return self._first_pts + int(np.ceil(end / self._time_base)), None
+            return self._first_pts + math.ceil(end / self._time_base), None
         return None, end
 
     @property
@@ -254,7 +255,7 @@ class Clip:
             times: list[int] = []
             wanted = None
             if isinstance(span.start, Fraction):
-                wanted = self._first_pts + int(np.ceil(span.start / base))
+                wanted = self._first_pts + math.ceil(span.start / base)
             number = span.start if isinstance(span.start, int) else 1
             for packet in container.demux(stream):
                 if packet.size == 0 or packet.is_discard:
@@ -298,7 +299,10 @@ class Clip:
             if isinstance(last, Fraction):
                 last = round(last * rate)
             total = max(1, -(-(min(last, total) - self._start.index) // span.every))
-        timecode = stream.metadata.get("timecode") or self._container.metadata.get("timecode")
+        # Matroska writes keys in capitals.
+        tags = {key.lower(): value for key, value in self._container.metadata.items()}
+        timecode = {key.lower(): value for key, value in stream.metadata.items()}.get("timecode")
+        timecode = timecode or tags.get("timecode")
         is_rgb = first.format.is_rgb
         return ClipInfo(
             size=(height, width),
@@ -315,7 +319,7 @@ class Clip:
             first_number=self._start.index + 1,
             frames=total or None,
             timecode=timecode and shift_timecode(timecode, self._start.index, rate),
-            tags={key: value for key, value in self._container.metadata.items() if key.lower() in _TAGS},
+            tags={key: value for key, value in tags.items() if key in _TAGS},
         )
 
 
@@ -367,11 +371,11 @@ def _moved(sound: Sound, shift: int, clip: Clip) -> Sound:
 
 def _orientation(frame: av.VideoFrame) -> int:
     """Read how the stored frames lie, as an EXIF orientation, from the container's display matrix."""
-    try:
-        side_data = frame.side_data["DISPLAYMATRIX"]
-    except KeyError:
+    side_data = cast(Any, frame.side_data)  # PyAV's own annotation is that of another object
+    matrices = [part for part in side_data if part.type.name == "DISPLAYMATRIX"]
+    if not matrices:
         return _UPRIGHT
-    a, b, _, c, d = np.frombuffer(bytes(side_data), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(matrices[0]), np.int32)[:5].tolist()
     if abs(a) + abs(d) >= abs(b) + abs(c):
         return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]
     return {(False, False): 5, (False, True): 6, (True, True): 7, (True, False): 8}[b < 0, c < 0]

@@ -1,4 +1,4 @@
-"""Clips into files: the codecs on offer, timestamps and sound as in the source, the file whole or not at all."""
+"""Clips into files: the codecs on offer; times and sound as in the source; the file whole or not at all."""
 
 import logging
 import os
@@ -240,7 +240,8 @@ def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
 
 def _muxer_options(recipe: Recipe, info: ClipInfo) -> dict[str, str]:
     if recipe.container not in ("mov", "mp4"):
-        return {}
+        # The lead-in of sound lies before zero; moved up there it would take the frames along.
+        return {"avoid_negative_ts": "disabled"}
     options = {"movflags": "+faststart"} if recipe.container == "mp4" else {}
     # The same unit of time as the source's, so that no timestamp is rounded.
     if info.time_base.numerator == 1 or info.time_base.denominator >= 1000:

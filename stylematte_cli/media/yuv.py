@@ -1,7 +1,7 @@
 """Frames of video between Y'CbCr as codecs hold it and RGB as the tool works in it.
 
-FFmpeg's scaler is exact to a code of 8 bits and no finer: RGB of 16 bits comes back up to four codes of 10 bits
-off. So it converts what has 8 bits; deeper frames are converted here, in floating point.
+FFmpeg's scaler is exact to a code of 8 bits and no finer: RGB of 16 bits comes back up to four codes of 10
+bits off. So it converts what has 8 bits; deeper frames are converted here, in floating point.
 """
 
 from collections.abc import Sequence
@@ -160,8 +160,8 @@ def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.Vide
 def plane(frame: av.VideoFrame, index: int) -> NDArray[Any]:
     """View a plane of a frame without its padding: (rows, columns) uint8 or uint16, writable."""
     part = frame.planes[index]
-    dtype = np.uint8 if frame.format.components[0].bits <= 8 else np.uint16
-    rows = np.frombuffer(part, dtype).reshape(part.height, -1)
+    dtype = np.dtype(np.uint8 if frame.format.components[0].bits <= 8 else np.uint16)
+    rows: NDArray[Any] = np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)
     return rows[:, : part.width]
 
 
@@ -189,7 +189,7 @@ def _deep_photo(frame: av.VideoFrame, matrix: int, is_full: bool, has_alpha: boo
     pixels = np.empty((frame.height, frame.width, 3), np.uint16)
     for strip in _strips(frame.height, frame.width):
         values = cv2.merge([part[strip].astype(np.float32) for part in planes])
-        pixels[strip] = to_dtype(cv2.transform(values, rows), np.uint16)
+        pixels[strip] = to_dtype(np.asarray(cv2.transform(values, rows), np.float32), np.uint16)
     return _photo_with_alpha(pixels, plane(whole, 3).copy()) if has_alpha else Photo(pixels)
 
 
@@ -219,7 +219,7 @@ def _write_planes(frame: av.VideoFrame, pixels: NDArray[Any], matrix: int, bits:
     most = np.float32((1 << bits) - 1)
     planes = [plane(frame, index) for index in range(len(frame.planes))]
     for strip in _strips(*pixels.shape[:2]):
-        values = cv2.transform(pixels[strip, :, :3].astype(np.float32), rows)
+        values = np.asarray(cv2.transform(pixels[strip, :, :3].astype(np.float32), rows), np.float32)
         values += np.float32(0.5)
         np.clip(values, 0, most, out=values)
         for index, channel in enumerate(cv2.split(values)):

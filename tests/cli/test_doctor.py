@@ -8,6 +8,9 @@ import pytest
 
 from stylematte_cli import weights
 from stylematte_cli.app import main
+from stylematte_cli.engines import cuda as cuda_module
+from stylematte_cli.engines import tensorrt
+from tests.runtime.fake_card import FakeCuda
 
 
 @pytest.fixture
@@ -133,3 +136,44 @@ def test_a_device_asked_for_and_not_had_fails(assets, capsys):
     assert code == 4
     assert findings["matte"]["state"] == "fail"
     assert 'pip install "stylematte[gpu]"' in findings["matte"]["fix"]
+
+
+@pytest.fixture
+def card(monkeypatch) -> FakeCuda:
+    card = FakeCuda()
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: card)
+    monkeypatch.setattr(cuda_module, "_driver_version", lambda: "580.1")
+    monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: "11.4.0.106")
+    return card
+
+
+def test_tensorrt_is_not_missed_without_a_card(assets, capsys):
+    assert "tensorrt" not in report(capsys)[1]
+    put_nvidia_smi_on_path(assets, "echo 'Drawn Card, 580.1, 8192 MiB'")
+    finding = report(capsys)[1]["tensorrt"]
+    assert finding["state"] == "note"
+    assert 'pip install "stylematte[tensorrt]"' in finding["fix"]
+
+
+def test_tensorrt_with_and_without_an_engine(assets, capsys, card, monkeypatch):
+    finding = report(capsys)[1]["tensorrt"]
+    assert finding["state"] == "note"
+    assert (
+        "11.4.0.106 on Drawn Card 9000, compute capability 9.0, driver 580.1; no engine of"
+        in finding["detail"]
+    )
+    monkeypatch.setattr(tensorrt, "find_engine", lambda path, here: (path.with_suffix(".engine"), ""))
+    finding = report(capsys)[1]["tensorrt"]
+    assert finding["state"] == "ok"
+    assert finding["detail"].endswith(f"engine {assets / weights.DEFAULT}.engine")
+    card.cards = 0
+    finding = report(capsys)[1]["tensorrt"]
+    assert finding["state"] == "warn"
+    assert "no card for it: no CUDA card can be used" in finding["detail"]
+
+
+def test_an_engine_asked_for_by_name_and_not_there(assets, capsys, card):
+    code, findings = report(capsys, "--engine", "tensorrt")
+    assert code == 4
+    assert findings["matte"]["state"] == "fail"
+    assert "TensorRT is not installed" in findings["matte"]["detail"]

@@ -9,6 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from export.parity import LIMITS, Limits
 from models.checkpoints import save_weights
 from stylematte_cli.app import main
 from tests.models.networks import lively
@@ -54,7 +55,7 @@ def made(weights, photos, tmp_path_factory) -> Path:
 def traced(made, monkeypatch):
     """Stands for torch's tracing, which takes seconds; returns what it will give."""
     model = onnx.load(made / "mine.onnx")
-    monkeypatch.setattr("export.onnx.export_onnx", lambda network, origin: model)
+    monkeypatch.setattr("export.build.export_onnx", lambda network, origin: model)
     return model
 
 
@@ -84,6 +85,7 @@ def test_file_and_card(made, weights):
         "licence": "CC0-1.0",
         "summary": "",
         "provenance": {"steps": 12},
+        "precision": "fp32",
     }
     facts = {entry.key: entry.value for entry in onnx.load(made / "mine.onnx").metadata_props}
     assert facts["stylematte.weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
@@ -116,7 +118,7 @@ def test_a_line_for_people(weights, photos, tmp_path, capsys, traced):
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{tmp_path / 'mine.onnx'}: ")
     assert "over 4 pictures" in captured.out
-    assert "(test)" in captured.err
+    assert "(test, fp32)" in captured.err
 
 
 def test_the_card_beside_the_weights_is_carried_over(weights, photos, tmp_path, traced):
@@ -182,3 +184,56 @@ def test_a_missing_package_is_named_with_the_line_that_installs_it(weights, tmp_
     monkeypatch.setattr("stylematte_cli.commands.toolkit.find_spec", lambda name: None)
     line = refused(capsys, weights, tmp_path, code=4)
     assert line.endswith('torch is not installed. pip install "stylematte[train]"')
+
+
+def test_precisions(weights, photos, tmp_path, capsys, traced):
+    """A file of each, under a name of its own, with the card saying which."""
+    for precision in ("fp16", "bf16"):
+        assert run(weights, tmp_path, f"--{precision}", "--photos", photos) == 0
+        target = tmp_path / f"mine_{precision}.onnx"
+        assert f"{target}: " in capsys.readouterr().out
+        facts = {entry.key: entry.value for entry in onnx.load(target).metadata_props}
+        assert facts["stylematte.precision"] == precision
+        assert json.loads(facts["stylematte.parity"])["reference"] == "fp32"
+        assert json.loads(target.with_suffix(".json").read_text())["precision"] == precision
+
+
+def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
+    weights, tmp_path, capsys, traced, monkeypatch
+):
+    # A network of random weights is undecided everywhere, so its alpha moves more than a trained one's.
+    monkeypatch.setitem(LIMITS, "int8", Limits(0.6, 0.5, 0.05))
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(24):
+        drawn.save(folder / f"{number:02}.png", drawn.picture(np.random.default_rng(number))[0])
+    assert run(weights, tmp_path, "--int8", "--photos", folder) == 0
+    assert "over 8 pictures" in capsys.readouterr().out  # six photos, noise, a batch
+    assert json.loads((tmp_path / "mine_int8.json").read_text())["calibration_photos"] == 18
+    (folder / "00.png").unlink()
+    for number in range(1, 4):
+        (folder / f"{number:02}.png").unlink()
+    line = refused(capsys, weights, tmp_path, "--int8", "--photos", folder, "--overwrite", code=3)
+    assert "15 photos are too few" in line
+
+
+def test_precisions_that_cannot_be_meant(weights, photos, tmp_path, capsys):
+    assert "exclude each other" in refused(capsys, weights, tmp_path, "--fp16", "--int8", code=2)
+    assert "--int8 needs --photos DIR" in refused(capsys, weights, tmp_path, "--int8", code=2)
+
+
+def test_a_working_size_and_a_fixed_size(weights, photos, tmp_path, capsys):
+    """Traced anew: the file of the other tests says the preset's own size."""
+    arguments = ("--photos", photos, "--size", 96, "--fixed-size", "64x96")
+    assert run(weights, tmp_path, *arguments) == 0
+    model = onnx.load(tmp_path / "mine.onnx")
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert facts["stylematte.working_size"] == "96"
+    assert facts["stylematte.working_sizes"] == "64x96"
+    session = onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[2:] == [64, 96]
+    picture = np.zeros((2, 3, 64, 96), np.float32)
+    assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (2, 1, 64, 96)
+    capsys.readouterr()
+    line = refused(capsys, weights, tmp_path, "--overwrite", "--fixed-size", "64x97", code=3)
+    assert "takes multiples of 32" in line

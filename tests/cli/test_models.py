@@ -36,7 +36,7 @@ def places(tmp_path, monkeypatch, red_model):
 def test_list_has_a_line_a_model(places, capsys, command):
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "SIZE", "LICENCE", "WHERE", "SUMMARY"]
+    assert lines[0].split() == ["NAME", "KIND", "SIZE", "LICENCE", "WHERE", "SUMMARY"]
     assert lines[1].startswith("nano")
     assert "CC0-1.0" in lines[1]
     assert lines[1].endswith("Finds what is red.")
@@ -50,6 +50,7 @@ def test_list_as_json(places, capsys):
     nano, mine = json.loads(capsys.readouterr().out)["models"]
     assert (nano["name"], nano["shipped"], nano["licence"]) == ("nano", True, "CC0-1.0")
     assert (mine["name"], mine["shipped"], mine["licence"]) == ("mine", False, "")
+    assert nano["kind"] == mine["kind"] == "model"
     assert nano["bytes"] == (places[0] / "nano.onnx").stat().st_size
 
 

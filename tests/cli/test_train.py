@@ -1,5 +1,7 @@
 """`stylematte train`: what it refuses before any work, and the whole road from photos to a matte."""
 
+import dataclasses
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -7,14 +9,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from torch._utils import ExceptionWrapper
 
+from models.checkpoints import load_weights
+from models.presets import PRESETS
 from stylematte_cli.app import main
 from stylematte_cli.commands.toolkit import translated_errors
 from stylematte_cli.errors import InputError
 from tests.training import drawn
-from training import loop
-from training.data.readers import DataError
+from training import backbone, loop
+from training.config import RECIPES
+from training.data.readers import DataError, is_held_out
+from training.losses import LOSSES
 
 
 @pytest.fixture(scope="module")
@@ -50,18 +57,82 @@ def refused(capsys, *arguments, code: int) -> str:
     return line
 
 
-def test_without_arguments_it_lists_the_recipes(capsys):
+def test_without_arguments_it_explains_the_recipes(capsys):
     assert run() == 0
     text = capsys.readouterr().out
-    assert "nano: network nano" in text
-    assert "segmentation: " in text
-    assert "people_portrait" in text
+    assert "  network tiny\n  segmentation: 15 epochs of 4 photos, 800 px; fine bce, fine dice\n" in text
+    assert "animals (optional): " in text
+    assert "    AM-2k: mattes, layout am-2k; stages animals\n" in text
+    assert "    P3M-10k: scored, 50 photos, full size, layout p3m-500-p\n" in text
+    assert "  network nano\n  segmentation: 4500 steps of 8 photos, 208-304 px; coarse bce" in text
+    assert "\nablation/bilinear: The reference without guided filter" in text
     assert "stylematte train RECIPE --data DIR --out DIR" in text
 
 
-@pytest.mark.parametrize("given", [[], ["--data", "x"], ["--out", "x"]])
-def test_data_and_out_are_needed(capsys, recipe, given):
-    assert "--data and --out are needed" in refused(capsys, recipe, *given, code=2)
+def test_with_a_recipe_alone_it_explains_that_one(capsys, recipe):
+    assert run("ablation/conv_gf") == 0
+    text = capsys.readouterr().out
+    assert "  network tiny, upsampler = conv_gf\n" in text
+    assert "AM-2k" not in text  # no stage of it reads them
+    assert run(recipe, "--stages", "matting") == 0
+    text = capsys.readouterr().out
+    assert "  matting: 4 steps of 2 photos, 64-96 px; fine l2, fine laplacian\n" in text
+    assert "segmentation" not in text
+
+
+@pytest.mark.parametrize(
+    ("given", "needed"),
+    [
+        (["--data", "."], "--out is needed"),
+        (["--out", "x"], "--data is needed"),
+        (["--check-data"], "--data is needed"),
+        (["--dry-run"], "--data is needed"),
+    ],
+)
+def test_data_and_out_are_needed(capsys, recipe, given, needed):
+    assert needed in refused(capsys, recipe, *given, code=2)
+
+
+def test_a_dry_run_says_what_would_be_done(capsys, data, recipe, tmp_path):
+    half_gone = Path(shutil.copytree(data, tmp_path / "data"))
+    shutil.rmtree(half_gone / drawn.CUTOUTS)
+    text = drawn.TOML.replace("share = 0.3", "share = 0.0").replace("steps = 6", "epochs = 3")
+    text += f"""
+[[stages]]
+name = "cut-outs"
+steps = 4
+batch_size = 2
+side = [64, 96]
+learning_rate = 2e-3
+optional = true
+shares = {{ {drawn.CUTOUTS} = 1.0 }}
+fine = {{ l2 = 1.0 }}
+"""
+    (tmp_path / "mine.toml").write_text(text)
+    arguments = ("--data", half_gone, "--out", tmp_path / "out", "--dry-run")
+    assert run(tmp_path / "mine.toml", *arguments) == 0
+    said = capsys.readouterr().out
+    trained = sum(1 for p in sorted((data / drawn.PEOPLE / "image").iterdir()) if not held_out(p))
+    assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
+    assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
+    assert f"  {drawn.PEOPLE}: {trained} pictures to train on, {10 - trained} held out\n" in said
+    assert f"stage cut-outs left out: {half_gone / drawn.CUTOUTS} is not there" in said
+    assert not (tmp_path / "out").exists()
+    line = refused(capsys, tmp_path / "mine.toml", *arguments, "--stages", "cut-outs", code=3)
+    assert f"{drawn.CUTOUTS}: no such data set folder" in line  # asked for by name, so it must be there
+
+
+def held_out(photo: Path) -> bool:
+    return is_held_out(f"{drawn.PEOPLE}/{photo.stem}", drawn.HELD_OUT_EVERY)
+
+
+def test_the_data_is_checked(capsys, data, recipe, tmp_path):
+    assert run(recipe, "--data", data, "--check-data") == 0
+    assert f"{drawn.PEOPLE} (photos, layout plain): 10 pictures" in capsys.readouterr().out
+    broken = Path(shutil.copytree(data, tmp_path / "data"))
+    (broken / drawn.PEOPLE / "mask" / "photo_1.png").unlink()
+    assert run(recipe, "--data", broken, "--check-data", "--json") == 3
+    assert json.loads(capsys.readouterr().out)["errors"] > 0
 
 
 def test_recipes_that_cannot_be_used(capsys, tmp_path):
@@ -77,6 +148,11 @@ def test_recipes_that_cannot_be_used(capsys, tmp_path):
 def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     there = (recipe, "--data", data, "--out", tmp_path / "out")
     assert "--precision fp8" in refused(capsys, *there, "--precision", "fp8", code=2)
+    assert "fp16 needs a graphics card" in refused(capsys, *there, "--precision", "fp16", code=2)
+    line = refused(capsys, *there, "--accumulate", 3, code=3)
+    assert "batch_size 4 is no multiple of 1 processes times 3" in line
+    assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)
+    assert "--stages: no stage 'x'; the recipe has seg" in refused(capsys, *there, "--stages", "x", code=3)
     assert "--device tpu" in refused(capsys, *there, "--device", "tpu", code=4)
     assert "--device cuda:99" in refused(capsys, *there, "--device", "cuda:99", code=4)
     line = refused(capsys, *there, "--backbone-weights", tmp_path / "none.safetensors", code=4)
@@ -85,6 +161,8 @@ def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
 
 
 def test_data_that_is_not_there(capsys, recipe, data, tmp_path):
+    line = refused(capsys, recipe, "--data", tmp_path / "gone", "--out", tmp_path / "out", code=3)
+    assert "gone: no such folder" in line
     line = refused(capsys, recipe, "--data", tmp_path, "--out", tmp_path / "out", code=3)
     assert "people_drawn: no such data set folder" in line
     broken = shutil.copytree(data, tmp_path / "data")
@@ -103,36 +181,76 @@ def test_encoder_weights_of_something_else(capsys, recipe, data, trained, tmp_pa
     assert "w.safetensors: not weights of this encoder" in line
 
 
-def test_a_folder_in_use_is_refused_without_resume(capsys, recipe, data, trained):
-    before = (trained / "state.pt").read_bytes()
-    line = refused(capsys, recipe, "--data", data, "--out", trained, code=3)
-    assert "holds a run already. Give --resume" in line
-    assert (trained / "state.pt").read_bytes() == before
-
-
-def test_resume_wants_the_same_recipe(capsys, data, trained, tmp_path):
-    (tmp_path / "other.toml").write_text(drawn.TOML.replace("seed = 3", "seed = 4"))
-    line = refused(
-        capsys, tmp_path / "other.toml", "--data", data, "--out", trained, "--resume", "--workers", 0, code=5
+def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
+    arguments = (recipe, "--data", data, "--out", tmp_path / "out", "--mattes", trained / "mattes")
+    arguments += ("--workers", 0, "--stages", "matting")
+    line = refused(capsys, *arguments, "--weights", "nano", code=3)
+    assert "nano.safetensors: weights of preset nano, and the recipe trains test" in line
+    line = refused(capsys, *arguments, "--weights", "nanno", code=4)
+    assert "--weights: weights 'nanno' are not here" in line
+    best = trained / "best.safetensors"
+    line = refused(capsys, *arguments, "--weights", best, "--backbone-weights", "hub", code=2)
+    assert "exclude each other" in line
+    assert not (tmp_path / "out").exists()
+    seen = []
+    monkeypatch.setattr(
+        loop.Run, "_step", lambda self, *_: seen.append(self.model.state_dict()) or {"loss": 0.0}
     )
+    assert run(*arguments, "--weights", best) == 0
+    wanted, _ = load_weights(best)
+    assert all(torch.equal(seen[0][name], tensor) for name, tensor in wanted.state_dict().items())
+    origin = json.loads((tmp_path / "out" / "config.json").read_text())["origin"]
+    assert origin == {"weights": hashlib.sha256(best.read_bytes()).hexdigest()}
+
+
+def test_the_hub_is_asked_where_the_network_has_weights_there(
+    capsys, recipe, data, trained, tmp_path, monkeypatch
+):
+    asked = []
+    monkeypatch.setattr(backbone, "load_backbone", lambda model, source, *_: asked.append(source))
+    monkeypatch.setattr(loop.Run, "_step", lambda self, *_: {"loss": 0.0})
+    has_some = dataclasses.replace(PRESETS["test"], hub="somebody/some-weights")
+    common = ("--data", data, "--mattes", trained / "mattes", "--workers", 0)
+    assert run(recipe, *common, "--out", tmp_path / "a") == 0
+    assert "encoder weights: none, it begins at random" in capsys.readouterr().err
+    monkeypatch.setitem(PRESETS, "test", has_some)
+    assert run(recipe, *common, "--out", tmp_path / "b") == 0
+    assert "encoder weights: somebody/some-weights" in capsys.readouterr().err
+    assert run(recipe, *common, "--out", tmp_path / "c", "--backbone-weights", "none") == 0
+    assert asked == ["hub"]
+
+
+def test_a_folder_of_another_run_is_refused(capsys, data, trained, tmp_path):
+    before = {path: path.read_bytes() for path in trained.iterdir() if path.is_file()}
+    (tmp_path / "other.toml").write_text(drawn.TOML.replace("seed = 3", "seed = 4"))
+    common = ("--data", data, "--out", trained, "--workers", 0)
+    line = refused(capsys, tmp_path / "other.toml", *common, code=3)
     assert "holds a run of another recipe" in line
+    assert {path: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
 
 
-def test_ctrl_c_and_resume(capsys, recipe, data, trained, tmp_path, monkeypatch):
-    step = loop.StageRun._step
+def test_resume_insists_on_a_run(capsys, recipe, data, tmp_path):
+    line = refused(capsys, recipe, "--data", data, "--out", tmp_path / "out", "--resume", code=3)
+    assert "holds no run to go on with" in line
+    assert not (tmp_path / "out").exists()
 
-    def pressed(self, number, batch):
-        if self.number == 1 and number == 1:
+
+def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_path, monkeypatch):
+    step = loop.Run._step
+
+    def pressed(self, stage, number, batches):
+        if stage == 1 and number == 1:
             raise KeyboardInterrupt
-        return step(self, number, batch)
+        return step(self, stage, number, batches)
 
     out = tmp_path / "run"
     arguments = (recipe, "--data", data, "--out", out, "--mattes", trained / "mattes", "--workers", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "_step", pressed)
+        patch.setattr(loop.Run, "_step", pressed)
         assert run(*arguments, "--every", 5) == 130
     capsys.readouterr()
-    assert run(*arguments, "--every", 5, "--resume") == 0
+    assert run(*arguments, "--every", 5) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "going on at stage 1, step 6"
     assert lines[-1].startswith(f"weights: {out / 'best.safetensors'}; next: stylematte export")
@@ -153,7 +271,7 @@ def test_from_photos_to_a_matte(trained, data, tmp_path, capsys):
 
 
 def test_a_batch_that_is_no_number_ends_with_one_line(capsys, recipe, data, trained, tmp_path, monkeypatch):
-    monkeypatch.setitem(loop.LOSSES, "bce", lambda logits, alpha, weight: logits.sum() * float("nan"))
+    monkeypatch.setitem(LOSSES, "bce", lambda logits, alpha, weight: logits.sum() * float("nan"))
     line = refused(
         *(capsys, recipe, "--data", data, "--out", tmp_path, "--mattes", trained / "mattes", "--workers", 0),
         code=5,
@@ -185,3 +303,24 @@ def test_cuda_is_taken_where_auto_finds_it(monkeypatch):
     ]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert _usable_device("auto") == "cpu"
+
+
+def test_a_student_learns_from_a_teacher(capsys, trained, data, tmp_path):
+    photos = tmp_path / "photos"
+    shutil.copytree(data / drawn.PEOPLE / "image", photos)
+    text = (RECIPES / "distill.toml").read_text()
+    for old, new in {
+        "steps = 4000": "steps = 3", "batch_size = 8": "batch_size = 2",
+        "[208, 320]": "[64, 64]", "[352, 544]": "[64, 96]", "held_out_every = 10": "held_out_every = 2",
+    }.items():  # fmt: skip
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "small.toml").write_text(text)
+    arguments = (tmp_path / "small.toml", "--data", photos, "--out", tmp_path / "out", "--workers", 0)
+    assert "its photos have no labels; give a teacher" in refused(capsys, *arguments, code=3)
+    teacher = trained / "best.safetensors"
+    assert run(*arguments, "--teacher", teacher, "--student", "test", "--every", 3) == 0
+    assert "scores: iou/. " in capsys.readouterr().out
+    model, provenance = load_weights(tmp_path / "out" / "best.safetensors")
+    assert model.preset.name == "test"
+    assert provenance["origin"] == {"teacher": hashlib.sha256(teacher.read_bytes()).hexdigest()}

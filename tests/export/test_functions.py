@@ -27,14 +27,28 @@ def run(function: onnx.FunctionProto, **inputs: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("radius_px", [1, 2, 4])
 @pytest.mark.parametrize("size", [(8, 8), (7, 13), (3, 2), (1, 1)])  # radius 4 reaches over the last two
-def test_coefficients(rng, radius_px, size):
+@pytest.mark.parametrize("averaged", [True, False])
+def test_coefficients(rng, radius_px, size, averaged):
     guide, logits = rng.normal(0, 1, (2, 2, 1, *size)).astype(np.float32)
-    got = run(fgf_coefficients(radius_px, 1e-2), guide=guide, logits=logits)
+    got = run(fgf_coefficients(radius_px, 1e-2, averaged), guide=guide, logits=logits)
     assert got.shape == (2, 2, *size)
     for picture in range(2):
         arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
-        wanted = guided_coefficients(*arrays, radius_px, 1e-2)
-        np.testing.assert_allclose(got[picture], wanted, atol=2e-4, rtol=1e-4)
+        wanted = guided_coefficients(*arrays, radius_px, 1e-2, averaged)
+        np.testing.assert_allclose(got[picture], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_nearly_flat_guide_loses_no_digits(rng):
+    guide = (2.2 + 1e-3 * rng.normal(0, 1, (1, 1, 40, 40))).astype(np.float32)
+    logits = rng.normal(0, 50, (1, 1, 40, 40)).astype(np.float32)
+    a, b = run(fgf_coefficients(1, 1e-4), guide=guide, logits=logits)[0]
+    wanted_a, wanted_b = guided_coefficients(*(x[0, 0].astype(np.float64) for x in (guide, logits)), 1, 1e-4)
+    np.testing.assert_allclose(a * guide[0, 0] + b, wanted_a * guide[0, 0] + wanted_b, atol=1e-3)
+
+
+def test_the_two_filters_have_names_of_their_own():
+    assert fgf_coefficients(1, 1e-4).name == "fgf_coefficients"
+    assert fgf_coefficients(1, 1e-4, averaged=False).name == "fgf_local_coefficients"
 
 
 @pytest.mark.parametrize("fine", [(32, 32), (29, 51), (7, 13), (3, 5), (1, 9), (1, 1)])

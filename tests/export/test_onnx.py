@@ -1,6 +1,7 @@
 """The exported file: equal to the network, true to docs/model-contract.md, readable by the runtime."""
 
 import copy
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -13,14 +14,19 @@ import pytest
 import torch
 
 from export import parity
+from export.network_parity import check_parity
 from export.onnx import ExportError, export_onnx, metadata, save_onnx
-from export.parity import ParityError, PhotosError, check_parity, read_photos
+from export.parity import ParityError, PhotosError, read_photos
+from models.checkpoints import load_weights
+from models.presets import PRESETS
 from models.stylematte import MEAN, STD
 from stylematte_cli.engines import open_engine
 from stylematte_cli.engines.base import Contract
 from stylematte_cli.imaging.geometry import resize_to_working
 from stylematte_cli.matter import Matter
+from stylematte_cli.weights import ASSETS
 from tests.export.conftest import ORIGIN
+from tests.models.networks import lively
 
 CONTRACT_PAGE = Path(__file__).parents[2] / "docs" / "model-contract.md"
 
@@ -64,6 +70,22 @@ def test_file_and_network_agree(exported, session, rng, batch, working, full):
         assert np.ptp(alpha) > 0.1  # so that agreeing means something
 
 
+def test_a_learned_filter_is_written_as_traced(rng):
+    network = lively(dataclasses.replace(PRESETS["test"], upsampler="deep_gf"))
+    model = export_onnx(network, ORIGIN)
+    assert [f.name for f in model.functions] == ["fgf_apply"]
+    measured = check_parity(network, model, {"a": rng.random((3, 90, 120), np.float32)})
+    assert measured.max_difference < 1e-4
+    values = {entry.key: entry.value for entry in model.metadata_props}
+    assert Contract.from_metadata(values, "test.onnx").upsampler == "deep_gf"
+
+
+def test_the_model_that_ships_says_what_its_weights_say(photos):
+    network, _ = load_weights(ASSETS / "nano.safetensors")
+    measured = check_parity(network, onnx.load(ASSETS / "nano.onnx"), photos)
+    assert measured.max_difference < 1e-3
+
+
 def table_of(heading: str) -> list[list[str]]:
     """Rows of the first table below a heading of the contract page, without its header."""
     section = CONTRACT_PAGE.read_text(encoding="utf-8").split(heading)[1]
@@ -73,8 +95,10 @@ def table_of(heading: str) -> list[list[str]]:
 
 def test_metadata_are_those_of_the_contract_page(exported):
     keys = [key for row in table_of("## Metadata") for key in re.findall(r"`(stylematte\.\w+)`", row[0])]
-    assert len(keys) == 14
-    assert {entry.key for entry in exported.model.metadata_props} == set(keys)
+    assert len(keys) == 16
+    written = {entry.key for entry in exported.model.metadata_props}
+    assert set(keys) - written == {"stylematte.working_sizes"}  # of files of fixed size alone
+    assert written <= set(keys)
 
 
 def test_tensors_are_those_of_the_contract_page(session):
@@ -211,5 +235,52 @@ def test_saving_is_whole_or_not_at_all(exported, tmp_path, monkeypatch):
 
 
 def test_limits_of_parity_are_below_what_an_eye_sees():
-    assert parity.MAX_DIFFERENCE <= 1 / 255
-    assert parity.MEAN_DIFFERENCE <= 1e-5
+    limits = parity.LIMITS["fp32"]
+    assert limits.thousandth < 1 / 255
+    assert limits.mean <= 1e-5
+    assert all(0 < x.mean < x.thousandth <= x.pixel for x in parity.LIMITS.values())
+
+
+def test_nodes_are_named_after_modules_and_nothing_of_the_machine_is_left(exported):
+    modules = dict(exported.network.named_modules())
+    graph = exported.model.graph
+    assert len({node.name for node in graph.node}) == len(graph.node)
+    for node in graph.node:
+        path, slash, operator = node.name.partition("/")
+        if slash:
+            assert path in modules
+            assert operator.split(".")[0] == node.op_type
+        assert not node.metadata_props
+    assert "encoder.blocks.1.depthwise.conv/Conv" in {node.name for node in graph.node}
+    state = exported.network.state_dict()
+    assert {"encoder.stem.conv.weight", "head.bias"} <= {t.name for t in graph.initializer} & set(state)
+    assert b'File "' not in exported.model.SerializeToString()
+    assert str(Path(__file__).parents[2]).encode() not in exported.model.SerializeToString()
+
+
+def test_a_batch_of_noise_and_photos_is_counted_once(rng):
+    photos = {"a": rng.random((3, 128, 192), np.float32)}
+    cases = parity.cases_of(photos, 78, 32)
+    assert {name: (i.shape, g.shape) for name, (i, g) in cases.items()} == {
+        "a": ((1, 3, 64, 96), (1, 3, 128, 192)),
+        "noise": ((1, 3, 96, 64), (1, 3, 333, 251)),
+        "batch of two": ((2, 3, 64, 96), (2, 3, 128, 192)),
+    }
+
+    def zero(image, guide):
+        return np.zeros((len(guide), 1, *guide.shape[2:]), np.float32)
+
+    def off(image, guide):
+        alpha = zero(image, guide)
+        alpha[:, :, 0] = 0.5  # of 128 rows
+        return alpha
+
+    wide = parity.Limits(1, 1, 1)
+    found = parity.compare(cases, zero, off, wide, "fp32")
+    assert found.batch_sizes == (1, 2)
+    assert found.max_difference == found.thousandth_difference == 0.5
+    assert found.mean_difference == pytest.approx(0.5 / 128)
+    assert found.sad_difference == pytest.approx(0.5 * 192 / 1000)
+    for limits in (parity.Limits(0.4, 1, 1), parity.Limits(1, 0.4, 1), parity.Limits(1, 1, 1e-4)):
+        with pytest.raises(ParityError, match=r"the fp32 file's by up to 0\.5"):
+            parity.compare(cases, zero, off, limits, "fp32")

@@ -3,20 +3,24 @@
 import torch
 from torch import nn
 
+from models.presets import Preset
 from models.stylematte import StyleMatte, build_model
+from models.upsamplers import ConvGuidedFilter
 
 
-def lively(preset: str, seed: int = 0) -> StyleMatte:
+def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
     """A random network whose logits spread over some ±3, in evaluation mode.
 
-    Fresh weights say 0.5 everywhere, and agreement on that means nothing. Here every norm has
-    statistics, scale and shift of its own, and the head speaks up.
+    Fresh weights say 0.5 everywhere, and agreement on that means nothing. Here every batch norm has
+    statistics, scale and shift of its own, the head speaks up, and a learned filter follows the guide.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
     model = build_model(preset)
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     with torch.no_grad():
+        if isinstance(model.upsampler, ConvGuidedFilter):
+            model.upsampler.fit[-1].weight.normal_(0, 0.3, generator=generator)
         for norm in norms:
             norm.momentum = 1.0  # keep what the batch below shows
             norm.weight.uniform_(0.7, 1.3, generator=generator)
@@ -24,7 +28,7 @@ def lively(preset: str, seed: int = 0) -> StyleMatte:
         noise = torch.rand(4, 3, 8, 8, generator=generator)
         image = nn.functional.interpolate(noise, 128, mode="bicubic").clamp(0, 1)
         model.train()
-        spread = model.coarse(image)[0].std()
+        spread = model(image, image).coarse_logits.std()
         model.eval()
         model.head.weight *= 1.5 / spread
         for norm in norms:

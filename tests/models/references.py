@@ -19,14 +19,16 @@ def box_mean(x: Map, radius_px: int) -> Map:
     return total(x) / total(np.ones_like(x))
 
 
-def guided_coefficients(guide: Map, logits: Map, radius_px: int, eps: float) -> tuple[Map, Map]:
+def guided_coefficients(
+    guide: Map, logits: Map, radius_px: int, eps: float, averaged: bool = True
+) -> tuple[Map, Map]:
     """A and b, each (h, w); He, Sun, "Fast Guided Filter", 2015, algorithm 2."""
     mean_guide, mean_logits = box_mean(guide, radius_px), box_mean(logits, radius_px)
     variance = box_mean(guide**2, radius_px) - mean_guide**2
     covariance = box_mean(guide * logits, radius_px) - mean_guide * mean_logits
     a = covariance / (variance + eps)
     b = mean_logits - a * mean_guide
-    return box_mean(a, radius_px), box_mean(b, radius_px)
+    return (box_mean(a, radius_px), box_mean(b, radius_px)) if averaged else (a, b)
 
 
 def upsample(x: Map, size: tuple[int, int]) -> Map:
@@ -39,9 +41,11 @@ def upsample(x: Map, size: tuple[int, int]) -> Map:
     return x
 
 
-def guided_logits(coarse_guide: Map, logits: Map, guide: Map, radius_px: int, eps: float) -> Map:
+def guided_logits(
+    coarse_guide: Map, logits: Map, guide: Map, radius_px: int, eps: float, averaged: bool = True
+) -> Map:
     """The whole filter: (h, w), (h, w), (H, W) → (H, W)."""
-    a, b = guided_coefficients(coarse_guide, logits, radius_px, eps)
+    a, b = guided_coefficients(coarse_guide, logits, radius_px, eps, averaged)
     return upsample(a, guide.shape) * guide + upsample(b, guide.shape)
 
 

@@ -1,11 +1,16 @@
 """The whole network: size, shapes, batches, half precision."""
 
+import subprocess
+import sys
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
+from models.upsamplers import Bilinear
 from tests.models.networks import lively
 from tests.models.references import guided_logits, sigmoid
 
@@ -25,7 +30,15 @@ def test_nano_is_small():
     assert sum(p.numel() for p in build_model("nano").parameters()) <= 4_000_000
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+SMALL = [
+    PRESETS["nano"],
+    PRESETS["test_swin"],
+    PRESETS["test_official"],
+    *(replace(PRESETS["test"], upsampler=u) for u in ("bilinear", "fast_gf", "conv_gf", "deep_gf")),
+]
+
+
+@pytest.mark.parametrize("preset", SMALL, ids=lambda p: f"{p.name}-{p.upsampler}")
 def test_shapes_and_range(preset, pictures):
     image, guide = pictures
     with torch.inference_mode():
@@ -37,8 +50,9 @@ def test_shapes_and_range(preset, pictures):
     assert torch.equal(prediction.alpha, torch.sigmoid(prediction.fine_logits))
 
 
-def test_a_batch_is_its_pictures_one_by_one(model, pictures):
-    image, guide = pictures
+@pytest.mark.parametrize("preset", ["test", "test_swin", "test_official"])
+def test_a_batch_is_its_pictures_one_by_one(preset, pictures):
+    model, (image, guide) = lively(preset), pictures
     with torch.inference_mode():
         together = model(image, guide).fine_logits
         alone = [model(image[i : i + 1], guide[i : i + 1]).fine_logits for i in range(3)]
@@ -49,23 +63,25 @@ def test_a_batch_is_its_pictures_one_by_one(model, pictures):
 def test_fine_logits_are_the_coarse_ones_filtered(model, pictures):
     image, guide = pictures
     with torch.inference_mode():
-        coarse_logits, coarse_guide = model.coarse(image)
+        coarse = model.coarse(image)
         prediction = model(image, guide)
     grey = ((guide[0].double().numpy().transpose(1, 2, 0) - MEAN) / STD).mean(2)
-    arrays = (x[0, 0].double().numpy() for x in (coarse_guide, coarse_logits))
+    arrays = (x[0, 0].double().numpy() for x in (coarse.guide, coarse.logits))
     wanted = guided_logits(*arrays, grey, model.preset.radius_px, model.preset.eps)
     np.testing.assert_allclose(prediction.alpha[0, 0], sigmoid(wanted), atol=1e-4)
 
 
 def test_coarse_guide_is_the_grey_picture_made_small(model):
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 64, 96)
-    _, guide = model.coarse(ramp)
+    guide = model.coarse(ramp).guide
     corners = (ramp[0, :, 0, [0, -1]].T.numpy() - MEAN) / STD  # (2, 3)
     np.testing.assert_allclose(guide[0, 0, 0, [0, -1]].detach(), corners.mean(1), atol=1e-5)
     assert (guide[0, 0].diff(dim=1) > 0).all()
 
 
-def test_half_precision_keeps_the_filter_in_full(model, pictures):
+@pytest.mark.parametrize("preset", ["test", "test_swin"])
+def test_half_precision_keeps_the_filter_in_full(preset, pictures):
+    model = lively(preset)
     with torch.inference_mode():
         full = model(*pictures)
         with torch.autocast("cpu", torch.bfloat16):
@@ -81,8 +97,54 @@ def test_presets_have_their_own_names():
     assert all(name == preset.name for name, preset in PRESETS.items())
 
 
+def test_a_changed_preset_builds_what_it_says():
+    assert isinstance(build_model(replace(PRESETS["test"], upsampler="bilinear")).upsampler, Bilinear)
+
+
+@pytest.mark.parametrize("preset", ["nano", "test"])
+def test_levels_of_small_encoders(preset):
+    encoder = build_model(preset).encoder
+    levels = {name: encoder.level_of(name) for name, _ in encoder.named_parameters()}
+    assert {level for name, level in levels.items() if name.startswith("stem.")} == {0}
+    image, heights = torch.zeros(1, 3, 64, 64), {}
+    for index, block in enumerate(encoder.blocks):
+        block.register_forward_hook(lambda _, __, out, i=index: heights.__setitem__(i, out.shape[2]))
+    encoder.eval()(image)
+    for name, level in levels.items():
+        if name.startswith("blocks."):  # a block at stride 2 leads to stride 4
+            assert 2 ** (level + 1) == max(4, 64 // heights[int(name.split(".")[1])]), name
+
+
+def test_swin_networks_learn(pictures):
+    image, guide = pictures
+    torch.manual_seed(0)
+    model = build_model("test_swin").train()
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    target = (guide.mean(1, keepdim=True) > 0.5).float()
+    losses = []
+    for _ in range(8):
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(model(image, guide).fine_logits, target)
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())  # processes that train together need all
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+
+
+def test_small_networks_do_not_load_transformers():
+    code = """
+import sys
+sys.modules["transformers"] = None
+from models.stylematte import build_model
+build_model("nano")
+import training.backbone, models.published
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+
+
 def test_a_preset_of_ones_own_and_an_unknown_name():
     wide = Preset("wide", encoder="mobilenet_v2_tiny", fpn_channels=24, radius_px=3)
     assert build_model(wide).upsampler.radius_px == 3
-    with pytest.raises(KeyError, match="nano, test"):
+    with pytest.raises(KeyError, match="there are nano, "):
         build_model("giant")

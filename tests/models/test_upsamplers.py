@@ -1,11 +1,12 @@
-"""The guided filter against a float64 NumPy version."""
+"""Every way up against a float64 NumPy version of its formula."""
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from models.upsamplers import FastGuidedFilter
-from tests.models.references import guided_coefficients, guided_logits
+from models.upsamplers import Bilinear, ConvGuidedFilter, DeepGuidedFilter, FastGuidedFilter
+from tests.models.references import Map, guided_coefficients, guided_logits
 
 
 def maps(rng: np.random.Generator, batch: int, coarse: tuple[int, int], fine: tuple[int, int]):
@@ -16,15 +17,16 @@ def maps(rng: np.random.Generator, batch: int, coarse: tuple[int, int], fine: tu
 
 @pytest.mark.parametrize("radius_px", [1, 2, 4])
 @pytest.mark.parametrize("coarse", [(8, 8), (7, 13), (3, 2), (1, 1)])  # radius 4 reaches over the last two
-def test_coefficients(rng, radius_px, coarse):
+@pytest.mark.parametrize("averaged", [True, False])
+def test_fast_coefficients(rng, radius_px, coarse, averaged):
     guide, logits, _ = maps(rng, 2, coarse, (1, 1))
-    got = FastGuidedFilter(radius_px, 1e-2).coefficients(*map(torch.from_numpy, (guide, logits))).numpy()
+    layer = FastGuidedFilter(radius_px, 1e-2, averaged)
+    got = layer.coefficients(*map(torch.from_numpy, (guide, logits))).numpy()
     assert got.shape == (2, 2, *coarse)
     for picture in range(2):
-        wanted = guided_coefficients(
-            guide[picture, 0].astype(np.float64), logits[picture, 0].astype(np.float64), radius_px, 1e-2
-        )
-        np.testing.assert_allclose(got[picture], wanted, atol=2e-4, rtol=1e-4)
+        arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
+        wanted = guided_coefficients(*arrays, radius_px, 1e-2, averaged)
+        np.testing.assert_allclose(got[picture], wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("radius_px", [1, 2, 4])
@@ -38,7 +40,7 @@ def test_logits_at_full_size(rng, radius_px, fine):
     for picture in range(2):
         arrays = [x[picture, 0].astype(np.float64) for x in (guide, logits, fine_guide)]
         np.testing.assert_allclose(
-            got[picture, 0], guided_logits(*arrays, radius_px, 1e-2), atol=5e-4, rtol=1e-4
+            got[picture, 0], guided_logits(*arrays, radius_px, 1e-2), atol=5e-5, rtol=1e-5
         )
 
 
@@ -47,3 +49,110 @@ def test_flat_guide_passes_the_mean_of_the_logits(rng):
     a, b = FastGuidedFilter(9, 1e-4).coefficients(torch.full_like(logits, 0.5), logits)[0]
     np.testing.assert_allclose(a, 0, atol=1e-2)
     np.testing.assert_allclose(a * 0.5 + b, logits.mean(), atol=1e-5)
+
+
+def test_a_nearly_flat_guide_loses_no_digits(rng):
+    """Far from 0, with steps of 1e-3 and logits of ±50: E[xy] − E[x]E[y] in float32 is off by 0.1 here."""
+    guide = (2.2 + 1e-3 * rng.normal(0, 1, (1, 1, 40, 40))).astype(np.float32)
+    logits = rng.normal(0, 50, (1, 1, 40, 40)).astype(np.float32)
+    got = FastGuidedFilter(1, 1e-4).coefficients(torch.from_numpy(guide), torch.from_numpy(logits))[0].numpy()
+    wanted = guided_coefficients(guide[0, 0].astype(np.float64), logits[0, 0].astype(np.float64), 1, 1e-4)
+    np.testing.assert_allclose(got[0] * guide[0, 0] + got[1], wanted[0] * guide[0, 0] + wanted[1], atol=1e-3)
+
+
+@pytest.mark.parametrize("fine", [(32, 32), (29, 51), (5, 3), (1, 9)])
+def test_bilinear_is_torchs_own(rng, fine):
+    guide, logits, fine_guide = map(torch.from_numpy, maps(rng, 2, (7, 13), fine))
+    layer = Bilinear()
+    got = layer.upsample(layer.coefficients(guide, logits, guide), fine_guide)
+    wanted = nn.functional.interpolate(logits, fine, mode="bilinear", align_corners=True)
+    assert torch.equal(got, wanted)
+
+
+def weighted_moments(guide: Map, logits: Map, weights: Map) -> tuple[Map, Map, Map, Map]:
+    """Window by window: means, variance, covariance, (h, w) each; weights (n, n)."""
+    n, (h, w) = len(weights) // 2, guide.shape
+    moments = np.zeros((4, h, w))
+    for y in range(h):
+        for x in range(w):
+            rows, columns = (
+                np.arange(max(0, y - n), min(h, y + n + 1)),
+                np.arange(max(0, x - n), min(w, x + n + 1)),
+            )
+            near = np.ix_(rows, columns)
+            share = weights[np.ix_(rows - y + n, columns - x + n)]
+            g, p = (np.average(m[near], weights=share) for m in (guide, logits))
+            moments[:, y, x] = (
+                g, p,
+                np.average((guide[near] - g) ** 2, weights=share),
+                np.average((guide[near] - g) * (logits[near] - p), weights=share),
+            )  # fmt: skip
+    return tuple(moments)
+
+
+def small_network(fit: nn.Sequential, x: Map) -> Map:
+    """(C, h, w) → (h, w): 1×1 convolutions, batch norms and ReLU6 in float64."""
+    for layer in fit[:2]:
+        x = np.einsum("oi,ihw->ohw", layer.conv.weight[..., 0, 0].double().detach().numpy(), x)
+        mean, var, weight, bias = (
+            getattr(layer.norm, k).double().detach().numpy()[:, None, None]
+            for k in ("running_mean", "running_var", "weight", "bias")
+        )
+        x = np.clip((x - mean) / np.sqrt(var + 1e-5) * weight + bias, 0, 6)
+    last = fit[2]
+    return np.einsum("i,ihw->hw", last.weight[0, :, 0, 0].double().detach().numpy(), x) + last.bias.item()
+
+
+@pytest.mark.parametrize("radius_px", [1, 2])
+@pytest.mark.parametrize("deep", [False, True])
+def test_learned_coefficients(rng, radius_px, deep):
+    torch.manual_seed(4)
+    layer = (DeepGuidedFilter(radius_px, channels=6) if deep else ConvGuidedFilter(radius_px)).eval()
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else torch.randn_like(tensor) * 0.3
+                )
+    guide, logits, _ = maps(rng, 2, (7, 9), (1, 1))
+    features = rng.normal(0, 1, (2, 6, 7, 9)).astype(np.float32)
+    with torch.inference_mode():
+        got = layer.coefficients(*map(torch.from_numpy, (guide, logits, features))).numpy()
+    window = np.exp(layer.window.detach().double().numpy()).reshape(2 * radius_px + 1, -1)
+    for picture in range(2):
+        arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
+        mean_guide, mean_logits, variance, covariance = weighted_moments(*arrays, window)
+        seen = np.stack([covariance, variance])
+        if deep:
+            weight, bias = (
+                layer.project.weight[..., 0, 0].detach().double(),
+                layer.project.bias.detach().double(),
+            )
+            projected = np.einsum("oi,ihw->ohw", weight.numpy(), features[picture].astype(np.float64))
+            seen = np.concatenate([seen, projected + bias.numpy()[:, None, None]])
+        a = small_network(layer.fit, seen)
+        assert np.ptp(a) > 0.1
+        np.testing.assert_allclose(got[picture], [a, mean_logits - a * mean_guide], atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [ConvGuidedFilter(1), DeepGuidedFilter(1, channels=6)])
+def test_learned_filters_start_as_the_mean_and_can_learn(rng, layer):
+    guide, logits, _ = map(torch.from_numpy, maps(rng, 2, (7, 9), (1, 1)))
+    features = torch.randn(2, 6, 7, 9)
+    layer.train()
+    a, b = layer.coefficients(guide, logits, features).split(1, dim=1)
+    assert not a.any()
+    mean = nn.functional.avg_pool2d(logits, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(b, mean)
+
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):  # towards the fast guided filter's A
+        target = FastGuidedFilter(1, 1e-1, averaged=False).coefficients(guide, logits)[:, :1]
+        loss = (layer.coefficients(guide, logits, features)[:, :1] - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    assert layer.window.grad.abs().max() > 0

@@ -56,6 +56,7 @@ def test_unknown_version_is_refused_with_a_hint() -> None:
         ("std", "0,1,1"),
         ("parity", "[]"),
         ("parity", "{"),
+        ("working_sizes", "64x64,96"),
     ],
 )
 def test_damaged_value_is_refused(key: str, value: str) -> None:
@@ -108,3 +109,16 @@ def test_strips_end_at_twice_the_size() -> None:
 def test_size_below_the_stride_is_refused() -> None:
     with pytest.raises(UsageError, match="size 16: model red-detector needs at least 32"):
         contract().working_size_for(100, 100, 16)
+
+
+def test_a_file_of_fixed_sizes_sees_every_picture_at_the_nearest_of_them() -> None:
+    read = contract(working_sizes="128x128,96x160,160x96")
+    assert read.working_sizes == ((128, 128), (96, 160), (160, 96))
+    assert read.working_size_for(1000, 1000) == (128, 128)
+    assert read.working_size_for(1080, 1920) == (96, 160)
+    assert read.working_size_for(4000, 1000, size=512) == (160, 96)
+
+
+def test_files_from_before_precisions_are_float32_of_every_size() -> None:
+    assert (contract().precision, contract().working_sizes) == ("fp32", ())
+    assert contract(precision="int8").precision == "int8"

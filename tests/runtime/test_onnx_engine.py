@@ -2,6 +2,7 @@ import logging
 import sys
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnxruntime
@@ -65,6 +66,46 @@ def test_truncated_model_is_refused(red_model: Path, tmp_path: Path) -> None:
     path.write_bytes(red_model.read_bytes()[:1500])
     with pytest.raises(InputError, match=r"half\.onnx"):
         open_engine(path)
+
+
+def test_model_for_cards_alone_says_so_on_a_cpu(tmp_path: Path) -> None:
+    """bfloat16 has no convolution on a CPU; the file is not damaged, it is in the wrong place."""
+    model = red_detector()
+    model.opset_import[0].version, model.ir_version = 22, 10
+    for function in model.functions:
+        function.opset_import[0].version = 22
+    weights = next(t for t in model.graph.initializer if t.name == "redness_weights")
+    bias = next(t for t in model.graph.initializer if t.name == "redness_bias")
+    for tensor in (weights, bias):
+        half = onnx.numpy_helper.to_array(tensor).astype(ml_dtypes.bfloat16)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(half, tensor.name))
+    cast, back = (
+        onnx.helper.make_node("Cast", [source], [target], to=kind)
+        for source, target, kind in (
+            ("image", "image_half", onnx.TensorProto.BFLOAT16),
+            ("fine_half", "fine_logits", onnx.TensorProto.FLOAT),
+        )
+    )
+    conv = model.graph.node[0]
+    conv.input[0], conv.output[0] = "image_half", "fine_half"
+    nodes = [cast, conv, back, *model.graph.node[1:]]
+    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    onnx.save(model, tmp_path / "half.onnx")
+    with pytest.raises(EngineError, match=r"half\.onnx: ONNX Runtime .* cannot compute it on a CPU") as error:
+        open_engine(tmp_path / "half.onnx", device="cpu")
+    assert "--bf16" in error.value.hint
+
+
+def test_float16_on_a_cpu_is_said_to_be_slow(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = red_detector()
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "stylematte.precision", "fp16"
+    onnx.save(model, tmp_path / "half.onnx")
+    with caplog.at_level("WARNING", logger="stylematte"):
+        assert open_engine(tmp_path / "half.onnx", device="cpu").contract.precision == "fp16"
+    assert "float16 file is slower on a CPU" in caplog.text
 
 
 def test_model_of_another_tool_is_refused(tmp_path: Path) -> None:
@@ -133,7 +174,7 @@ def test_no_runtime_names_the_line_that_installs_one(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"engine": "tensorrt"}, MissingError, "ONNX engine only"),
+        ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a card"),
         ({"engine": "openvino"}, UsageError, "engine 'openvino'"),
         ({"device": "gpu"}, UsageError, "device 'gpu'"),
         ({"device": "cuda:x"}, UsageError, "device 'cuda:x'"),

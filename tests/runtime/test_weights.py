@@ -67,6 +67,43 @@ def test_training_weights_get_the_export_line(folders: tuple[Path, Path], tmp_pa
     assert f"stylematte export --weights {path}" in error.value.hint
 
 
+def test_training_weights_of_ones_own_have_a_name(folders: tuple[Path, Path]) -> None:
+    shipped, cache = folders
+    for path in (shipped / "nano.onnx", shipped / "nano.safetensors", cache / "both.onnx"):
+        path.write_bytes(b"x")
+    for name in ("both", "mine"):
+        (cache / f"{name}.safetensors").write_bytes(b"x")
+    listed = [(w.name, w.path.suffix, w.is_model) for w in weights.list_weights()]
+    assert listed == [
+        ("nano", ".onnx", True),
+        ("both", ".onnx", True),
+        ("mine", ".safetensors", False),
+    ]
+    assert weights.resolve("both") == cache / "both.onnx"
+    assert weights.find("mine") == cache / "mine.safetensors"
+    with pytest.raises(InputError, match="'mine' are here for training") as error:
+        weights.resolve("mine")
+    assert f"stylematte export --weights mine --out {cache}" in error.value.hint
+
+
+def test_checkpoints_get_the_import_line(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    path = tmp_path / "stylematte_pure.pth"
+    path.write_bytes(b"x")
+    with pytest.raises(InputError, match="weights for training") as error:
+        weights.resolve(path)
+    assert f"stylematte models import {path}" in error.value.hint
+
+
+def test_digest_of_a_card_is_of_the_file_it_names(folders: tuple[Path, Path]) -> None:
+    """Weights and the model exported from them lie side by side, with one card."""
+    path = folders[1] / "mine.onnx"
+    path.write_bytes(b"model")
+    card = {"file": "mine.safetensors", "sha256": "0" * 64, "licence": "MIT"}
+    path.with_suffix(".json").write_text(json.dumps(card))
+    found = weights.describe("mine")
+    assert (found.sha256, found.licence) == ("", "MIT")
+
+
 def test_card_is_read_and_the_digest_is_of_the_file(folders: tuple[Path, Path]) -> None:
     path = folders[0] / "nano.onnx"
     path.write_bytes(b"model")

@@ -97,7 +97,7 @@ def draw_sets(root: Path) -> Path:
 def recipe(*stages: Stage, seed: int = 3) -> Recipe:
     """The sets of `draw_sets`, with stages of one's own."""
     sets = (
-        DataSet(PEOPLE, "photos", 0.6, "hair"),
+        DataSet(PEOPLE, "photos", 0.6, band="hair"),
         DataSet(CUTOUTS, "cutouts", 0.3),
         DataSet(BACKGROUNDS, "backgrounds", 0.1),
     )

@@ -45,6 +45,19 @@ def test_norms_are_not_measured_on_held_out_photos(data_root, tmp_path, weights,
     assert sorted(seen) == [sample.image for sample in trained]
 
 
+@pytest.mark.parametrize("kind", ["mattes", "unlabelled"])
+def test_norms_are_measured_on_photos_of_every_kind_that_are_there(data_root, tmp_path, weights, kind):
+    save_file(weights, tmp_path / "w.safetensors")
+    photos = dataclasses.replace(RECIPE.sets[0], kind=kind)
+    elsewhere = dataclasses.replace(photos, folder="nowhere")
+    models = [build_model("test"), build_model("test")]
+    for model, sets in zip(models, [RECIPE.sets[:1], (elsewhere, photos)], strict=True):
+        load_backbone(model, tmp_path / "w.safetensors", dataclasses.replace(RECIPE, sets=sets), data_root)
+    norms = [m.encoder.stem.norm for m in models]
+    assert torch.equal(norms[0].running_mean, norms[1].running_mean)
+    assert norms[0].running_mean.any()
+
+
 @pytest.mark.parametrize("layer", ["stem.weight", "blocks.3.depthwise.weight", "blocks.1.expand.bias"])
 def test_a_missing_layer_is_named(data_root, tmp_path, weights, layer):
     del weights[layer]

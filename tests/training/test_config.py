@@ -1,9 +1,11 @@
 """Recipes: those that come along, and every way to get one wrong."""
 
+import dataclasses
+
 import pytest
 
 from tests.training import drawn
-from training.config import RecipeError, load_recipe, recipe_names
+from training.config import RecipeError, load_recipe, recipe_names, select_stages
 
 
 def load(tmp_path, text: str):
@@ -15,7 +17,8 @@ def load(tmp_path, text: str):
 def test_every_shipped_recipe_loads(name):
     recipe = load_recipe(name)
     assert recipe.stages
-    assert recipe.held_out_every == 10
+    assert recipe.about
+    assert recipe.held_out_every or recipe.validation  # it is scored on something
 
 
 def test_nano_is_among_them():
@@ -40,10 +43,10 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "seed = 'x'", "seed = 'x' is no int"),
         ("seed = 3", "seed = true", "seed = True is no int"),
         ('preset = "test"', "", "preset is missing"),
-        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, test"),
+        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, "),
         ("batch_size = 4", "batchsize = 4", r"\[\[stages\]\]: unknown key batchsize"),
         ("batch_size = 4", "", r"\[\[stages\]\]: batch_size is missing"),
-        ("batch_size = 4", "batch_size = 0", "segmentation: steps and batch_size"),
+        ("batch_size = 4", "batch_size = 0", "segmentation: batch_size must be"),
         ("steps = 6", 'steps = "many"', r"\[\[stages\]\]: steps = 'many' is no int"),
         ("side = [64, 96]", "side = 64", r"side = 64 is no tuple"),
         ("side = [64, 96]", "side = [96, 64]", r"segmentation: side must be \[smallest, largest\]"),
@@ -52,6 +55,7 @@ def test_values_arrive(tmp_path):
         ("coarse = { bce = 1.0, dice = 1.0 }", "", "segmentation: no losses"),
         ('kind = "photos"', 'kind = "videos"', "people_drawn: 'videos' is none of photos"),
         ('kind = "photos"', 'knd = "photos"', r"\[\[sets\]\]: unknown key knd"),
+        ('band = "hair"', 'layout = "hair"', "people_drawn: layout 'hair' is none of plain, photos, p3m-10k"),
         ('band = "hair"', 'band = "wide"', "people_drawn: 'wide' is none of narrow, hair, fur"),
         ("share = 0.6", "share = []", r"\[\[sets\]\]: share = \(\) is no float"),
         ("held_out_every = 4", "held_out_every = 1", "held_out_every"),
@@ -67,6 +71,27 @@ def test_values_arrive(tmp_path):
         ("learning_rate = 5e-3", "learning_rate = -5e-3", "segmentation: learning_rate"),
         ("side = [64, 96]", "side = [64, 96]\nshares = { people_drawn = -1.0 }", "segmentation: shares must"),
         ("[[stages]]", "[[stages", "line 10"),
+        ("steps = 6", "", r"\[\[stages\]\]: steps is missing"),
+        ("steps = 6", "steps = 6\nepochs = 2", "segmentation: give either steps or epochs"),
+        ("steps = 6", "epochs = 0", "segmentation: give either steps or epochs"),
+        ("steps = 6", "steps = -6", "segmentation: give either steps or epochs"),
+        ("steps = 6", "steps = 6\nlayer_decay = 0.0", "segmentation: layer_decay must be above 0"),
+        ("steps = 6", "steps = 6\naugmentation = 'none'", "segmentation: 'none' is none of own, published"),
+        ("steps = 6", "steps = 6\nfreeze_norms = 1", "freeze_norms = 1 is no bool"),
+        ("bce = 1.0, dice", "composition = 1.0, dice", "segmentation: composition is a loss for fine"),
+        (
+            "seed = 3",
+            "network = { upsampler = 'cubic' }",
+            r"\[network\]: upsampler: 'cubic' is none of bil",
+        ),
+        ("seed = 3", "network = { upsamplr = 'bilinear' }", r"\[network\]: unknown key upsamplr"),
+        ("seed = 3", "network = { name = 'mine' }", r"\[network\]: unknown key name"),
+        ("seed = 3", "network = { eps = 'small' }", r"\[network\]: eps = 'small' is no float"),
+        ("seed = 3", "validation = [{ folder = 'x', resolution = 'big' }]", "x: 'big' is none of full, half"),
+        ("seed = 3", "validation = [{ folder = 'x', photos = 0 }]", "x: photos must be 1 or more"),
+        ("seed = 3", "only_stages = ['matings']", "only_stages: no stage 'matings'; the recipe has segm"),
+        ("seed = 3", "only_stages = 'matting'", "only_stages must be a list of names"),
+        ("seed = 3", "extends = 7", "extends must be the name of a recipe"),
     ],
 )
 def test_mistakes_name_the_file_and_the_key(tmp_path, old, new, named):
@@ -100,3 +125,69 @@ def test_text_in_another_encoding(tmp_path):
 def test_an_unknown_recipe_lists_the_known(name):
     with pytest.raises(RecipeError, match=f"no recipe {name}; there are .*nano"):
         load_recipe(name)
+
+
+def test_a_recipe_takes_what_it_does_not_say_from_the_one_it_extends(tmp_path):
+    (tmp_path / "base.toml").write_text(drawn.TOML + "[network]\nfpn_channels = 8\neps = 1e-3\n")
+    text = f"""
+extends = "{tmp_path / "base.toml"}"
+seed = 9
+only_stages = ["matting"]
+[network]
+eps = 1e-2
+"""
+    recipe = load(tmp_path, text)
+    assert recipe.seed == 9
+    assert recipe.sets == drawn.recipe().sets
+    assert [s.name for s in recipe.stages] == ["matting"]
+    preset = recipe.build_preset()
+    assert (preset.name, preset.fpn_channels, preset.eps) == ("test", 8, 1e-2)
+    assert (preset.encoder, preset.working_size) == ("mobilenet_v2_tiny", 128)
+
+
+def test_recipes_that_extend_each_other_in_a_ring(tmp_path):
+    (tmp_path / "other.toml").write_text(f'extends = "{tmp_path / "mine.toml"}"')
+    with pytest.raises(RecipeError, match=r"other\.toml: extends .*mine\.toml, which extends this one"):
+        load(tmp_path, f'extends = "{tmp_path / "other.toml"}"')
+
+
+def test_stages_asked_for_by_name_are_no_longer_optional(tmp_path):
+    text = drawn.TOML.replace("steps = 4", "steps = 4\noptional = true")
+    recipe = load(tmp_path, text)
+    assert recipe.stages[1].optional
+    chosen = select_stages(recipe, ("matting",), "--stages")
+    assert [(s.name, s.optional) for s in chosen.stages] == [("matting", False)]
+    with pytest.raises(RecipeError, match="--stages: no stage 'mating'; the recipe has segmentation, m"):
+        select_stages(recipe, ("matting", "mating"), "--stages")
+
+
+def test_the_published_recipe_has_what_is_published():
+    recipe = load_recipe("stylematte")
+    stages = {stage.name: stage for stage in recipe.stages}
+    assert list(stages) == ["segmentation", "hausdorff", "matting", "animals", "synthetic"]
+    assert [s.name for s in recipe.stages if s.optional] == ["animals", "synthetic"]
+    assert set(stages["segmentation"].fine) == {"bce", "dice"}
+    assert stages["hausdorff"].epochs == 5
+    assert stages["matting"].fine == {"l2": 1.0}
+    assert {(s.side, s.batch_size, s.augmentation) for s in recipe.stages} == {((800, 800), 4, "published")}
+    for stage in recipe.stages:
+        fastest_in_the_encoder = stage.learning_rate * stage.encoder_rate
+        assert fastest_in_the_encoder == pytest.approx(1e-5)
+
+
+def test_ablations_differ_in_what_they_compare():
+    reference = load_recipe("ablation/reference")
+    usual = reference.build_preset()
+    assert (usual.upsampler, usual.pyramid) == ("fast_gf", True)
+    for name, changed in {
+        "bilinear": {"upsampler": "bilinear"},
+        "conv_gf": {"upsampler": "conv_gf"},
+        "deep_gf": {"upsampler": "deep_gf"},
+        "no_fpn": {"pyramid": False},
+    }.items():
+        recipe = load_recipe(f"ablation/{name}")
+        assert recipe.build_preset() == dataclasses.replace(usual, **changed)
+        assert dataclasses.replace(recipe, network={}, about=reference.about) == reference
+    synthetic = load_recipe("ablation/synthetic")
+    assert synthetic.stages[:-1] == reference.stages
+    assert not synthetic.stages[-1].optional

@@ -259,7 +259,7 @@ def test_sets_that_cannot_be_trained_on(data_root, mattes, tmp_path, sets, messa
 
 def test_a_photo_with_an_incomplete_mask_never_shows_its_own_background(data_root, mattes):
     sample = split(read_set(data_root, drawn.PEOPLE), 3)[0][0]
-    whole = DataSet(drawn.PEOPLE, "photos", 1.0, "hair")
+    whole = DataSet(drawn.PEOPLE, "photos", 1.0, band="hair")
     marked = dataclasses.replace(whole, incomplete=(sample.image.stem,))
     assert read_subject(sample, whole, mattes).own_background
     subject = read_subject(sample, marked, mattes)

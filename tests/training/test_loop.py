@@ -9,15 +9,19 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoints import load_weights
+from models.checkpoints import CheckpointError, load_weights
+from models.presets import PRESETS
 from models.stylematte import build_model
 from tests.training import drawn
 from training import checkpoint, loop
-from training.checkpoint import StateError, load_state, save_state
-from training.config import Stage
+from training.checkpoint import StateError, load_start, load_state, save_state
+from training.config import RecipeError, Stage
 from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
-from training.loop import RunOptions, TrainingError, learning_rate, make_optimiser, train, update_average
+from training.loop import RunFolderError, RunOptions, TrainingError, train
+from training.losses import LOSSES
+from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
+from training.processes import ProcessError, join_processes, reseed
 
 FIRST = Stage(
     "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
@@ -71,10 +75,8 @@ def assert_same_state(one, other) -> None:
 
 def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path, monkeypatch):
     losses = []
-    step = loop.StageRun._step
-    monkeypatch.setattr(
-        loop.StageRun, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]}
-    )
+    step = loop.Run._step
+    monkeypatch.setattr(loop.Run, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]})
     stage = Stage(
         "s", 20, 4, (96, 128), 1e-2, encoder_rate=1, warmup_steps=2, composite=0, coarse={"bce": 1.0}
     )
@@ -90,7 +92,8 @@ def test_a_run_leaves_what_it_promises(whole):
         *("config.json", "log.csv", "tensorboard", "previews", "state.pt"),
         *("last.safetensors", "best.safetensors"),
     }
-    assert json.loads((out / "config.json").read_text()) == json.loads(json.dumps(RECIPE.digest()))
+    config = json.loads((out / "config.json").read_text())
+    assert config == json.loads(json.dumps(RECIPE.digest())) | {"origin": {}}
     assert list((out / "tensorboard").iterdir())
     assert set(scores) == {"iou", "band", f"iou/{drawn.PEOPLE}", f"band/{drawn.PEOPLE}"}
     assert 0 <= scores["iou"] <= 1
@@ -135,34 +138,87 @@ def test_weights_carry_the_average_and_where_they_come_from(whole):
     assert all(torch.equal(tensor, average[name]) for name, tensor in model.state_dict().items())
     assert provenance["steps"] == 10
     assert provenance["recipe"]["seed"] == 3
-    assert set(provenance["held_out"]) >= {"iou", "band"}
+    assert set(provenance["scores"]) >= {"iou", "band"}
+
+
+def killed_and_resumed(data_root, mattes, out, monkeypatch, killed_at, recipe=RECIPE, **changes):
+    """Kill a run before a step, and go on with it; returns its last scores."""
+    steps = []
+    step = loop.Run._step
+
+    def killed(self, stage, number, batches):
+        if len(steps) == killed_at:
+            raise KilledError
+        steps.append(number)
+        return step(self, stage, number, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "_step", killed)
+        with pytest.raises(KilledError):
+            run(data_root, mattes, out, recipe, **changes)
+    lines = []
+    scores = run(data_root, mattes, out, recipe, report=lines.append, **changes)
+    assert lines[0].startswith("going on at stage ")
+    return scores
 
 
 @pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
 def test_a_resumed_run_is_the_run_that_nothing_stopped(
     whole, data_root, mattes, tmp_path, monkeypatch, killed_at
 ):
-    steps = []
-    step = loop.StageRun._step
-
-    def killed(self, number, batch):
-        if len(steps) == killed_at:
-            raise KilledError
-        steps.append(number)
-        return step(self, number, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.StageRun, "_step", killed)
-        with pytest.raises(KilledError):
-            run(data_root, mattes, tmp_path)
-    lines = []
-    scores = run(data_root, mattes, tmp_path, report=lines.append)
-    assert lines[0].startswith("going on at stage ")
+    scores = killed_and_resumed(data_root, mattes, tmp_path, monkeypatch, killed_at)
     out, wanted, _ = whole
     assert scores == wanted
     one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
-    assert set(one) == {"stage", "step", "best", "recipe", "model", "average", "optimiser"}
+    assert set(one) == {"stage", "step", "best", "recipe", "origin", "model", "average", "optimiser"}
     assert_same_state(one, other)
+    log, wanted_log = read_log(tmp_path), read_log(out)
+    assert list(log.pop("images_per_s")) == list(wanted_log.pop("images_per_s"))
+    assert log == wanted_log
+    rows = (tmp_path / "log.csv").read_text().splitlines()
+    assert len(rows) == len((out / "log.csv").read_text().splitlines())  # none twice
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("test", {"precision": "bf16"}),
+        ("test", {"accumulate": 2}),
+        ("test_swin", {}),  # with drop path
+    ],
+)
+def test_so_it_is_whatever_the_network_and_the_precision(
+    data_root, mattes, tmp_path, monkeypatch, preset, changes
+):
+    stage = dataclasses.replace(FIRST, side=(64, 64), composite=0.0)
+    recipe = dataclasses.replace(drawn.recipe(stage), preset=preset)
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(data_root, mattes, whole, recipe, **changes)
+    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe, **changes)
+    assert_same_state(load_state(resumed / "state.pt"), load_state(whole / "state.pt"))
+
+
+def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
+    model = build_model("test_swin").train()
+    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+
+    def answer(*place: int) -> torch.Tensor:
+        reseed(*place)
+        return model(picture, picture).coarse_logits.detach()
+
+    assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
+    others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
+    others += [answer(3, 0, 5, 1, 0), answer(3, 0, 5, 0, 1)]
+    assert not any(torch.equal(answer(3, 0, 5, 0, 0), other) for other in others)
+
+
+def test_norms_that_are_frozen_keep_their_statistics(data_root, mattes, tmp_path):
+    for frozen in (True, False):
+        stage = dataclasses.replace(FIRST, freeze_norms=frozen)
+        run(data_root, mattes, tmp_path / str(frozen), drawn.recipe(stage))
+        state = load_state(tmp_path / str(frozen) / "state.pt")["model"]
+        means = [tensor for name, tensor in state.items() if name.endswith("running_mean")]
+        assert all((mean == 0).all() for mean in means) == frozen
 
 
 def test_killed_while_the_state_is_written_it_goes_on_from_the_one_before(
@@ -195,7 +251,7 @@ def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
 
 def test_another_recipe_is_refused(whole, data_root, mattes):
     before = (whole[0] / "config.json").read_bytes()
-    with pytest.raises(TrainingError, match="holds a run of another recipe"):
+    with pytest.raises(RunFolderError, match="holds a run of another recipe"):
         run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
     assert (whole[0] / "config.json").read_bytes() == before
 
@@ -207,7 +263,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(data_root, m
         calls.append(alpha)
         return logits.sum() * (float("nan") if len(calls) == 5 else 0)
 
-    monkeypatch.setitem(loop.LOSSES, "bce", broken)
+    monkeypatch.setitem(LOSSES, "bce", broken)
     with pytest.raises(TrainingError, match=r"loss is nan at step 4 of segmentation.*nan_batch\.pt"):
         run(data_root, mattes, tmp_path)
     kept = torch.load(tmp_path / "nan_batch.pt", weights_only=True)
@@ -259,7 +315,7 @@ def test_pretrained_weights_are_set_once(data_root, mattes, tmp_path):
 def test_nothing_held_out_is_said_before_the_first_step(data_root, mattes, tmp_path):
     recipe = drawn.recipe(FIRST)
     only_cutouts = type(recipe)("test", recipe.sets[1:], recipe.stages)
-    with pytest.raises(TrainingError, match="no held-out photo"):
+    with pytest.raises(DataError, match="no held-out photo"):
         run(data_root, mattes, tmp_path, only_cutouts)
 
 
@@ -277,18 +333,31 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert (np.diff(rates[10:]) < 0).all()
 
 
-def test_the_encoder_learns_slower_and_norms_do_not_decay():
+def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
     model = build_model("test")
-    optimiser = make_optimiser(model, SECOND, weight_decay=0.01)
+    optimiser = make_optimiser(model, weight_decay=0.01)
+    stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
+    set_rates(optimiser, stage, step=2)
     names = {id(p): name for name, p in model.named_parameters()}
-    seen = set()
+    rates = {}
     for group in optimiser.param_groups:
         for parameter in group["params"]:
             name = names[id(parameter)]
-            seen.add(name)
-            assert group["factor"] == (0.3 if name.startswith("encoder.") else 1.0)
+            rates[name] = group["lr"] / learning_rate(stage, 2)
             assert group["weight_decay"] == (0.01 if name.endswith("weight") and "norm" not in name else 0.0)
-    assert seen == set(names.values())
+    assert set(rates) == set(names.values())
+    # Blocks of the test encoder: strides 2, 4, 8, 16 and 32.
+    for part, wanted in {
+        "encoder.stem.conv.weight": 0.3 / 16,
+        "encoder.blocks.0.project.conv.weight": 0.3 / 8,
+        "encoder.blocks.1.project.norm.bias": 0.3 / 8,
+        "encoder.blocks.2.expand.conv.weight": 0.3 / 4,
+        "encoder.blocks.3.depthwise.conv.weight": 0.3 / 2,
+        "encoder.blocks.4.project.conv.weight": 0.3,
+        "fpn.narrow.conv.weight": 1.0,
+        "head.bias": 1.0,
+    }.items():
+        assert rates[part] == pytest.approx(wanted), part
 
 
 def test_the_average_follows_the_network():
@@ -324,3 +393,56 @@ def test_a_damaged_state_is_named(tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
     with pytest.raises(StateError, match=r"state\.pt"):
         load_state(tmp_path / "state.pt")
+
+
+def test_a_run_is_not_gone_on_with_under_another_teacher_or_start(data_root, mattes, tmp_path):
+    run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "a" * 64})
+    assert json.loads((tmp_path / "config.json").read_text())["origin"] == {"teacher": "a" * 64}
+    assert load_weights(tmp_path / "last.safetensors")[1]["origin"] == {"teacher": "a" * 64}
+    with pytest.raises(RunFolderError, match=r"began with other weights \(teacher\)"):
+        run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "b" * 64})
+    with pytest.raises(RunFolderError, match="began with other weights"):
+        run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
+
+
+def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
+    with pytest.raises(RecipeError, match="segmentation: batch_size 2 is no multiple of 1 processes times 3"):
+        run(data_root, mattes, tmp_path / "out", accumulate=3)
+    assert not (tmp_path / "out").exists()
+
+
+def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
+    with pytest.raises(ProcessError, match="fp16 needs a graphics card"):
+        run(data_root, mattes, tmp_path / "out", precision="fp16")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, mattes, tmp_path):
+    recipe = dataclasses.replace(drawn.recipe(FIRST), network={"fpn_channels": 8, "eps": 1e-3})
+    run(data_root, mattes, tmp_path, recipe)
+    model, _ = load_weights(tmp_path / "last.safetensors")
+    assert model.preset == recipe.build_preset()
+    assert model.head.weight.shape == (1, 8, 3, 3)
+    with pytest.raises(CheckpointError, match="of preset test, and the recipe trains test with other"):
+        load_start(tmp_path / "last.safetensors", PRESETS["test"])
+    assert load_start(tmp_path / "last.safetensors", recipe.build_preset()).preset.eps == 1e-3
+
+
+def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
+    """On a processor, with the parts that accelerate puts together on a graphics card."""
+
+    def with_scaler(*arguments):
+        accelerator = join_processes("cpu")
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
+        accelerator.unscale_gradients = lambda: accelerator.scaler.unscale_(
+            accelerator._optimizers[0].optimizer
+        )
+        return accelerator
+
+    monkeypatch.setattr(loop, "join_processes", with_scaler)
+    recipe, whole, resumed = drawn.recipe(FIRST, SECOND), tmp_path / "whole", tmp_path / "resumed"
+    run(data_root, mattes, whole, recipe)
+    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe)
+    state = load_state(resumed / "state.pt")
+    assert state["scaler"]["scale"] == 2.0**13  # doubled after every third of ten steps
+    assert_same_state(state, load_state(whole / "state.pt"))

@@ -5,113 +5,58 @@ stage, i). That is what makes a resumed run continue exactly.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
-from training.config import DataSet, Recipe
-from training.data import augment
-from training.data.pseudo_alpha import cached_paths
-from training.data.readers import DataError, Sample, read_grey, read_rgb, read_set, split
+from training.config import Recipe
+from training.data import augment, published
+from training.data.readers import DataError, read_rgb, split
+from training.data.subjects import Pixels, Subject, needed_sets, read_data_set, read_subject
 
-Pixels = NDArray[np.uint8]
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
 STRIDE = 32
 
 
 class View(NamedTuple):
-    """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8."""
+    """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8.
+
+    `parts` are the foreground and background (H, W, 3) of a composite; nobody knows those of a photo.
+    """
 
     picture: Pixels
     alpha: Pixels
     weight: Pixels
-
-
-@dataclass
-class Subject:
-    """A picture with what is known of it, all (H, W[, 3]) uint8.
-
-    Attributes:
-        image: RGB photo, or foreground colours of a cut-out.
-        alpha: Opacity, 255 = 1.
-        weight: Belief in `alpha`, 255 = 1.
-        foreground: Colours without the old background; None where the background cannot be exchanged.
-        own_background: Whether `image` is a photo that stands by itself.
-    """
-
-    image: Pixels
-    alpha: Pixels
-    weight: Pixels
-    foreground: Pixels | None
-    own_background: bool
-
-
-def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
-    """Read a sample with its prepared matte.
-
-    Raises:
-        DataError: A file is missing or cannot be read.
-    """
-    if data_set.kind == "cutouts":
-        rgba = cv2.imread(str(sample.image), cv2.IMREAD_UNCHANGED)
-        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
-            raise DataError(f"{sample.image}: not an RGBA cut-out")
-        foreground = np.ascontiguousarray(rgba[..., 2::-1], np.uint8)
-        alpha = np.ascontiguousarray(rgba[..., 3], np.uint8)
-        return Subject(foreground, alpha, np.full_like(alpha, 255), foreground, own_background=False)
-    image = read_rgb(sample.image)
-    if data_set.kind == "backgrounds":
-        nothing = np.zeros(image.shape[:2], np.uint8)
-        return Subject(image, nothing, np.full_like(nothing, 255), None, own_background=True)
-    if data_set.kind == "hair_only":
-        # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
-        hair = read_grey(sample.labels["hair"])
-        _check_size(sample.labels["hair"], hair, image)
-        inside = np.where(cv2.erode(hair, np.ones((5, 5), np.uint8)) > 127, 255, 0).astype(np.uint8)
-        return Subject(image, inside, inside, None, own_background=True)
-    paths = cached_paths(sample, mattes)
-    alpha, weight = read_grey(paths["alpha"]), read_grey(paths["weight"])
-    _check_size(paths["alpha"], alpha, image)
-    weight = (weight * data_set.belief).astype(np.uint8)
-    # A subject with a part left out is no cut-out: on another background the slip would become a truth.
-    is_whole = (weight == 0).mean() < 0.005
-    is_complete = sample.image.stem not in data_set.incomplete
-    colours = read_rgb(paths["foreground"]) if is_whole or not is_complete else None
-    return Subject(image, alpha, weight, colours, own_background=is_complete)
-
-
-def _check_size(path: Path, label: Pixels, image: Pixels) -> None:
-    if label.shape != image.shape[:2]:
-        raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
+    parts: tuple[Pixels, ...] = ()
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     """Endless training pictures of one stage.
 
     Items are dicts of float32 tensors: `image` (3, h, w) and `guide` (3, H, W) RGB in [0, 1], `alpha` and
-    `weight` (1, H, W) in [0, 1]. All items of a batch have one size, drawn for the batch.
+    `weight` (1, H, W) in [0, 1]. All items of a batch have one size, drawn for the batch. Where the stage
+    has a composition loss there is `contrast` (3, H, W) in [-1, 1], too: foreground minus background of a
+    composite, and 0 for a photo on its own background, whose foreground and background are not known.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
         self.mattes, self.stage = mattes, recipe.stages[stage_number]
         self.seed = (recipe.seed, stage_number)
-        self.sets = [(s, split(read_set(root, s.folder), recipe.held_out_every)[0]) for s in recipe.sets]
+        every = recipe.held_out_every
+        self.sets = [(s, split(read_data_set(root, s), every)[0]) for s in needed_sets(recipe, self.stage)]
         self.backgrounds = [x for s, samples in self.sets if s.kind == "backgrounds" for x in samples]
         for data_set, samples in self.sets:
             if not samples:
                 raise DataError(
                     f"{root / data_set.folder}: every picture of it is held out, none is left to train on"
                 )
-            if data_set.kind == "hair_only" and "hair" not in samples[0].labels:
-                raise DataError(f"{root / data_set.folder}: a set of kind hair_only needs a folder hair/")
         shares = np.array([self.stage.shares.get(s.folder, s.share) for s, _ in self.sets])
         self.shares = shares / shares.sum()
+        self.has_contrast = "composition" in self.stage.fine
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(1)
@@ -121,36 +66,83 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         rng = np.random.default_rng((*self.seed, index))
         data_set, samples = self.sets[rng.choice(len(self.sets), p=self.shares)]
         subject = read_subject(samples[rng.integers(len(samples))], data_set, self.mattes)
-        picture, alpha, weight = self._view(rng, subject, guide_size)
-        guide = augment.random_camera(rng, augment.random_light(rng, picture))
+        if self.stage.augmentation == "published":
+            view = self._published_view(rng, subject, guide_size)
+            guide, *parts = self._lit(rng, view)
+        else:
+            view = self._view(rng, subject, guide_size)
+            guide, *parts = self._lit(rng, view)
+            guide = augment.random_camera(rng, guide)
         image = guide
         if guide_size != size:
             image = np.asarray(cv2.resize(guide, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        as_planes = {"image": image.transpose(2, 0, 1), "guide": guide.transpose(2, 0, 1)}
-        as_planes |= {"alpha": alpha[None], "weight": weight[None]}
-        return {k: torch.from_numpy(np.ascontiguousarray(v)).float().div_(255) for k, v in as_planes.items()}
+        item = {"image": image, "guide": guide, "alpha": view.alpha, "weight": view.weight}
+        tensors = {name: _as_planes(pixels) for name, pixels in item.items()}
+        if self.has_contrast:
+            known = [_as_planes(part) for part in parts]
+            tensors["contrast"] = known[0] - known[1] if known else torch.zeros(3, *guide_size)
+        return tensors
+
+    def _lit(self, rng: np.random.Generator, view: View) -> list[Pixels]:
+        """The picture in another light, and its parts in the same where they are asked for."""
+        light = published.random_light if self.stage.augmentation == "published" else augment.random_light
+        if not self.has_contrast:
+            return [light(rng, view.picture)]
+        # Light knows no neighbours: on one tall picture it is the same for all.
+        return np.split(light(rng, np.vstack([view.picture, *view.parts])), 1 + len(view.parts))
 
     def _batch_size_px(self, index: int) -> tuple[int, int]:
         rng = np.random.default_rng((*self.seed, index // self.stage.batch_size, 1))
         side = rng.uniform(*self.stage.side)
-        return shape_near(side, float(rng.choice(ASPECTS)))
+        square = self.stage.augmentation == "published"
+        return shape_near(side, 1.0 if square else float(rng.choice(ASPECTS)))
+
+    def _stays(self, rng: np.random.Generator, subject: Subject) -> bool:
+        """Whether a subject keeps the background that it has."""
+        can_exchange = subject.foreground is not None and len(self.backgrounds) > 0
+        stays = not can_exchange or rng.random() >= self.stage.composite
+        return subject.own_background and stays
 
     def _view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
         source = subject.image.shape[:2]
-        can_exchange = subject.foreground is not None and len(self.backgrounds) > 0
-        stays = not can_exchange or rng.random() >= self.stage.composite
-        if subject.own_background and stays:
+        if self._stays(rng, subject):
             matrix = augment.random_view(rng, source, size)
             # Reflected at the border, picture and labels alike, so that they stay true to each other.
             parts = (subject.image, subject.alpha, subject.weight)
-            return View(*(augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts))
+            picture, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
+            return View(picture, alpha, weight)
         background = self._background(rng, size)
         count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs come in groups
         return compose(rng, subject, background, count)
 
+    def _published_view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
+        stays = self._stays(rng, subject)
+        matrix = published.random_view(rng, subject.image.shape[:2], size)
+        colours = subject.image if stays else subject.colours()
+        front, alpha = (
+            augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in (colours, subject.alpha)
+        )
+        if subject.weight.min() == subject.weight.max():  # true mattes; saves a fifth of the time
+            weight = np.full(size, subject.weight[0, 0])
+        else:
+            weight = augment.warp(subject.weight, matrix, size, cv2.BORDER_REFLECT_101)
+        if stays:
+            return View(published.random_blur(rng, front, 3), alpha, weight)
+        front = published.random_blur(rng, published.random_clahe(rng, front), 3)
+        if self.backgrounds:
+            photo = read_rgb(self.backgrounds[rng.integers(len(self.backgrounds))].image)
+            matrix = published.random_view(rng, photo.shape[:2], size)
+            back = augment.warp(photo, matrix, size, cv2.BORDER_REFLECT_101)
+            back = published.random_background_light(rng, back)
+        else:
+            back = _plain_colour(rng, size)
+        cover = alpha[..., None] / np.float32(255)
+        picture = back + cover * (front - back.astype(np.float32))
+        return View((picture + 0.5).astype(np.uint8), alpha, weight, (front, back))
+
     def _background(self, rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
         if not self.backgrounds:
-            return np.full((*size, 3), rng.integers(0, 256, 3), np.uint8)
+            return _plain_colour(rng, size)
         photo = read_rgb(self.backgrounds[rng.integers(len(self.backgrounds))].image)
         background = augment.warp(
             photo, augment.random_view(rng, photo.shape[:2], size), size, cv2.BORDER_REFLECT_101
@@ -168,7 +160,7 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
     Returns:
         A view of the background's size.
     """
-    assert subject.foreground is not None
+    foreground = subject.colours()
     size = background.shape[:2]
     picture = background.astype(np.float32)
     alpha = np.zeros(size, np.float32)
@@ -186,14 +178,27 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
         else:
             matrix = augment.place(rng, source, box, size, on_floor=box[2] == source[0])
             border = cv2.BORDER_CONSTANT
-        colours = augment.warp(subject.foreground, matrix, size, cv2.BORDER_REFLECT_101)
+        colours = augment.warp(foreground, matrix, size, cv2.BORDER_REFLECT_101)
         cover = augment.warp(subject.alpha, matrix, size, border) / np.float32(255)
         believed = augment.warp(255 - subject.weight, matrix, size, border) / np.float32(255)
         picture += cover[..., None] * (colours - picture)
         alpha += cover * (1 - alpha)
         weight = np.minimum(weight, 1 - believed)
-    parts = (picture, alpha * 255, weight * 255)
-    return View(*(np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in parts))
+    if count > 1:  # the mean of all layers, weighted with what shows of each
+        layers = (picture - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
+        colours = np.where(alpha[..., None] > 0.01, np.clip(layers + 0.5, 0, 255), colours).astype(np.uint8)
+    rounded = [np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in (picture, alpha * 255, weight * 255)]
+    return View(rounded[0], rounded[1], rounded[2], (colours, background))
+
+
+def _plain_colour(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
+    return np.full((*size, 3), rng.integers(0, 256, 3), np.uint8)
+
+
+def _as_planes(pixels: Pixels) -> torch.Tensor:
+    """(C, H, W) float32 in [0, 1] of (H, W[, C]) uint8."""
+    planes = np.atleast_3d(pixels).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(planes)).float().div_(255)
 
 
 def shape_near(side: float, aspect: float) -> tuple[int, int]:
@@ -204,15 +209,39 @@ def shape_near(side: float, aspect: float) -> tuple[int, int]:
 
 
 class Onwards(Sampler[list[int]]):
-    """Batches of consecutive sample numbers from where a run stands to where its stage ends."""
+    """Batches of consecutive sample numbers from where a run stands to where its stage ends.
 
-    def __init__(self, start_step: int, end_step: int, batch_size: int) -> None:
+    A step's samples are dealt to its passes, one after another, and each pass's to the processes, in turn: so
+    all processes together see what one alone would see.
+
+    Args:
+        start_step: First step.
+        end_step: One beyond the last step.
+        batch_size: Samples of one step, over all passes and processes.
+        passes: How many batches make one step.
+        processes: How many processes share a pass.
+        process: Which of them this is.
+    """
+
+    def __init__(
+        self,
+        start_step: int,
+        end_step: int,
+        batch_size: int,
+        passes: int = 1,
+        processes: int = 1,
+        process: int = 0,
+    ) -> None:
         self.start, self.end, self.batch_size = start_step, end_step, batch_size
+        self.passes, self.processes, self.process = passes, processes, process
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Yield the sample numbers of one step after another."""
+        """Yield the sample numbers of one pass after another."""
+        size = self.batch_size // (self.passes * self.processes)
         for step in range(self.start, self.end):
-            yield list(range(step * self.batch_size, (step + 1) * self.batch_size))
+            for number in range(self.passes):
+                first = step * self.batch_size + (number * self.processes + self.process) * size
+                yield list(range(first, first + size))
 
     def __len__(self) -> int:
-        return self.end - self.start
+        return (self.end - self.start) * self.passes

@@ -5,7 +5,9 @@ colours tell, and nothing where they do not. So: keep the mask away from its bor
 (narrow on skin and cloth, wide on hair and fur), solve it twice, and trust the band where both agree.
 """
 
+import functools
 import multiprocessing
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from training.data.mending import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
-from training.data.readers import DataError, Sample, read_grey, read_rgb
+from training.data.readers import DataError, Sample, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
 _NARROW = 0.010  # band radii as shares of the subject's size, the square root of its area
@@ -139,16 +141,55 @@ def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2) ->
     Raises:
         DataError: A picture or label cannot be read or is not there, or their sizes differ.
     """
-    if lonely := [s for s in samples if "mask" not in s.labels]:
-        raise DataError(f"{lonely[0].image}: no mask belongs to it; its set needs a folder mask/")
+    _check_labels(samples, "mask")
+    return _make_each(samples, cache, workers, "mattes", functools.partial(_prepare_one, band=band))
+
+
+def prepare_foregrounds(samples: list[Sample], cache: Path, workers: int = 2) -> int:
+    """Estimate the foreground colours of pictures whose alpha is known, and keep them as files.
+
+    Args:
+        samples: Pictures with an alpha.
+        cache: Folder for `<set>/<stem>.foreground.jpg`.
+        workers: Processes.
+
+    Returns:
+        How many were made; those already there are kept.
+
+    Raises:
+        DataError: See `prepare`.
+
+    Reference:
+        Germer et al., "Fast Multi-Level Foreground Estimation", 2020.
+    """
+    _check_labels(samples, "alpha")
+    return _make_each(samples, cache, workers, "foregrounds", _prepare_foreground)
+
+
+def cached_paths(sample: Sample, cache: Path) -> dict[str, Path]:
+    """Where the parts of a sample's pseudo-matte lie. `foreground` is written last: where it is, all are."""
+    base = cache / sample.folder / sample.below
+    parts = {kind: base / f"{sample.image.stem}.{kind}.png" for kind in ("alpha", "weight", "trimap")}
+    return parts | {"foreground": base / f"{sample.image.stem}.foreground.jpg"}
+
+
+def _check_labels(samples: list[Sample], label: str) -> None:
+    if lonely := [s for s in samples if label not in s.labels]:
+        raise DataError(f"{lonely[0].image}: no {label} belongs to it; its set needs a folder {label}/")
+
+
+def _make_each(
+    samples: list[Sample], cache: Path, workers: int, what: str, make: Callable[[Sample, Path], None]
+) -> int:
+    """Call `make` in several processes for the samples without cached foreground."""
     todo = [s for s in samples if not cached_paths(s, cache)["foreground"].exists()]
-    for folder in {s.folder for s in todo}:
-        (cache / folder).mkdir(parents=True, exist_ok=True)
+    for folder in {cached_paths(s, cache)["foreground"].parent for s in todo}:
+        folder.mkdir(parents=True, exist_ok=True)
     # Spawned: a forked child dies where numba's OpenMP threads have run in its parent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(_prepare_one, s, band, cache) for s in todo]
+        jobs = [pool.submit(make, s, cache) for s in todo]
         try:
-            for job in tqdm(jobs, desc=f"mattes for {samples[0].folder}", unit="photo", disable=None):
+            for job in tqdm(jobs, desc=f"{what} for {samples[0].folder}", unit="photo", disable=None):
                 job.result()
         except BaseException:  # say so now, not after hours of other photos
             pool.shutdown(cancel_futures=True)
@@ -156,18 +197,11 @@ def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2) ->
     return len(todo)
 
 
-def cached_paths(sample: Sample, cache: Path) -> dict[str, Path]:
-    """Where the parts of a sample's pseudo-matte lie. `foreground` is written last: where it is, all are."""
-    base = cache / sample.folder
-    parts = {kind: base / f"{sample.image.stem}.{kind}.png" for kind in ("alpha", "weight", "trimap")}
-    return parts | {"foreground": base / f"{sample.image.stem}.foreground.jpg"}
-
-
-def _prepare_one(sample: Sample, band: Band, cache: Path) -> None:
+def _prepare_one(sample: Sample, cache: Path, band: Band) -> None:
     cv2.setNumThreads(1)
     image = read_rgb(sample.image)
-    mask = read_grey(sample.labels["mask"]) > 127
-    hair = read_grey(sample.labels["hair"]) > 127 if "hair" in sample.labels else None
+    mask = read_label(sample.labels["mask"]) > 127
+    hair = read_label(sample.labels["hair"]) > 127 if "hair" in sample.labels else None
     if mask.shape != image.shape[:2]:
         raise DataError(f"{sample.labels['mask']}: size {mask.shape}, its picture has {image.shape[:2]}")
     matte = make_pseudo_alpha(image, mask, band, hair)
@@ -175,8 +209,22 @@ def _prepare_one(sample: Sample, band: Band, cache: Path) -> None:
     cv2.imwrite(str(paths["alpha"]), np.round(matte.alpha * 255).astype(np.uint8))
     cv2.imwrite(str(paths["weight"]), np.round(matte.weight * 255).astype(np.uint8))
     cv2.imwrite(str(paths["trimap"]), matte.trimap)
-    temporary = paths["foreground"].with_suffix(".part.jpg")
-    cv2.imwrite(
-        str(temporary), cv2.cvtColor(matte.foreground, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95]
-    )
-    temporary.replace(paths["foreground"])
+    _keep_foreground(paths["foreground"], matte.foreground)
+
+
+def _prepare_foreground(sample: Sample, cache: Path) -> None:
+    import pymatting
+
+    cv2.setNumThreads(1)
+    image, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
+    if alpha.shape != image.shape[:2]:
+        raise DataError(f"{sample.labels['alpha']}: size {alpha.shape}, its picture has {image.shape[:2]}")
+    foreground = pymatting.estimate_foreground_ml(image / 255.0, alpha / 255.0)
+    colours = np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8)
+    _keep_foreground(cached_paths(sample, cache)["foreground"], colours)
+
+
+def _keep_foreground(path: Path, colours: NDArray[np.uint8]) -> None:
+    temporary = path.with_suffix(".part.jpg")
+    cv2.imwrite(str(temporary), cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
+    temporary.replace(path)

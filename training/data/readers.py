@@ -1,15 +1,16 @@
 """Data sets as they lie on disk: pictures with masks, hair maps or alphas, cut-outs, and plain photos."""
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
-LABEL_FOLDERS = ("mask", "hair")
 
 
 class DataError(ValueError):
@@ -23,34 +24,91 @@ class Sample:
     Attributes:
         folder: Name of the data set.
         image: Photo, or an RGBA cut-out when `labels` is empty and the set holds cut-outs.
-        labels: Label files by folder name, e.g. {"mask": …, "hair": …}.
+        labels: Label files by what they are, e.g. {"mask": …, "hair": …} or {"alpha": …, "trimap": …}.
+        below: Folder within the set, where it has several: names need be unique in one folder alone.
     """
 
     folder: str
     image: Path
     labels: dict[str, Path]
+    below: str = ""
 
     @property
     def key(self) -> str:
-        """Name that is unique over all sets: folder/stem."""
-        return f"{self.folder}/{self.image.stem}"
+        """Name that is unique over all sets: folder/stem, or folder/below/stem."""
+        return "/".join(part for part in (self.folder, self.below, self.image.stem) if part)
+
+
+@dataclass
+class Listing:
+    """What lies in the folders of one set, fitting or not.
+
+    Attributes:
+        folder: The set's own folder, or the data root where the set lies in that.
+        places: Folders with pictures.
+        pictures: (below, file), see `Sample.below`; sorted.
+        labels: Label → (below, stem) → file, for labels that have a folder.
+        unlisted: Names in the set's own list of which there is no picture.
+    """
+
+    folder: Path
+    places: list[Path]
+    pictures: list[tuple[str, Path]] = field(default_factory=list)
+    labels: dict[str, dict[tuple[str, str], Path]] = field(default_factory=dict)
+    unlisted: list[str] = field(default_factory=list)
 
 
 def is_held_out(key: str, every: int) -> bool:
-    """Whether a sample belongs to the held-out part: a hash of its name, so it never moves."""
-    return zlib.crc32(key.encode()) % every == 0
+    """Whether a sample belongs to the held-out part, one in `every`; with `every` = 0 none does.
+
+    A hash of its name says so: it never moves.
+    """
+    return every > 0 and zlib.crc32(key.encode()) % every == 0
 
 
-def _images_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def read_set(root: Path, name: str) -> list[Sample]:
-    """List one data set: `name/image/` beside label folders, or a flat folder of pictures.
+def list_set(root: Path, name: str, layout: str = "plain") -> Listing:
+    """Find the files of one data set, without a look at whether they fit together.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
+        layout: How its files lie, a name of `LAYOUTS`.
+
+    Raises:
+        DataError: No such folder, or it does not look like the layout.
+    """
+    rules = LAYOUTS[layout]
+    base = root / name
+    places = _places(base, rules.pictures) or _places(root, rules.beside)
+    if not places:
+        if not base.is_dir():
+            raise DataError(f"{base}: no such data set folder")
+        raise DataError(f"{base}: not laid out as {layout}; it has none of {', '.join(rules.pictures)}")
+    found = Listing(base if base.is_dir() else root, places)
+    for place in places:
+        # Of several folders each has names of its own, and folders below each again.
+        below = "" if len(places) == 1 else place.parent.name
+        files = _images_in(place, rules.nested)
+        found.pictures += [("/".join([below, *f.relative_to(place).parts[:-1]]).strip("/"), f) for f in files]
+        if place == base:
+            continue  # a flat folder: what lies beside it are other sets
+        for label, names in rules.labels.items():
+            folder = next((place.parent / n for n in names if (place.parent / n).is_dir()), None)
+            if folder is not None and folder != place:
+                labels = found.labels.setdefault(label, {})
+                labels |= {(below, p.stem): p for p in _images_in(folder)}
+    if rules.listed:
+        _keep_listed(found, rules.listed)
+    return found
+
+
+def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
+    """List one data set.
+
+    Args:
+        root: Folder that holds the sets.
+        name: Folder of the set below `root`.
+        layout: How its files lie, a name of `LAYOUTS`.
 
     Returns:
         Samples in name order. Label files match by stem; a picture that lacks a label that others of its set
@@ -59,26 +117,83 @@ def read_set(root: Path, name: str) -> list[Sample]:
     Raises:
         DataError: No such folder, no pictures, or pictures without their labels.
     """
-    base = root / name
-    if not base.is_dir():
-        raise DataError(f"{base}: no such data set folder")
-    image_folder = base / "image"
-    if not image_folder.is_dir():
-        samples = [Sample(name, path, {}) for path in _images_in(base)]
-        if not samples:
-            raise DataError(f"{base}: no pictures and no image/ folder in it")
-        return samples
-    images = _images_in(image_folder)
-    if not images:
-        raise DataError(f"{image_folder}: no pictures in it")
-    labels = {
-        kind: {p.stem: p for p in _images_in(base / kind)} for kind in LABEL_FOLDERS if (base / kind).is_dir()
-    }
-    for kind, files in labels.items():
-        lonely = [p.name for p in images if p.stem not in files]
-        if lonely:
-            raise DataError(f"{base}: {len(lonely)} pictures have no {kind}, first {lonely[0]}")
-    return [Sample(name, p, {kind: files[p.stem] for kind, files in labels.items()}) for p in images]
+    found, rules = list_set(root, name, layout), LAYOUTS[layout]
+    if not found.pictures:
+        flat = " and no image/ folder in it" if layout == "plain" and found.places == [found.folder] else ""
+        raise DataError(f"{found.places[0]}: no pictures{flat or ' in it'}")
+    if found.unlisted:
+        raise DataError(
+            f"{found.folder}: {len(found.unlisted)} pictures of {rules.listed} are not there, "
+            f"first {found.unlisted[0]}"
+        )
+    if lacking := [label for label in rules.needs if label not in found.labels]:
+        names = ", ".join(rules.labels[lacking[0]])
+        raise DataError(f"{found.places[0]}: no {lacking[0]} beside it; looked for a folder {names}")
+    for label in found.labels:
+        if lonely := lonely_pictures(found, label, rules):
+            raise DataError(f"{found.folder}: {len(lonely)} pictures have no {label}, first {lonely[0].name}")
+    return samples_of(found, name, rules)
+
+
+def samples_of(found: Listing, name: str, rules: Layout) -> list[Sample]:
+    """Join pictures with the labels there are."""
+    samples = []
+    for below, picture in found.pictures:
+        labels = {kind: label_of(files, below, picture, rules) for kind, files in found.labels.items()}
+        there = {kind: path for kind, path in labels.items() if path is not None}
+        samples.append(Sample(name, picture, there, below))
+    return samples
+
+
+def lonely_pictures(found: Listing, label: str, rules: Layout) -> list[Path]:
+    """Pictures that lack a label."""
+    files = found.labels[label]
+    return [p for below, p in found.pictures if label_of(files, below, p, rules) is None]
+
+
+def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rules: Layout) -> Path | None:
+    """The label file of a picture, if there is one."""
+    path = files.get((below, picture.stem))
+    if path is None and rules.numbered:
+        path = files.get((below, picture.stem.rpartition("_")[0]))
+    return path
+
+
+def has_set(root: Path, name: str, layout: str = "plain") -> bool:
+    """Whether a set lies below the data root, or where its layout may lie besides."""
+    return bool(_places(root / name, LAYOUTS[layout].pictures) or _places(root, LAYOUTS[layout].beside))
+
+
+def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
+    for pattern in patterns:
+        # Not by glob where it is a plain path: an empty pattern or "." is none.
+        found = sorted(base.glob(pattern)) if "*" in pattern else [base / pattern]
+        if folders := [path for path in found if path.is_dir()]:
+            return folders
+    return []
+
+
+def _images_in(folder: Path, nested: bool = False) -> list[Path]:
+    inside = folder.rglob("*") if nested else folder.iterdir()
+    pictures = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(p for p in pictures if not any(map(_is_passed_over, p.relative_to(folder).parts)))
+
+
+def _is_passed_over(part: str) -> bool:
+    # Archives packed on a Mac bring a file ._x.jpg, which is no picture, for each x.jpg.
+    return part.startswith(".") or part in NO_PHOTOS
+
+
+def _keep_listed(found: Listing, name: str) -> None:
+    """Leave the pictures that a set's own list names, where there is one."""
+    parents = [parent for place in found.places for parent in (place.parent, place.parent.parent)]
+    lists = [parent / name for parent in parents if (parent / name).is_file()]
+    if not lists:
+        return
+    lines = lists[0].read_text(encoding="utf-8", errors="replace").splitlines()
+    wanted = {Path(line.strip()).stem for line in lines} - {""}
+    found.pictures = [(below, p) for below, p in found.pictures if p.stem in wanted]
+    found.unlisted = sorted(wanted - {p.stem for _, p in found.pictures})
 
 
 def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
@@ -101,8 +216,16 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
-    """Read a label as (H, W) uint8; see `read_rgb`."""
+    """Read a picture's brightness as (H, W) uint8; see `read_rgb`."""
     label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
     if label is None:
         raise DataError(f"{path}: not a label that can be read")
     return np.asarray(label, np.uint8)
+
+
+def read_label(path: Path) -> NDArray[np.uint8]:
+    """Read channel 0 of a label as (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
+    label = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)  # one channel where the file has one
+    if label is None:
+        raise DataError(f"{path}: not a label that can be read")
+    return np.asarray(label if label.ndim == 2 else np.ascontiguousarray(label[..., 2]), np.uint8)

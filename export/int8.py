@@ -1,0 +1,100 @@
+"""8-bit integers: ranges measured on photos, weights per channel, sensitive layers left in float32."""
+
+import logging
+import tempfile
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.precision import SENSITIVE, PrecisionError, ancestors, set_metadata
+
+FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
+_QUANTISED_OPS = ["Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "Resize"]
+
+
+class CalibrationError(ValueError):
+    """Too few photos to measure ranges on."""
+
+
+def to_int8(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
+    """Turn a float32 contract file into one that computes in 8 bits, written as QuantizeLinear pairs.
+
+    Activations are uint8 with a zero point, so that a clip at zero costs nothing; weights are int8, one scale
+    a channel. The guide's way, the guided filter, the logits and `SENSITIVE` layers stay float32.
+
+    Args:
+        model: From `export.onnx.export_onnx`; it is not changed.
+        images: (3, h, w) float32 RGB in [0, 1] at working size, of the kind that the file is made for.
+
+    Raises:
+        CalibrationError: Fewer than `FEWEST_PHOTOS`.
+        PrecisionError: ONNX Runtime cannot quantise this network.
+
+    Reference:
+        Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+        Inference", 2018, eq. 1.
+    """
+    if len(images) < FEWEST_PHOTOS:
+        raise CalibrationError(
+            f"{len(images)} photos are too few to measure int8's ranges on; give at least {FEWEST_PHOTOS}"
+        )
+    from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
+
+    keep_float = {n.name for n in ancestors(model.graph, ["coarse_guide", "fine_guide"])}
+    keep_float |= {n.name for n in model.graph.node if SENSITIVE.search(n.name)}
+    with tempfile.TemporaryDirectory() as folder, _quiet_root_log():
+        source, target = Path(folder) / "fp32.onnx", Path(folder) / "int8.onnx"
+        source.write_bytes(model.SerializeToString())
+        try:
+            quantize_static(
+                source,
+                target,
+                _Reader(images),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=_QUANTISED_OPS,
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_exclude=sorted(keep_float),
+                calibrate_method=CalibrationMethod.MinMax,
+                extra_options={"MatMulConstBOnly": True},
+            )
+        except OSError:
+            raise
+        except Exception as error:  # the quantiser raises whatever its parts raise
+            raise PrecisionError(f"ONNX Runtime cannot quantise this network: {error}") from error
+        result = onnx.load(target)
+    del result.graph.value_info[:]
+    del result.metadata_props[:]  # the quantiser adds one of its own
+    result.metadata_props.extend(model.metadata_props)
+    result.producer_name, result.producer_version = model.producer_name, model.producer_version
+    set_metadata(result, "precision", "int8")
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+class _Reader:
+    """Hands the pictures to the quantiser one by one; it measures the ranges of every tensor on them."""
+
+    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        image = next(self._images, None)
+        return None if image is None else {"image": image[None], "guide": np.zeros((1, 3, 1, 1), np.float32)}
+
+
+@contextmanager
+def _quiet_root_log():
+    """The quantiser advises on the root logger to run a preparation that this exporter has already done."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

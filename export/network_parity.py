@@ -1,0 +1,68 @@
+"""Does the float32 file say what the network in torch says?"""
+
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from export.divergence import Taps, first_divergence, tapped
+from export.parity import LIMITS, Float, Parity, cases_of, compare, run_onnx
+from models.stylematte import StyleMatte
+
+
+def check_parity(model: StyleMatte, exported: onnx.ModelProto, photos: dict[str, Float]) -> Parity:
+    """Run the network and its float32 file side by side.
+
+    Args:
+        model: Network in evaluation mode, on the CPU.
+        exported: What `export.onnx.export_onnx` made of it.
+        photos: (3, H, W) float32 RGB in [0, 1] by name; noise is added, and a batch of two.
+
+    Raises:
+        ParityError: A difference above `LIMITS`, or a value that is no number.
+    """
+
+    @torch.inference_mode()
+    def network(image: Float, guide: Float) -> Float:
+        return model(torch.from_numpy(image), torch.from_numpy(guide)).alpha.numpy()
+
+    def where(image: Float) -> str:
+        modules = taps_of_network(model, image)
+        return first_divergence(modules, tapped(exported, image, modules))
+
+    cases = cases_of(photos, model.preset.working_size, model.preset.stride)
+    return compare(cases, network, run_onnx(exported), LIMITS["fp32"], "torch", where)
+
+
+def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
+    """Results of all modules that have modules inside, by the names that `export.names` gives, in order.
+
+    A module without any inside may have been fused with the next one, so its own result is in no file.
+
+    Args:
+        model: Network in evaluation mode, on the CPU.
+        image: (N, 3, h, w) float32 RGB in [0, 1].
+    """
+    taps: Taps = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if name and any(module.children()):
+            hooks.append(module.register_forward_hook(_keeper(taps, name)))
+    try:
+        with torch.inference_mode():
+            coarse = model.coarse(torch.from_numpy(image))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return taps | {"coarse_logits": coarse.logits.numpy(), "coarse_guide": coarse.guide.numpy()}
+
+
+def _keeper(taps: Taps, name: str) -> Any:
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor):
+            taps[name] = output.detach().numpy()
+
+    return keep

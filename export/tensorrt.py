@@ -1,0 +1,293 @@
+"""A contract file becomes a TensorRT engine, is proven, and is written with its sidecar (docs/export.md)."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import onnx
+
+from export.engine_plan import SIDECAR_VERSION, Identity, Plan, write_whole
+from export.guided_filter.nvrtc import ARCHITECTURE
+from export.guided_filter.plugin import register, with_plugin_nodes
+from export.parity import LIMITS, NOISE, Float, Parity, Run, compare, run_onnx
+from export.precision import rounded_in_float32
+
+WORKSPACE_BYTES = 4 << 30
+Say = Callable[[str, int, int], None]  # phase, steps done, steps there are
+
+
+class BuildError(RuntimeError):
+    """TensorRT did not build the engine; the message has its words."""
+
+
+def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
+    """Let TensorRT build.
+
+    Args:
+        trt: The module `tensorrt`.
+        plan: What to build.
+        say: Told of progress; may be called from another thread.
+
+    Returns:
+        The serialised engine.
+
+    Raises:
+        BuildError: It cannot; the message has TensorRT's words.
+    """
+    model, flags = plan.model, 0
+    prefers_aot = getattr(trt.NetworkDefinitionCreationFlag, "PREFER_AOT_PYTHON_PLUGINS", None)
+    if prefers_aot is not None:
+        metadata = plan.metadata
+        register(
+            int(metadata["stylematte.radius_px"]),
+            float(metadata["stylematte.eps"]),
+            architecture=ARCHITECTURE,
+        )
+        model, flags = with_plugin_nodes(model), 1 << int(prefers_aot)
+    logger = _logger(trt)
+    builder = trt.Builder(logger)
+    network = builder.create_network(flags)
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model.SerializeToString()):
+        words = parser.get_error(0).desc() if parser.num_errors else "no reason given"
+        raise BuildError(f"TensorRT does not read {plan.name}: {_one_line(words)}")
+    config = builder.create_builder_config()
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
+    if plan.precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
+        config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of a product are not what float32 promises
+    for shapes in plan.profiles():
+        profile = builder.create_optimization_profile()
+        for name, (least, usual, greatest) in shapes.items():
+            profile.set_shape(name, least, usual, greatest)
+        config.add_optimization_profile(profile)
+    config.progress_monitor = _monitor(trt, say)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        words = logger.errors[-1] if logger.errors else "no reason given"
+        raise BuildError(f"TensorRT did not build {plan.name}: {_one_line(words)}")
+    return bytes(engine)
+
+
+def build_apart(plan: Plan, say: Say) -> bytes:
+    """Let TensorRT build in a process of its own: it can be interrupted there, and may die there.
+
+    Args:
+        plan: What to build.
+        say: Told of progress.
+
+    Raises:
+        BuildError: TensorRT cannot build it, or the process died.
+    """
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    settings = (plan.name, plan.model.SerializeToString(), plan.sizes, plan.largest_batch)
+    process = context.Process(target=_send_built, args=(settings, sender), daemon=True)
+    process.start()
+    sender.close()
+    try:
+        while True:
+            kind, value = receiver.recv()
+            if kind == "engine":
+                assert isinstance(value, bytes)
+                return value
+            if kind == "error":
+                raise BuildError(value)
+            say(*value)
+    except EOFError:
+        process.join()
+        raise BuildError(f"{plan.name}: the process that built it died with {process.exitcode}") from None
+    finally:
+        process.terminate()
+        process.join()
+
+
+def _send_built(settings: tuple[Any, ...], sender: Any) -> None:
+    import tensorrt
+
+    name, model, sizes, largest_batch = settings
+    plan = Plan(name, onnx.ModelProto.FromString(model), sizes, largest_batch)
+    try:
+        engine = build_plan(tensorrt, plan, lambda *progress: sender.send(("progress", progress)))
+    except (RuntimeError, ValueError) as error:
+        sender.send(("error", str(error)))
+    else:
+        sender.send(("engine", engine))
+
+
+def run_engine(trt: Any, engine: bytes, plan: Plan, card: Any) -> Run:
+    """Open an engine for its proof: image and full-size guide in, alpha out, all memory anew for every pass.
+
+    Args:
+        trt: The module `tensorrt`.
+        engine: From `build_plan`.
+        plan: What it was built from.
+        card: Memory and streams, as `stylematte_cli.engines.cuda.Cuda` has them.
+
+    Raises:
+        BuildError: TensorRT does not open what it built, or a pass fails.
+    """
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    opened = runtime.deserialize_cuda_engine(engine)
+    context = opened.create_execution_context() if opened is not None else None
+    if context is None:
+        raise BuildError(f"TensorRT does not open the engine of {plan.name} that it built")
+    stream = card.stream()
+
+    def run(image: Float, guide: Float) -> Float:
+        count, _, height, width = guide.shape
+        arrays = {
+            "image": np.ascontiguousarray(image),
+            "guide": np.ascontiguousarray(guide),
+            "alpha": np.empty((count, 1, height, width), np.float32),
+            "coefficients": np.empty((count, 2, image.shape[2] // 4, image.shape[3] // 4), np.float32),
+        }
+        addresses = {name: card.allocate(array.nbytes) for name, array in arrays.items()}
+        try:
+            is_done = context.set_optimization_profile_async(plan.sizes.index(image.shape[2:]), stream)
+            card.wait(stream)
+            for name in ("image", "guide"):
+                card.upload(arrays[name], addresses[name], stream)
+                is_done = context.set_input_shape(name, arrays[name].shape) and is_done
+            for name, address in addresses.items():
+                is_done = context.set_tensor_address(name, address) and is_done
+            if not (is_done and context.execute_async_v3(stream)):
+                raise BuildError(
+                    f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}"
+                )
+            card.download(addresses["alpha"], arrays["alpha"], stream)
+        finally:
+            for address in addresses.values():
+                card.free(address)
+        return arrays["alpha"]
+
+    return run
+
+
+def check_engine(plan: Plan, run: Run, photos: dict[str, Float]) -> Parity:
+    """Compare an engine with its ONNX file on a CPU, at every size and every batch size.
+
+    Args:
+        plan: What the engine was built from.
+        run: Takes (image, guide) to alpha through the engine.
+        photos: (3, H, W) float32 RGB in [0, 1] by name; noise is added.
+
+    Raises:
+        ParityError: See `export.parity.compare`.
+    """
+    half = plan.precision != "fp32"
+    reference = run_onnx(rounded_in_float32(plan.model) if half else plan.model)
+    return compare(_cases(plan, photos), reference, run, LIMITS[plan.precision], "onnx")
+
+
+def write_engine(
+    path: Path,
+    engine: bytes,
+    plan: Plan,
+    identity: Identity,
+    parity: Parity,
+    build: dict[str, Any],
+) -> None:
+    """Write an engine and its sidecar, each whole or not at all; an engine without a sidecar is never opened.
+
+    Args:
+        path: From `engine_path`.
+        engine: From `build_plan`.
+        plan: What it was built from.
+        identity: What it was built for.
+        parity: From `check_engine`.
+        build: Facts for people: seconds, versions, memory.
+    """
+    facts = {
+        "sidecar": SIDECAR_VERSION,
+        "contract": plan.metadata,
+        "built_for": identity.built_for,
+        "onnx_sha256": identity.onnx_sha256,
+        "ptx_sha256": identity.ptx_sha256,
+        "engine_sha256": hashlib.sha256(engine).hexdigest(),
+        "sizes": plan.sizes,
+        "largest_batch": plan.largest_batch,
+        "profiles": plan.profiles(),
+        "inputs": {"image": "float32", "guide": "float32"},
+        "outputs": {"alpha": "float32", "coefficients": "float32"},
+        "parity": parity.as_dict(),
+        "build": build,
+    }
+    write_whole(path, engine)
+    write_whole(path.with_name(path.name + ".json"), (json.dumps(facts, indent=2) + "\n").encode())
+
+
+def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, tuple[Float, Float]]:
+    """(image, guide) by name: every photo, noise, every size at the largest batch, each batch at one size."""
+    noise = np.random.default_rng(0).random((3, 333, 251), np.float32)
+    guides = photos | {NOISE: noise}
+    cases = {}
+    for index, (name, guide) in enumerate(guides.items()):
+        cases[name] = _case([guide], plan.sizes[index % len(plan.sizes)])
+    several = [*photos.values()] * plan.largest_batch
+    for height, width in plan.sizes:
+        cases[f"{plan.largest_batch} at {height}x{width}"] = _case(
+            several[: plan.largest_batch], (height, width)
+        )
+    for count in range(1, plan.largest_batch):
+        cases[f"batch of {count}"] = _case(several[:count], plan.sizes[0])
+    return cases
+
+
+def _case(guides: list[Float], size: tuple[int, int]) -> tuple[Float, Float]:
+    """The pictures at working size, and at the full size of the first of them."""
+    height, width = guides[0].shape[1:]
+    return np.stack([_resized(g, size) for g in guides]), np.stack(
+        [_resized(g, (height, width)) for g in guides]
+    )
+
+
+def _resized(photo: Float, size: tuple[int, int]) -> Float:
+    planes = cv2.resize(photo.transpose(1, 2, 0), size[::-1], interpolation=cv2.INTER_AREA)
+    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+
+
+def _logger(trt: Any) -> Any:
+    """A logger that keeps errors, to be told in one line, and is silent otherwise."""
+
+    class Logger(trt.ILogger):
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Logger()
+
+
+def _monitor(trt: Any, say: Say) -> Any:
+    """Passes TensorRT's outermost phases on."""
+
+    class Monitor(trt.IProgressMonitor):
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+            self.steps: dict[str, int] = {}
+
+        def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
+            self.steps[phase] = steps
+            say(phase, 0, steps)
+
+        def step_complete(self, phase: str, step: int) -> bool:
+            say(phase, step + 1, self.steps.get(phase, step + 1))
+            return True
+
+        def phase_finish(self, phase: str) -> None:
+            self.steps.pop(phase, None)
+
+    return Monitor()
+
+
+def _one_line(text: str) -> str:
+    line = " ".join(str(text).split())
+    return line if len(line) <= 300 else line[:297] + "..."

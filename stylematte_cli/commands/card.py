@@ -1,0 +1,34 @@
+"""Hands the CUDA kernels of `export.guided_filter` to an engine; the one way from the runtime to them."""
+
+import logging
+
+from stylematte_cli.engines.base import Engine
+
+log = logging.getLogger("stylematte")
+
+
+def use_card(engine: Engine, device: str) -> None:
+    """Let the guided filter run on the card that the network runs on, and say so, or why not.
+
+    Args:
+        engine: Opened; nothing is done for one on the CPU.
+        device: As it was opened with.
+    """
+    if engine.provider == "CPUExecutionProvider":
+        return
+    from stylematte_cli.engines.card_filter import CardFilter
+    from stylematte_cli.engines.cuda import Cuda
+    from stylematte_cli.errors import MissingError
+
+    contract = engine.contract
+    try:
+        from export.guided_filter.kernels import Grey
+        from export.guided_filter.launch import GuidedFilter
+
+        card = Cuda(int(device.partition(":")[2] or 0))
+        grey = Grey.of(contract.mean, contract.std)
+        engine.card_filter = CardFilter(card, GuidedFilter(contract.radius_px, contract.eps, grey))
+    except (ImportError, RuntimeError, ValueError, MissingError) as error:
+        log.info("guided filter on the CPU: %s", error)
+    else:
+        log.info("guided filter on the card")

@@ -1,0 +1,154 @@
+"""The part of `stylematte export` that makes TensorRT engines."""
+
+import logging
+import platform
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.errors import InputError, MissingError, UsageError
+
+SECONDS_BETWEEN_LINES = 5
+
+log = logging.getLogger("stylematte")
+
+
+def check(precision: str, is_onnx: bool, plan_only: bool, device: str) -> None:
+    """Refuse at once what would fail after minutes.
+
+    Raises:
+        UsageError: Options that do not go together.
+        MissingError: No TensorRT.
+    """
+    if precision == "int8":
+        raise UsageError(
+            "TensorRT does not read int8 files made for CPUs, with int32 biases and uint8 activations",
+            "Take --fp16 or --bf16",
+        )
+    if is_onnx and precision != "fp32":
+        raise UsageError(
+            f"--{precision} has no say over an .onnx file", "Leave it out, or give trained weights"
+        )
+    if device == "cpu":
+        raise UsageError("--format tensorrt needs a card, not --device cpu", "Use --device cuda")
+    if not plan_only and find_spec("tensorrt") is None:
+        raise MissingError(
+            "TensorRT is not installed",
+            'pip install "stylematte[tensorrt]" on the machine with the card; here --plan-only writes all '
+            "that needs none",
+        )
+    require("onnx", extra="train")
+    require("onnxruntime", extra="cpu")
+    require("cuda", extra="cuda")
+
+
+def given_model(path: Path, out: Path) -> Path:
+    """Take an ONNX file that is already made, into the folder of the results.
+
+    Raises:
+        MissingError: There is none.
+    """
+    if not path.is_file():
+        raise MissingError(f"{path}: no such model file", "Give an .onnx file made by `stylematte export`")
+    target = out / path.name
+    if not (target.exists() and target.samefile(path)):
+        from stylematte_cli.media.images import write_bytes
+
+        write_bytes(target, path.read_bytes())
+    return target
+
+
+def make(
+    onnx_path: Path,
+    size: int | None,
+    batch_size: int,
+    device: str,
+    photos: Path | None,
+    plan_only: bool,
+    overwrite: bool,
+    lines: list[str],
+) -> dict[str, Any]:
+    """Build an engine of a model file, prove it, and write it with its sidecar beside the file.
+
+    Returns:
+        Facts for --json; `lines` for people are added.
+    """
+    with translated_errors():
+        import onnx
+
+        from export import engine_plan
+        from export.parity import PHOTOS, read_photos
+
+        try:
+            model = onnx.load(onnx_path)
+        except Exception as error:  # the library has no exception of its own for a damaged file
+            raise InputError(f"{onnx_path}: not a readable ONNX file: {error}") from None
+        plan = engine_plan.plan_for(onnx_path.stem, model, size, batch_size)
+        if plan_only:
+            files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
+            lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
+            return {"plan": files}
+        pictures = read_photos(photos or PHOTOS, 4)
+        card, built_for = _card(device)
+        identity = engine_plan.identify(plan, onnx_path, built_for)
+        path = engine_plan.engine_path(plan, identity, onnx_path.parent)
+        if engine_plan.is_built(path) and not overwrite:
+            lines.append(
+                f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew"
+            )
+            return {"engine": str(path), "built": False}
+        parity, seconds = _build(plan, identity, path, pictures, card)
+    lines.append(
+        f"{path}: {path.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s; alpha differs from ONNX Runtime's "
+        f"by at most {parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}"
+    )
+    return {"engine": str(path), "built": True, "engine_parity": parity.as_dict()}
+
+
+def _card(device: str) -> tuple[Any, dict[str, str]]:
+    from stylematte_cli.engines.cuda import Cuda
+    from stylematte_cli.engines.tensorrt import machine_identity
+
+    card = Cuda(int(device.partition(":")[2] or 0))
+    return card, machine_identity(card)
+
+
+def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tuple[Any, float]:
+    """Build, prove, write; returns the parity and how long the build took."""
+    import tensorrt
+
+    from export import tensorrt as export_tensorrt
+    from export.guided_filter import nvrtc
+    from stylematte_cli import __version__
+
+    log.info(
+        "building %s for %s: minutes, and the card should have nothing else to do", path.name, plan.sizes
+    )
+    started = time.perf_counter()
+    engine = export_tensorrt.build_apart(plan, _teller())
+    seconds = time.perf_counter() - started
+    run = export_tensorrt.run_engine(tensorrt, engine, plan, card)
+    parity = export_tensorrt.check_engine(plan, run, pictures)
+    facts = {
+        "tool_version": __version__,
+        "seconds": round(seconds, 1),
+        "nvrtc": nvrtc.version(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    export_tensorrt.write_engine(path, engine, plan, identity, parity, facts)
+    return parity, seconds
+
+
+def _teller() -> Any:
+    """Says how far TensorRT is, every few seconds: its phases are many and small."""
+    next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    def tell(phase: str, done: int, steps: int) -> None:
+        nonlocal next_line
+        if time.monotonic() >= next_line:
+            log.info("TensorRT: %s, %d of %d", phase, done, steps)
+            next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+    return tell

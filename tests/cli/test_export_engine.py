@@ -1,0 +1,187 @@
+"""`stylematte export --format tensorrt`, on a stand-in for TensorRT and the card."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from export import tensorrt as export_tensorrt
+from stylematte_cli.app import main
+from stylematte_cli.commands import export_engine
+from stylematte_cli.engines import cuda as cuda_module
+from stylematte_cli.engines import open_engine, tensorrt
+from tests.conftest import red_detector
+from tests.runtime.fake_card import FakeCuda, fake_tensorrt
+
+pytest.importorskip("cuda.bindings.nvrtc")
+
+
+@pytest.fixture
+def card(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A card, its TensorRT, and builds in this process."""
+    card = FakeCuda()
+    trt = fake_tensorrt(card)
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: card)
+    monkeypatch.setattr(cuda_module, "_driver_version", lambda: "580.1")
+    monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: "11.4.0.106")
+    monkeypatch.setattr(export_engine, "find_spec", lambda name: name)
+    monkeypatch.setattr(
+        export_tensorrt, "build_apart", lambda plan, say: export_tensorrt.build_plan(trt, plan, say)
+    )
+    monkeypatch.setitem(sys.modules, "tensorrt", trt)
+    return card
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    onnx.save(red_detector(), tmp_path / "red.onnx")
+    return tmp_path / "red.onnx"
+
+
+def run(model: Path, out: Path, *more: object) -> int:
+    settings = ("--size", 64, "--batch-size", 2)
+    words = ["export", "--format", "tensorrt", "--weights", model, "--out", out, *settings, *more]
+    return main([str(word) for word in words])
+
+
+def test_an_engine_is_built_proven_and_found_by_the_runtime(card, model_file, tmp_path, capsys, rng) -> None:
+    out = tmp_path / "out"
+    assert run(model_file, out) == 0
+    (engine,) = out.glob("red.*.engine")
+    names = {path.name for path in out.iterdir()}
+    assert names == {"red.onnx", engine.name, f"{engine.name}.json"}
+    line = capsys.readouterr().out
+    assert line.startswith(f"{engine}: ")
+    assert "differs from ONNX Runtime's by at most 0.0e+00" in line
+    facts = json.loads((out / f"{engine.name}.json").read_text())
+    assert facts["built_for"]["gpu"] == "Drawn Card 9000"
+    images = rng.random((2, 3, 64, 64), np.float32)
+    taken = open_engine(out / "red.onnx", "auto")
+    assert taken.name == "tensorrt"
+    wanted = open_engine(out / "red.onnx", "onnx").coefficients(images)
+    np.testing.assert_allclose(taken.coefficients(images), wanted, atol=1e-5)
+
+
+def test_a_finished_engine_is_kept_until_something_changes(
+    card, model_file, tmp_path, capsys, monkeypatch
+) -> None:
+    assert run(model_file, tmp_path) == 0
+    (engine,) = tmp_path.glob("red.*.engine")
+    assert run(model_file, tmp_path) == 0
+    assert "already built for this card" in capsys.readouterr().out
+    assert len(sys.modules["tensorrt"].configs) == 1
+    assert run(model_file, tmp_path, "--overwrite") == 0
+    assert len(sys.modules["tensorrt"].configs) == 2
+    monkeypatch.setattr(cuda_module, "_driver_version", lambda: "590.1")
+    assert run(model_file, tmp_path) == 0
+    assert len(list(tmp_path.glob("red.*.engine"))) == 2
+    engine.write_bytes(b"damaged")
+    monkeypatch.setattr(cuda_module, "_driver_version", lambda: "580.1")
+    capsys.readouterr()
+    assert run(model_file, tmp_path, "--json") == 0
+    assert json.loads(capsys.readouterr().out)["built"] is True
+
+
+def refused(capsys: pytest.CaptureFixture[str], code: int, wanted: int) -> str:
+    assert code == wanted
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "Traceback" not in captured.err
+    return captured.err.splitlines()[-1]
+
+
+def left_over(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir() if path.name != "red.onnx"]
+
+
+def test_an_engine_that_differs_is_not_kept(card, model_file, tmp_path, capsys, monkeypatch) -> None:
+    trt = sys.modules["tensorrt"]
+
+    def other(plan, say):
+        model = onnx.ModelProto.FromString(export_tensorrt.build_plan(trt, plan, say))
+        tensor = next(t for t in model.graph.initializer if t.name == "redness_bias")
+        tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([-5], np.float32), tensor.name))
+        return model.SerializeToString()
+
+    monkeypatch.setattr(export_tensorrt, "build_apart", other)
+    line = refused(capsys, run(model_file, tmp_path), 5)
+    assert "alpha of the file differs from the onnx file's" in line
+    assert left_over(tmp_path) == []
+
+
+def test_a_build_that_fails_or_is_interrupted_leaves_nothing(
+    card, model_file, tmp_path, capsys, monkeypatch
+) -> None:
+    sys.modules["tensorrt"].failure = "out of memory"
+    assert "TensorRT did not build red: out of memory" in refused(capsys, run(model_file, tmp_path), 5)
+
+    def interrupt(plan, say):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(export_tensorrt, "build_apart", interrupt)
+    assert run(model_file, tmp_path) == 130
+    assert left_over(tmp_path) == []
+
+
+def test_a_full_disk(card, model_file, tmp_path, capsys, monkeypatch) -> None:
+    def full_disk(self, data):
+        raise OSError(28, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full_disk)
+    line = refused(capsys, run(model_file, tmp_path), 3)
+    assert "No space left on device" in line
+    assert left_over(tmp_path) == []
+
+
+def test_plan_only_needs_no_card(model_file, tmp_path, capsys) -> None:
+    out = tmp_path / "plan"
+    assert run(model_file, out, "--plan-only") == 0
+    names = {"red.onnx", "red.fgf_coefficients.ptx", "red.fgf_apply.ptx", "red.build.sh"}
+    assert {path.name for path in out.iterdir()} == names
+    assert str(out / "red.build.sh") in capsys.readouterr().out
+
+
+def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setattr(export_engine, "find_spec", lambda name: None)
+    line = refused(capsys, run(model_file, tmp_path / "out"), 4)
+    assert line.startswith("stylematte: error: TensorRT is not installed. pip install")
+    assert "--plan-only" in line
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "message"),
+    [
+        (["--fp16"], 2, "--fp16 has no say over an .onnx file"),
+        (["--int8", "--photos", "."], 2, "int8 files made for CPUs"),
+        (["--device", "cpu"], 2, "needs a card"),
+        (["--fp16", "--bf16"], 2, "exclude each other"),
+        (["--fixed-size", "64"], 2, "--fixed-size '64' is no size"),
+    ],
+)
+def test_what_cannot_be_meant(card, model_file, tmp_path, capsys, more, code, message) -> None:
+    assert message in refused(capsys, run(model_file, tmp_path, *more), code)
+
+
+def test_models_that_are_missing_damaged_or_of_another_tool(card, tmp_path, capsys) -> None:
+    assert "gone.onnx: no such model file" in refused(capsys, run(tmp_path / "gone.onnx", tmp_path), 4)
+    (tmp_path / "bad.onnx").write_bytes(b"\xff\xff\xff")
+    assert "bad.onnx: not a readable ONNX file" in refused(capsys, run(tmp_path / "bad.onnx", tmp_path), 3)
+    model = red_detector()
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    assert "not a StyleMatte model" in refused(capsys, run(tmp_path / "foreign.onnx", tmp_path), 3)
+
+
+def test_no_card(card, model_file, tmp_path, capsys) -> None:
+    card.cards = 0
+    assert "no CUDA card can be used" in refused(capsys, run(model_file, tmp_path), 4)
+
+
+def test_plan_only_belongs_to_tensorrt(tmp_path, capsys) -> None:
+    assert "--plan-only goes with" in refused(
+        capsys, main(["export", "--plan-only", "--out", str(tmp_path)]), 2
+    )

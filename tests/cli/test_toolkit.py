@@ -1,0 +1,39 @@
+"""Errors of the toolkits become the tool's, with the exit code that fits."""
+
+import importlib
+
+import pytest
+
+from models.checkpoints import CheckpointError
+from stylematte_cli.commands.toolkit import translated_errors
+from stylematte_cli.errors import EngineError, InputError, MissingError
+from training.backbone import MissingBackboneError
+from training.loop import TrainingError
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CheckpointError("a"), InputError),
+        (MissingBackboneError("a"), MissingError),
+        (TrainingError("a"), EngineError),
+    ],
+)
+def test_kinds(error, kind):
+    with pytest.raises(kind, match=r"^a$") as caught, translated_errors():
+        raise error
+    assert type(caught.value) is kind
+
+
+def test_a_package_that_only_some_presets_need():
+    with pytest.raises(MissingError, match="no_such_package is not installed") as caught, translated_errors():
+        importlib.import_module("no_such_package.part")
+    assert caught.value.hint == 'pip install "stylematte[train]"'
+
+
+def test_mistakes_of_our_own_pass():
+    with pytest.raises(ModuleNotFoundError), translated_errors():
+        importlib.import_module("models.no_such_module")
+    with pytest.raises(ValueError, match="ours") as caught, translated_errors():
+        raise ValueError("ours")
+    assert not isinstance(caught.value, InputError)

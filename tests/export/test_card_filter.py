@@ -1,0 +1,141 @@
+"""The way of a photo whose network and filter run on a card; card and driver are stand-ins on this CPU."""
+
+import gc
+import sys
+
+import numpy as np
+import pytest
+
+from export.guided_filter import launch
+from export.guided_filter.kernels import ApplyKernel, Grey
+from export.guided_filter.launch import GuidedFilter
+from stylematte_cli.commands import card as card_command
+from stylematte_cli.engines import cuda as cuda_module
+from stylematte_cli.engines import open_engine
+from stylematte_cli.engines.card_filter import CardFilter
+from stylematte_cli.engines.cuda import Cuda
+from stylematte_cli.engines.tensorrt import Sidecar, TensorRTEngine
+from stylematte_cli.errors import EngineError
+from stylematte_cli.matter import Matter
+from tests.conftest import MEAN, STD
+from tests.export.fakes import Code, FakeDriver
+from tests.export.host_kernels import HostKernels, require_compiler
+from tests.runtime.fake_card import FakeCuda, FakePlan
+
+GREY = Grey.of(MEAN, STD)
+PHOTOS = ((60, 100), (77, 61), (61, 99), (3, 3), (40, 60))
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory) -> HostKernels:
+    require_compiler()
+    kernels = [
+        ApplyKernel(layout, GREY, "float32", kind, alpha)
+        for layout in ("interleaved", "planar")
+        for kind in ("uint8", "float32")
+        for alpha in ("uint8", "float32")
+    ]
+    return HostKernels(kernels, tmp_path_factory.mktemp("host"))
+
+
+@pytest.fixture
+def memory() -> FakeCuda:
+    return FakeCuda()
+
+
+@pytest.fixture
+def card_filter(host, memory, monkeypatch) -> CardFilter:
+    monkeypatch.setattr(launch, "compile_ptx", repr)
+    return CardFilter(Cuda(0, memory), GuidedFilter(1, 1e-4, GREY, FakeDriver(host)))
+
+
+def on_onnx(red_model, card_filter):
+    engine = open_engine(red_model, "onnx", "cpu")
+    engine.card_filter = card_filter
+    return engine
+
+
+def on_tensorrt(red_model, card_filter):
+    data = red_model.read_bytes()
+    contract = open_engine(red_model, "onnx", "cpu").contract
+    sizes = tuple({contract.working_size_for(*size, 128) for size in PHOTOS})
+    sidecar = Sidecar(contract, {}, "", "", sizes, 2)
+    plan = FakePlan(data, card_filter.card._runtime)
+    engine = TensorRTEngine(red_model, plan, sidecar, card_filter.card, 2)
+    engine.card_filter = card_filter
+    return engine
+
+
+@pytest.fixture(params=[on_onnx, on_tensorrt])
+def matter(request, red_model, card_filter) -> Matter:
+    return Matter(request.param(red_model, card_filter), 128)
+
+
+def photo(rng, height: int, width: int, dtype) -> np.ndarray:
+    picture = np.zeros((height, width, 3), np.float32)
+    picture[:, width // 2 :, 0] = 1
+    picture = np.clip(picture + rng.normal(0, 0.05, picture.shape), 0, 1).astype(np.float32)
+    return picture if dtype == np.float32 else (picture * np.iinfo(dtype).max).astype(dtype)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
+    pictures = [photo(rng, *size, dtype) for size in PHOTOS]
+    reference = Matter(open_engine(red_model, "onnx", "cpu"), 128)
+    mattes = matter.batch(pictures)
+    for matte, picture in zip(mattes, pictures, strict=True):
+        wanted = reference(picture)
+        # Both ways have float32 sums; b of a steep line is rounded once more.
+        np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
+        for kind, step in ((np.uint8, 1), (np.uint16, 8)):
+            got = matte.alpha_as(kind)
+            assert got.dtype == kind
+            assert np.abs(got.astype(int) - wanted.alpha_as(kind)).max() <= step
+    assert np.ptp(mattes[0].alpha) > 0.9
+
+
+def test_cutouts_need_nothing_of_the_cpu(matter, rng):
+    cutout = matter(photo(rng, 40, 60, np.uint8)).cutout()
+    assert cutout.shape == (40, 60, 4)
+    assert cutout[:, 45:, 3].min() > 200
+
+
+def test_memory_is_given_back_with_the_matte(matter, memory, rng):
+    matter(photo(rng, 40, 60, np.uint8)).alpha_as(np.uint8)
+    gc.collect()
+    before = len(memory._memory)
+    mattes = matter.batch([photo(rng, 40, 60, np.uint8) for _ in range(3)])
+    for matte in mattes:
+        matte.alpha_as(np.uint8)
+    del mattes, matte
+    gc.collect()
+    assert len(memory._memory) == before
+
+
+def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, card_filter, rng):
+    matte = matter(photo(rng, 40, 60, np.uint8))
+    card_filter._kernels._driver.failing["cuLaunchKernel"] = Code.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(EngineError, match="the guided filter failed on the card: cuLaunchKernel failed"):
+        matte.alpha_as(np.uint8)
+    memory.failing["cudaMalloc"] = Code.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(EngineError, match="cudaMalloc failed: CUDA_ERROR_OUT_OF_MEMORY"):
+        matte.alpha_as(np.uint8)
+
+
+def test_the_command_hands_the_kernels_over_or_says_why_not(red_model, memory, monkeypatch, caplog):
+    engine = open_engine(red_model, "onnx", "cpu")
+    card_command.use_card(engine, "cpu")
+    assert engine.card_filter is None
+    engine.provider = "CUDAExecutionProvider"
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: memory)
+    monkeypatch.setattr(launch, "_load_driver", FakeDriver)
+    with caplog.at_level("INFO", logger="stylematte"):
+        card_command.use_card(engine, "cuda:0")
+        assert engine.card_filter is not None
+        assert caplog.messages[-1] == "guided filter on the card"
+        memory.cards = 0
+        card_command.use_card(engine, "cuda:0")
+        assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA card can be used")
+        monkeypatch.setitem(sys.modules, "export.guided_filter.launch", None)
+        card_command.use_card(engine, "auto")
+        assert caplog.messages[-1].startswith("guided filter on the CPU: import of export.guided_filter")

@@ -1,0 +1,143 @@
+"""Several processes, several passes, and processes that die: the run is always the same run."""
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+
+from stylematte_cli.app import main
+from tests.training import drawn
+from training.checkpoint import load_state
+from training.data.dataset import Onwards
+
+# A learned upsampler: the first stage, of coarse losses, gives it no gradients, and nobody may wait for them.
+# Batch norms keep their statistics: in training they take those of what one process sees at once, and half a
+# batch has others than the whole.
+TOML = drawn.TOML.replace("batch_size = 4", "batch_size = 4\nfreeze_norms = true").replace(
+    "batch_size = 2", "batch_size = 2\nfreeze_norms = true"
+)
+TOML += '[network]\nupsampler = "conv_gf"\n'
+# The kernel kills it where the state is half on disk: flushed, and not yet renamed.
+DIES_WHILE_SAVING = """
+import os, signal, sys
+sync, calls = os.fsync, []
+def fsync(file):
+    calls.append(file)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(file)
+os.fsync = fsync
+from stylematte_cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def arguments(data_root, mattes, tmp_path_factory) -> list[str]:
+    """Of a run of the command, but for --out."""
+    recipe = tmp_path_factory.mktemp("recipes") / "mine.toml"
+    recipe.write_text(TOML)
+    words = ["train", recipe, "--data", data_root, "--mattes", mattes, "--workers", 0, "--every", 3]
+    return [str(word) for word in words]
+
+
+@pytest.fixture(scope="module")
+def whole(arguments, tmp_path_factory) -> Path:
+    """A run of one process that nothing stopped."""
+    return run_here(arguments, tmp_path_factory.mktemp("runs") / "whole")
+
+
+def run_here(arguments: Sequence[str], out: Path) -> Path:
+    """Run the command in this process, with one thread as the others have: sums in the same order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert main([*arguments, "--out", str(out)]) == 0
+    finally:
+        torch.set_num_threads(threads)
+    return out
+
+
+def start(command: Sequence[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(command: Sequence[str]) -> int:
+    process = start(command)
+    output, _ = process.communicate(timeout=120)
+    print(output)
+    return process.returncode
+
+
+def losses(out: Path) -> dict[tuple[int, str], float]:
+    with (out / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {(int(r["step"]), r["name"]): float(r["value"]) for r in rows if r["name"] != "images_per_s"}
+
+
+def assert_same_run(out: Path, other: Path) -> None:
+    """Weights, averages and losses to some 1e-6: gradients are sums in another order."""
+    one, two = load_state(out / "state.pt"), load_state(other / "state.pt")
+    assert (one["stage"], one["step"]) == (two["stage"], two["step"])
+    for part in ("model", "average"):
+        for name, tensor in one[part].items():
+            torch.testing.assert_close(tensor, two[part][name], atol=2e-6, rtol=1e-5, msg=name)
+    assert losses(out) == pytest.approx(losses(other), rel=2e-5, abs=2e-6)
+
+
+def test_two_processes_are_one(whole, arguments, tmp_path):
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    out = tmp_path / "run"
+    assert finish([*launch, "-m", "stylematte_cli", *arguments, "--out", str(out)]) == 0
+    assert_same_run(out, whole)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_two_passes_are_one(whole, arguments, tmp_path):
+    out = run_here([*arguments, "--accumulate", "2"], tmp_path / "run")
+    assert_same_run(out, whole)
+
+
+def test_killed_in_the_middle_and_while_saving_the_same_command_goes_on(whole, arguments, tmp_path, capsys):
+    out = tmp_path / "run"
+    words = [*arguments, "--out", str(out)]
+    # In the middle of a step, at once after the first saved state.
+    process = start([sys.executable, "-m", "stylematte_cli", *words])
+    assert process.stdout is not None
+    seen = next(line for line in process.stdout if line.startswith("  scores"))
+    while not (out / "state.pt").exists():
+        assert process.poll() is None, seen
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    saved = load_state(out / "state.pt")
+    assert (saved["stage"], saved["step"]) < (1, 4)
+    # While the second state from here on is written.
+    assert finish([sys.executable, "-c", DIES_WHILE_SAVING, *words]) == -signal.SIGKILL
+    assert (out / ".state.pt.part").exists()
+    again = load_state(out / "state.pt")
+    assert (again["stage"], again["step"]) >= (saved["stage"], saved["step"])
+    # The same command, and what comes out is what would have.
+    run_here(arguments, out)
+    assert "going on at stage" in capsys.readouterr().out
+    assert (out / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
+    assert losses(out) == losses(whole)
+    assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}
+
+
+def test_processes_and_passes_share_a_step_as_one_process_would_see_it():
+    alone = list(Onwards(3, 5, 12))
+    assert alone == [list(range(36, 48)), list(range(48, 60))]
+    shares = [list(Onwards(3, 5, 12, passes=3, processes=2, process=i)) for i in (0, 1)]
+    assert shares[0] == [[36, 37], [40, 41], [44, 45], [48, 49], [52, 53], [56, 57]]
+    assert shares[1] == [[38, 39], [42, 43], [46, 47], [50, 51], [54, 55], [58, 59]]
+    assert len(Onwards(3, 5, 12, passes=3)) == 6

@@ -1,0 +1,301 @@
+"""A look at the data sets of a recipe before a run: what is there, what does not fit, what cannot be read."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from training.config import DataSet, Recipe, Validation
+from training.data.inspection import Look, Seen, look_at
+from training.data.layouts import LAYOUTS
+from training.data.readers import (
+    DataError,
+    Listing,
+    Sample,
+    has_set,
+    is_held_out,
+    label_of,
+    list_set,
+    lonely_pictures,
+    samples_of,
+)
+from training.data.subjects import needed_sets, what_lacks
+from training.data.twins import match_signs
+
+QUICK_LOOKS = 100  # labels of a set that the quick pass decodes, spread evenly
+_NAMED = 3  # files that one line names
+_SHOWN = 10  # errors of a set that people are shown
+
+
+@dataclass
+class SetReport:
+    """What was found of one set.
+
+    Attributes:
+        folder: Its name below the data root.
+        layout: How its files should lie.
+        kind: As in the recipe, or "validation".
+        pictures: How many there are.
+        labels: Label → how many pictures have it.
+        held_out: Pictures that are not trained on; of a validation set those that are scored.
+        megapixels: Mean size of its pictures.
+        looked_into: How many of its alphas were decoded.
+        twins: Scored pictures with a near copy among the trained ones; None where nobody looked.
+        errors: What would stop a run, or train on what is not there.
+        warnings: What a run survives, and its scores perhaps do not.
+    """
+
+    folder: str
+    layout: str
+    kind: str
+    pictures: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    held_out: int = 0
+    megapixels: float = 0.0
+    looked_into: int = 0
+    twins: int | None = None
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """For people: a line of counts, and one for each error and warning."""
+        parts = [f"{self.pictures} pictures of {self.megapixels:.2f} megapixels"]
+        parts += [f"{count} with {label}" for label, count in self.labels.items()]
+        parts += [f"{self.held_out} {'to be scored' if self.kind == 'validation' else 'held out'}"]
+        head = f"{self.folder} ({self.kind}, layout {self.layout}): {', '.join(parts)}"
+        errors = [f"  error: {e}" for e in self.errors[:_SHOWN]]
+        if len(self.errors) > _SHOWN:
+            errors.append(f"  and {len(self.errors) - _SHOWN} errors more")
+        return [head, *errors, *(f"  warning: {w}" for w in self.warnings)]
+
+
+@dataclass
+class DataReport:
+    """What was found below a data root.
+
+    Attributes:
+        root: The data root.
+        is_full: Whether every file was decoded, or headers and a hundred labels a set.
+        sets: One report a set.
+    """
+
+    root: str
+    is_full: bool
+    sets: list[SetReport]
+
+    @property
+    def errors(self) -> int:
+        """How many errors there are."""
+        return sum(len(s.errors) for s in self.sets)
+
+    @property
+    def warnings(self) -> int:
+        """How many warnings there are."""
+        return sum(len(s.warnings) for s in self.sets)
+
+    def lines(self) -> list[str]:
+        """For people."""
+        what = (
+            "full check: every file was decoded"
+            if self.is_full
+            else f"quick check: the headers of all files, and what is in at most {QUICK_LOOKS} labels a set; "
+            "a full one decodes every file and looks for twins"
+        )
+        found = f"{self.errors} errors, {self.warnings} warnings"
+        return [line for s in self.sets for line in s.lines()] + [what, found]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For programs: plain values, as JSON has them."""
+        return dataclasses.asdict(self) | {"errors": self.errors, "warnings": self.warnings}
+
+
+@dataclass
+class _Set:
+    """A set on its way through the check."""
+
+    report: SetReport
+    plan: DataSet | Validation
+    samples: list[Sample] = field(default_factory=list)
+    seen: list[Seen] = field(default_factory=list)
+
+    def looks(self, full: bool) -> Iterator[Look]:
+        """What to look at."""
+        step = max(1, -(-len(self.samples) // QUICK_LOOKS))
+        is_cutouts = self.report.kind == "cutouts"
+        for number, sample in enumerate(self.samples):
+            is_cutout = is_cutouts and "alpha" not in sample.labels
+            yield Look(sample, full, number % step == 0, is_cutout)
+
+
+def check_data(
+    plan: Recipe, root: Path, full: bool = False, workers: int = 2, quiet: bool = False
+) -> DataReport:
+    """Check the data sets of a recipe.
+
+    The quick pass reads the first and last bytes of all files, which is enough to find files that are empty
+    or cut off and pictures whose labels have another size, and decodes some labels. The full pass decodes
+    everything and looks for near copies of scored pictures among the trained ones.
+
+    Args:
+        plan: The recipe.
+        root: Folder that holds its sets.
+        full: Decode everything.
+        workers: Threads.
+        quiet: Show no progress.
+
+    Returns:
+        A report; what is wrong with the data stands there and raises nothing.
+    """
+    sets = [_Set(SetReport(s.folder, s.layout, s.kind), s) for s in plan.sets]
+    sets += [_Set(SetReport(v.folder, v.layout, "validation"), v) for v in plan.validation]
+    for one in sets:
+        _list(one, plan, root)
+    looks = [look for one in sets for look in one.looks(full)]
+    results = _each(looks, workers)
+    with tqdm(results, total=len(looks), desc="data", unit="photo", delay=2, disable=quiet or None) as bar:
+        seen = iter(bar)
+        for one in sets:
+            one.seen = [next(seen) for _ in one.samples]
+    for one in sets:
+        _sum_up(one)
+    if full:
+        _find_twins(sets, plan)
+    return DataReport(str(root), full, [one.report for one in sets])
+
+
+def _each(looks: list[Look], workers: int) -> Iterator[Seen]:
+    """Look at each on several threads, results in order; OpenCV lets go of the lock while it decodes."""
+    pool = ThreadPoolExecutor(max(1, workers))
+    try:
+        yield from pool.map(look_at, looks)
+    finally:  # after Ctrl-C, too: what waits is dropped
+        pool.shutdown(cancel_futures=True)
+
+
+def _list(one: _Set, plan: Recipe, root: Path) -> None:
+    """Find the files of a set, and what lacks its partner."""
+    report, rules = one.report, LAYOUTS[one.plan.layout]
+    if isinstance(one.plan, DataSet) and not has_set(root, report.folder, report.layout):
+        readers = [stage for stage in plan.stages if one.plan in needed_sets(plan, stage)]
+        if all(stage.optional for stage in readers):
+            names = ", ".join(stage.name for stage in readers)
+            report.warnings.append(
+                f"not there; left out with it: {names}" if names else "not there, not used"
+            )
+            return
+    try:
+        found = list_set(root, report.folder, report.layout)
+    except DataError as error:
+        report.errors.append(str(error))
+        return
+    _match(report, found)
+    if not found.pictures:
+        report.errors.append(f"{found.places[0]}: no pictures in it")
+        return
+    for label in rules.needs:
+        if label not in found.labels:
+            report.errors.append(f"{found.places[0]}: no {label} beside it")
+    if isinstance(one.plan, DataSet) and (lack := what_lacks(one.plan, found.labels)):
+        report.errors.append(lack)
+    elif isinstance(one.plan, Validation) and "alpha" not in found.labels:
+        report.errors.append("a validation set needs alphas")
+    one.samples = samples_of(found, report.folder, rules)
+    report.pictures = len(one.samples)
+    report.labels = dict(Counter(label for s in one.samples for label in s.labels))
+    keys = Counter(s.key for s in one.samples)
+    _note(report.errors, "names that two pictures have", [key for key, count in keys.items() if count > 1])
+    if isinstance(one.plan, Validation):
+        report.held_out = min(one.plan.photos, report.pictures)
+    else:
+        report.held_out = sum(is_held_out(s.key, plan.held_out_every) for s in one.samples)
+        if report.held_out == report.pictures:
+            report.errors.append("every picture of it is held out, none is left to train on")
+
+
+def _match(report: SetReport, found: Listing) -> None:
+    """Note pictures without labels, labels without pictures, and names of the set's list without pictures."""
+    rules = LAYOUTS[report.layout]
+    _note(report.errors, f"in {rules.listed}, but not there", found.unlisted)
+    for label, files in found.labels.items():
+        lonely = lonely_pictures(found, label, rules)
+        _note(report.errors, f"pictures without {label}", [p.name for p in lonely])
+        used = {label_of(files, below, picture, rules) for below, picture in found.pictures}
+        strays = [] if rules.listed else [p.name for p in files.values() if p not in used]
+        _note(report.warnings, f"files in {label} without a picture", strays)
+
+
+def _sum_up(one: _Set) -> None:
+    """Turn what was seen of single files into a report of the set."""
+    report = one.report
+    report.errors += [problem for seen in one.seen for problem in seen.problems]
+    sizes = [seen.size for seen in one.seen if seen.size is not None]
+    report.megapixels = float(np.mean([h * w for h, w in sizes]) / 1e6) if sizes else 0.0
+    names = [s.key for s in one.samples]
+    pairs = list(zip(names, one.seen, strict=True))
+    for what in ("empty", "full"):
+        value = 0 if what == "empty" else 255
+        hollow = [name for name, seen in pairs if getattr(seen, what)]
+        _note(report.warnings, f"labels that are {value} all over", hollow)
+    soft = [seen.is_hard for seen in one.seen if seen.is_hard is not None]
+    report.looked_into = len(soft)
+    if hard := sum(soft):
+        report.warnings.append(
+            f"{hard} of {len(soft)} alphas looked into ({100 * hard / len(soft):.0f} %) are 0 and 255 alone: "
+            "masks, perhaps, where soft mattes are wanted"
+        )
+    values = sorted({value for seen in one.seen for value in seen.odd_values})
+    _note(
+        report.warnings,
+        f"trimaps with values besides 0, 128 and 255 ({_some(map(str, values))}), which count as unknown "
+        "here, and which the published trimap scores pass over",
+        [name for name, seen in pairs if seen.odd_values],
+    )
+
+
+def _find_twins(sets: list[_Set], plan: Recipe) -> None:
+    """Note scored pictures of which the trained part has a near copy."""
+    trained: dict[int, list] = {}
+    for number, one in enumerate(sets):
+        if one.report.kind in ("photos", "mattes"):
+            trained[number] = _signs(one, plan, held_out=False)
+    for number, one in enumerate(sets):
+        if one.report.kind == "validation":
+            scored, others = _signs(one, plan, held_out=None), [s for part in trained.values() for s in part]
+            what = "pictures"
+        elif number in trained:
+            scored, others = _signs(one, plan, held_out=True), trained[number]
+            what = "held-out pictures"
+        else:
+            continue
+        one.report.twins = sum(match_signs(scored, others))
+        if one.report.twins:
+            one.report.warnings.append(
+                f"{one.report.twins} of {len(scored)} {what} have a near copy in the trained part; "
+                "scores on them flatter"
+            )
+
+
+def _signs(one: _Set, plan: Recipe, held_out: bool | None) -> list:
+    """Looks of the pictures that are held out, that are not, or (None) of all."""
+    return [
+        seen.signs
+        for sample, seen in zip(one.samples, one.seen, strict=True)
+        if seen.signs is not None and held_out in (None, is_held_out(sample.key, plan.held_out_every))
+    ]
+
+
+def _note(lines: list[str], what: str, names: list[str]) -> None:
+    if names:
+        lines.append(f"{len(names)} {what}: {_some(names)}")
+
+
+def _some(names: Iterable[str]) -> str:
+    listed = list(names)
+    more = f" and {len(listed) - _NAMED} more" if len(listed) > _NAMED else ""
+    return ", ".join(listed[:_NAMED]) + more

@@ -1,0 +1,113 @@
+"""A look at the files of one sample, for `training.data.check`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.data.headers import read_size
+from training.data.readers import DataError, Sample, read_grey, read_label
+from training.data.twins import brightness_signs
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Look:
+    """How closely to look.
+
+    Attributes:
+        sample: At what.
+        decodes_all: At every pixel, and at what the picture looks like.
+        decodes_labels: At the pixels of its labels.
+        is_cutout: Its alpha is a channel of the picture.
+    """
+
+    sample: Sample
+    decodes_all: bool
+    decodes_labels: bool
+    is_cutout: bool = False
+
+
+@dataclass
+class Seen:
+    """What was found.
+
+    Attributes:
+        problems: Files that cannot be used, and why.
+        size: (height, width) of the picture; None where it cannot be used.
+        empty: Labels that are 0 all over.
+        full: Labels that are 255 all over.
+        is_hard: Whether its alpha has no value between 0 and 255; None where that was not looked at.
+        odd_values: Values of its trimap besides 0, 128 and 255.
+        signs: What it looks like, see `training.data.twins`.
+    """
+
+    problems: list[str] = field(default_factory=list)
+    size: tuple[int, int] | None = None
+    empty: list[str] = field(default_factory=list)
+    full: list[str] = field(default_factory=list)
+    is_hard: bool | None = None
+    odd_values: list[int] = field(default_factory=list)
+    signs: NDArray[np.bool_] | None = None
+
+
+def look_at(look: Look) -> Seen:
+    """Look at one sample."""
+    seen = Seen()
+    try:
+        seen.size = _look_at_picture(look, seen)
+    except (DataError, OSError) as error:
+        seen.problems.append(str(error))
+    for kind, path in look.sample.labels.items():
+        try:
+            size = _header_size(path)
+            label = read_label(path) if size is None or look.decodes_all or look.decodes_labels else None
+        except (DataError, OSError) as error:
+            seen.problems.append(str(error))
+            continue
+        size = size if label is None else label.shape
+        if seen.size is not None and size != seen.size:
+            seen.problems.append(f"{path}: size {size}, its picture has {seen.size}")
+        if label is not None:
+            _look_into(kind, label, seen)
+    return seen
+
+
+def _header_size(path: Path) -> tuple[int, int] | None:
+    try:
+        return read_size(path)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}") from None
+
+
+def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:
+    path = look.sample.image
+    size = _header_size(path)
+    if look.is_cutout and (look.decodes_all or look.decodes_labels):
+        rgba = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
+            raise DataError(f"{path}: not an RGBA cut-out")
+        _look_into("alpha", np.asarray(rgba[..., 3], np.uint8), seen)
+        return rgba.shape[0], rgba.shape[1]
+    if size is not None and not look.decodes_all:
+        return size
+    grey = read_grey(path)
+    seen.signs = brightness_signs(grey)
+    return grey.shape[0], grey.shape[1]
+
+
+def _look_into(kind: str, label: Pixels, seen: Seen) -> None:
+    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
+    is_hard = not counts[1:255].any()
+    if kind in ("mask", "alpha"):
+        if is_hard and not counts[255]:
+            seen.empty.append(kind)
+        elif is_hard and not counts[0]:
+            seen.full.append(kind)
+    if kind == "alpha":
+        seen.is_hard = is_hard
+    elif kind == "trimap":
+        seen.odd_values = [int(v) for v in np.flatnonzero(counts) if v not in (0, 128, 255)]

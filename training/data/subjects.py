@@ -1,0 +1,179 @@
+"""One sample read from disk: its picture, what is known of its alpha, and how far that is believed."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from training.config import DataSet, Recipe, Stage
+from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
+from training.data.readers import DataError, Sample, read_label, read_rgb, read_set
+
+Pixels = NDArray[np.uint8]
+
+_NEEDS = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}
+
+
+@dataclass
+class Subject:
+    """A picture with what is known of it, all (H, W[, 3]) uint8.
+
+    Attributes:
+        image: RGB photo, or foreground colours of a cut-out.
+        alpha: Opacity, 255 = 1.
+        weight: Belief in `alpha`, 255 = 1.
+        foreground: Colours without the old background, or the file that holds them; None where the background
+            cannot be exchanged.
+        own_background: Whether `image` is a photo that stands by itself.
+    """
+
+    image: Pixels
+    alpha: Pixels
+    weight: Pixels
+    foreground: Pixels | Path | None
+    own_background: bool
+
+    def colours(self) -> Pixels:
+        """The foreground, read only now where it is a file: most photos keep their own background.
+
+        Raises:
+            DataError: The file is not there or cannot be read.
+        """
+        assert self.foreground is not None
+        if not isinstance(self.foreground, Path):
+            return self.foreground
+        if not self.foreground.exists():
+            raise DataError(f"{self.foreground}: no such file; foreground colours are prepared before a run")
+        colours = read_rgb(self.foreground)
+        _check_size(self.foreground, colours[..., 0], self.image)
+        return colours
+
+
+def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
+    """List a set of a recipe, with the labels that its kind needs.
+
+    Raises:
+        DataError: See `read_set`; or the set has other labels than its kind needs.
+    """
+    samples = read_set(root, data_set.folder, data_set.layout)
+    if lack := what_lacks(data_set, samples[0].labels):
+        raise DataError(f"{root / data_set.folder}: {lack}")
+    return samples
+
+
+def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
+    """Say which label a set's kind needs and it does not have; "" where all is well."""
+    needed = _NEEDS.get(data_set.kind)
+    if needed is None or needed in labels:
+        return ""
+    lack = f"a set of kind {data_set.kind} needs a folder {needed}/"
+    if data_set.kind == "mattes" and "mask" in labels:
+        lack += "; its mask/ counts as binary: take kind photos, or the layout in which mask/ is the alpha"
+    elif data_set.kind == "photos" and "alpha" in labels:
+        lack += "; it has alphas: take kind mattes"
+    return lack
+
+
+def needed_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
+    """Sets that a stage reads: those it draws, and the backgrounds where it exchanges any."""
+    drawn = {s.folder for s in recipe.sets if stage.shares.get(s.folder, s.share) > 0}
+    subjects = [s for s in recipe.sets if s.folder in drawn]
+    exchanges = stage.composite > 0 or any(s.kind == "cutouts" or s.incomplete for s in subjects)
+    return [s for s in recipe.sets if s.folder in drawn or (exchanges and s.kind == "backgrounds")]
+
+
+def prepare_set(recipe: Recipe, data_set: DataSet, samples: list[Sample], cache: Path, workers: int) -> int:
+    """Make what a run needs of a set besides its files: mattes from masks, colours for composites.
+
+    Colours of true mattes are left out where no stage puts them on another background: it takes about a
+    second a photo.
+
+    Args:
+        recipe: The run.
+        data_set: One of its sets.
+        samples: Of that set.
+        cache: Where prepared parts lie, see `training.data.pseudo_alpha`.
+        workers: Processes.
+
+    Returns:
+        How many were made; those already there are kept.
+
+    Raises:
+        DataError: A picture or label cannot be read or is not there, or their sizes differ.
+    """
+    if data_set.kind == "photos":
+        return prepare(samples, data_set.band, cache, workers)
+    drawing = [t for t in recipe.stages if t.shares.get(data_set.folder, data_set.share) > 0]
+    exchanged = data_set.incomplete or any(stage.composite > 0 for stage in drawing)
+    if data_set.kind == "mattes" and data_set.colours == "estimated" and drawing and exchanged:
+        return prepare_foregrounds(samples, cache, workers)
+    return 0
+
+
+def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
+    """Read a sample with its prepared matte.
+
+    Args:
+        sample: Of a list of `read_data_set`.
+        data_set: The set it belongs to.
+        mattes: Where prepared parts lie, see `training.data.pseudo_alpha`.
+
+    Raises:
+        DataError: A file is missing or cannot be read, or sizes differ.
+    """
+    if data_set.kind == "cutouts":
+        return _read_cutout(sample)
+    image = read_rgb(sample.image)
+    if data_set.kind in ("backgrounds", "unlabelled"):
+        # Without a subject for sure; or of unknown content, which only a teacher can tell.
+        nothing = np.zeros(image.shape[:2], np.uint8)
+        belief = 255 if data_set.kind == "backgrounds" else 0
+        return Subject(image, nothing, np.full_like(nothing, belief), None, own_background=True)
+    if data_set.kind == "hair_only":
+        # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
+        hair = read_label(sample.labels["hair"])
+        _check_size(sample.labels["hair"], hair, image)
+        inside = np.where(cv2.erode(hair, np.ones((5, 5), np.uint8)) > 127, 255, 0).astype(np.uint8)
+        return Subject(image, inside, inside, None, own_background=True)
+    return _read_matte(sample, data_set, image, cached_paths(sample, mattes))
+
+
+def _read_cutout(sample: Sample) -> Subject:
+    if "alpha" in sample.labels:
+        foreground, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
+        _check_size(sample.labels["alpha"], alpha, foreground)
+    else:
+        rgba = cv2.imread(str(sample.image), cv2.IMREAD_UNCHANGED)
+        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
+            raise DataError(f"{sample.image}: not an RGBA cut-out")
+        foreground = np.ascontiguousarray(rgba[..., 2::-1], np.uint8)
+        alpha = np.ascontiguousarray(rgba[..., 3], np.uint8)
+    return Subject(foreground, alpha, np.full_like(alpha, 255), foreground, own_background=False)
+
+
+def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[str, Path]) -> Subject:
+    colours: Pixels | Path = cached["foreground"]
+    if data_set.kind == "mattes":
+        path = sample.labels["alpha"]
+        alpha = read_label(path)
+        weight = np.full_like(alpha, int(255 * data_set.belief))
+        if data_set.colours == "raw":
+            colours = image
+    else:
+        path = cached["alpha"]
+        alpha, weight = read_label(path), read_label(cached["weight"])
+        weight = (weight * data_set.belief).astype(np.uint8)
+    _check_size(path, alpha, image)
+    # A subject with a part left out is no cut-out: on another background the slip would become a truth.
+    is_whole = data_set.kind == "mattes" or (weight == 0).mean() < 0.005
+    is_complete = sample.image.stem not in data_set.incomplete
+    exchanges = is_whole or not is_complete
+    return Subject(image, alpha, weight, colours if exchanges else None, own_background=is_complete)
+
+
+def _check_size(path: Path, label: Pixels, image: Pixels) -> None:
+    if label.shape != image.shape[:2]:
+        raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")

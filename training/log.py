@@ -1,0 +1,40 @@
+"""What a run says of itself, in numbers: a CSV file, and the same in TensorBoard."""
+
+import csv
+from pathlib import Path
+
+from torch.utils.tensorboard import SummaryWriter
+
+HEADER = ("step", "name", "value")
+
+
+class Log:
+    """One CSV row for each number, and the same in TensorBoard.
+
+    Args:
+        folder: Of the run; gets log.csv and tensorboard/.
+        step: Steps done when this run starts or goes on; what a killed process wrote beyond is dropped.
+    """
+
+    def __init__(self, folder: Path, step: int) -> None:
+        self.path = folder / "log.csv"
+        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+        rows = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                rows = [row for row in csv.reader(file) if len(row) == len(HEADER) and row[0].isdigit()]
+        temporary = self.path.with_name(".log.csv.part")
+        with temporary.open("w", newline="") as file:
+            csv.writer(file).writerows([HEADER, *(row for row in rows if int(row[0]) <= step)])
+        temporary.replace(self.path)
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Add the values of one step."""
+        with self.path.open("a", newline="") as file:
+            csv.writer(file).writerows((step, name, f"{value:.6g}") for name, value in values.items())
+        for name, value in values.items():
+            self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what TensorBoard still holds back."""
+        self.board.close()

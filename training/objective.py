@@ -1,0 +1,62 @@
+"""Network and losses as one module: pictures in, losses out."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.stylematte import Prediction, StyleMatte
+from training.config import Stage
+from training.losses import LOSSES, NEEDS
+
+Batch = dict[str, Tensor]
+
+
+class Objective(nn.Module):
+    """What is minimised; one module, so that several processes wait for no gradient that no loss gives.
+
+    Attributes:
+        stage: Says which losses; set anew when a stage begins.
+    """
+
+    def __init__(self, model: StyleMatte, stage: Stage) -> None:
+        super().__init__()
+        self.model = model
+        self.stage = stage
+
+    def train(self, mode: bool = True) -> "Objective":
+        """As every module's; norms stay as they are in a stage that freezes them."""
+        super().train(mode)
+        if self.stage.freeze_norms:
+            for module in self.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Predict, and compare with the labels.
+
+        Args:
+            batch: As `training.data.dataset.MattingDataset` describes its items, with a batch axis.
+
+        Returns:
+            Weighted losses by name, see `stage_losses`; their sum is what is minimised.
+        """
+        prediction = self.model(batch["image"], batch["guide"])
+        with torch.autocast(batch["alpha"].device.type, enabled=False):  # sums over many pixels
+            return stage_losses(self.stage, prediction, batch)
+
+
+def stage_losses(stage: Stage, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
+    """Weighted losses of a stage, named `fine_…` and `coarse_…`, all at the size of the labels."""
+    alpha, weight = batch["alpha"], batch["weight"]
+    terms = {}
+    for name, factor in stage.fine.items():
+        more = {key: batch[key] for key in NEEDS.get(name, ())}
+        terms[f"fine_{name}"] = factor * LOSSES[name](prediction.fine_logits, alpha, weight, **more)
+    if stage.coarse:
+        coarse = F.interpolate(
+            prediction.coarse_logits, alpha.shape[-2:], mode="bilinear", align_corners=False
+        )
+        for name, factor in stage.coarse.items():
+            terms[f"coarse_{name}"] = factor * LOSSES[name](coarse, alpha, weight)
+    return terms

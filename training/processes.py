@@ -1,0 +1,78 @@
+"""One process or many, through accelerate: `accelerate launch` and `torchrun` start them, this joins them."""
+
+from datetime import timedelta
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+
+from training.config import Recipe, RecipeError
+
+PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours → accelerate's
+
+
+class ProcessError(ValueError):
+    """Processes, devices and precision that do not go together; the message says what to change."""
+
+
+def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) -> Accelerator:
+    """Join the other processes of this run; alone where nothing started more.
+
+    Args:
+        device: "cpu", "cuda" or "cuda:i"; several processes take a card each, and none by its number.
+        precision: "fp32", "bf16" or "fp16"; the last needs a graphics card.
+        accumulate: Passes whose gradients make one optimiser step.
+
+    Raises:
+        ProcessError: What is wanted does not go together.
+    """
+    kind = torch.device(device)
+    if precision == "fp16" and kind.type == "cpu":
+        raise ProcessError("fp16 needs a graphics card: on a processor use bf16 or fp32")
+    if kind.type == "cuda" and kind.index is not None:
+        torch.cuda.set_device(kind)
+    accelerator = Accelerator(
+        cpu=kind.type == "cpu",
+        mixed_precision=PRECISIONS[precision],
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=accumulate),
+        kwargs_handlers=[
+            # The main process scores for as long as it takes, while the others wait.
+            InitProcessGroupKwargs(timeout=timedelta(days=1)),
+            DistributedDataParallelKwargs(),
+        ],
+    )
+    if accelerator.num_processes > 1 and kind.index not in (None, 0):
+        raise ProcessError(f"{device}: several processes take a card each; give cuda, without a number")
+    return accelerator
+
+
+def pictures_a_pass(batch_size: int, accelerator: Accelerator) -> int:
+    """Pictures that one process takes at once, so that all of them together make the batch of one step."""
+    return batch_size // (accelerator.num_processes * accelerator.gradient_accumulation_steps)
+
+
+def check_batches(recipe: Recipe, accelerator: Accelerator) -> None:
+    """Make sure that every stage's batch can be divided.
+
+    Raises:
+        RecipeError: One cannot; the message says by what.
+    """
+    processes, passes = accelerator.num_processes, accelerator.gradient_accumulation_steps
+    for stage in recipe.stages:
+        if stage.batch_size % (processes * passes):
+            raise RecipeError(
+                f"{stage.name}: batch_size {stage.batch_size} is no multiple of {processes} processes times "
+                f"{passes} accumulated passes"
+            )
+
+
+def reseed(*place: int) -> None:
+    """Seed what is random in a network, drop path say, by the place in the run.
+
+    A run that goes on then draws what the run would have drawn that nothing stopped.
+
+    Args:
+        place: The recipe's seed, then stage, step, pass and process.
+    """
+    torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
