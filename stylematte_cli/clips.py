@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stylematte_cli.batch import MEMORY_BYTES, Job, Network, opencv_threads, render
+from stylematte_cli.batch import Job, Network, opencv_threads, render
 from stylematte_cli.errors import UsageError
 from stylematte_cli.imaging.stabilise import Moment, Stabiliser, look_at
 from stylematte_cli.matter import Matte
@@ -35,8 +35,10 @@ R = TypeVar("R")
 
 PREMULTIPLIABLE = ("prores", "ffv1", "tiff", "exr")
 DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
+MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
 # Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
 _BYTES_A_PIXEL = 16
+_FRAMES_A_WORKER = 3  # one in its hands, one on each side of it
 _POLL_SECONDS = 0.1  # how soon a thread whose queue is full sees that nobody wants its work any more
 
 
@@ -149,7 +151,7 @@ def matte_clip(
         is_there = _existing(sink, resume)
         height, width = source.info.size
         share = height * width * _BYTES_A_PIXEL * (2 if _depth(source.info, job) == 16 else 1)
-        workers = max(1, min(workers, MEMORY_BYTES // (3 * share)))
+        workers = max(1, min(workers, MEMORY_BYTES // (_FRAMES_A_WORKER * share)))
         try:
             with opencv_threads(1 if workers > 1 else None):
                 for frame, prepared in _frames(source, sink, network, job, workers, is_there):

@@ -14,12 +14,12 @@ SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger("stylematte")
 
 
-def with_progress(results: Iterable[T], total: int, unit: str, quiet: bool) -> Iterator[T]:
+def with_progress(results: Iterable[T], total: int | None, unit: str, quiet: bool) -> Iterator[T]:
     """Pass results on, and say how far we are when it takes more than a moment.
 
     Args:
         results: One for each piece of work.
-        total: How many there will be.
+        total: How many there will be; None where that is not known.
         unit: What one is called, `photo`.
         quiet: Say nothing.
     """
@@ -36,7 +36,7 @@ def with_progress(results: Iterable[T], total: int, unit: str, quiet: bool) -> I
         for done, result in enumerate(results, 1):
             yield result
             if time.monotonic() >= next_line:
-                log.info("%d of %d %ss", done, total, unit)
+                log.info("%d%s %ss", done, "" if total is None else f" of {total}", unit)
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
 

@@ -156,11 +156,15 @@ class SequenceWriter:
 
 
 def _read_frame(path: Path) -> Photo:
-    return _read_exr(path) if path.suffix.lower() == ".exr" else read_image(path)
+    return read_exr(path) if path.suffix.lower() == ".exr" else read_image(path)
 
 
-def _read_exr(path: Path) -> Photo:
-    """Read an EXR: linear light becomes sRGB of 16 bits, premultiplied colours straight."""
+def read_exr(path: Path) -> Photo:
+    """Read an EXR: linear light becomes sRGB of 16 bits, premultiplied colours become straight.
+
+    Raises:
+        InputError: It is not there, damaged, or of a kind that FFmpeg does not read.
+    """
     import av
 
     try:

@@ -163,6 +163,8 @@ def identify(path: Path) -> dict[str, Any]:
         status = path.stat()
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}

@@ -6,21 +6,22 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Self, TypeAlias, cast
+from typing import Any, Self, TypeAlias
 
 import av
-import numpy as np
 
-from stylematte_cli.errors import InputError, MissingError
+from stylematte_cli.errors import InputError
+from stylematte_cli.media.container import alpha_decoder, open_clip, orientation_of, video_stream
 from stylematte_cli.media.images import TURNS, Photo
-from stylematte_cli.media.span import Span, shift_timecode
+from stylematte_cli.media.span import Moment, Span, shift_timecode
 from stylematte_cli.media.yuv import RGB, Colour, to_photo
 
 log = logging.getLogger("stylematte")
 
 FALLBACK_RATE = Fraction(25)  # where a file says nothing
 Sound: TypeAlias = "list[av.Packet[Any]]"
-_UPRIGHT = 1
+LOST_SECONDS = Fraction(1, 2)  # a file may end this much before its header says
+_WITH_INDEX = ("mov", "matroska", "avi", "mxf", "asf")
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
@@ -105,18 +106,19 @@ class Clip:
         self._span = span
         self._fine = fine
         self.sound_after: Sound = []
+        self._mended = 0  # frames that FFmpeg had to guess parts of
+        self._read_until = Fraction(0)  # seconds, over all streams
+        self._whole = 0  # frames from the clip's beginning to the last one that could be read
         first = self._first_frame()
-        self._orientation = _orientation(first)
+        self._orientation = orientation_of(first)
         self._first_pts = first.pts or 0
-        self._start = _Start(0, self._first_pts)
-        if span.start:
-            self._start = self._locate(span)
-        self._container = _open(path)
-        self._stream = _video_stream(self._container, path)
+        self._container = open_clip(path)
+        self._stream = video_stream(self._container, path)
+        self._start = self._locate(span.start) if span.start else _Start(0, self._first_pts)
         self._stream.thread_type = "AUTO"
         self.sound_streams = [stream for stream in self._container.streams.audio if stream.codec_context]
         self.info = self._read_info(first)
-        self._decoder = _alpha_decoder(self._stream)
+        self._decoder = alpha_decoder(self._stream)
 
     def __enter__(self) -> Self:
         return self
@@ -136,7 +138,7 @@ class Clip:
         end_pts, end_index = self._end()
         sound: Sound = []
         last_pts: int | None = None
-        if start.index:
+        if start.index and self._is_indexed():
             self._container.seek(start.pts, stream=self._stream)
         for decoded in self._decode(sound, end_pts):
             pts = decoded.pts
@@ -147,16 +149,22 @@ class Clip:
             if last_pts is not None and pts <= last_pts:  # would be refused by every container
                 pts = last_pts + 1
             last_pts = pts
-            if (end_index is not None and index >= end_index) or (end_pts is not None and pts >= end_pts):
+            if end_pts is not None and pts >= end_pts:
                 break
+            self._mended += decoded.is_corrupt
             if (index - start.index) % every == 0:
                 ticks = int(decoded.duration or 0) * every
                 yield Frame(index + 1, pts - shift, ticks, self._photo(decoded), _moved(sound, shift, self))
                 sound.clear()
             index += 1
+            self._whole = index
+            if end_index is not None and index >= end_index:
+                break
         else:
             if index == start.index:
                 raise InputError(f"{self._path}: no frames")
+        if self._mended:
+            log.warning("warning: %s: %d damaged frames, done as FFmpeg mends them", self._path, self._mended)
         self._read_sound(sound, end_pts)
         self.sound_after = _moved(sound, shift, self)
 
@@ -175,28 +183,47 @@ class Clip:
 
     def _decode(self, sound: Sound, end_pts: int | None) -> Iterator[av.VideoFrame]:
         """Decode all video packets; sound packets within the span go to `sound`."""
-        packets = done = 0
+        packets = 0
         try:
             for packet in self._container.demux(self._stream, *self.sound_streams):
+                if packet.pts is not None:
+                    end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                    self._read_until = max(self._read_until, end)
                 if packet.stream.type == "audio":
                     if self._is_within(packet, end_pts):
                         sound.append(packet)
                     continue
                 packets += packet.dts is not None or packet.size > 0
-                for frame in (self._decoder or self._stream).decode(packet):
-                    done += 1
-                    yield frame
+                yield from (self._decoder or self._stream).decode(packet)
         except av.error.FFmpegError as error:
-            seconds = float(done / self.info.rate)
             raise InputError(
-                f"{self._path}: damaged at {seconds:.2f} s, after {done} frames: {error.strerror}",
-                f"--end {seconds:.2f} does what lies before" if done else "Get the file anew",
+                f"{self._path}: damaged after {self._whole} frames: {error.strerror}", self._hint()
             ) from None
         if self._start.index == 0 and packets < self._stream.frames:
             raise InputError(
-                f"{self._path}: cut short: {packets} of {self._stream.frames} frames are there",
-                f"--end {done}f does what is there",
+                f"{self._path}: cut short: {packets} of {self._stream.frames} frames are there", self._hint()
             )
+        seconds = self._said_seconds()
+        if seconds is not None and self._read_until < seconds - LOST_SECONDS:
+            raise InputError(
+                f"{self._path}: cut short or damaged: it ends at {float(self._read_until):.2f} s of "
+                f"{float(seconds):.2f} s",
+                self._hint(),
+            )
+
+    def _is_indexed(self) -> bool:
+        """Say whether the file knows its length and its key frames; a transport stream is read through."""
+        return self._container.format.name.split(",")[0] in _WITH_INDEX
+
+    def _said_seconds(self) -> Fraction | None:
+        """When the file ends, says its header; None where FFmpeg's guess is all there is."""
+        container = self._container
+        if not container.duration or not self._is_indexed():
+            return None
+        return Fraction((container.start_time or 0) + container.duration, av.time_base)
+
+    def _hint(self) -> str:
+        return f"--end {self._whole}f does what is whole" if self._whole else "Get the file anew"
 
     def _is_within(self, packet: "av.Packet[Any]", end_pts: int | None) -> bool:
         """Say whether a packet of sound belongs to the span; half ones at its start do not."""
@@ -209,25 +236,29 @@ class Clip:
 
     def _read_sound(self, sound: Sound, end_pts: int | None) -> None:
         """Read what sound the span still has when its frames are done and the file is not."""
-        if end_pts is None and self._span.end is None:
-            return
         open_streams = {stream.index for stream in self.sound_streams}
         if end_pts is None or not open_streams:
             return
-        for packet in self._container.demux(*self.sound_streams):
-            if self._is_within(packet, end_pts):
-                sound.append(packet)
-            elif packet.pts is None or packet.pts * packet.time_base >= end_pts * self._time_base:
-                open_streams.discard(packet.stream.index)
-                if not open_streams:
-                    return
+        try:
+            for packet in self._container.demux(*self.sound_streams):
+                if self._is_within(packet, end_pts):
+                    sound.append(packet)
+                elif packet.pts is None or packet.pts * packet.time_base >= end_pts * self._time_base:
+                    open_streams.discard(packet.stream.index)
+                    if not open_streams:
+                        return
+        except av.error.FFmpegError as error:
+            log.warning("warning: %s: sound is damaged after the last frame: %s", self._path, error.strerror)
 
     def _end(self) -> tuple[int | None, int | None]:
-        """Say where the span ends, by timestamp or by how many frames lie before it."""
+        """Say at which timestamp the span ends and how many frames lie before that, where it does."""
         end = self._span.end
         if isinstance(end, Fraction):
             return self._first_pts + math.ceil(end / self._time_base), None
-        return None, end
+        if end is None:
+            return None, None
+        times = self._times(number=end + 1)
+        return (times[end] if len(times) > end else None), end
 
     @property
     def _time_base(self) -> Fraction:
@@ -237,8 +268,8 @@ class Clip:
         return max(1, round(1 / (self.info.rate * self._time_base)))
 
     def _first_frame(self) -> av.VideoFrame:
-        with _open(self._path) as container:
-            stream = _video_stream(container, self._path)
+        with open_clip(self._path) as container:
+            stream = video_stream(container, self._path)
             try:
                 for frame in container.decode(stream):
                     self._coded_size = frame.height, frame.width
@@ -247,33 +278,36 @@ class Clip:
                 raise InputError(f"{self._path}: damaged: {error.strerror}", "Get the file anew") from None
         raise InputError(f"{self._path}: no frames")
 
-    def _locate(self, span: Span) -> _Start:
-        """Find the first frame of the span; packets are read up to it, nothing is decoded."""
-        with _open(self._path) as container:
-            stream = _video_stream(container, self._path)
-            base = stream.time_base or Fraction(1, 1000)
-            times: list[int] = []
-            wanted = None
-            if isinstance(span.start, Fraction):
-                wanted = self._first_pts + math.ceil(span.start / base)
-            number = span.start if isinstance(span.start, int) else 1
-            for packet in container.demux(stream):
+    def _locate(self, start: Moment) -> _Start:
+        """Find the first frame of the span."""
+        if isinstance(start, Fraction):
+            wanted = self._first_pts + math.ceil(start / self._time_base)
+            times = self._times(wanted=wanted)
+            index = sum(time < wanted for time in times)
+        else:
+            times, index = self._times(number=start), start - 1
+        if index >= len(times):
+            raise InputError(f"{self._path}: ends before --start: it has {len(times)} frames")
+        return _Start(index, times[index])
+
+    def _times(self, number: int | None = None, wanted: int | None = None) -> list[int]:
+        """List the timestamps of frames in order, up to a number of them or a timestamp, or a few more.
+
+        Packets are read, nothing is decoded.
+        """
+        times: list[int] = []
+        with open_clip(self._path) as container:
+            for packet in container.demux(video_stream(container, self._path)):
                 if packet.size == 0 or packet.is_discard:
                     continue
                 pts, dts = packet.pts, packet.dts
                 times.append(pts if pts is not None else dts if dts is not None else len(times))
-                if wanted is None and len(times) >= number:
-                    wanted = sorted(times)[max(0, number - 1)]
+                if wanted is None and number is not None and len(times) >= number:
+                    wanted = sorted(times)[number - 1]
                 # Frames are stored before those that they are needed for, so an earlier one may still come.
                 if wanted is not None and dts is not None and dts > wanted:
                     break
-        times.sort()
-        index = (
-            max(0, number - 1) if isinstance(span.start, int) else sum(pts < (wanted or 0) for pts in times)
-        )
-        if index >= len(times):
-            raise InputError(f"{self._path}: ends before --start: it has {len(times)} frames")
-        return _Start(index, times[index])
+        return sorted(times)
 
     def _read_info(self, first: av.VideoFrame) -> ClipInfo:
         stream, span = self._stream, self._span
@@ -326,40 +360,6 @@ class Clip:
 _TAGS = {"title", "artist", "author", "copyright", "date", "creation_time", "description"}
 
 
-def _open(path: Path) -> av.container.InputContainer:
-    try:
-        return av.open(str(path), metadata_errors="replace")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise InputError(f"{path}: a folder, not a clip") from None
-    except av.error.InvalidDataError:
-        raise InputError(
-            f"{path}: damaged, cut short or no video that FFmpeg knows", "Get the file anew from its source"
-        ) from None
-    except av.error.FFmpegError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise InputError(f"{path}: no video in it", "Sound alone cannot be matted")
-    if streams[0].codec_context is None:
-        raise MissingError(f"{path}: this FFmpeg has no decoder for its video", "Convert it, to ProRes say")
-    return streams[0]
-
-
-def _alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
-    """FFmpeg's own decoders of VP8 and VP9 leave out the alpha; libvpx has it."""
-    name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
-    if name is None or stream.metadata.get("alpha_mode") != "1":
-        return None
-    decoder = av.CodecContext.create(name, "r")
-    assert isinstance(decoder, av.VideoCodecContext)
-    return decoder
-
-
 def _moved(sound: Sound, shift: int, clip: Clip) -> Sound:
     """Count times from the first frame of the span; half a unit of rounding at most."""
     for packet in sound if shift else ():
@@ -367,15 +367,3 @@ def _moved(sound: Sound, shift: int, clip: Clip) -> Sound:
         packet.pts = None if packet.pts is None else packet.pts - units
         packet.dts = None if packet.dts is None else packet.dts - units
     return list(sound)
-
-
-def _orientation(frame: av.VideoFrame) -> int:
-    """Read how the stored frames lie, as an EXIF orientation, from the container's display matrix."""
-    side_data = cast(Any, frame.side_data)  # PyAV's own annotation is that of another object
-    matrices = [part for part in side_data if part.type.name == "DISPLAYMATRIX"]
-    if not matrices:
-        return _UPRIGHT
-    a, b, _, c, d = np.frombuffer(bytes(matrices[0]), np.int32)[:5].tolist()
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        return {(False, False): 1, (True, False): 2, (True, True): 3, (False, True): 4}[a < 0, d < 0]
-    return {(False, False): 5, (False, True): 6, (True, True): 7, (True, False): 8}[b < 0, c < 0]

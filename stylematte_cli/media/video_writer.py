@@ -4,8 +4,9 @@ import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 from numpy.typing import NDArray
@@ -41,6 +42,13 @@ class Recipe:
 DEEP = ("prores", "hevc", "ffv1")  # hold more than 8 bits
 OPAQUE = ("mp4", "hevc")  # hold no alpha
 
+_SOUND_CODECS = {
+    "webm": "libopus",
+    "mp4": "aac",
+    "mov": "pcm_s16le",
+    "matroska": "flac",
+}  # in place of another
+_SOUND_RATE = 48000
 # No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
 _X264 = {"crf": "14", "preset": "fast", "bf": "0"}
 _X265 = {"crf": "14", "preset": "fast", "x265-params": "bframes=0:log-level=none"}
@@ -48,6 +56,14 @@ _VP9 = {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1
 _FFV1 = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
 _PRORES_HQ = {"profile": "hq", "vendor": "apl0"}
 _PRORES_4444 = {"profile": "4444", "vendor": "apl0", "alpha_bits": "16"}
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """A sound stream of the result, and what decodes its source where it is not copied."""
+
+    stream: av.AudioStream
+    decoder: av.AudioStream | None
 
 
 def recipe_for(kind: str, channels: int, size: tuple[int, int], is_deep: bool) -> Recipe:
@@ -159,6 +175,7 @@ class VideoWriter:
         try:
             self._container.mux(self._stream.encode(None))
             self._write_sound(sound_after)
+            self._end_sound()
             self._container.close()
             os.replace(self._temporary, self._path)
         except OSError as error:
@@ -175,7 +192,9 @@ class VideoWriter:
     def _add_video(self) -> av.VideoStream:
         recipe, info = self._recipe, self._info
         try:
-            stream = self._container.add_stream(recipe.codec, rate=info.rate, options=dict(recipe.options))
+            stream = self._container.add_stream(
+                recipe.codec, rate=_rate_for(info), options=dict(recipe.options)
+            )
         except av.codec.codec.UnknownCodecError:
             raise MissingError(
                 f"{self._path}: this FFmpeg has no encoder {recipe.codec}", "Choose another --format"
@@ -187,6 +206,8 @@ class VideoWriter:
         stream.time_base = context.time_base = info.time_base
         if info.pixel_shape is not None:
             context.sample_aspect_ratio = info.pixel_shape
+            if recipe.container in ("webm", "matroska"):  # PyAV does not hand it to these
+                log.warning("warning: %s: says square pixels; the source's are not", self._path)
         context.color_primaries = info.colour.primaries
         context.color_trc = info.colour.transfer
         context.colorspace = self._colour.matrix
@@ -198,29 +219,45 @@ class VideoWriter:
             stream.metadata["timecode"] = info.timecode
         return stream
 
-    def _add_sound(self, streams: Sequence[av.AudioStream]) -> dict[int, av.AudioStream]:
-        """Copy the sound streams that the container can hold; maps the source's index to ours."""
+    def _add_sound(self, streams: Sequence[av.AudioStream]) -> dict[int, "_Sound"]:
+        """Copy the sound streams that the container can hold, re-encode the rest; by the source's index."""
         ours = {}
-        for stream in streams:
+        for source in streams:
             try:
-                ours[stream.index] = copy = self._container.add_stream_from_template(stream)
+                stream = self._container.add_stream_from_template(source)
+                decoder = None
             except ValueError:
+                codec = _SOUND_CODECS[self._recipe.container]
                 log.warning(
-                    "warning: %s: a %s cannot hold sound in %s, so it is left out (--format prores holds it)",
+                    "warning: %s: a %s cannot hold sound in %s; it becomes %s (--format prores copies it)",
                     self._path,
                     self._recipe.suffix,
-                    stream.codec_context.name,
+                    source.codec_context.name,
+                    codec,
                 )
-                continue
-            copy.metadata.update(stream.metadata)
+                stream = cast(av.AudioStream, self._container.add_stream(codec, rate=_SOUND_RATE))
+                stream.codec_context.layout = source.codec_context.layout
+                decoder = source
+            stream.metadata.update(source.metadata)
+            ours[source.index] = _Sound(stream, decoder)
         return ours
 
     def _write_sound(self, packets: Sound) -> None:
         for packet in packets:
-            stream = self._sound.get(packet.stream_index)
-            if stream is not None:
-                packet.stream = stream
+            sound = self._sound[packet.stream_index]
+            if sound.decoder is None:
+                packet.stream = sound.stream
                 self._container.mux(packet)
+                continue
+            for frame in sound.decoder.decode(packet):
+                self._container.mux(sound.stream.encode(frame))
+
+    def _end_sound(self) -> None:
+        for sound in self._sound.values():
+            if sound.decoder is not None:
+                for frame in sound.decoder.decode(None):
+                    self._container.mux(sound.stream.encode(frame))
+                self._container.mux(sound.stream.encode(None))
 
     def _cannot(self, error: OSError) -> InputError:
         return InputError(
@@ -236,6 +273,15 @@ def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
     is_limited = recipe.codec == "prores_ks" or colour.range != FULL or colour.matrix == RGB
     matrix = colour.matrix_for(info.size[0]) if colour.matrix != UNSPECIFIED else UNSPECIFIED
     return Colour(colour.primaries, colour.transfer, matrix, LIMITED if is_limited else FULL)
+
+
+def _rate_for(info: ClipInfo) -> Fraction:
+    """The rate to be said. A drop-frame time code is refused beside anything but the two exact ones."""
+    if info.timecode is not None and ";" in info.timecode:
+        for exact in (Fraction(30000, 1001), Fraction(60000, 1001)):
+            if abs(info.rate - exact) < 1:
+                return exact
+    return info.rate
 
 
 def _muxer_options(recipe: Recipe, info: ClipInfo) -> dict[str, str]:

@@ -175,22 +175,24 @@ def _scale(frame: av.VideoFrame, pixel_format: str, **how: Any) -> av.VideoFrame
 
 
 def _deep_photo(frame: av.VideoFrame, matrix: int, is_full: bool, has_alpha: bool) -> Photo:
+    # Chroma to full size, the bits kept: where they change, what FFmpeg takes for white depends on the road.
+    bits = max(component.bits for component in frame.format.components)
     side = "JPEG" if is_full else "MPEG"
-    whole = _scale(
-        frame,
-        "yuva444p16le" if has_alpha else "yuv444p16le",
-        src_color_range=side,
-        dst_color_range=side,
-        interpolation=_FINE,
-    )
-    decoder, offset = _to_rgb_matrix(matrix, 16, is_full)
+    name = f"yuv{'a' * has_alpha}444p{bits}le"
+    whole = frame
+    if frame.format.name != name:
+        whole = _scale(frame, name, src_color_range=side, dst_color_range=side, interpolation=_FINE)
+    decoder, offset = _to_rgb_matrix(matrix, bits, is_full)
     rows = np.hstack([decoder, offset[:, None]]).astype(np.float32)
     planes = [plane(whole, index) for index in range(3)]
     pixels = np.empty((frame.height, frame.width, 3), np.uint16)
     for strip in _strips(frame.height, frame.width):
         values = cv2.merge([part[strip].astype(np.float32) for part in planes])
         pixels[strip] = to_dtype(np.asarray(cv2.transform(values, rows), np.float32), np.uint16)
-    return _photo_with_alpha(pixels, plane(whole, 3).copy()) if has_alpha else Photo(pixels)
+    if not has_alpha:
+        return Photo(pixels)
+    alpha = to_dtype(plane(whole, 3) * np.float32(1 / ((1 << bits) - 1)), np.uint16)
+    return _photo_with_alpha(pixels, alpha)
 
 
 def _photo_with_alpha(pixels: NDArray[Any], alpha: NDArray[Any]) -> Photo:
