@@ -24,7 +24,7 @@ from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, convert
 from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media import headers
+from stylematte_cli.media import exr, headers
 from stylematte_cli.media.images import DEEP_FORMATS, Photo, decode_image, encode_image, write_bytes
 from stylematte_cli.media.manifest import Manifest, read_and_identify
 from stylematte_cli.media.paths import Item
@@ -32,6 +32,7 @@ from stylematte_cli.media.paths import Item
 Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
+PREMULTIPLIABLE = ("tiff", "exr")
 CARD_BATCH = 4
 CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
 MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
@@ -46,9 +47,12 @@ class Job:
 
     Attributes:
         output: Kind of result.
-        kind: File format: png, webp, tiff or jpg.
+        kind: File format: png, webp, tiff, jpg or exr.
         bit_depth: 8 or 16. None takes 8 for alphas, and the picture's own for colours where `kind` holds it.
         background: For a composite: a colour, a blur of the picture's own, or a picture.
+        premultiplied: Multiply the colours of a cut-out by its alpha.
+        despill: Take the cast of a green or blue screen out of the subject's colours.
+        light_wrap_px: How far a composite's background shines around the subject's edge.
 
     Raises:
         UsageError: Values that do not go together.
@@ -58,6 +62,9 @@ class Job:
     kind: str = "png"
     bit_depth: int | None = None
     background: compose.Color | compose.Blur | Picture | None = None
+    premultiplied: bool = False
+    despill: compose.Screen | None = None
+    light_wrap_px: float = 0.0
 
     def __post_init__(self) -> None:
         if self.output == "composite" and self.background is None:
@@ -69,8 +76,19 @@ class Job:
             )
         if self.output == "cutout" and self.kind == "jpg":
             raise UsageError("a jpg cannot hold the transparency of a cut-out", "Use --format png or webp")
-        if self.bit_depth == 16 and self.kind not in DEEP_FORMATS:
+        if self.bit_depth == 16 and self.kind not in (*DEEP_FORMATS, "exr"):
             raise UsageError(f"{self.kind} holds 8 bits, not 16", f"Use --format {' or '.join(DEEP_FORMATS)}")
+        if self.premultiplied and (self.output != "cutout" or self.kind not in PREMULTIPLIABLE):
+            raise UsageError(
+                f"a {self.output} in {self.kind} cannot be premultiplied",
+                f"Cut-outs can, in {' and '.join(PREMULTIPLIABLE)}; png and webp are straight by standard",
+            )
+        if self.light_wrap_px and self.output != "composite":
+            raise UsageError("a light wrap has no place without a background", "Add --background")
+        if self.despill is not None and self.output == "alpha":
+            raise UsageError(
+                "there are no colours in an alpha to despill", "Use --output cutout, for example"
+            )
 
 
 @dataclass
@@ -116,7 +134,7 @@ def run(
     workers = max(1, min(workers, len(items)))
     results: SimpleQueue[Outcome | BaseException] = SimpleQueue()
     waiting = deque(items)
-    worker = _Worker(job, _Network(matter, batch_size), _Budget(MEMORY_BYTES), manifest)
+    worker = _Worker(job, Network(matter, batch_size), _Budget(MEMORY_BYTES), manifest)
 
     def work() -> None:
         while True:
@@ -130,7 +148,7 @@ def run(
                 waiting.clear()
                 results.put(error)
 
-    with _opencv_threads(1 if workers > 1 else None):
+    with opencv_threads(1 if workers > 1 else None):
         threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
         for thread in threads:
             thread.start()
@@ -155,7 +173,7 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     depth = job.bit_depth
     if depth is None:
         keeps = job.output != "alpha" and job.kind in DEEP_FORMATS
-        depth = 16 if keeps and photo.pixels.dtype == np.uint16 else 8
+        depth = 16 if job.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
     dtype = np.uint16 if depth == 16 else np.uint8
     alpha = matte.alpha_as(dtype)
     opacity = alpha
@@ -166,6 +184,8 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
         return opacity
     image = convert(photo.pixels, dtype)
     foreground = estimate_foreground(image, alpha)
+    if job.despill is not None:
+        foreground = compose.despill(foreground, job.despill)
     if job.output == "foreground":
         return foreground
     if job.output == "cutout":
@@ -174,20 +194,24 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     assert background is not None  # Job has seen to it
     if isinstance(background, compose.Blur):
         background = compose.blur_background(image, opacity, background.radius_px)
-    return compose.composite(foreground, opacity, background)
+    return compose.composite(foreground, opacity, background, job.light_wrap_px)
 
 
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
     """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none."""
+    if job.kind == "exr":
+        return exr.encode_exr(pixels, exr.SRGB, exr.BT709, job.premultiplied, {})
     if job.output == "alpha":
         return encode_image(pixels, job.kind, lossless=True)
-    return encode_image(pixels, job.kind, icc=photo.icc, exif=photo.exif)
+    if job.premultiplied:
+        pixels = compose.premultiply(pixels)
+    return encode_image(pixels, job.kind, icc=photo.icc, exif=photo.exif, premultiplied=job.premultiplied)
 
 
 class _Worker:
     """Takes pictures through all stages; used by several threads at once."""
 
-    def __init__(self, job: Job, network: "_Network", budget: "_Budget", manifest: Manifest | None) -> None:
+    def __init__(self, job: Job, network: "Network", budget: "_Budget", manifest: Manifest | None) -> None:
         self._job = job
         self._network = network
         self._budget = budget
@@ -233,7 +257,7 @@ class _Worker:
         return pixels * depth_bytes * _BYTES_A_PIXEL[self._job.output]
 
 
-class _Network:
+class Network:
     """Matter for several threads: whoever gets a lane takes along the pictures that wait, up to a batch.
 
     Nobody waits for a batch to fill. While the lanes are busy pictures gather, so batches grow exactly where
@@ -249,6 +273,7 @@ class _Network:
         self._waiting: list[tuple[Picture, Future[Matte]]] = []
 
     def __call__(self, image: Picture) -> Matte:
+        """Matte one picture; raises as `Matter` does."""
         own: Future[Matte] = Future()
         with self._lock:
             self._waiting.append((image, own))
@@ -308,7 +333,7 @@ class _Clock:
 
 
 @contextmanager
-def _opencv_threads(count: int | None) -> Iterator[None]:
+def opencv_threads(count: int | None) -> Iterator[None]:
     """Bound OpenCV's own threads while several workers share the cores."""
     before = cv2.getNumThreads()
     if count is not None:

@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte_cli.engines.base import Contract, Engine, Unread
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import Picture, as_rgb, resize_to_working
+from stylematte_cli.imaging.geometry import Picture, as_rgb, convert, resize_to_working
 from stylematte_cli.imaging.guided_filter import apply_coefficients
 
 
@@ -25,11 +25,13 @@ class Matte:
         coefficients: (2, h/4, w/4) float32 of the guided filter, from the network; or what holds them on a
             card and makes the alpha there.
         contract: Of the model they came from.
+        given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
     """
 
     image: Picture
     coefficients: NDArray[np.float32] | Unread
     contract: Contract
+    given_alpha: NDArray[Any] | None = None
 
     @cached_property
     def alpha(self) -> NDArray[np.float32]:
@@ -45,6 +47,8 @@ class Matte:
         Returns:
             (H, W) opacity.
         """
+        if self.given_alpha is not None:
+            return convert(self.given_alpha, dtype)
         if not isinstance(self.coefficients, np.ndarray):
             return self.coefficients.alpha_as(self.image, dtype)
         contract = self.contract

@@ -1,11 +1,12 @@
-"""Scores of an alpha against the true one, in the published protocol of P3M and StyleMatte.
+"""Scores of an alpha against the true one, in the published protocol of P3M and StyleMatte; and of clips.
 
 NumPy and OpenCV only: `stylematte evaluate` works where torch is not installed. Alphas are (H, W) float32 in
 [0, 1], trimaps (H, W) uint8 in {0, 128, 255}. Any other trimap value counts as unknown.
 
 Reference:
     Rhemann et al., "A Perceptually Motivated Online Benchmark for Image Matting", CVPR 2009 (Grad, Conn);
-    Li et al., "Privacy-Preserving Portrait Matting", ACM MM 2021 (the constants and the trimap versions).
+    Li et al., "Privacy-Preserving Portrait Matting", ACM MM 2021 (the constants and the trimap versions);
+    Erofeev et al., "Perceptually Motivated Benchmark for Video Matting", BMVC 2015 (dtSSD, MESSDdt).
 """
 
 from itertools import pairwise
@@ -19,6 +20,7 @@ Alpha = NDArray[np.float32]
 Trimap = NDArray[np.uint8]
 
 GRAD_SIGMA_PX = 1.4
+FLOW_LEAST_PX = 16  # of a side: DIS works on blocks
 CONN_THRESHOLDS = tuple(np.float32(k / 10) for k in range(11))
 CONN_THETA = np.float32(0.15)
 
@@ -38,8 +40,14 @@ CONVENTIONS = {
     "MAD-tri": "unknown band: sum |d| / unknown pixels, known pixels as for SAD-tri, a fraction",
     "SAD-FG": "foreground: sum |d| / 1000 where the trimap is 255",
     "SAD-BG": "background: sum |d| / 1000 where the trimap is 0",
+    "dtSSD": "clip: 100 sqrt(sum (d_t - d_t-1)^2 / (H W)), mean over pairs of frames",
+    "MESSDdt": "clip: 1000 sum |d_t(p)^2 - d_t+1(p + v)^2| / (H W), mean over pairs; v is the optical flow "
+    "of the true alphas (DIS)",
+    "flicker": "clip: 1000 sum |d_t - (d_t-1 + d_t+1) / 2| / (H W), mean over triples; errors that come "
+    "and go",
 }
 WHOLE_IMAGE = ("SAD", "MSE", "MAD", "Grad", "Conn", "IoU")
+OF_CLIPS = ("dtSSD", "MESSDdt", "flicker")
 WITH_TRIMAP = ("SAD-tri", "MSE-tri", "MAD-tri", "SAD-FG", "SAD-BG")
 
 
@@ -67,6 +75,40 @@ def measure(prediction: Alpha, truth: Alpha, trimap: Trimap | None = None) -> di
         "IoU": iou(prediction, truth),
     }
     return scores if trimap is None else scores | trimap_scores(prediction, truth, trimap)
+
+
+class ClipScores:
+    """Takes the frames of a clip one after the other and scores how steady they are; keeps three of them."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[Alpha, Alpha]] = []  # difference and truth of the last frames
+        self._values: dict[str, list[float]] = {key: [] for key in OF_CLIPS}
+        self.frames = 0
+
+    def add(self, prediction: Alpha, truth: Alpha) -> None:
+        """Take the next frame; arguments as in `measure`.
+
+        Raises:
+            ValueError: The sizes differ, from each other or from the frame before.
+        """
+        difference = _difference(prediction, truth)
+        self.frames += 1
+        if self._before:
+            last_difference, last_truth = self._before[-1]
+            _check_sizes(difference, last_difference)
+            squared = _sum((difference - last_difference) ** 2) / truth.size
+            self._values["dtSSD"].append(100 * squared**0.5)
+            moved = _follow(difference**2, last_truth, truth)
+            self._values["MESSDdt"].append(1000 * _sum(np.abs(last_difference**2 - moved)) / truth.size)
+        if len(self._before) == 2:
+            middle = self._before[1][0] - (self._before[0][0] + difference) / 2
+            self._values["flicker"].append(1000 * _sum(np.abs(middle)) / truth.size)
+        self._before = [*self._before[-1:], (difference, truth)]
+
+    def scores(self) -> dict[str, float]:
+        """Mean of each score, conventions as in `CONVENTIONS`; NaN where there are too few frames."""
+        means = {key: np.mean(values) if values else np.nan for key, values in self._values.items()}
+        return {key: float(mean) for key, mean in means.items()}
 
 
 def sad(prediction: Alpha, truth: Alpha) -> float:
@@ -164,6 +206,22 @@ def trimap_from_alpha(alpha: Alpha, radius_px: int) -> Trimap:
         distance_px = cv2.distanceTransform(region.astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         trimap[distance_px > radius_px] = value
     return trimap
+
+
+def _follow(values: Alpha, truth: Alpha, next_truth: Alpha) -> Alpha:
+    """Fetch the next frame's values from where each pixel of this one has gone."""
+    if min(truth.shape) < FLOW_LEAST_PX:
+        return values
+    method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = method.calc(_bytes(truth), _bytes(next_truth), None)
+    height, width = truth.shape
+    x = flow[:, :, 0] + np.arange(width, dtype=np.float32)
+    y = flow[:, :, 1] + np.arange(height, dtype=np.float32)[:, None]
+    return np.asarray(cv2.remap(values, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE), np.float32)
+
+
+def _bytes(alpha: Alpha) -> NDArray[np.uint8]:
+    return np.round(alpha * 255).astype(np.uint8)
 
 
 def _check_sizes(one: NDArray[Any], other: NDArray[Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from stylematte_cli.commands.evaluate_clips import ClipResult, is_clip, read_pairs, score_folders
 from stylematte_cli.commands.options import Json, Quiet, Verbose, print_json, start_log
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.errors import InputError, StyleMatteError, UsageError
@@ -64,6 +65,10 @@ def evaluate(
             "true alpha is 0 and 1, each shrunk by R pixels.",
         ),
     ] = None,
+    sequence: Annotated[
+        bool,
+        typer.Option("--sequence", help="The images of a folder are the frames of a clip: adds its scores."),
+    ] = False,
     csv_path: Annotated[
         Path | None, typer.Option("--csv", metavar="FILE", help="Write one line an image.")
     ] = None,
@@ -73,18 +78,31 @@ def evaluate(
 ) -> int:
     """Score alphas against the true ones.
 
-    Scores are SAD, MSE, MAD, Grad, Conn and IoU, and with trimaps those of the unknown band.
+    Scores are SAD, MSE, MAD, Grad, Conn and IoU, with trimaps those of the unknown band, and of clips dtSSD,
+    MESSDdt and flicker. PRED and GT are two images, two folders of them, two clips, or two sequences of
+    pictures (shot.####.png).
 
     Alphas are 8 or 16-bit files of equal size. An alpha channel that is not opaque all over counts, else the
     first channel. In folders files are matched by relative path without suffix.
     """
     start_log(verbose, quiet)
     radius_px = _auto_radius_px(trimap)
-    matching = match(prediction, truth, Path(trimap) if trimap and radius_px is None else None)
-    _warn_of(matching.without_prediction, "in GT without a prediction, left out of the means")
-    _warn_of(matching.without_truth, "in PRED without a ground truth, not scored")
-
-    results = list(with_progress(_score_all(matching.pairs, radius_px), len(matching.pairs), "image", quiet))
+    clips: list[ClipResult] = []
+    if is_clip(prediction) or is_clip(truth):
+        if trimap and radius_px is None:
+            raise UsageError(f"--trimap {trimap}: of a clip trimaps are made here", "Use --trimap auto:R")
+        matching = Matching([], [], [])
+        frames = _score_clip(prediction, truth, radius_px, clips)
+        results = list(with_progress(frames, None, "frame", quiet))
+    else:
+        matching = match(prediction, truth, Path(trimap) if trimap and radius_px is None else None)
+        _warn_of(matching.without_prediction, "in GT without a prediction, left out of the means")
+        _warn_of(matching.without_truth, "in PRED without a ground truth, not scored")
+        count = len(matching.pairs)
+        results = list(with_progress(_score_all(matching.pairs, radius_px), count, "image", quiet))
+        if sequence:
+            scored_pairs = (result.pair for result in results if result.error is None)
+            clips = score_folders([(pair.name, pair.prediction, pair.truth) for pair in scored_pairs])
     for result in results:
         for warning in result.warnings:
             log.warning("warning: %s", warning)
@@ -95,9 +113,9 @@ def evaluate(
         alone = results[0].error if len(results) == 1 else None
         raise alone or InputError(f"none of {len(results)} pairs could be scored")
     if as_json:
-        print_json(_report(matching, results, trimap))
+        print_json(_report(matching, results, clips, trimap))
     else:
-        _print_table(scored, trimap)
+        _print_table(scored, clips, trimap)
     if csv_path:
         _write_csv(csv_path, scored)
     return 1 if matching.without_prediction or len(scored) < len(results) else 0
@@ -179,6 +197,22 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
     return Result(pair, metrics.measure(prediction, truth, trimap), warnings)
 
 
+def _score_clip(
+    prediction: Path, truth: Path, radius_px: int | None, clips: list[ClipResult]
+) -> Iterator[Result]:
+    """Score every frame of a clip, and at the end add the clip itself to `clips`."""
+    from training import metrics
+
+    steadiness = metrics.ClipScores()
+    for number, found, true in read_pairs(prediction, truth):
+        pair = Pair(f"{truth.stem}.{number:04}", prediction, truth)
+        _check_sizes(pair, "prediction", found, true)
+        trimap = None if radius_px is None else metrics.trimap_from_alpha(true, radius_px)
+        steadiness.add(found, true)
+        yield Result(pair, metrics.measure(found, true, trimap), [])
+    clips.append(ClipResult(truth.stem, steadiness.frames, steadiness.scores()))
+
+
 def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
     """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
     from stylematte_cli.engines.base import usable_cores
@@ -255,7 +289,9 @@ def _summary(scored: list[Result], of: Callable[[list[float]], Any]) -> dict[str
     return summary
 
 
-def _report(matching: Matching, results: list[Result], trimap: str | None) -> dict[str, Any]:
+def _report(
+    matching: Matching, results: list[Result], clips: list[ClipResult], trimap: str | None
+) -> dict[str, Any]:
     """Everything for programs; a score that an image does not have is null."""
     import numpy as np
 
@@ -270,7 +306,10 @@ def _report(matching: Matching, results: list[Result], trimap: str | None) -> di
         "trimap": trimap,
         "mean": jsonable(_summary(scored, np.mean)),
         "median": jsonable(_summary(scored, np.median)),
-        "conventions": {key: CONVENTIONS[key] for key in scored[0].scores},
+        "clips": [{"name": c.name, "frames": c.frames, **jsonable(c.scores)} for c in clips],
+        "conventions": {
+            key: CONVENTIONS[key] for key in [*scored[0].scores, *(clips[0].scores if clips else ())]
+        },
         "per_image": [
             {
                 "name": result.pair.name,
@@ -287,7 +326,7 @@ def _report(matching: Matching, results: list[Result], trimap: str | None) -> di
     }
 
 
-def _print_table(scored: list[Result], trimap: str | None) -> None:
+def _print_table(scored: list[Result], clips: list[ClipResult], trimap: str | None) -> None:
     """One line a score, and under the table what each of them means."""
     import numpy as np
 
@@ -307,8 +346,12 @@ def _print_table(scored: list[Result], trimap: str | None) -> None:
                 f"{key:<8}" + "".join(f"{_number(key, n):>12}" for n in numbers) + f"  {worst.pair.name}"
             )
 
+    for clip in clips:
+        values = "".join(f"  {key} {_number(key, value)}" for key, value in clip.scores.items())
+        typer.echo(f"clip {clip.name}, {clip.frames} frames:{values}")
+
     typer.echo(f"\n{len(scored)} image{'s' if len(scored) > 1 else ''}; d is prediction minus truth.")
-    for key in scored[0].scores:
+    for key in [*scored[0].scores, *(clips[0].scores if clips else ())]:
         typer.echo(f"  {key:<8} {CONVENTIONS[key]}")
     if trimap and trimap.startswith("auto:"):
         typer.echo(

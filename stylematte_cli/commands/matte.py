@@ -1,99 +1,36 @@
-"""`stylematte matte`: photos and folders in, mattes out."""
+"""`stylematte matte`: photos, clips and folders in, mattes out."""
 
-import logging
 import os
 import sys
-import time
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from stylematte_cli.commands import options
-from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.errors import INTERRUPTED, InputError, UsageError
+from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
+from stylematte_cli.errors import InputError, UsageError
+from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 
 if TYPE_CHECKING:
-    from stylematte_cli.batch import Job, Outcome
+    from stylematte_cli.batch import Job, Output
     from stylematte_cli.matter import Matter
-    from stylematte_cli.media.manifest import State
-    from stylematte_cli.media.paths import Item
-
-log = logging.getLogger("stylematte")
 
 STDIN = Path("-")
-MOST_NAMES = 5  # on one line of stderr
-
-
-@dataclass(frozen=True)
-class Model:
-    """Which model is asked for, and how it is to run."""
-
-    weights: str
-    engine: str
-    device: str
-    size: int | None
-
-    def open(self, lanes: int) -> "Matter":
-        """Open the model for as many threads as there are lanes."""
-        from stylematte_cli.commands.card import use_card
-        from stylematte_cli.engines import open_engine
-        from stylematte_cli.matter import Matter
-        from stylematte_cli.weights import resolve
-
-        engine = open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes)
-        use_card(engine, self.device)
-        return Matter(engine, self.size)
-
-
-@dataclass(frozen=True)
-class How:
-    """How the files are to be worked through, and what is to be said about it."""
-
-    batch_size: int | None
-    workers: int | None
-    overwrite: bool
-    dry_run: bool
-    quiet: bool
-    as_json: bool
-
-
-@dataclass
-class Tally:
-    """What became of a run."""
-
-    done: int = 0
-    failed: list[dict[str, str]] = field(default_factory=list)
-    stage_seconds: dict[str, float] = field(default_factory=dict)
-    is_interrupted: bool = False
-
-    def add(self, outcome: "Outcome") -> None:
-        """Count one picture."""
-        for stage, seconds in outcome.seconds.items():
-            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
-        if outcome.error is None:
-            self.done += 1
-        else:
-            self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
-
-    def fail(self, source: Path, message: str, hint: str = "") -> None:
-        """Name an input that failed, at once and in the end."""
-        log.error("failed: %s%s", message, f". {hint}" if hint else "")
-        self.failed.append({"input": str(source), "error": message})
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 1 some failed, 130 interrupted."""
-        return INTERRUPTED if self.is_interrupted else 1 if self.failed else 0
+DEFAULT_RATE = "24"
 
 
 def matte(
     inputs: Annotated[
         list[Path],
-        typer.Argument(metavar="INPUT", help="Photos and folders; - reads stdin and writes stdout."),
+        typer.Argument(
+            metavar="INPUT",
+            help="Photos, clips, sequences of pictures (shot.####.png), and folders; - reads a photo from "
+            "stdin and writes stdout.",
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -109,32 +46,72 @@ def matte(
         str | None,
         typer.Option(
             "--background",
-            metavar="COLOR|IMAGE|blur:R",
-            help="Behind a composite: #rrggbb, r,g,b or a name; a picture; the photo's own, blurred by R px.",
+            metavar="COLOR|FILE|blur:R",
+            help="Behind a composite: #rrggbb, r,g,b or a name; a picture; for clips a clip, which starts "
+            "again where it is shorter; the photo's own, blurred by R px.",
         ),
     ] = None,
     kind: Annotated[
-        Literal["png", "webp", "tiff", "jpg"],
+        Literal["png", "webp", "tiff", "jpg", "exr", "prores", "webm", "mp4", "hevc", "ffv1"] | None,
         typer.Option(
             "--format",
-            help="Of the results. The colour profile travels into all of them, EXIF not into tiff.",
+            help="Of the results. If not given, png for photos; for clips mp4, or prores for cut-outs and "
+            "foregrounds. Of clips, png, webp, tiff, jpg and exr make one file a frame. The profile of "
+            "photos travels into all but exr, EXIF not into tiff.",
         ),
-    ] = "png",
+    ] = None,
     bit_depth: Annotated[
         Literal["8", "16"] | None,
         typer.Option("--bit-depth", help="Of the results: 8, or for colours the photo's own, if not given."),
     ] = None,
+    colours: Annotated[
+        Literal["straight", "premultiplied"] | None,
+        typer.Option(
+            "--alpha", help="Colours of a cut-out: premultiplied in exr, else straight, if not given."
+        ),
+    ] = None,
+    despill: Annotated[
+        Literal["green", "blue"] | None,
+        typer.Option("--despill", help="Take the cast of a screen out of the subject's colours."),
+    ] = None,
+    light_wrap: Annotated[
+        float | None,
+        typer.Option(
+            "--light-wrap", min=0, metavar="PX", help="Let the background shine around the subject's edge."
+        ),
+    ] = None,
+    stabilize: Annotated[
+        bool, typer.Option("--stabilize", help="Clips: keep the soft edge from flickering, from cut to cut.")
+    ] = False,
+    start: Annotated[
+        str | None,
+        typer.Option(
+            "--start", metavar="TIME|Nf", help="Clips: where to begin: 12.5, 1:02:03 or frame 120f."
+        ),
+    ] = None,
+    end: Annotated[
+        str | None,
+        typer.Option("--end", metavar="TIME|Nf", help="Clips: where to stop; a frame named is the last one."),
+    ] = None,
+    every: Annotated[int, typer.Option("--every", min=1, metavar="N", help="Clips: each N-th frame.")] = 1,
+    rate: Annotated[
+        str,
+        typer.Option(
+            "--rate", metavar="FPS", help="Sequences of pictures: frames a second, 24 or 30000/1001."
+        ),
+    ] = DEFAULT_RATE,
     weights: options.Weights = "nano",
     engine: options.Engine = "auto",
     device: options.Device = "auto",
     size: options.Size = None,
     batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, metavar="N", help="Most photos in one network pass.")
+        int | None,
+        typer.Option("--batch-size", min=1, metavar="N", help="Most pictures in one network pass."),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", min=1, metavar="N", help="Photos in work at once: one a core if not given."
+            "--workers", min=1, metavar="N", help="Pictures in work at once: one a core if not given."
         ),
     ] = None,
     overwrite: options.Overwrite = False,
@@ -145,27 +122,105 @@ def matte(
     as_json: options.Json = False,
     verbose: options.Verbose = 0,
 ) -> int:
-    """Matte photos: alphas, cut-outs, foregrounds or composites.
+    """Matte photos and clips: alphas, cut-outs, foregrounds or composites.
 
     Finished files are kept, so the same command finishes a run that was broken off.
     """
     with _own_stderr(verbose):
         options.start_log(verbose, quiet)
         _check_usage(inputs, out, as_json, dry_run)
-        from stylematte_cli.batch import Job
-
-        behind, behind_text = _read_background(background)
-        job = Job(
-            output or ("alpha" if background is None else "composite"),
-            kind,
-            int(bit_depth) if bit_depth else None,
-            behind,
+        wish = _read_wish(
+            _Asked(
+                output,
+                background,
+                kind,
+                bit_depth,
+                colours,
+                despill,
+                light_wrap,
+                stabilize,
+                start,
+                end,
+                every,
+                rate,
+            )
         )
         model = Model(weights, engine, device, size)
         if out is None:
-            return _matte_stdin(model.open(1), job)
+            if wish.for_clips or kind in CLIP_FORMATS:
+                raise UsageError("- reads one picture, and these options are for clips")
+            return _matte_stdin(model.open(1), wish.job)
         how = How(batch_size, workers, overwrite, dry_run, quiet, as_json)
-        return _matte_files(inputs, out, job, behind_text, model, how)
+        return matte_files(inputs, out, wish, model, how)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """The options that say what to make, as given."""
+
+    output: "Output | None"
+    background: str | None
+    kind: str | None
+    bit_depth: str | None
+    colours: str | None
+    despill: Any
+    light_wrap: float | None
+    stabilize: bool
+    start: str | None
+    end: str | None
+    every: int
+    rate: str
+
+
+def _read_wish(asked: _Asked) -> Wish:
+    """Turn options into what is to be made of photos and clips.
+
+    Raises:
+        UsageError: Values that cannot be meant, or do not go together.
+    """
+    from stylematte_cli.batch import PREMULTIPLIABLE, Job
+    from stylematte_cli.media.span import Span, parse_moment, parse_rate
+
+    behind, behind_text, backdrop = _read_background(asked.background)
+    output: Output = asked.output or ("alpha" if asked.background is None else "composite")
+    photo_kind = "png" if asked.kind is None or asked.kind in CLIP_FORMATS else asked.kind
+    clip_kind = asked.kind or ("prores" if output in ("cutout", "foreground") else "mp4")
+    is_premultiplied = asked.colours == "premultiplied"
+    if asked.colours is None:
+        is_premultiplied = asked.kind == "exr" and output == "cutout"  # what compositing programs expect
+    job = Job(
+        output,
+        photo_kind,
+        int(asked.bit_depth) if asked.bit_depth else None,
+        behind,
+        is_premultiplied and (photo_kind in PREMULTIPLIABLE or asked.kind not in CLIP_FORMATS),
+        asked.despill,
+        asked.light_wrap or 0.0,
+    )
+    given = {
+        "--stabilize": asked.stabilize,
+        "--start": asked.start,
+        "--end": asked.end,
+        "--every": asked.every > 1,
+        "--rate": asked.rate != DEFAULT_RATE,
+        f"--format {asked.kind}": asked.kind in CLIP_FORMATS,
+    }
+    span = Span(
+        None if asked.start is None else parse_moment(asked.start, "--start"),
+        None if asked.end is None else parse_moment(asked.end, "--end"),
+        asked.every,
+    )
+    return Wish(
+        job=job,
+        clip_kind=clip_kind,
+        background=behind_text,
+        backdrop=backdrop,
+        premultiplied=is_premultiplied,
+        is_stabilised=asked.stabilize,
+        span=span,
+        rate=parse_rate(asked.rate),
+        for_clips=tuple(name for name, is_given in given.items() if is_given),
+    )
 
 
 def _check_usage(inputs: list[Path], out: Path | None, as_json: bool, dry_run: bool) -> None:
@@ -185,23 +240,27 @@ def _check_usage(inputs: list[Path], out: Path | None, as_json: bool, dry_run: b
         )
 
 
-def _read_background(text: str | None) -> tuple[Any, str | None]:
-    """Read --background: what it is, and how the manifest names it."""
+def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
+    """Read --background: what it is, how the manifest names it, and the path of a clip."""
     if text is None:
-        return None, None
+        return None, None, None
     from stylematte_cli.imaging.compose import parse_background
     from stylematte_cli.media.images import decode_image
-    from stylematte_cli.media.manifest import read_and_identify
+    from stylematte_cli.media.manifest import identify, read_and_identify
 
     path = Path(text)
+    if path.is_file() and path.suffix.lower() in CLIP_SUFFIXES:
+        return (0, 0, 0), f"clip {identify(path)['sha256']}", path
     if path.is_file():
         data, identity = read_and_identify(path)
-        return decode_image(data, text).pixels, f"picture {identity['sha256']}"
+        return decode_image(data, text).pixels, f"picture {identity['sha256']}", None
     try:
-        return parse_background(text), text
+        return parse_background(text), text, None
     except UsageError as error:
         if path.suffix and not text.startswith("blur:"):
-            raise InputError(f"--background {text}: no such picture", "Or give a colour, or blur:R") from None
+            raise InputError(
+                f"--background {text}: no such picture or clip", "Or give a colour, or blur:R"
+            ) from None
         raise UsageError(f"--background {error.message}", error.hint) from None
 
 
@@ -217,110 +276,6 @@ def _matte_stdin(matter: "Matter", job: "Job") -> int:
     sys.stdout.buffer.write(encoded)
     sys.stdout.buffer.flush()
     return 0
-
-
-def _matte_files(
-    inputs: list[Path], out: Path, job: "Job", background: str | None, model: Model, how: How
-) -> int:
-    from stylematte_cli import batch
-    from stylematte_cli.engines.base import usable_cores
-    from stylematte_cli.media import images
-    from stylematte_cli.media.manifest import Manifest
-    from stylematte_cli.media.paths import collect
-
-    started = time.perf_counter()
-    work = collect(inputs, out, images.FORMATS[job.kind])
-    workers = min(how.workers or usable_cores(), max(1, len(work.items)))
-    matter = model.open(workers)
-    settings = {
-        "output": job.output,
-        "format": job.kind,
-        "bit_depth": job.bit_depth,
-        "background": background,
-        "size": model.size,
-    }
-    manifest = Manifest(out, settings, matter.engine.contract.weights_sha256)
-    states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in work.items]
-    todo = [item for item, state in zip(work.items, states, strict=True) if state in ("new", "changed")]
-    tally = Tally()
-    for path, reason in work.problems:
-        tally.fail(path, f"{path}: {reason}")
-    _tell_kept(work.items, states)
-    if how.dry_run:
-        _print_plan(work.items, states, how.as_json)
-        return tally.exit_code
-
-    manifest.open()
-    images.remove_leftovers({item.output.parent for item in work.items})
-    outcomes = batch.run(todo, matter, job, manifest, workers, how.batch_size)
-    try:
-        with closing(manifest), closing(outcomes):
-            for outcome in with_progress(outcomes, len(todo), "photo", how.quiet):
-                tally.add(outcome)
-    except KeyboardInterrupt:
-        tally.is_interrupted = True
-    seconds = time.perf_counter() - started
-    _tell_end(tally, states, seconds)
-    if how.as_json:
-        how_it_ran = {
-            "workers": workers,
-            "engine": matter.engine.name,
-            "provider": matter.engine.provider,
-            "weights_sha256": manifest.weights_sha256,
-            "settings": settings,
-        }
-        options.print_json({"out": str(out), **_summary(tally, states, seconds), **how_it_ran})
-    return tally.exit_code
-
-
-def _print_plan(items: "list[Item]", states: "list[State]", as_json: bool) -> None:
-    plan = [
-        {"input": str(item.source), "output": str(item.output), "state": state}
-        for item, state in zip(items, states, strict=True)
-    ]
-    if as_json:
-        options.print_json({"dry_run": True, "items": plan})
-        return
-    for line in plan:
-        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
-
-
-def _tell_kept(items: "list[Item]", states: "list[State]") -> None:
-    """Files that the manifest does not know may be anybody's: they stay, and that is said."""
-    kept = [str(item.output) for item, state in zip(items, states, strict=True) if state == "kept"]
-    if kept:
-        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
-        log.warning(
-            "kept %d file(s) that no run of this folder's manifest made (--overwrite makes them anew): %s",
-            len(kept),
-            names,
-        )
-
-
-def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
-    parts = [f"{tally.done} done"]
-    if before := states.count("done"):
-        parts.append(f"{before} finished before")
-    if tally.failed:
-        parts.append(f"{len(tally.failed)} failed")
-    rate = f", {tally.done / seconds:.2f} photos/s" if tally.done else ""
-    log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)
-    total = sum(tally.stage_seconds.values())
-    if total:
-        shares = (f"{stage} {value / total:.0%}" for stage, value in tally.stage_seconds.items())
-        log.debug("share of the workers' time: %s", ", ".join(shares))
-
-
-def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, Any]:
-    return {
-        "done": tally.done,
-        "finished_before": states.count("done"),
-        "kept": states.count("kept"),
-        "failed": tally.failed,
-        "interrupted": tally.is_interrupted,
-        "seconds": round(seconds, 3),
-        "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},
-    }
 
 
 @contextmanager

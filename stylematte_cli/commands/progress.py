@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -14,12 +14,12 @@ SECONDS_BETWEEN_LINES = 10.0
 log = logging.getLogger("stylematte")
 
 
-def with_progress(results: Iterable[T], total: int, unit: str, quiet: bool) -> Iterator[T]:
+def with_progress(results: Iterable[T], total: int | None, unit: str, quiet: bool) -> Iterator[T]:
     """Pass results on, and say how far we are when it takes more than a moment.
 
     Args:
         results: One for each piece of work.
-        total: How many there will be.
+        total: How many there will be; None where that is not known.
         unit: What one is called, `photo`.
         quiet: Say nothing.
     """
@@ -36,5 +36,49 @@ def with_progress(results: Iterable[T], total: int, unit: str, quiet: bool) -> I
         for done, result in enumerate(results, 1):
             yield result
             if time.monotonic() >= next_line:
-                log.info("%d of %d %ss", done, total, unit)
+                log.info("%d%s %ss", done, "" if total is None else f" of {total}", unit)
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+
+
+def with_frame_progress(frames: Generator[tuple[int, int | None], None, T], name: str, quiet: bool) -> T:
+    """Run a clip to its end, and say how far it is, how fast it goes and how long it will take.
+
+    Args:
+        frames: Yields after each frame how many are done, and how many there are where that is known.
+        name: Of the clip.
+        quiet: Say nothing.
+
+    Returns:
+        What the generator returns.
+    """
+    bar = None
+    if not quiet and sys.stderr.isatty():
+        from tqdm import tqdm
+
+        bar = tqdm(desc=name, unit="frame", delay=QUIET_SECONDS, leave=False)
+    started = time.monotonic()
+    next_line = started + QUIET_SECONDS
+    try:
+        while True:
+            done, total = next(frames)
+            if bar is not None:
+                bar.total = total
+                bar.update(done - bar.n)
+            elif not quiet and time.monotonic() >= next_line:
+                log.info("%s: %s", name, _pace(done, total, time.monotonic() - started))
+                next_line = time.monotonic() + SECONDS_BETWEEN_LINES
+    except StopIteration as end:
+        result: T = end.value
+        return result
+    finally:
+        frames.close()
+        if bar is not None:
+            bar.close()
+
+
+def _pace(done: int, total: int | None, seconds: float) -> str:
+    rate = done / max(seconds, 1e-6)
+    if total is None:
+        return f"{done} frames, {rate:.1f} frames/s"
+    left = max(0, total - done) / rate
+    return f"{done} of {total} frames, {rate:.1f} frames/s, {int(left // 60)}:{int(left % 60):02} left"

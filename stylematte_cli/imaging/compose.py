@@ -3,7 +3,7 @@
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -21,6 +21,7 @@ from stylematte_cli.imaging.geometry import (
     white_of,
 )
 
+Screen = Literal["green", "blue"]
 Color = tuple[int, int, int]  # RGB, 0..255 whatever the picture's dtype
 
 # CSS Color Module Level 4, the sixteen basic names.
@@ -104,7 +105,56 @@ def cutout(foreground: Picture, alpha: NDArray[Any]) -> Picture:
     return result
 
 
-def composite(foreground: Picture, alpha: NDArray[Any], background: Color | Picture) -> Picture:
+def premultiply(rgba: Picture) -> Picture:
+    """Multiply the colours of straight RGBA by its alpha, as they are stored; alpha stays.
+
+    Args:
+        rgba: (H, W, 4) uint8 or uint16.
+
+    Returns:
+        (H, W, 4), same dtype.
+    """
+    white = white_of(rgba.dtype)
+    result = np.empty_like(rgba)
+    rows = max(1, STRIP_PX // (4 * rgba.shape[1]))
+    for top in range(0, len(rgba), rows):
+        strip = rgba[top : top + rows].astype(np.float32)
+        strip[:, :, :3] *= strip[:, :, 3:] * np.float32(1 / white)
+        strip += np.float32(0.5)
+        result[top : top + rows] = strip
+    return result
+
+
+def despill(foreground: Picture, screen: Screen) -> Picture:
+    """Take the cast of a green or blue screen out of colours.
+
+    What the screen's channel has above the mean of the two others goes; its luma is given back to all three,
+    so that nothing turns dark. The subject's own green (or blue) goes too, as with every such keyer.
+
+    Args:
+        foreground: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
+        screen: Colour of the screen.
+
+    Returns:
+        (H, W, 3), same dtype.
+    """
+    channel = {"green": 1, "blue": 2}[screen]
+    luma = {"green": 0.7152, "blue": 0.0722}[screen]  # BT.709
+    result = np.empty_like(foreground)
+    rows = max(1, STRIP_PX // (3 * foreground.shape[1]))
+    for top in range(0, len(foreground), rows):
+        colours = to_float(foreground[top : top + rows]).copy()
+        others = np.delete(colours, channel, axis=2).mean(axis=2)
+        spill = np.maximum(colours[:, :, channel] - others, 0)
+        colours[:, :, channel] -= spill
+        colours += (np.float32(luma) * spill)[:, :, None]
+        result[top : top + rows] = to_dtype(colours, foreground.dtype)
+    return result
+
+
+def composite(
+    foreground: Picture, alpha: NDArray[Any], background: Color | Picture, light_wrap_px: float = 0.0
+) -> Picture:
     """Lay a foreground over a background: α · F + (1 - α) · B on the colours as they are stored.
 
     Args:
@@ -112,12 +162,17 @@ def composite(foreground: Picture, alpha: NDArray[Any], background: Color | Pict
         alpha: (H, W) uint8, uint16, or float32 in [0, 1].
         background: A colour, 0..255 whatever the dtype; or (h, w, 3) RGB of any size and dtype, scaled with
             its shape kept until it covers the picture, then cut to it around its middle.
+        light_wrap_px: Let the background's light shine around the subject's edge, this far in.
 
     Returns:
         (H, W, 3) opaque, dtype of `foreground`.
     """
     height, width = alpha.shape
     rows = max(1, STRIP_PX // (3 * width))
+    if light_wrap_px > 0:
+        if isinstance(background, tuple):
+            background = np.full((1, 1, 3), background, np.uint8)
+        foreground = _wrapped(foreground, alpha, cover(as_rgb(background), alpha.shape), light_wrap_px)
     if isinstance(background, tuple):
         plain = np.full((min(rows, height), width, 3), np.array(background, np.float32) / 255, np.float32)
     else:
@@ -132,6 +187,13 @@ def composite(foreground: Picture, alpha: NDArray[Any], background: Color | Pict
         mixed += back
         result[strip] = to_dtype(mixed, foreground.dtype)
     return result
+
+
+def _wrapped(foreground: Picture, alpha: NDArray[Any], background: Picture, radius_px: float) -> Picture:
+    """Screen the background's light, spread by a Gaussian, over the foreground: 1 - (1 - F) · (1 - W)."""
+    behind = to_float(background) * cv2.merge([1 - to_float(alpha)] * 3)
+    light = _gaussian(behind, radius_px)
+    return to_dtype(1 - (1 - to_float(foreground)) * (1 - light), foreground.dtype)
 
 
 def cover(image: Picture, size: tuple[int, int]) -> Picture:

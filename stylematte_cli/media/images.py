@@ -36,7 +36,7 @@ _PNG = [
 _WEBP_LOSSLESS = 101
 
 # An EXIF orientation says how the stored pixels lie; these turn them upright.
-_TURNS: dict[int, Callable[[Array], Array]] = {
+TURNS: dict[int, Callable[[Array], Array]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
     4: lambda pixels: cv2.flip(pixels, 0),
@@ -136,9 +136,9 @@ def decode_image(data: bytes, name: str) -> Photo:
 
     exif = metadata.get(cv2.IMAGE_METADATA_EXIF)
     if kind == "avif":
-        turn = _TURNS.get(headers.avif_orientation(data))
+        turn = TURNS.get(headers.avif_orientation(data))
     else:  # TIFF has its orientation in tags, not in EXIF, and OpenCV has applied it
-        turn = _TURNS.get(headers.orientation_of(exif)) if exif else None
+        turn = TURNS.get(headers.orientation_of(exif)) if exif else None
     if turn is not None:
         pixels = turn(pixels)
     colours, alpha = _split(pixels, already_rgb=kind == "jpeg")
@@ -149,7 +149,13 @@ def decode_image(data: bytes, name: str) -> Photo:
 
 
 def encode_image(
-    pixels: Array, kind: str, *, icc: bytes | None = None, exif: bytes | None = None, lossless: bool = False
+    pixels: Array,
+    kind: str,
+    *,
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    lossless: bool = False,
+    premultiplied: bool = False,
 ) -> bytes:
     """Encode a picture.
 
@@ -159,6 +165,7 @@ def encode_image(
         icc: Colour profile to embed.
         exif: EXIF bytes to embed. TIFF cannot take them.
         lossless: Also for webp, which else has quality 95. JPEG always has quality 95.
+        premultiplied: Say in a tiff that the colours have been multiplied by alpha.
 
     Raises:
         InputError: The picture is too long for the format, or OpenCV cannot encode it.
@@ -194,7 +201,7 @@ def encode_image(
         return bytes(encoded)
     tags: dict[int, tuple[int, bytes]] = {}
     if pixels.ndim == 3 and pixels.shape[2] == 4:
-        tags[headers.EXTRA_SAMPLES] = (headers.SHORT, b"\2\0")  # straight alpha; OpenCV does not say so
+        tags[headers.EXTRA_SAMPLES] = (headers.SHORT, b"\1\0" if premultiplied else b"\2\0")
     if icc:
         tags[headers.ICC_PROFILE] = (headers.UNDEFINED, icc)
     return headers.with_tiff_tags(bytes(encoded), tags) if tags else bytes(encoded)
@@ -209,9 +216,7 @@ def write_bytes(path: Path, data: bytes) -> None:
     Raises:
         InputError: It cannot be written there.
     """
-    # Short, so that a name of the longest allowed length still works; the number of the process tells
-    # `remove_leftovers` whether the writer is alive.
-    temporary = path.with_name(f".{os.getpid()}-{next(_counter)}{TEMPORARY}")
+    temporary = temporary_path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -224,6 +229,13 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise InputError(
             f"{path}: cannot be written: {error.strerror}", "Choose another folder with --out"
         ) from None
+
+
+def temporary_path(path: Path) -> Path:
+    """Name a file beside `path` to write to before it gets its name."""
+    # Short, so that a name of the longest allowed length still works; the number of the process tells
+    # `remove_leftovers` whether the writer is alive.
+    return path.with_name(f".{os.getpid()}-{next(_counter)}{TEMPORARY}")
 
 
 def remove_leftovers(folders: Iterable[Path]) -> None:

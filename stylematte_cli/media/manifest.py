@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import IO, Any, Literal
 
 from stylematte_cli.errors import InputError
+from stylematte_cli.media import pattern
 from stylematte_cli.media.images import read_bytes
 from stylematte_cli.media.paths import Item
 
 NAME = "manifest.jsonl"
 
-State = Literal["new", "changed", "done", "kept"]
+State = Literal["new", "changed", "begun", "done", "kept"]
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,14 @@ class Record:
     Attributes:
         input: The source as given.
         output: The result, relative to the manifest's folder, with `/`.
-        outcome: `ok` or `failed`.
+        outcome: `ok` or `failed`; `begun` for a sequence of frames that is written one by one.
         settings: All that the result depends on, but for the input and the weights.
         weights_sha256: Of the model that made it.
         sha256: Of the input's bytes; empty where it could not be read.
         bytes: Size of the input.
         mtime_ns: When the input was last changed.
         size: (height, width) of the picture.
+        frames: How many a clip has.
         seconds: Time taken by each stage.
         error: What went wrong.
     """
@@ -44,12 +46,13 @@ class Record:
     bytes: int = 0
     mtime_ns: int = 0
     size: tuple[int, int] | None = None
+    frames: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
 
 class Manifest:
-    """The manifest of one output folder. Lines are appended; the last `ok` line of an output counts.
+    """The manifest of one output folder. The last line of an output that says `ok` or `begun` counts.
 
     Args:
         out: The output folder, which need not exist yet.
@@ -99,7 +102,8 @@ class Manifest:
 
         Returns:
             `new`: there is no result yet. `changed`: there is one of another input, model or settings.
-            `done`: it is there and as asked for. `kept`: a file is there that this manifest knows nothing of.
+            `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
+            `kept`: a file is there that this manifest knows nothing of.
         """
         if not item.output.exists():
             return "new"
@@ -108,14 +112,16 @@ class Manifest:
             return "kept"
         if line.get("settings") != self.settings or line.get("weights_sha256") != self.weights_sha256:
             return "changed"
-        return "done" if _is_same_input(item.source, line) else "changed"
+        if not _is_same_input(item.source, line):
+            return "changed"
+        return "begun" if line["outcome"] == "begun" else "done"
 
     def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
         """Append one line and hand it to the operating system; safe from several threads.
 
         Args:
             item: What was done.
-            outcome: `ok` or `failed`.
+            outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
         line = Record(
@@ -145,8 +151,29 @@ def read_and_identify(path: Path) -> tuple[bytes, dict[str, Any]]:
     return data, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "mtime_ns": mtime_ns}
 
 
+def identify(path: Path) -> dict[str, Any]:
+    """Describe a clip or a sequence as `read_and_identify` does, without holding it in memory.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if pattern.is_pattern(path) and not path.exists():
+        return pattern.fingerprint(path)
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
 def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
     try:
+        if pattern.is_pattern(source) and not source.exists():
+            return bool(pattern.fingerprint(source)["sha256"] == line.get("sha256"))
         status = source.stat()
         if status.st_size != line.get("bytes"):
             return False
@@ -154,19 +181,19 @@ def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
             return True
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == line.get("sha256")
-    except OSError:  # to be done, so that reading it says what is wrong
+    except (OSError, InputError):  # to be done, so that reading it says what is wrong
         return False
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the last `ok` line of each output; what is no line of ours is passed over."""
+    """Read the last `ok` or `begun` line of each output; what is no line of ours is passed over."""
     done: dict[str, dict[str, Any]] = {}
     try:
         with path.open("rb") as file:
             for raw in file:
                 try:
                     line = json.loads(raw.decode("utf-8", "surrogateescape"))
-                    if line["outcome"] == "ok":
+                    if line["outcome"] in ("ok", "begun"):
                         done[line["output"]] = line
                 except (ValueError, KeyError, TypeError):
                     continue

@@ -6,16 +6,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylematte_cli.errors import UsageError
+from stylematte_cli.media import pattern
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
+CLIP_SUFFIXES = frozenset(
+    ".mp4 .mov .m4v .mkv .webm .avi .mxf .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .y4m .gif".split()
+)
+
+CLIP_FORMATS = {"prores": ".mov", "webm": ".webm", "mp4": ".mp4", "hevc": ".mp4", "ffv1": ".mkv"}
 
 
 @dataclass(frozen=True)
 class Item:
-    """One picture to do: where it is, and where its result goes."""
+    """One picture or clip to do: where it is, and where its result goes.
+
+    Attributes:
+        source: The file, or for a sequence of pictures its pattern: `shot.####.png`.
+        output: The file, or for a clip that becomes one file a frame the folder of these.
+        is_clip: A clip or a sequence of pictures.
+    """
 
     source: Path
     output: Path
+    is_clip: bool = False
 
 
 @dataclass
@@ -31,16 +44,18 @@ class Work:
     problems: list[tuple[Path, str]] = field(default_factory=list)
 
 
-def collect(inputs: Iterable[Path], out: Path, suffix: str) -> Work:
-    """Find the pictures and name their results, before any work starts.
+def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
+    """Find the pictures and clips and name their results, before any work starts.
 
-    A file goes to `out/<stem><suffix>`. A folder is searched with its subfolders, links followed, and
-    mirrored below `out`. Hidden files and folders, and `out` itself, are passed over in folders.
+    A file goes to `out/<stem><suffix>`, a sequence of pictures to `out/<what its names begin with>`. A folder
+    is searched with its subfolders, links followed, and mirrored below `out`. Hidden files and folders, and
+    `out` itself, are passed over in folders.
 
     Args:
         inputs: Files of any name, and folders. A file that does not exist is kept: reading it will say so.
         out: Folder for the results.
-        suffix: Of the results, `.png`.
+        suffix: Of the pictures' results, `.png`.
+        clip_suffix: Of the clips' results, `.mov`; empty where they become folders.
 
     Raises:
         UsageError: Two pictures have the same result, a result would replace a picture, or `out` is one of
@@ -48,24 +63,31 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str) -> Work:
     """
     work = Work()
     for given in inputs:
+        if pattern.is_pattern(given) and not given.exists():
+            work.items.append(Item(given, out / f"{pattern.stem_of(given)}{clip_suffix}", True))
+            continue
         if not given.is_dir():
-            work.items.append(Item(given, out / f"{given.stem}{suffix}"))
+            work.items.append(_item(given, out, suffix, clip_suffix))
             continue
         if _is_same(given, out):
             raise UsageError(
                 f"{out} is both the input and the output folder", f"For example --out {out / 'mattes'}"
             )
         before = len(work.items)
-        for source in walk(given, work.problems, leave_out=out):
-            relative = source.relative_to(given)
-            work.items.append(Item(source, out / relative.parent / f"{relative.stem}{suffix}"))
+        for source in walk(given, work.problems, out, SUFFIXES | CLIP_SUFFIXES):
+            work.items.append(_item(source, out / source.relative_to(given).parent, suffix, clip_suffix))
         if len(work.items) == before:
-            work.problems.append((given, "no pictures in this folder"))
+            work.problems.append((given, "no pictures and no clips in this folder"))
     work.items = _without_collisions(work.items)
     return work
 
 
-def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None = None) -> Iterator[Path]:
+def walk(
+    folder: Path,
+    problems: list[tuple[Path, str]],
+    leave_out: Path | None = None,
+    suffixes: frozenset[str] = SUFFIXES,
+) -> Iterator[Path]:
     """Yield the pictures below a folder; those in a folder before those in its subfolders.
 
     Links are followed, loops of them left; hidden files and folders are passed over.
@@ -74,6 +96,7 @@ def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None 
         folder: Where to look.
         problems: Gets what looked like a picture or folder and cannot be used, each with the reason.
         leave_out: A folder that is not entered.
+        suffixes: Of what is looked for, in small letters.
     """
     stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while stack:
@@ -92,7 +115,7 @@ def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None 
             if entry.name.startswith("."):
                 continue
             path = current / entry.name
-            is_picture = path.suffix.lower() in SUFFIXES
+            is_picture = path.suffix.lower() in suffixes
             if path.is_dir():
                 if is_picture:
                     problems.append((path, "a folder, not a picture"))
@@ -103,6 +126,11 @@ def walk(folder: Path, problems: list[tuple[Path, str]], leave_out: Path | None 
             elif is_picture:
                 problems.append((path, "not a regular file"))
         stack.extend(reversed(subfolders))
+
+
+def _item(source: Path, folder: Path, suffix: str, clip_suffix: str) -> Item:
+    is_clip = source.suffix.lower() in CLIP_SUFFIXES
+    return Item(source, folder / f"{source.stem}{clip_suffix if is_clip else suffix}", is_clip)
 
 
 def _without_collisions(items: list[Item]) -> list[Item]:

@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import cv2
 import numpy as np
 import pytest
@@ -368,3 +370,37 @@ def test_matte_of_an_enlarged_photo_agrees(tmp_path: Path, matte: Matte) -> None
     found = (rows.min(), rows.max() + 1, columns.min(), columns.max() + 1)
     truth = (expected[0].start, expected[0].stop, expected[1].start, expected[1].stop)
     np.testing.assert_allclose(found, truth, atol=8, err_msg="half a cell of the network's 16 px grid")
+
+
+def test_photos_as_exr_and_premultiplied_tiff(tmp_path: Path, matte: Matte) -> None:
+    photo = save(tmp_path / "photo.png", red_picture())
+    assert matte(photo, "--out", tmp_path / "exr", "--output", "cutout", "--format", "exr") == 0
+    with av.open(str(tmp_path / "exr" / "photo.exr"), format="exr_pipe") as container:
+        frame = next(container.decode(video=0))
+    assert frame.format.name == "gbrapf16le"
+    green, blue, red, alpha = (
+        np.frombuffer(part, np.float16).reshape(part.height, -1)[:, : part.width] for part in frame.planes
+    )
+    assert (red[30, 60], green[30, 60], blue[30, 60], alpha[30, 60]) == (1, 0, 0, 1)
+    assert alpha[90, 120] < 1e-3
+    assert red[90, 120] < 1e-3, "premultiplied, as compositing programs expect"
+
+    common = (photo, "--output", "cutout", "--format", "tiff", "--bit-depth", 16)
+    assert matte(*common, "--out", tmp_path / "straight") == 0
+    assert matte(*common, "--out", tmp_path / "pre", "--alpha", "premultiplied") == 0
+    straight, pre = load(tmp_path / "straight" / "photo.tif"), load(tmp_path / "pre" / "photo.tif")
+    expected = straight[:, :, :3].astype(float) * straight[:, :, 3:] / 65535
+    assert np.abs(pre[:, :, :3] - expected).max() <= 1
+    assert np.array_equal(pre[:, :, 3], straight[:, :, 3])
+    for path, meaning in ((tmp_path / "straight", 2), (tmp_path / "pre", 1)):  # TIFF 6.0, ExtraSamples
+        tags = struct.pack("<HHI", 338, 3, 1) + struct.pack("<H", meaning)
+        assert tags in (path / "photo.tif").read_bytes()
+
+
+def test_despill(tmp_path: Path, matte: Matte) -> None:
+    image = red_picture()
+    image[red_region(96, 128)] = (255, 110, 0)
+    photo = save(tmp_path / "photo.png", image)
+    assert matte(photo, "--out", tmp_path / "out", "--output", "cutout", "--despill", "green") == 0
+    assert load(tmp_path / "out" / "photo.png")[30, 60].tolist()[:3] == [255, 110, 0], "below the mean"
+    assert matte(photo, "--out", tmp_path / "out", "--despill", "green") == 2, "an alpha has no colours"

@@ -5,12 +5,15 @@ from scipy.ndimage import gaussian_filter
 from stylematte_cli.errors import UsageError
 from stylematte_cli.imaging.compose import (
     Blur,
+    Screen,
     blur_background,
     composite,
     cover,
     cutout,
+    despill,
     parse_background,
     parse_color,
+    premultiply,
 )
 
 WHITES = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
@@ -153,3 +156,51 @@ def test_parse_blur(text: str, radius_px: float) -> None:
 def test_blur_needs_a_radius(text: str) -> None:
     with pytest.raises(UsageError, match="radius"):
         parse_background(text)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_premultiplied_by_hand(rng: np.random.Generator, dtype: type) -> None:
+    white = np.iinfo(dtype).max
+    rgba = rng.integers(0, white + 1, (300, 700, 4)).astype(dtype)
+    found = premultiply(rgba)
+    expected = rgba[:, :, :3].astype(np.float64) * rgba[:, :, 3:] / white
+    assert np.abs(found[:, :, :3] - expected).max() <= 0.508  # half a step, and float32 at 16 bits
+    assert np.array_equal(found[:, :, 3], rgba[:, :, 3])
+
+
+@pytest.mark.parametrize(("screen", "channel", "luma"), [("green", 1, 0.7152), ("blue", 2, 0.0722)])
+def test_despill_by_hand(rng: np.random.Generator, screen: Screen, channel: int, luma: float) -> None:
+    colours = rng.random((300, 500, 3)).astype(np.float32)
+    others = np.delete(colours.astype(np.float64), channel, axis=2).mean(axis=2)
+    spill = np.maximum(colours[:, :, channel] - others, 0)
+    expected = colours.astype(np.float64).copy()
+    expected[:, :, channel] -= spill
+    expected = np.clip(expected + luma * spill[:, :, None], 0, 1)
+    assert np.abs(despill(colours, screen) - expected).max() < 1e-6
+
+
+def test_despill_leaves_other_colours_alone() -> None:
+    picture = np.array([[[200, 120, 90], [128, 128, 128], [10, 10, 10], [255, 255, 255]]], np.uint8)
+    assert np.array_equal(despill(picture, "green"), picture)
+    cast = np.array([[[100, 180, 100]]], np.uint8)
+    red, green, blue = despill(cast, "green")[0, 0].tolist()
+    assert red == blue == green, "a cast over grey becomes grey"
+    assert 0.2126 * red + 0.7152 * green + 0.0722 * blue == pytest.approx(100 + 0.7152 * 80, abs=1)
+
+
+def test_light_wrap_lights_the_edge_and_nothing_else() -> None:
+    alpha = np.zeros((80, 120), np.uint8)
+    alpha[:, 60:] = 255
+    grey = np.full((80, 120, 3), 100, np.uint8)
+    plain = composite(grey, alpha, (255, 200, 0)).astype(int)
+    wrapped = composite(grey, alpha, (255, 200, 0), light_wrap_px=5).astype(int)
+    assert np.array_equal(wrapped[:, :60], plain[:, :60]), "the background is what it was"
+    assert np.array_equal(wrapped[:, 90:], plain[:, 90:]), "and the subject's inside"
+    edge = wrapped[40, 60] - plain[40, 60]
+    # Half of a Gaussian's weight lies outside, less half a pixel: light 0.46, screened over 100.
+    share = 0.46
+    assert edge[0] == pytest.approx((255 - 100) * share, abs=6)
+    assert edge[1] == pytest.approx((255 - 100) * share * 200 / 255, abs=6)
+    assert edge[2] == 0
+    assert (np.diff(wrapped[40, 60:90, 0]) <= 0).all(), "fading inwards"
+    assert np.array_equal(composite(grey, alpha, (0, 0, 0), 5), composite(grey, alpha, (0, 0, 0)))

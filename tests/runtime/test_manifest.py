@@ -51,6 +51,7 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "bytes": 5,
         "mtime_ns": item.source.stat().st_mtime_ns,
         "size": [4, 5],
+        "frames": None,
         "seconds": {"read": 0.5},
         "error": "",
     }

@@ -113,7 +113,7 @@ def test_what_looks_like_work_and_is_none_is_named(tmp_path: Path) -> None:
     assert work.problems == [
         (photos / "pipe.jpg", "not a regular file"),
         (photos / "x.png", "a folder, not a picture"),
-        (tmp_path / "empty", "no pictures in this folder"),
+        (tmp_path / "empty", "no pictures and no clips in this folder"),
     ]
 
 

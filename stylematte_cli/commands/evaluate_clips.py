@@ -1,0 +1,99 @@
+"""Scores of clips for `stylematte evaluate`: every frame, and how steady they are one after the other."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stylematte_cli.commands.toolkit import require
+from stylematte_cli.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from stylematte_cli.media.images import Photo
+
+
+@dataclass(frozen=True)
+class ClipResult:
+    """Scores that belong to a whole clip."""
+
+    name: str
+    frames: int
+    scores: dict[str, float]
+
+
+def is_clip(path: Path) -> bool:
+    """Say whether a path is a clip or a pattern of numbered pictures."""
+    from stylematte_cli.media.paths import CLIP_SUFFIXES
+    from stylematte_cli.media.pattern import is_pattern
+
+    return path.suffix.lower() in CLIP_SUFFIXES or (is_pattern(path) and not path.exists())
+
+
+def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
+    """Yield the number, the alpha and the true alpha of every frame of two clips.
+
+    Raises:
+        UsageError: One of them is no clip.
+        InputError: They cannot be read, or one has more frames than the other.
+    """
+    if not (is_clip(prediction) and is_clip(truth)):
+        raise UsageError(
+            f"{prediction} and {truth}: one is a clip and one is not",
+            "Give two clips; shot.####.png is one too, and two folders are with --sequence",
+        )
+    require("av", extra="video")
+    from stylematte_cli.media.frame_sequence import PictureSequence
+    from stylematte_cli.media.pattern import is_pattern
+    from stylematte_cli.media.video import Clip
+
+    with ExitStack() as stack:
+        ours, theirs = (
+            PictureSequence(path, Fraction(24)) if is_pattern(path) else stack.enter_context(Clip(path))
+            for path in (prediction, truth)
+        )
+        for done, pair in enumerate(zip_longest(ours.frames(), theirs.frames())):
+            if pair[0] is None or pair[1] is None:
+                shorter = prediction if pair[0] is None else truth
+                raise InputError(f"{shorter}: {done} frames, the other clip has more")
+            yield pair[1].number, alpha_of(pair[0].photo), alpha_of(pair[1].photo)
+
+
+def alpha_of(photo: "Photo") -> Any:
+    """Take the alpha channel of a frame where it has one, else its first channel; (H, W) float32."""
+    from stylematte_cli.imaging.geometry import to_float
+
+    return to_float(photo.pixels[:, :, 0] if photo.alpha is None else photo.alpha)
+
+
+def score_folders(pairs: Sequence[tuple[str, Path, Path]]) -> list[ClipResult]:
+    """Score how steady the frames in each folder are, in the order of the numbers in their names.
+
+    Args:
+        pairs: Path below the two folders without suffix, prediction, truth; all of them can be read.
+    """
+    from stylematte_cli.media.images import read_alpha
+    from training.metrics import ClipScores
+
+    folders: dict[str, list[tuple[str, Path, Path]]] = defaultdict(list)
+    for pair in pairs:
+        folders[pair[0].rpartition("/")[0]].append(pair)
+    results = []
+    for name, frames in sorted(folders.items()):
+        steadiness = ClipScores()
+        for _, prediction, truth in sorted(frames, key=lambda frame: _by_numbers(frame[0])):
+            try:
+                steadiness.add(read_alpha(prediction), read_alpha(truth))
+            except ValueError as error:
+                raise InputError(f"{prediction}: not of one size with the frame before: {error}") from None
+        results.append(ClipResult(name or ".", steadiness.frames, steadiness.scores()))
+    return results
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Sort `a2` before `a10`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]

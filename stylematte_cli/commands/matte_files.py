@@ -1,0 +1,362 @@
+"""The files of `stylematte matte`: which are to be done, doing them, and saying what became of them."""
+
+import logging
+import time
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from stylematte_cli.commands import options
+from stylematte_cli.commands.progress import with_frame_progress, with_progress
+from stylematte_cli.commands.toolkit import require
+from stylematte_cli.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
+
+if TYPE_CHECKING:
+    from fractions import Fraction
+
+    from stylematte_cli.batch import Job, Outcome
+    from stylematte_cli.clips import ClipJob
+    from stylematte_cli.matter import Matter
+    from stylematte_cli.media.manifest import Manifest, State
+    from stylematte_cli.media.paths import Item
+    from stylematte_cli.media.span import Span
+    from stylematte_cli.media.video import ClipInfo
+
+log = logging.getLogger("stylematte")
+
+MOST_NAMES = 5  # on one line of stderr
+
+
+@dataclass(frozen=True)
+class Model:
+    """Which model is asked for, and how it is to run."""
+
+    weights: str
+    engine: str
+    device: str
+    size: int | None
+
+    def open(self, lanes: int) -> "Matter":
+        """Open the model for as many threads as there are lanes."""
+        from stylematte_cli.commands.card import use_card
+        from stylematte_cli.engines import open_engine
+        from stylematte_cli.matter import Matter
+        from stylematte_cli.weights import resolve
+
+        engine = open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes)
+        use_card(engine, self.device)
+        return Matter(engine, self.size)
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be made of photos and of clips.
+
+    Attributes:
+        job: Of a photo, and of every frame of a clip.
+        clip_kind: Format of clips; `job.kind` is that of photos.
+        background: How the manifest names what is behind.
+        backdrop: A clip that is behind clips.
+        premultiplied: Of clips.
+        is_stabilised: Of clips.
+        span: Of clips.
+        rate: Frames a second of sequences of pictures.
+        for_clips: Options given that only clips know.
+    """
+
+    job: "Job"
+    clip_kind: str
+    background: str | None
+    backdrop: Path | None
+    premultiplied: bool
+    is_stabilised: bool
+    span: "Span"
+    rate: "Fraction"
+    for_clips: tuple[str, ...]
+
+    def settings(self, size: int | None) -> dict[str, Any]:
+        """All that a photo's result depends on."""
+        job = self.job
+        settings = {
+            "output": job.output,
+            "format": job.kind,
+            "bit_depth": job.bit_depth,
+            "background": self.background,
+            "size": size,
+        }
+        if job.output == "cutout":
+            settings["colours"] = "premultiplied" if job.premultiplied else "straight"
+        chosen = {"despill": job.despill, "light_wrap_px": job.light_wrap_px or None}
+        return settings | {key: value for key, value in chosen.items() if value is not None}
+
+    def clip_settings(self, size: int | None) -> dict[str, Any]:
+        """All that a clip's result depends on."""
+        settings = self.settings(size) | {"format": self.clip_kind, "stabilised": self.is_stabilised}
+        if self.job.output == "cutout":
+            settings["colours"] = "premultiplied" if self.premultiplied else "straight"
+        span = {"start": self.span.start, "end": self.span.end, "rate": self.rate}
+        return settings | {key: str(value) for key, value in span.items()} | {"every": self.span.every}
+
+
+@dataclass(frozen=True)
+class How:
+    """How the files are to be worked through, and what is to be said about it."""
+
+    batch_size: int | None
+    workers: int | None
+    overwrite: bool
+    dry_run: bool
+    quiet: bool
+    as_json: bool
+
+
+@dataclass
+class Tally:
+    """What became of a run."""
+
+    done: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)
+    clips: list[dict[str, Any]] = field(default_factory=list)
+    stage_seconds: dict[str, float] = field(default_factory=dict)
+    is_interrupted: bool = False
+
+    def add(self, outcome: "Outcome") -> None:
+        """Count one photo or clip."""
+        for stage, seconds in outcome.seconds.items():
+            self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
+        if outcome.error is None:
+            self.done += 1
+        else:
+            self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
+
+    def fail(self, source: Path, message: str, hint: str = "") -> None:
+        """Name an input that failed, at once and in the end."""
+        log.error("failed: %s%s", message, f". {hint}" if hint else "")
+        self.failed.append({"input": str(source), "error": message})
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 1 some failed, 130 interrupted."""
+        return INTERRUPTED if self.is_interrupted else 1 if self.failed else 0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Photos or clips, and what the manifest says about each."""
+
+    items: "list[Item]"
+    states: "list[State]"
+    manifest: "Manifest"
+
+    @property
+    def todo(self) -> "list[tuple[Item, State]]":
+        """Those that are to be done."""
+        pairs = zip(self.items, self.states, strict=True)
+        return [(item, state) for item, state in pairs if state in ("new", "changed", "begun")]
+
+
+def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: How) -> int:
+    """Find the files, do what is not done yet, and report.
+
+    Returns:
+        The exit code.
+    """
+    from stylematte_cli.engines.base import usable_cores
+    from stylematte_cli.media import images
+    from stylematte_cli.media.manifest import Manifest
+    from stylematte_cli.media.paths import CLIP_FORMATS, collect
+
+    started = time.perf_counter()
+    suffix = {**images.FORMATS, "exr": ".exr"}[wish.job.kind]
+    work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
+    photos = [item for item in work.items if not item.is_clip]
+    clips = [item for item in work.items if item.is_clip]
+    clip_job = _check(wish, photos, clips)
+    cores = how.workers or usable_cores()
+    workers = min(cores, max(1, len(photos)))
+    matter = model.open(cores if clips else workers)
+    weights = matter.engine.contract.weights_sha256
+
+    def plan(items: "list[Item]", settings: dict[str, Any]) -> Plan:
+        manifest = Manifest(out, settings, weights)
+        states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in items]
+        return Plan(items, states, manifest)
+
+    plans = [plan(photos, wish.settings(model.size)), plan(clips, wish.clip_settings(model.size))]
+    tally = Tally()
+    for path, reason in work.problems:
+        tally.fail(path, f"{path}: {reason}")
+    _tell_kept(plans)
+    if how.dry_run:
+        _print_plan(plans, how.as_json)
+        return tally.exit_code
+
+    images.remove_leftovers({item.output.parent for item in work.items} | {item.output for item in clips})
+    try:
+        _do_photos(plans[0], matter, wish, how, workers, tally)
+        if clip_job is not None and plans[1].todo:
+            _do_clips(plans[1], matter, clip_job, how, cores, tally)
+    except KeyboardInterrupt:
+        tally.is_interrupted = True
+    seconds = time.perf_counter() - started
+    states = plans[0].states + plans[1].states
+    _tell_end(tally, states, seconds)
+    if how.as_json:
+        how_it_ran = {
+            "workers": cores if clips else workers,
+            "engine": matter.engine.name,
+            "provider": matter.engine.provider,
+            "weights_sha256": weights,
+            "settings": plans[0].manifest.settings,
+        }
+        if clips:
+            how_it_ran |= {"clips": tally.clips, "clip_settings": plans[1].manifest.settings}
+        options.print_json({"out": str(out), **_summary(tally, states, seconds), **how_it_ran})
+    return tally.exit_code
+
+
+def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
+    """Refuse what does not go together before any work starts; gives what to make of the clips."""
+    if not clips and wish.for_clips:
+        raise UsageError(f"{', '.join(wish.for_clips)}: for clips, and there are none among the inputs")
+    if photos and wish.backdrop is not None:
+        raise UsageError(
+            f"--background {wish.backdrop}: a clip can be behind clips alone",
+            "Do the photos in a run of their own",
+        )
+    if not clips:
+        return None
+    require("av", extra="video")
+    from stylematte_cli.clips import ClipJob
+
+    return ClipJob(
+        wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
+    )
+
+
+def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
+    from stylematte_cli import batch
+
+    plan.manifest.open()
+    todo = [item for item, _ in plan.todo]
+    outcomes = batch.run(todo, matter, wish.job, plan.manifest, workers, how.batch_size)
+    with closing(plan.manifest), closing(outcomes):
+        for outcome in with_progress(outcomes, len(todo), "photo", how.quiet):
+            tally.add(outcome)
+
+
+def _do_clips(plan: Plan, matter: "Matter", job: "ClipJob", how: How, workers: int, tally: Tally) -> None:
+    from stylematte_cli.batch import Network
+    from stylematte_cli.clips import matte_clip
+
+    network = Network(matter, how.batch_size)
+    plan.manifest.open()
+    with closing(plan.manifest):
+        for item, state in plan.todo:
+            frames = matte_clip(item, network, job, workers, resume=state == "begun")
+            tally.add(_do_clip(item, frames, job, plan.manifest, how.quiet, tally))
+
+
+def _do_clip(
+    item: "Item",
+    frames: "Generator[tuple[int, int | None], None, ClipInfo]",
+    job: "ClipJob",
+    manifest: "Manifest",
+    quiet: bool,
+    tally: Tally,
+) -> "Outcome":
+    from stylematte_cli.batch import Outcome
+    from stylematte_cli.media.manifest import identify
+
+    outcome = Outcome(item)
+    facts: dict[str, Any] = {}
+    started = time.perf_counter()
+    try:
+        facts = identify(item.source)
+        if job.is_sequence:
+            manifest.record(item, "begun", facts)
+        info = with_frame_progress(frames, item.source.name, quiet)
+        outcome.size = info.size
+        facts |= {"size": info.size, "frames": info.frames}
+    except EngineError as error:
+        raise EngineError(f"{item.source}: {error.message}", error.hint) from error
+    except StyleMatteError as error:
+        if not error.message.startswith((str(item.source), str(item.output), str(item.source.parent))):
+            error.message = f"{item.source}: {error.message}"
+        outcome.error = error
+        facts["error"] = str(error)
+    outcome.seconds["clips"] = round(time.perf_counter() - started, 3)
+    manifest.record(item, "failed" if outcome.error else "ok", {**facts, "seconds": outcome.seconds})
+    if outcome.error is None:
+        rate = round((facts["frames"] or 0) / outcome.seconds["clips"], 2)
+        log.info("%s: %d frames, %.1f frames/s", item.output, facts["frames"], rate)
+        tally.clips.append(
+            {
+                "input": str(item.source),
+                "output": str(item.output),
+                "frames": facts["frames"],
+                "frames_per_second": rate,
+            }
+        )
+    return outcome
+
+
+def _print_plan(plans: Sequence[Plan], as_json: bool) -> None:
+    lines = [
+        {"input": str(item.source), "output": str(item.output), "state": state}
+        for plan in plans
+        for item, state in zip(plan.items, plan.states, strict=True)
+    ]
+    if as_json:
+        options.print_json({"dry_run": True, "items": lines})
+        return
+    for line in lines:
+        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
+
+
+def _tell_kept(plans: Sequence[Plan]) -> None:
+    """Files that the manifest does not know may be anybody's: they stay, and that is said."""
+    kept = [
+        str(item.output)
+        for plan in plans
+        for item, state in zip(plan.items, plan.states, strict=True)
+        if state == "kept"
+    ]
+    if kept:
+        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+        log.warning(
+            "kept %d file(s) that no run of this folder's manifest made (--overwrite makes them anew): %s",
+            len(kept),
+            names,
+        )
+
+
+def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
+    parts = [f"{tally.done} done"]
+    if before := states.count("done"):
+        parts.append(f"{before} finished before")
+    if tally.failed:
+        parts.append(f"{len(tally.failed)} failed")
+    photos = tally.done - len(tally.clips)
+    rate = f", {photos / seconds:.2f} photos/s" if photos and not tally.clips else ""
+    log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)
+    total = sum(tally.stage_seconds.values())
+    if total:
+        shares = (f"{stage} {value / total:.0%}" for stage, value in tally.stage_seconds.items())
+        log.debug("share of the workers' time: %s", ", ".join(shares))
+
+
+def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, Any]:
+    return {
+        "done": tally.done,
+        "finished_before": states.count("done"),
+        "kept": states.count("kept"),
+        "failed": tally.failed,
+        "interrupted": tally.is_interrupted,
+        "seconds": round(seconds, 3),
+        "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},
+    }

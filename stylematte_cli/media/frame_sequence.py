@@ -1,0 +1,192 @@
+"""Clips that are one picture a frame: `shot.####.png`, in and out, each under its own number."""
+
+import glob
+import logging
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.errors import InputError
+from stylematte_cli.imaging import compose
+from stylematte_cli.media import exr
+from stylematte_cli.media.images import FORMATS, Photo, encode_image, read_image, write_bytes
+from stylematte_cli.media.pattern import find_frames
+from stylematte_cli.media.span import Span
+from stylematte_cli.media.video import ClipInfo, Frame
+from stylematte_cli.media.yuv import BT709, FULL, RGB, Colour
+
+log = logging.getLogger("stylematte")
+
+SUFFIXES = {**FORMATS, "exr": ".exr"}
+LEAST_DIGITS = 4
+_SRGB = Colour(BT709, exr.SRGB, RGB, FULL)
+
+
+class PictureSequence:
+    """A numbered sequence of pictures, read as `video.Clip` is; a missing number leaves a gap in time.
+
+    Args:
+        pattern: As for `find_frames`.
+        rate: Frames a second.
+        span: Which part of it; numbers are those of the files.
+
+    Raises:
+        InputError: No frames, or none in the span.
+    """
+
+    def __init__(self, pattern: Path, rate: Fraction, span: Span = Span()) -> None:  # noqa: B008 - frozen
+        frames = find_frames(pattern)
+        first = frames[0][0]
+        start = first + _ceil(span.start * rate) if isinstance(span.start, Fraction) else span.start
+        end = first + _ceil(span.end * rate) - 1 if isinstance(span.end, Fraction) else span.end
+        frames = [f for f in frames if (start is None or f[0] >= start) and (end is None or f[0] <= end)]
+        if not frames:
+            raise InputError(f"{pattern}: no frames between --start and --end")
+        if len(frames) <= frames[-1][0] - frames[0][0]:
+            log.warning("warning: %s: numbers are missing between its frames", pattern)
+        self.sound_streams: list[Any] = []  # as a clip without sound
+        self.sound_after: list[Any] = []
+        self._frames = frames[:: span.every]
+        self._every = span.every
+        photo = _read_frame(frames[0][1])
+        self.info = ClipInfo(
+            size=photo.pixels.shape[:2],
+            rate=rate / span.every,
+            time_base=1 / rate,
+            colour=_SRGB,
+            is_deep=photo.pixels.dtype == np.uint16,
+            first_number=frames[0][0],
+            frames=len(self._frames),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def frames(self) -> Iterator[Frame]:
+        """Read the frames of the span in their order.
+
+        Raises:
+            InputError: A frame cannot be read, or its size differs from the first one's.
+        """
+        for number, path in self._frames:
+            photo = _read_frame(path)
+            if photo.pixels.shape[:2] != self.info.size:
+                raise InputError(
+                    f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self.info.size}"
+                )
+            yield Frame(number, number - self.info.first_number, self._every, photo)
+
+
+class SequenceWriter:
+    """Writes one file a frame, each whole or not at all: `<folder>/<folder's name>.<number>.<suffix>`.
+
+    Args:
+        folder: Where to; also what the files are called by.
+        kind: png, webp, tiff, jpg or exr.
+        info: Of the source: for digits, colours and facts.
+        premultiplied: Multiply colours by alpha; in an exr, once they are linear.
+        is_alpha: The pictures are alphas.
+        facts: Text for the files that can hold it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        info: ClipInfo,
+        premultiplied: bool,
+        is_alpha: bool,
+        facts: Mapping[str, str],
+    ) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._info = info
+        self._premultiplied = premultiplied
+        self._is_alpha = is_alpha
+        self._facts = dict(facts)
+        last = info.first_number + (info.frames or 0)
+        self._digits = max(LEAST_DIGITS, len(str(last)))
+
+    def path_of(self, number: int) -> Path:
+        """Name the file of a frame."""
+        return self._folder / f"{self._folder.name}.{number:0{self._digits}}{SUFFIXES[self._kind]}"
+
+    def clear(self) -> None:
+        """Take away the frames of an earlier run, which may have had other numbers."""
+        pattern = f"{glob.escape(self._folder.name)}.*{SUFFIXES[self._kind]}"
+        for path in self._folder.glob(pattern):
+            if path.name[len(self._folder.name) + 1 : -len(path.suffix)].isdecimal():
+                path.unlink()
+
+    def prepare(self, frame: Frame, pixels: NDArray[Any]) -> bytes:
+        """Encode a frame; from any thread."""
+        colour = self._info.colour
+        if self._kind == "exr":
+            return exr.encode_exr(pixels, colour.transfer, colour.primaries, self._premultiplied, self._facts)
+        if self._is_alpha:
+            return encode_image(pixels, self._kind, lossless=True)
+        if self._premultiplied:
+            pixels = compose.premultiply(pixels)
+        photo = frame.photo
+        return encode_image(
+            pixels, self._kind, icc=photo.icc, exif=photo.exif, premultiplied=self._premultiplied
+        )
+
+    def write(self, frame: Frame, data: bytes) -> None:
+        """Write a frame.
+
+        Raises:
+            InputError: It cannot be written there.
+        """
+        write_bytes(self.path_of(frame.number), data)
+
+    def finish(self, sound_after: object) -> None:
+        """Nothing is left to do; a sequence has no sound."""
+
+    def discard(self) -> None:
+        """Keep the frames there are: they are whole, and the same command goes on after them."""
+
+
+def _read_frame(path: Path) -> Photo:
+    return read_exr(path) if path.suffix.lower() == ".exr" else read_image(path)
+
+
+def read_exr(path: Path) -> Photo:
+    """Read an EXR: linear light becomes sRGB of 16 bits, premultiplied colours become straight.
+
+    Raises:
+        InputError: It is not there, damaged, or of a kind that FFmpeg does not read.
+    """
+    import av
+
+    try:
+        with av.open(str(path), format="exr_pipe") as container:
+            frame = next(container.decode(video=0))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (av.error.FFmpegError, StopIteration):
+        raise InputError(f"{path}: damaged, cut short or an EXR that FFmpeg does not read") from None
+    dtype = np.dtype(np.float16 if "f16" in frame.format.name else np.float32)
+    planes = [
+        np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)[:, : part.width].astype(np.float32)
+        for part in frame.planes
+    ]
+    # FFmpeg's order is green, blue, red, alpha; or grey alone.
+    colours = cv2.merge([planes[2], planes[0], planes[1]] if len(planes) > 2 else 3 * planes[:1])
+    if len(planes) < 4:
+        return Photo(exr.from_linear(colours))
+    alpha = np.clip(planes[3], 0, 1)
+    straight = colours / np.maximum(alpha, np.float32(1e-6))[:, :, None]
+    return Photo(exr.from_linear(straight), (alpha * 65535 + 0.5).astype(np.uint16))
+
+
+def _ceil(value: Fraction) -> int:
+    return -int(-value // 1)
