@@ -99,7 +99,8 @@ class Wish:
         if self.job.output == "cutout":
             settings["colours"] = "premultiplied" if self.premultiplied else "straight"
         span = {"start": self.span.start, "end": self.span.end, "rate": self.rate}
-        return settings | {key: str(value) for key, value in span.items()} | {"every": self.span.every}
+        texts = {key: None if value is None else str(value) for key, value in span.items()}
+        return settings | texts | {"every": self.span.every}
 
 
 @dataclass(frozen=True)
