@@ -188,7 +188,7 @@ def upsample(pictures: Tensor) -> Tensor:
 
 def downsample(pictures: Tensor) -> Tensor:
     """Half the resolution of (N, C, H, W), by the same low-pass."""
-    # From the middle between two fine pixels, where a coarse one lies, to the six on either side, in coarse units.
+    # A coarse pixel lies between two fine ones; from it to the six on either side, in coarse pixels.
     taps = _window(torch.arange(-_REACH + 0.25, _REACH, 0.5))
     kernel = (taps / taps.sum()).view(1, 1, -1).to(pictures)
     return _each_axis(

@@ -20,8 +20,8 @@ class PictureSet:
 
     Attributes:
         folder: Its name.
-        layout: How its files lie, a name of `training.data.layouts.LAYOUTS`. A picture's alpha is its own fourth
-            channel, its file in alpha/, or the matte prepared for it.
+        layout: How its files lie, a name of `training.data.layouts.LAYOUTS`. A picture's alpha is its own
+            fourth channel, its file in alpha/, or the matte prepared for it.
     """
 
     folder: str

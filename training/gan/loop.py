@@ -50,13 +50,15 @@ class GanOptions:
     """How a run is carried out, as opposed to what it learns (the recipe).
 
     Attributes:
-        out: Run folder: config.json, log.csv, tensorboard/, snapshots/, sheets/, state.pt, last and best weights.
+        out: Run folder: config.json, log.csv, tensorboard/, snapshots/, sheets/, state.pt, last and best
+            weights.
         mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
         device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
         accumulate: Passes whose gradients make one step. The recipe's batch is divided by it.
         workers: Processes that read pictures, where the set is too large for memory.
         every: Steps between snapshots; the recipe's where it is None.
         detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
+        folders: Where detectors are looked for that are given by name.
         backbone: File or folder of the vision-aided discriminator's network; "" looks for it by its name.
         origin: What else made the weights, name → SHA-256.
     """
@@ -68,6 +70,7 @@ class GanOptions:
     workers: int = 2
     every: int | None = None
     detector: str = ""
+    folders: tuple[Path, ...] = ()
     backbone: str = ""
     origin: dict[str, str] | None = None
 
@@ -195,7 +198,7 @@ class GanRun:
             (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                self.scorer = Scorer(options.detector, recipe, reals, accelerator.device)
+                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
                 report(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
@@ -231,7 +234,7 @@ class GanRun:
                     *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
                 ),
                 num_workers=workers,
-                # A forked child would inherit OpenCV's and torch's thread pools without their threads, and hang.
+                # A forked child would inherit thread pools without their threads, and hang.
                 multiprocessing_context="spawn" if workers else None,
                 pin_memory=accelerator.device.type != "cpu",
             )
@@ -272,9 +275,8 @@ class GanRun:
         self.began, self.stepped, self.rows = now, 0, {}
         # All processes share the means, so all of them stop.
         if broken := [name for name in names if not math.isfinite(values[name])]:
-            raise TrainingError(
-                f"{broken[0]} is no number after {done * self.recipe.batch_size / 1000:g} kimg; {self._kept()}"
-            )
+            kimg = done * self.recipe.batch_size / 1000
+            raise TrainingError(f"loss {broken[0]} is no number after {kimg:g} kimg; {self._kept()}")
         if self.log is None:
             return
         seen = done * self.recipe.batch_size

@@ -1,4 +1,4 @@
-"""Losses of both sides, and what discriminators are shown: all on tensors, nothing random but the caller's."""
+"""Losses of both sides, and what discriminators are shown; nothing in here is random."""
 
 import math
 from collections.abc import Sequence
@@ -57,7 +57,7 @@ def levels_loss(levels: Sequence[Tensor], label: float) -> Tensor:
 
 
 def lay_over(rgba: Tensor, backgrounds: Tensor) -> Tensor:
-    """Composite of (N, 4, H, W) straight RGBA in [-1, 1] over (N, 3, H, W) RGB in [-1, 1]; alpha is clamped."""
+    """Composite of (N, 4, H, W) straight RGBA over (N, 3, H, W) RGB, both in [-1, 1]; RGBA is clamped."""
     alpha = ((rgba[:, 3:] + 1) / 2).clamp(0, 1)
     return alpha * rgba[:, :3].clamp(-1, 1) + (1 - alpha) * backgrounds
 
@@ -103,6 +103,6 @@ def adapted(p: float, mean_sign: float, target: float, seen: int, kimg: float) -
 
 
 def average_decay(batch_size: int, seen: int, half_life_kimg: float, rampup: float) -> float:
-    """Factor of the old average for one step: half of it is forgotten in `half_life_kimg`, sooner at the start."""
+    """Factor of the old average in one step: half is forgotten in `half_life_kimg`, sooner at the start."""
     half_life = min(half_life_kimg * 1000, seen * rampup) if rampup > 0 else half_life_kimg * 1000
     return 0.5 ** (batch_size / max(half_life, 1e-8))

@@ -1,4 +1,4 @@
-"""Generator, average, both discriminators and their optimisers: who plays against whom, and how each moves."""
+"""Generator, average, both discriminators and their optimisers: how each of them moves."""
 
 import copy
 from collections.abc import Iterable
@@ -162,8 +162,8 @@ class Players:
         sources = dict(self.generator.named_parameters())
         for name, target in self.average.named_parameters():
             target.lerp_(sources[name], 1 - decay)
-        for target, source in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            target.copy_(source)
+        for average, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
+            average.copy_(current)
 
     def adapt(self, step: int) -> None:
         """Change the probability of augmentation by how sure the discriminator is of real pictures."""

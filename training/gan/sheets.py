@@ -1,4 +1,4 @@
-"""Pictures of a run: what it learns from, and what its generator draws from the same noise at every snapshot."""
+"""Pictures of a run: what it learns from, and what its generator draws, from the same noise every time."""
 
 from pathlib import Path
 
