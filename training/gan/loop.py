@@ -22,7 +22,7 @@ from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
 from training.gan.players import Players
 from training.gan.scores import Scorer
-from training.gan.sheets import Sheets
+from training.gan.sheets import Sheets, name_at
 from training.log import Log
 from training.loop import RunFolderError, TrainingError
 from training.processes import join_processes, reseed
@@ -315,7 +315,7 @@ class GanRun:
         if self.state["origin"]:
             provenance["origin"] = self.state["origin"]
         (out / "snapshots").mkdir(exist_ok=True)
-        save_generator(average, out / "snapshots" / f"{seen // 1000:06d}.safetensors", provenance)
+        save_generator(average, out / "snapshots" / f"{name_at(seen)}.safetensors", provenance)
         save_generator(average, out / "last.safetensors", provenance)
         if (error := scores.get("fid", -seen)) < self.state["best"]:  # without scores the last is the best
             self.state["best"] = error

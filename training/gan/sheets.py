@@ -40,12 +40,17 @@ class Sheets:
 
     def draw(self, generator: Generator, seen: int) -> None:
         """Show what a generator draws after `seen` real pictures: a grid, and rows of truncations."""
-        name = f"{seen // 1000:06d}"
+        name = name_at(seen)
         _write(self.folder / f"{name}.png", checker_sheet(draw(generator, self.z, 1.0), COLUMNS))
         z = self.z[:TRUNCATED].repeat_interleave(len(TRUNCATIONS), 0)
         psi = torch.tensor(TRUNCATIONS).repeat(TRUNCATED)
         rows = checker_sheet(draw(generator, z, psi), len(TRUNCATIONS))
         _write(self.folder / f"{name}_truncation.png", rows)
+
+
+def name_at(seen: int) -> str:
+    """What files are called after `seen` real pictures: thousands, with the rest where there is one."""
+    return f"{seen // 1000:06d}" + (f".{seen % 1000:03d}" if seen % 1000 else "")
 
 
 @torch.inference_mode()

@@ -28,7 +28,9 @@ def by_scipy(picture: torch.Tensor, matrix: torch.Tensor) -> np.ndarray:
     y, x = np.mgrid[:SIDE, :SIDE] - centre
     lookup = matrix[0].double().numpy() @ np.stack([x.ravel(), y.ravel(), np.ones(SIDE**2)])
     places = (lookup[1::-1] + centre).reshape(2, SIDE, SIDE)
-    return np.stack([map_coordinates(c, places, order=3, mode="reflect") for c in picture[0].double().numpy()])
+    return np.stack(
+        [map_coordinates(c, places, order=3, mode="reflect") for c in picture[0].double().numpy()]
+    )
 
 
 ONE = torch.ones(1)
