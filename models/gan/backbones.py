@@ -83,6 +83,25 @@ class EncoderFeatures(Frozen):
         return [eighth, sixteenth, last.mean((2, 3))]
 
 
+def load_backbone(name: str, source: Path | None = None) -> Frozen:
+    """Load a backbone by name.
+
+    Args:
+        name: "clip" or "mobilenet".
+        source: CLIP: the folder of its files; none: from the hub. MobileNetV2: its file of weights.
+
+    Raises:
+        BackboneError: It cannot be had; the message says what to give.
+    """
+    if name == "clip":
+        return load_clip(source or CLIP)
+    if name != "mobilenet":
+        raise BackboneError(f"backbone {name!r} is neither clip nor mobilenet")
+    if source is None:
+        raise BackboneError("backbone mobilenet needs its file of ImageNet weights, batch norms folded")
+    return load_encoder(source)
+
+
 def load_clip(source: str | Path = CLIP) -> ClipFeatures:
     """Load CLIP's vision part from a folder, or from the Hugging Face hub where it is cached or in reach.
 
