@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-BLOCK = 48  # outputs of one matrix product: enough to be fast, few enough to skip most of a band's zeros
-CACHE_BYTES = 2 << 20  # what is worked on at once on a processor stays near its cores
+BLOCK = 24  # outputs of one matrix product: enough to be fast, few enough to skip most of a band's zeros
+CACHE_BYTES = 4 << 20  # what is worked on at once on a processor stays near its cores
 CARD_BYTES = 512 << 20  # on a card: few launches, yet no second copy of the whole batch
 
 

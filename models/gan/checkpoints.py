@@ -5,42 +5,45 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
-from safetensors.torch import load_file, save
-
-from models.checkpoints import CheckpointError, _sorted_header, fill
+from models.checkpoints import GENERATOR, CheckpointError, fill, read_tensors, write_tensors
 from models.gan.generator import Generator, GeneratorConfig
 
 
 def save_generator(generator: Generator, path: Path, provenance: dict[str, Any]) -> None:
-    """Write a generator, whole or not at all; the same weights make the same file, byte for byte."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    """Write a generator, whole or not at all; the same weights make the same file, byte for byte.
+
+    Args:
+        generator: Network whose state dict is written, float32.
+        path: Target, `.safetensors`.
+        provenance: What made the weights; kept as JSON in the metadata.
+    """
     metadata = {
-        "network": "stylegan3",
+        "network": GENERATOR,
         "config": json.dumps(dataclasses.asdict(generator.config)),
         "provenance": json.dumps(provenance),
     }
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_tensors(path, generator.state_dict(), metadata)
 
 
 def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
-    """Build the generator a file holds, in evaluation mode, and read what made it.
+    """Build the generator a file belongs to and fill it.
+
+    Returns:
+        The network in evaluation mode, and the provenance written with it.
 
     Raises:
-        CheckpointError: Not a file of `save_generator`, or one that this version cannot build.
+        CheckpointError: Not a safetensors file, no generator, one that this version cannot build, or tensors
+            that do not fit.
     """
+    tensors, metadata = read_tensors(path)
+    if metadata.get("network") != GENERATOR:
+        preset = metadata.get("preset")
+        what = f"a matting network, {preset}" if preset else "weights of another tool"
+        raise CheckpointError(f"{path}: no generator, but {what}")
     try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-        config = GeneratorConfig(**json.loads(metadata["config"]))
-    except Exception as error:  # the library has no exception of its own for a damaged file
-        raise CheckpointError(f"{path}: not a readable generator: {error}") from None
-    generator = Generator(config)
+        generator = Generator(GeneratorConfig(**json.loads(metadata.get("config", "{}"))))
+        provenance = json.loads(metadata.get("provenance", "{}"))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
     fill(generator, tensors, str(path))
-    return generator.eval(), json.loads(metadata.get("provenance", "{}"))
+    return generator.eval(), provenance

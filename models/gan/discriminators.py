@@ -4,7 +4,10 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torch.nn.utils.parametrizations import spectral_norm
 
+from models.gan.backbones import Frozen
 from models.gan.layers import EqualisedConv2d, EqualisedLinear, leaky_relu
 
 
@@ -86,3 +89,78 @@ def _minibatch_std(x: Tensor, group: int) -> Tensor:
     groups = x.float().reshape(count, -1, *x.shape[1:])
     std = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (N / count,)
     return std.repeat(count).to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
+
+
+class VisionAided(nn.Module):
+    """Small heads that judge composites by what a frozen network makes of them, at every depth by itself.
+
+    Only `heads` is trained, and only its state is worth keeping. The paper augments what the backbone sees;
+    that is the caller's.
+
+    Reference:
+        Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", 2022, section 3.
+    """
+
+    def __init__(self, backbone: Frozen) -> None:
+        super().__init__()
+        self.backbone = backbone
+        *maps, last = backbone.channels
+        self.heads = nn.ModuleList([MapHead(channels) for channels in maps] + [VectorHead(last)])
+
+    def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
+        """Judge composites.
+
+        Args:
+            rgb: (N, 3, h, w) float32 in [-1, 1].
+
+        Returns:
+            Logits of every level, high for real ones: (N, 1, g, g) for maps, (N, 1) for the whole picture.
+        """
+        return tuple(head(level) for head, level in zip(self.heads, self.backbone(rgb), strict=True))
+
+
+class MapHead(nn.Module):
+    """Features of many places to a logit for each neighbourhood."""
+
+    taps: Tensor
+
+    def __init__(self, channels: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.conv = spectral_norm(nn.Conv2d(channels, hidden, 3, padding=1))
+        self.out = nn.Conv2d(hidden, 1, 1)
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("taps", torch.outer(line, line)[None, None], persistent=False)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C, g, g) → (N, 1, ⌈g / 2⌉, ⌈g / 2⌉)."""
+        y = F.leaky_relu(self.conv(features), 0.2)
+        # 1 × 1 convolution and low-pass commute, so only one channel is low-passed.
+        y = F.pad(self.out(y), (1, 2, 1, 2), mode="replicate")
+        return F.conv2d(y, self.taps, stride=2)
+
+
+class VectorHead(nn.Module):
+    """A picture's embedding to one logit."""
+
+    def __init__(self, channels: int, hidden: int = 256) -> None:
+        super().__init__()
+        self.linear = spectral_norm(nn.Linear(channels, hidden))
+        self.out = nn.Linear(hidden, 1)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, C) → (N, 1)."""
+        return self.out(F.leaky_relu(self.linear(features), 0.2))
+
+
+def vision_loss(levels: tuple[Tensor, ...], label: float) -> Tensor:
+    """Cross-entropy of all levels, each with equal say, summed.
+
+    Args:
+        levels: Logits of `VisionAided`.
+        label: What they should say: 0.8 for real pictures and for the generator's wish, 0 for drawn ones.
+
+    Returns:
+        Scalar.
+    """
+    losses = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, label)) for x in levels]
+    return torch.stack(losses).sum()
