@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands import bench, doctor, evaluate, export, import_released, matte, models, train
+from stylematte_cli.commands import (
+    bench,
+    doctor,
+    evaluate,
+    export,
+    fid,
+    import_released,
+    matte,
+    models,
+    train,
+)
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
 app = typer.Typer(
@@ -23,6 +33,7 @@ app.command("matte")(matte.matte)
 app.command("train")(train.train)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("fid")(fid.fid)
 models.app.command("import")(import_released.import_released)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)

@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain, explain_all, explain_plan
 from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors, usable_device
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def train(
             _check_usage(out, resume, precision, backbone_weights, weights)
             from training.loop import RunOptions
 
-            device = _usable_device(device)
+            device = usable_device(device)
             if precision == "fp16" and device == "cpu":
                 raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
             where = mattes or out / "mattes"
@@ -251,14 +251,3 @@ def _warn_of_twins(plan: "Recipe", samples: dict[str, list[Any]]) -> None:
                 "scores on them flatter",
                 err=True,
             )
-
-
-def _usable_device(device: str) -> str:
-    import torch
-
-    there_are = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
-    if device in ("auto", "cuda"):
-        device = "cuda:0" if device == "cuda" or len(there_are) > 1 else "cpu"
-    if device not in there_are:
-        raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
-    return device
