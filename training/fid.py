@@ -114,7 +114,8 @@ class EncoderDetector(Detector):
     def __init__(self, encoder: Encoder, name: str, sha256: str) -> None:
         super().__init__()
         # Channels last: a third less time on a CPU.
-        self.encoder = encoder.eval().to(memory_format=torch.channels_last)
+        self.encoder = encoder.eval()
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.sha256 = name, sha256
         self.num_features = encoder.channels[-1]
         self.side_px = -(-_STAND_IN_PX // encoder.multiple) * encoder.multiple

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte_cli.commands.options import Device, Json, Quiet, Verbose, print_json, start_log
-from stylematte_cli.commands.toolkit import require, translated_errors, usable_device
+from stylematte_cli.commands.toolkit import require, translated_errors
 from stylematte_cli.errors import UsageError
 
 if TYPE_CHECKING:
@@ -64,6 +64,7 @@ def fid(
     require("torch", "torchmetrics", extra="train")
     from stylematte_cli.commands.backdrop import Backdrop
     from stylematte_cli.commands.fid_pictures import PictureSet, read_statistics
+    from stylematte_cli.commands.torch_device import usable_device
     from stylematte_cli.weights import ASSETS, cache_folder
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None

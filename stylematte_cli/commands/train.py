@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain, explain_all, explain_plan
 from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors, usable_device
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ def train(
             raise UsageError("--out is needed", "A folder for weights, log and previews")
         else:
             _check_usage(out, resume, precision, backbone_weights, weights)
+            from stylematte_cli.commands.torch_device import usable_device
             from training.loop import RunOptions
 
             device = usable_device(device)
