@@ -16,6 +16,7 @@ from stylematte_cli.commands import (
     import_released,
     matte,
     models,
+    synth,
     train,
 )
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
@@ -31,6 +32,7 @@ app = typer.Typer(
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
 app.command("matte")(matte.matte)
 app.command("train")(train.train)
+app.command("synth")(synth.synth)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("fid")(fid.fid)

@@ -1,7 +1,7 @@
 """Pictures drawn from a generator: each depends on weights, seed and its number, on no other picture."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -242,17 +242,3 @@ def check_variety(generator: Generator, plan: Plan, z_dim: int, batch_size: int,
             watch.saw(is_copy)
             if not is_copy:
                 gallery.add(drawn.draft.index, small)
-
-
-def blocks(count: int, batch_size: int, kept_before: Callable[[int], int]) -> Iterator[range]:
-    """Numbers to draw together until enough are kept: the same passes whether or not a run was broken off.
-
-    Args:
-        count: How many are to be kept.
-        batch_size: Most in one pass.
-        kept_before: How many of the pictures below a number are kept; asked when they are decided.
-    """
-    first = 0
-    while (lacking := count - kept_before(first)) > 0:
-        yield range(first, first + min(batch_size, lacking))
-        first += batch_size
