@@ -105,8 +105,9 @@ def synth(
     """Draw pictures with alpha from a generator: training data for `stylematte train`.
 
     Picture number i depends on the weights, the seed and i alone, and the manifest has all that it takes to
-    draw it again. Near copies are refused, and the filter's rejects go to OUT/rejected; the manifest names both,
-    and others are drawn for them. The same command goes on with a run that was broken off; a greater --n adds.
+    draw it again. Near copies are refused, and the filter's rejects go to OUT/rejected; the manifest names
+    both, and others are drawn for them. The same command goes on with a run that was broken off, and with a
+    greater --n it adds.
     """
     start_log(verbose, quiet)
     if threshold is not None and not use_filter:

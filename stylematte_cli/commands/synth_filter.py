@@ -15,8 +15,8 @@ from stylematte_cli.imaging.geometry import to_float
 if TYPE_CHECKING:
     from stylematte_cli.commands.synth_files import SampleFolder
 
-# Of 40 portraits with solved mattes, at 64 to 256 px over grey, nine in ten differ by less than 0.033 and all but
-# one in twenty by less than 0.037; with a hole in the head, nine in ten by more than 0.094.
+# Of 40 portraits with solved mattes, at 64 to 256 px over grey, nine in ten differ by less than 0.033 and all
+# but one in twenty by less than 0.037; with a hole in the head, nine in ten by more than 0.094.
 THRESHOLD = 0.05
 _LEAST_SIZE_PX = 256  # a smaller picture is enlarged to it: the network knows no smaller ones
 
