@@ -5,6 +5,7 @@ Reference:
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-BLOCK = 48  # outputs of one matrix product: enough to be fast, few enough to skip most of a band's zeros
-CACHE_BYTES = 2 << 20  # what is worked on at once on a processor stays near its cores
+BLOCK = 24  # outputs of one matrix product: enough to be fast, few enough to skip most of a band's zeros
+CACHE_BYTES = 4 << 20  # what is worked on at once on a processor stays near its cores
 CARD_BYTES = 512 << 20  # on a card: few launches, yet no second copy of the whole batch
 
 
@@ -77,7 +78,7 @@ class Resampler(nn.Module):
         self.size = size
         self.count = -(-BLOCK // up) * up
         self.step = self.count * down // up  # how far the next block's inputs are from this one's
-        first = -((offset) // up)
+        first = -(offset // up)
         last = ((self.count - 1) * down - offset + len(taps) - 1) // up
         index = torch.arange(first, last + 1) * up - torch.arange(self.count)[:, None] * down + offset
         inside = (index >= 0) & (index < len(taps))
@@ -86,21 +87,21 @@ class Resampler(nn.Module):
         self.register_buffer("block", block.float(), persistent=False)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
-        """(B, h, w) → (B, h, size) for axis 2, (B, size, w) for axis 1."""
+        """(h, B, w) → (h, B, size) for axis 2, (size, B, w) for axis 0."""
         block = self.block.to(x.dtype)
         length = x.shape[axis]
-        shape = (x.shape[0], x.shape[1], self.size) if axis == 2 else (x.shape[0], self.size, x.shape[2])
-        y = x.new_empty(shape)
+        y = x.new_empty((self.size, *x.shape[1:]) if axis == 0 else (*x.shape[:2], self.size))
         for index, begin in enumerate(range(0, self.size, self.count)):
             count = min(self.count, self.size - begin)
             start = self.first + index * self.step
-            low, high = max(start, 0), min(start + block.shape[1], length)
+            low = min(max(start, 0), length)
+            high = max(min(start + block.shape[1], length), low)
             part = block[:count, low - start : high - start]
             source, target = x.narrow(axis, low, high - low), y.narrow(axis, begin, count)
-            if axis == 2:
-                torch.mm(source.flatten(0, 1), part.T, out=target.flatten(0, 1))
+            if axis == 0:
+                torch.mm(part, source.flatten(1), out=target.flatten(1))
             else:
-                torch.matmul(part, source, out=target)
+                torch.mm(source.flatten(0, 1), part.T, out=target.flatten(0, 1))
         return y
 
 
@@ -152,30 +153,34 @@ class FilteredLeakyReLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, h) → (N, C, H, H)."""
-        return _Filtered.apply(x.contiguous(), self)
+        return _Filtered.apply(x, self)
 
     def chunk(self, x: Tensor) -> int:
         """How many single-channel pictures to work on at once."""
         limit = CARD_BYTES if x.is_cuda else CACHE_BYTES
         return max(1, limit // (self.up.size**2 * x.element_size()))
 
+    # Rows come first in what follows: filtering columns is then one product for all pictures, too.
+
     def rise(self, x: Tensor) -> Tensor:
-        """(B, h, h) → (B, inner, inner), at the higher rate."""
-        return self.up(self.up(x, 2), 1)
+        """(h, B, h) → (inner, B, inner), at the higher rate."""
+        return self.up(self.up(x, 2), 0)
 
     def fall(self, u: Tensor) -> Tensor:
-        """(B, inner, inner) → (B, H, H)."""
-        parts = [pair[1](pair[0](u, 1), 2) for pair in self.down]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        """(inner, B, inner) → (H, B, H)."""
+        return _sum([pair[1](pair[0](u, 0), 2) for pair in self.down])
 
     def fall_transposed(self, gradient: Tensor) -> Tensor:
-        """(B, H, H) → (B, inner, inner)."""
-        parts = [pair[0](pair[1](gradient, 2), 1) for pair in self.down_transposed]
-        return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
+        """(H, B, H) → (inner, B, inner)."""
+        return _sum([pair[0](pair[1](gradient, 2), 0) for pair in self.down_transposed])
 
     def rise_transposed(self, gradient: Tensor) -> Tensor:
-        """(B, inner, inner) → (B, h, h)."""
-        return self.up_transposed(self.up_transposed(gradient, 1), 2)
+        """(inner, B, inner) → (h, B, h)."""
+        return self.up_transposed(self.up_transposed(gradient, 0), 2)
+
+
+def _sum(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.stack(parts).sum(0)
 
 
 def _pair(a: Tensor, b: Tensor, up: int, down: int, offset: int, size: int) -> nn.ModuleList:
@@ -199,24 +204,31 @@ class _Filtered(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.layer = layer
         parts = []
-        for part in x.flatten(0, 1).split(layer.chunk(x)):
+        for part in _chunks(x, layer):
             u = F.leaky_relu_(layer.rise(part), layer.slope)
             parts.append(layer.fall(u.clamp_(-layer.limit, layer.limit)))
-        return torch.cat(parts).unflatten(0, x.shape[:2])
+        return _joined(parts, x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
         (x,) = ctx.saved_tensors
         layer = ctx.layer
-        chunk = layer.chunk(x)
-        parts = []
         low, high = -layer.limit / layer.slope, layer.limit  # where the clamp lets through
-        for part, outer in zip(
-            x.flatten(0, 1).split(chunk), gradient.contiguous().flatten(0, 1).split(chunk), strict=True
-        ):
+        parts = []
+        for part, outer in zip(_chunks(x, layer), _chunks(gradient, layer), strict=True):
             u = layer.rise(part)
             inner = torch.ops.aten.leaky_relu_backward(layer.fall_transposed(outer), u, layer.slope, False)
             inner = torch.ops.aten.hardtanh_backward(inner, u, low, high)
             parts.append(layer.rise_transposed(inner))
-        return torch.cat(parts).unflatten(0, x.shape[:2]), None
+        return _joined(parts, x), None
+
+
+def _chunks(x: Tensor, layer: FilteredLeakyReLU) -> Iterator[Tensor]:
+    """(N, C, h, h) → some (h, B, h)."""
+    for part in x.flatten(0, 1).split(layer.chunk(x)):
+        yield part.transpose(0, 1).contiguous()
+
+
+def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
+    return torch.cat([part.transpose(0, 1) for part in parts]).unflatten(0, like.shape[:2])

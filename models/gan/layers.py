@@ -31,3 +31,40 @@ class EqualisedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs) → (N, outputs) float32."""
         return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class EqualisedConv2d(nn.Module):
+    """Convolution whose weights are scaled when used; with `down`, it low-passes and halves the sides.
+
+    Low-pass and convolution are both linear, so they are one convolution, with a kernel worked out from the
+    small one: on processors this is far faster than filtering channel by channel.
+
+    Reference:
+        Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, appendix B.
+    """
+
+    taps: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale = 1 / math.sqrt(inputs * kernel**2)
+        self.down = down
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        self.register_buffer("taps", torch.outer(line, line)[None, None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) → (N, outputs, h, w), or half of h and w with `down`."""
+        weight = self.weight * self.scale
+        if not self.down:
+            return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+        small = weight.flatten(0, 1)[:, None]  # (outputs · inputs, 1, k, k)
+        # The low-pass is symmetric: correlation and convolution are the same.
+        weight = F.conv2d(small, self.taps, padding=3).view(*weight.shape[:2], *[weight.shape[-1] + 3] * 2)
+        return F.conv2d(x, weight, self.bias, stride=2, padding=(weight.shape[-1] - 2) // 2)
+
+
+def leaky_relu(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+    """Leaky ReLU of slope 0.2; the gain keeps the mean square of normal input about what it was."""
+    return F.leaky_relu(x, 0.2) * gain
