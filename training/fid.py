@@ -113,7 +113,10 @@ class EncoderDetector(Detector):
 
     def __init__(self, encoder: Encoder, name: str, sha256: str) -> None:
         super().__init__()
-        self.encoder, self.name, self.sha256 = encoder.eval(), name, sha256
+        # Channels last: a third less time on a CPU.
+        self.encoder = encoder.eval()
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name, self.sha256 = name, sha256
         self.num_features = encoder.channels[-1]
         self.side_px = -(-_STAND_IN_PX // encoder.multiple) * encoder.multiple
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
@@ -123,7 +126,8 @@ class EncoderDetector(Detector):
         """See `Detector`; pictures are squashed to a square, as Inception's are."""
         size = (self.side_px, self.side_px)
         x = F.interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
-        return self.encoder((x - self.mean) / self.std)[-1].mean((2, 3))
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.encoder(x)[-1].mean((2, 3))
 
 
 def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Detector:

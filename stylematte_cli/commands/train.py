@@ -145,6 +145,7 @@ def train(
             raise UsageError("--out is needed", "A folder for weights, log and previews")
         else:
             _check_usage(out, resume, precision, backbone_weights, weights)
+            from stylematte_cli.commands.torch_device import usable_device
             from training.loop import RunOptions
 
             device = usable_device(device)
