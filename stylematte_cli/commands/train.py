@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain, explain_all, explain_plan
 from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors, usable_device
+from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
 from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
 from stylematte_cli.errors import InputError, MissingError, UsageError
 

@@ -10,7 +10,7 @@ import typer
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.toolkit import require, usable_device
-from stylematte_cli.errors import InputError, UsageError
+from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from training.data.readers import Sample
@@ -120,13 +120,24 @@ def _run(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
         *(out, mattes, device, wish.accumulate, wish.workers, wish.every),
         detector=_choose_detector(wish.detector),
         folders=detector_folders(),
-        backbone=wish.backbone,
+        backbone=_backbone(wish.backbone, recipe),
     )
     train_gan(recipe, data, options, (lambda line: None) if quiet else typer.echo)
     processes.end_training()
     if not quiet:
         best = out / "best.safetensors"
         typer.echo(f"weights: {best}; next: stylematte synth --weights {best} --n 1000 --out DIR")
+
+
+def _backbone(given: str, recipe: "GanRecipe") -> Path | None:
+    """The file or folder of the vision-aided discriminator's network, where one was given."""
+    if given in ("", "hub", "none"):
+        return None
+    if recipe.vision_aided.backbone == "none":
+        raise UsageError("--backbone-weights: this recipe's discriminators have no backbone", "Leave it out")
+    if not Path(given).exists():
+        raise MissingError(f"--backbone-weights: {given} is not there", "Give a file or folder, or hub")
+    return Path(given)
 
 
 def detector_folders() -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from training.config import RecipeError, build_table, check_word, find_recipe, r
 from training.data.layouts import LAYOUTS
 
 Reals = Literal["photos", "composites"]
+Backbone = Literal["clip", "mobilenet", "none"]
 Mode = Literal["ada", "fixed", "none"]
 
 
@@ -54,7 +55,7 @@ class VisionCritic:
     """The discriminator of composites that stands on a frozen network.
 
     Attributes:
-        backbone: See `models.gan.discriminators.VisionAided`; "none" goes without.
+        backbone: "clip" or "mobilenet", see `models.gan.backbones`; "none" goes without.
         reals: What its real pictures are: the "photos" themselves, as the article has it, or their
             "composites" on the same backgrounds, as the published code has it.
         weight: Factor on the generator's loss.
@@ -62,7 +63,7 @@ class VisionCritic:
         rate: Learning rate of Adam, for its heads.
     """
 
-    backbone: str = "none"
+    backbone: Backbone = "none"
     reals: Reals = "photos"
     weight: float = 1.0
     warmup_kimg: float = 500.0
@@ -187,6 +188,7 @@ def _check(recipe: GanRecipe, path: Path) -> None:
         if one.layout not in LAYOUTS:
             raise RecipeError(f"{path}: {one.folder}: layout {one.layout!r} is none of {', '.join(LAYOUTS)}")
     critic, vision, change = recipe.discriminator, recipe.vision_aided, recipe.augmentation
+    check_word(vision.backbone, get_args(Backbone), f"{path}: [vision_aided]")
     check_word(vision.reals, get_args(Reals), f"{path}: [vision_aided]")
     check_word(change.mode, get_args(Mode), f"{path}: [augmentation]")
     for name in change.operations:

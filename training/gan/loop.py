@@ -59,7 +59,8 @@ class GanOptions:
         every: Steps between snapshots; the recipe's where it is None.
         detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
         folders: Where detectors are looked for that are given by name.
-        backbone: File or folder of the vision-aided discriminator's network; "" looks for it by its name.
+        backbone: File or folder of the vision-aided discriminator's network, see
+            `models.gan.backbones.load_backbone`.
         origin: What else made the weights, name → SHA-256.
     """
 
@@ -71,7 +72,7 @@ class GanOptions:
     every: int | None = None
     detector: str = ""
     folders: tuple[Path, ...] = ()
-    backbone: str = ""
+    backbone: Path | None = None
     origin: dict[str, str] | None = None
 
 

@@ -1,13 +1,12 @@
 """Losses of both sides, and what discriminators are shown; nothing in here is random."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-REAL_LABEL = 0.8  # of the vision-aided discriminator: it shall never be quite sure
+REAL_LABEL = 0.8  # of the vision-aided discriminator, which shall never be quite sure
 
 
 def generator_loss(logits: Tensor) -> Tensor:
@@ -40,20 +39,6 @@ def r1_penalty(logits: Tensor, pictures: Tensor) -> Tensor:
     """
     (gradient,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
-
-
-def levels_loss(levels: Sequence[Tensor], label: float) -> Tensor:
-    """Binary cross entropy of every level's logits against one label, summed over levels.
-
-    Args:
-        levels: (N, …) logits each.
-        label: 1 for the generator's side, `REAL_LABEL` for real pictures, 0 for drawn ones.
-
-    Reference:
-        Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", 2022, section 3.3.
-    """
-    terms = [F.binary_cross_entropy_with_logits(x, torch.full_like(x, label)) for x in levels]
-    return torch.stack(terms).sum()
 
 
 def lay_over(rgba: Tensor, backgrounds: Tensor) -> Tensor:

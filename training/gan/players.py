@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,10 +10,10 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from models.gan.augment import Augment
-from models.gan.discriminators import Discriminator
+from models.gan.backbones import load_backbone
+from models.gan.discriminators import Discriminator, VisionAided, vision_loss
 from models.gan.generator import Generator
 from training.gan.config import GanRecipe
-from training.gan.critics import make_vision_aided
 from training.gan.losses import (
     REAL_LABEL,
     adapted,
@@ -21,7 +22,6 @@ from training.gan.losses import (
     discriminator_loss,
     generator_loss,
     lay_over,
-    levels_loss,
     r1_penalty,
 )
 from training.processes import average_tensors
@@ -44,7 +44,7 @@ class Players:
         augment: What both see goes through it.
     """
 
-    def __init__(self, recipe: GanRecipe, accelerator: Accelerator, backbone: str = "") -> None:
+    def __init__(self, recipe: GanRecipe, accelerator: Accelerator, backbone: Path | None = None) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         device, critic, vision = accelerator.device, recipe.discriminator, recipe.vision_aided
         config = recipe.generator
@@ -57,9 +57,9 @@ class Players:
             channel_max=critic.channel_max,
             minibatch_std_group=critic.group,
         ).to(device)
-        self.vision_aided: nn.Module | None = None
+        self.vision_aided: VisionAided | None = None
         if vision.backbone != "none":
-            self.vision_aided = make_vision_aided(vision.backbone, backbone).to(device)
+            self.vision_aided = VisionAided(load_backbone(vision.backbone, backbone)).to(device)
         self.augment = Augment(recipe.augmentation.operations, recipe.augmentation.p).to(device)
         betas = (0.0, 0.99)
         self.optimisers = {
@@ -67,7 +67,7 @@ class Players:
             "discriminator": torch.optim.Adam(self.discriminator.parameters(), critic.rate, betas),
         }
         if self.vision_aided is not None:
-            heads = [p for p in self.vision_aided.parameters() if p.requires_grad]
+            heads = self.vision_aided.heads.parameters()
             self.optimisers["vision_aided"] = torch.optim.Adam(heads, vision.rate, betas)
         self.signs = torch.zeros(2, device=device)  # sum of the answers' signs, and their number
         self.fakes: list[Tensor] = []
@@ -97,7 +97,7 @@ class Players:
             loss = terms["generator"]
             if self.vision_aided is not None and seen >= self.recipe.vision_aided.warmup_kimg * 1000:
                 composites = lay_over(shown, one.backgrounds)
-                terms["generator_vision"] = levels_loss(self.vision_aided(composites), 1.0)
+                terms["generator_vision"] = vision_loss(self.vision_aided(composites), REAL_LABEL)
                 loss = loss + self.recipe.vision_aided.weight * terms["generator_vision"]
             (loss / len(passes)).backward()
             values.append(_detached(terms))
@@ -139,8 +139,8 @@ class Players:
             values.append(_detached(terms))
         self._move("discriminator", self.discriminator.parameters())
         if self.vision_aided is not None:
-            self._move("vision_aided", self.vision_aided.parameters())
-            average_tensors(self._running(self.vision_aided), self.accelerator)
+            self._move("vision_aided", self.vision_aided.heads.parameters())
+            average_tensors(self._running(self.vision_aided.heads), self.accelerator)
         return _means(values)
 
     def _vision_loss(self, reals: Tensor, fakes: Tensor, backgrounds: Tensor) -> Tensor:
@@ -149,9 +149,8 @@ class Players:
         if self.recipe.vision_aided.reals == "composites":
             photos = lay_over(reals, backgrounds)
         composites = lay_over(fakes, backgrounds)
-        return levels_loss(self.vision_aided(photos), REAL_LABEL) + levels_loss(
-            self.vision_aided(composites), 0.0
-        )
+        real, fake = self.vision_aided(photos), self.vision_aided(composites)
+        return vision_loss(real, REAL_LABEL) + vision_loss(fake, 0.0)
 
     @torch.no_grad()
     def update_average(self, seen: int) -> None:
@@ -187,7 +186,7 @@ class Players:
             "optimisers": {name: optimiser.state_dict() for name, optimiser in self.optimisers.items()},
         }
         if self.vision_aided is not None:
-            state["vision_aided"] = self.vision_aided.state_dict()
+            state["vision_aided"] = self.vision_aided.heads.state_dict()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -198,16 +197,14 @@ class Players:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         if self.vision_aided is not None:
-            self.vision_aided.load_state_dict(state["vision_aided"])
+            self.vision_aided.heads.load_state_dict(state["vision_aided"])
 
     def _learns(self, generator: bool) -> None:
         """Let gradients reach one side alone."""
         self.generator.requires_grad_(generator)
         self.discriminator.requires_grad_(not generator)
         if self.vision_aided is not None:
-            for group in self.optimisers["vision_aided"].param_groups:
-                for parameter in group["params"]:
-                    parameter.requires_grad_(not generator)
+            self.vision_aided.heads.requires_grad_(not generator)
 
     def _move(self, name: str, parameters: Iterable[nn.Parameter]) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]

@@ -33,13 +33,6 @@ def test_r1_of_a_quadratic():
     assert torch.allclose(second.flatten(1), 2 * gradients @ a / 5)
 
 
-def test_levels_are_summed_whatever_their_shape():
-    levels = [torch.tensor([[0.0], [1.0]]), torch.full((2, 1, 3, 3), -2.0)]
-    bce = {x: math.log(1 + math.exp(-x)) + (1 - 0.8) * x for x in (0.0, 1.0, -2.0)}
-    expected = (bce[0.0] + bce[1.0]) / 2 + bce[-2.0]
-    assert float(losses.levels_loss(levels, losses.REAL_LABEL)) == pytest.approx(expected, rel=1e-6)
-
-
 def test_composites_by_hand():
     rgba = torch.tensor([0.5, 3.0, -1.0, 0.0]).view(1, 4, 1, 1)  # alpha ½; green beyond white
     behind = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)

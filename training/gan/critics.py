@@ -1,2 +1,0 @@
-def make_vision_aided(name, path):
-    raise NotImplementedError
