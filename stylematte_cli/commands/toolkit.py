@@ -68,19 +68,3 @@ def find_trained(name_or_path: str, option: str = "--weights") -> Path:
         f"{option}: weights {name_or_path!r} are not here",
         "Give a .safetensors file made by `stylematte train`",
     )
-
-
-def usable_device(device: str) -> str:
-    """The device that torch shall use, `auto` and `cuda` made definite.
-
-    Raises:
-        MissingError: There is no such device here.
-    """
-    import torch
-
-    there_are = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
-    if device in ("auto", "cuda"):
-        device = "cuda:0" if device == "cuda" or len(there_are) > 1 else "cpu"
-    if device not in there_are:
-        raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
-    return device

@@ -153,7 +153,7 @@ def train(
                 raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
             where = mattes or out / "mattes"
             options = RunOptions(out, where, device, precision, accumulate, workers, every or 500)
-            _run(plan, data, options, teacher, weights, backbone_weights, quiet)
+            run_recipe(plan, data, options, teacher, weights, backbone_weights, quiet)
 
 
 def _print(lines: Any) -> None:
@@ -201,7 +201,7 @@ def _check_usage(out: Path, resume: bool, precision: str, backbone: str, weights
         raise UsageError("--weights and --backbone-weights exclude each other", "The former have an encoder")
 
 
-def _run(
+def run_recipe(
     recipe: "Recipe",
     data: Path,
     options: "RunOptions",
@@ -210,6 +210,7 @@ def _run(
     backbone: str,
     quiet: bool,
 ) -> None:
+    """Run a recipe of a matting network, or go on with it: mattes first, then the loop."""
     import dataclasses
 
     from stylematte_cli.weights import sha256_of

@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.commands.toolkit import require, usable_device
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -105,6 +105,7 @@ def _say_what_would_be_done(wish: Wish, recipe: "GanRecipe", data: Path) -> None
 
 
 def _run(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
+    from stylematte_cli.commands.torch_device import usable_device
     from training.gan.loop import GanOptions, train_gan
     from training.processes import join_processes
 
