@@ -9,6 +9,7 @@ import typer
 
 from stylematte_cli.commands import (
     bench,
+    cycle,
     doctor,
     evaluate,
     export,
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("matte")(matte.matte)
 app.command("train")(train.train)
 app.command("synth")(synth.synth)
+app.command("cycle")(cycle.cycle)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
 app.command("fid")(fid.fid)

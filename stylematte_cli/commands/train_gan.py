@@ -89,7 +89,7 @@ def train_generator(wish: Wish) -> None:
     elif wish.out is None:
         raise UsageError("--out is needed", "A folder for weights, log and sheets")
     else:
-        _run(wish, recipe, wish.data, wish.out)
+        run_gan(wish, recipe, wish.data, wish.out)
 
 
 def _say_what_would_be_done(wish: Wish, recipe: "GanRecipe", data: Path) -> None:
@@ -104,7 +104,8 @@ def _say_what_would_be_done(wish: Wish, recipe: "GanRecipe", data: Path) -> None
     typer.echo(f"  {recipe.steps} steps")
 
 
-def _run(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
+def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
+    """Run a recipe, or go on with it: mattes first, then the loop."""
     from stylematte_cli.commands.torch_device import usable_device
     from training.gan.loop import GanOptions, train_gan
     from training.processes import join_processes
@@ -113,15 +114,17 @@ def _run(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
         raise InputError(f"{out} holds no run to go on with", "Give its folder, or leave out --resume")
     device = usable_device(wish.device)
     mattes = wish.mattes or out / "mattes"
+    backbone, detector = _backbone(wish.backbone, recipe), _choose_detector(wish.detector)
+    _check_there(recipe, backbone, detector)
     processes = join_processes(device)
     quiet = wish.quiet or not processes.is_main_process
     with processes.main_process_first():
         prepare_mattes(recipe, data, mattes, wish.matter, device, quiet)
     options = GanOptions(
         *(out, mattes, device, wish.accumulate, wish.workers, wish.every),
-        detector=_choose_detector(wish.detector),
+        detector=detector,
         folders=detector_folders(),
-        backbone=_backbone(wish.backbone, recipe),
+        backbone=backbone,
     )
     train_gan(recipe, data, options, (lambda line: None) if quiet else typer.echo)
     processes.end_training()
@@ -139,6 +142,17 @@ def _backbone(given: str, recipe: "GanRecipe") -> Path | None:
     if not Path(given).exists():
         raise MissingError(f"--backbone-weights: {given} is not there", "Give a file or folder, or hub")
     return Path(given)
+
+
+def _check_there(recipe: "GanRecipe", backbone: Path | None, detector: str) -> None:
+    """Open what a run needs besides pictures: before hours go into mattes."""
+    from models.gan.backbones import load_backbone
+    from training.fid import load_detector
+
+    if recipe.vision_aided.backbone != "none":
+        load_backbone(recipe.vision_aided.backbone, backbone)
+    if detector and recipe.score_pictures:
+        load_detector(detector, detector_folders())
 
 
 def detector_folders() -> tuple[Path, ...]:

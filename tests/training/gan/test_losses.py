@@ -20,7 +20,7 @@ def test_logistic_losses_by_hand():
 
 
 def test_r1_of_a_quadratic():
-    """D(x) = ½ xᵀ A x has the gradient A x for a symmetric A; and the penalty's own gradient is 2 A A x / N."""
+    """D(x) = ½ xᵀ A x has the gradient A x for a symmetric A; the penalty's own is 2 A A x / N."""
     rng = np.random.default_rng(0)
     half = rng.normal(size=(12, 12))
     a = torch.from_numpy(half + half.T)
