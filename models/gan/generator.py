@@ -237,7 +237,9 @@ class SynthesisLayer(nn.Module):
     up_filter: Tensor
     down_filter: Tensor
 
-    def __init__(self, config: GeneratorConfig, before: Band, after: Band, critical: bool, last: bool) -> None:
+    def __init__(
+        self, config: GeneratorConfig, before: Band, after: Band, critical: bool, last: bool
+    ) -> None:
         super().__init__()
         self.last, self.beta, self.clamp = last, config.magnitude_beta, config.clamp
         self.kernel = 1 if last else config.kernel
