@@ -42,7 +42,7 @@ def test_what_cannot_be_had(tmp_path, monkeypatch):
     with pytest.raises(BackboneError, match="'vgg' is neither"):
         load_backbone("vgg")
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
-    with pytest.raises(BackboneError, match="w.safetensors: not MobileNetV2"):
+    with pytest.raises(BackboneError, match=r"w\.safetensors: not MobileNetV2"):
         load_backbone("mobilenet", tmp_path / "w.safetensors")
-    with pytest.raises(BackboneError, match="folded.safetensors: not MobileNetV2"):
+    with pytest.raises(BackboneError, match=r"folded\.safetensors: not MobileNetV2"):
         load_backbone("mobilenet", write_folded(tmp_path / "folded.safetensors"))
