@@ -36,8 +36,8 @@ def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
         The generator in evaluation mode.
 
     Raises:
-        CheckpointError: Damaged; holds more than tensors, numbers, text and containers, and the message names
-            what; or is another network.
+        CheckpointError: Damaged; holds more than tensors, numbers, text and containers, and the message
+            names what; or is another network.
     """
     content = read_pickle(path)
     if not isinstance(content, dict) or network not in content:
@@ -53,7 +53,7 @@ def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle of a protocol that networks are published in, and no file of `torch.save`."""
+    """Whether a file is a pickle in a protocol that networks are published in, not one of `torch.save`."""
     with path.open("rb") as file:
         head = file.read(2)
     return head[:1] == b"\x80" and head[1:] in (b"\x03", b"\x04", b"\x05")  # torch.save: a zip, or protocol 2
@@ -168,9 +168,9 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
     for name, tensor in tensors.items():
         part, _, rest = name.removeprefix("synthesis.").partition(".")
         if rest == "weight" and part.startswith("L") and part.count("_") == 2:
-            index, side, channels = part[1:].split("_")
-            if index.isdecimal() and side.isdecimal() and channels.isdecimal():
-                layers[int(index)] = (int(side), tensor)
+            numbers = part[1:].split("_")
+            if all(number.isdecimal() for number in numbers):
+                layers[int(numbers[0])] = (int(numbers[1]), tensor)
     mapped = [t for name, t in tensors.items() if name.startswith("mapping.fc") and name.endswith(".weight")]
     if "mapping.embed.weight" in tensors:
         raise CheckpointError(f"{path}: a generator that draws by class, which ours does not")

@@ -28,7 +28,8 @@ def import_released(
 
     Reads every tensor strictly and without running code from the file, and keeps <name>.safetensors and its
     card in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model, or
-    `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read too.
+    `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read
+    too.
     """
     from stylematte_cli.weights import keep, new_path, sha256_of
 

@@ -99,7 +99,7 @@ def test_persistent_ids_are_refused(path):
 def test_truncated(path, share):
     whole = write(path, generator()).read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
-    with pytest.raises(CheckpointError, match="humans.pkl: a damaged pickle, or no pickle"):
+    with pytest.raises(CheckpointError, match=r"humans\.pkl: a damaged pickle, or no pickle"):
         load_pickled_generator(path)
 
 
@@ -125,7 +125,7 @@ def test_other_networks(path):
         load_pickled_generator(write(path, changed))
     changed = generator()
     changed.synthesis.L1_36_8.up_filter.mul_(1.1)
-    with pytest.raises(CheckpointError, match="synthesis.L1_36_8.up_filter is another filter"):
+    with pytest.raises(CheckpointError, match=r"synthesis\.L1_36_8\.up_filter is another filter"):
         load_pickled_generator(write(path, changed))
     changed = generator()
     changed.synthesis.L1_36_8.bias = torch.nn.Parameter(torch.zeros(7))
