@@ -1,6 +1,7 @@
 """What stands behind cut-outs: a colour, or a folder of pictures of which each cut-out has its own."""
 
 import zlib
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -60,8 +61,12 @@ class Backdrop:
         return [identity_of(path, path.parent) for path in self.files] or list(self.colour)
 
 
-def list_pictures(folder: Path) -> tuple[Path, ...]:
+def list_pictures(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, ...]:
     """List the pictures of a folder and its subfolders, sorted.
+
+    Args:
+        folder: Where to look.
+        passed_over: Names of subfolders that are not looked into.
 
     Raises:
         InputError: No folder, no pictures in it, or what looks like one cannot be used.
@@ -69,7 +74,8 @@ def list_pictures(folder: Path) -> tuple[Path, ...]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", "Give a folder of pictures")
     problems: list[tuple[Path, str]] = []
-    files = tuple(sorted(walk(folder, problems)))
+    found = sorted(walk(folder, problems))
+    files = tuple(p for p in found if not set(p.relative_to(folder).parts[:-1]) & set(passed_over))
     if problems:
         raise InputError(f"{problems[0][0]}: {problems[0][1]}")
     if not files:

@@ -56,7 +56,7 @@ def fid(
     """Score generated pictures against real ones: FID, and KID with --kid.
 
     Less is better. Scores compare only with the same detector, mode and number of pictures; the standard is
-    inception with 50000. Subfolders count; the order of files does not.
+    inception with 50000. Subfolders count, but those of labels and of what synth rejected.
     """
     start_log(verbose, quiet)
     if backgrounds is not None and mode != "composite":

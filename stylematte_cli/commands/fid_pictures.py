@@ -8,17 +8,18 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stylematte_cli.commands.backdrop import Backdrop, identity_of, list_pictures
 from stylematte_cli.commands.progress import with_progress
+from stylematte_cli.commands.synth_files import REJECTED
 from stylematte_cli.errors import InputError
 from stylematte_cli.imaging.compose import composite
 from stylematte_cli.imaging.geometry import convert
-from stylematte_cli.media.images import read_image, write_bytes
+from stylematte_cli.media.images import read_alpha, read_image, write_bytes
 from stylematte_cli.weights import cache_folder
 
 if TYPE_CHECKING:
@@ -50,17 +51,35 @@ class PictureSet:
 
     @classmethod
     def find(cls, folder: Path, backdrop: Backdrop | None) -> "PictureSet":
-        """List the pictures of a folder; raises as `list_pictures`."""
-        return cls(folder, list_pictures(folder), backdrop)
+        """List the pictures of a folder, but labels and what `stylematte synth` rejected.
+
+        Raises:
+            InputError: As `list_pictures`.
+        """
+        from training.data.layouts import NO_PHOTOS
+
+        return cls(folder, list_pictures(folder, (*NO_PHOTOS, REJECTED)), backdrop)
 
     def read(self, path: Path) -> Pixels:
-        """Read one picture as (H, W, 3) RGB; raises as `read_image`."""
+        """Read one picture as (H, W, 3) RGB, its alpha from the file or from alpha/ beside image/.
+
+        Raises:
+            InputError: It cannot be read, or its alpha has another size.
+        """
         photo = read_image(path)
         pixels = convert(photo.pixels, np.uint8)
-        if self.backdrop is None or photo.alpha is None:
+        if self.backdrop is None:
+            return pixels
+        alpha: NDArray[Any] | None = photo.alpha
+        pair = path.parent.with_name("alpha") / f"{path.stem}.png"
+        if alpha is None and path.parent.name == "image" and pair.is_file():
+            alpha = read_alpha(pair)
+            if alpha.shape != pixels.shape[:2]:
+                raise InputError(f"{pair}: not of the size of {path}")
+        if alpha is None:
             return pixels
         behind = self.backdrop.behind(path.relative_to(self.folder).as_posix())
-        return np.asarray(composite(pixels, photo.alpha, behind), np.uint8)
+        return np.asarray(composite(pixels, alpha, behind), np.uint8)
 
     def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
         """Yield all pictures, those of equal size together: (N, 3, H, W), N at most `size`."""
@@ -80,6 +99,8 @@ class PictureSet:
     def key(self, detector: "Detector") -> str:
         """Hash of all that the statistics depend on."""
         files = [identity_of(path, self.folder) for path in self.files]
+        if self.backdrop:
+            files += [identity_of(p, self.folder) for p in sorted(self.folder.glob("**/alpha/*.png"))]
         behind = self.backdrop.facts() if self.backdrop else None
         facts = [_CACHE_VERSION, files, behind, detector.name, detector.sha256]
         return hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest()

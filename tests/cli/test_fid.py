@@ -11,6 +11,7 @@ from torch import Tensor
 from stylematte_cli.app import main
 from stylematte_cli.commands.backdrop import Backdrop
 from stylematte_cli.commands.fid_pictures import PictureSet
+from stylematte_cli.errors import InputError
 from tests.training.drawn import save
 from training import fid as scores
 
@@ -101,6 +102,24 @@ def test_rgb_drops_alpha_and_composite_lays_it_on_a_background(folders, tmp_path
     opaque = folders[0] / "3.png"
     plain, laid = (PictureSet.find(folders[0], b).read(opaque) for b in (None, Backdrop.parse("red")))
     np.testing.assert_array_equal(plain, laid)
+
+
+def test_pairs_and_rejected_pictures(tmp_path, rng):
+    rgba = rng.integers(0, 256, (8, 8, 4), np.uint8)
+    save(tmp_path / "rgba/00.png", rgba)
+    save(tmp_path / "rgba/rejected/01.png", rgba)
+    save(tmp_path / "pairs/image/00.png", rgba[..., :3])
+    save(tmp_path / "pairs/alpha/00.png", rgba[..., 3])
+    for backdrop in (None, Backdrop.parse("red")):
+        sets = [PictureSet.find(tmp_path / name, backdrop) for name in ("rgba", "pairs")]
+        assert [len(s.files) for s in sets] == [1, 1]
+        whole, pair = (s.read(s.files[0]) for s in sets)
+        np.testing.assert_allclose(whole, pair, atol=1)
+    key = sets[1].key(Means())
+    save(tmp_path / "pairs/alpha/00.png", rgba[:4, :, 3])
+    assert sets[1].key(Means()) != key
+    with pytest.raises(InputError, match="not of the size"):
+        sets[1].read(sets[1].files[0])
 
 
 def test_what_is_behind_depends_on_the_name_alone(tmp_path):

@@ -13,7 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
+from models.gan.checkpoints import load_generator, save_generator
+from models.gan.generator import Generator, GeneratorConfig, rgba_of
 from stylematte_cli.app import main
 from stylematte_cli.commands import synth, synth_files
 from stylematte_cli.media import images
@@ -27,8 +30,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
-def _discs(monkeypatch):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Discs())
+def _discs(monkeypatch, request):
+    if "stylegan3" not in request.node.name:
+        monkeypatch.setattr(synth, "_open_generator", lambda path, device: Discs())
 
 
 @pytest.fixture
@@ -359,3 +363,56 @@ def test_refusals(tmp_path, weights, capsys, options, code, words):
     assert words in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+def stylegan3(path: Path, channels: int = 4) -> Path:
+    """Random weights of the smallest kind, the last layer enlarged until pictures differ."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(
+        size_px=16, channels=channels, channel_base=256, channel_max=16, z_dim=8, w_dim=8
+    )
+    generator = Generator(config)
+    with torch.no_grad():
+        list(generator.synthesis.children())[-1].weight.mul_(40)
+    save_generator(generator, path, {})
+    return path
+
+
+def test_a_stylegan3_file(tmp_path, capsys):
+    """Number 4 by hand: noise, truncation and pose as the manifest has them."""
+    weights, out = stylegan3(tmp_path / "g.safetensors"), tmp_path / "out"
+    run(
+        out,
+        weights,
+        "--n",
+        6,
+        "--truncation",
+        "0.3:0.9",
+        "--jitter",
+        "0.1:20",
+        "--batch-size",
+        4,
+        "--seed",
+        5,
+    )
+    line = next(line for line in manifest(out) if line["index"] == 4)
+    noise = np.random.default_rng((5, 4)).standard_normal(8, np.float32)
+    angle, (x, y) = np.radians(line["turn_deg"]), line["shift"]
+    movement = np.array([[np.cos(angle), -np.sin(angle), x], [np.sin(angle), np.cos(angle), y], [0, 0, 1]])
+    generator, _ = load_generator(weights)
+    with torch.no_grad():
+        lookup = torch.from_numpy(np.linalg.inv(movement)).float()[None]
+        wanted = rgba_of(generator(torch.from_numpy(noise)[None], line["truncation"], lookup))
+    rgba = cv2.cvtColor(cv2.imread(str(out / line["output"]), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    np.testing.assert_allclose(rgba.transpose(2, 0, 1), wanted[0] * 255, atol=1.01)
+    assert wanted.std() > 0.1
+
+
+def test_a_stylegan3_file_without_alpha_is_refused(tmp_path, capsys):
+    run(tmp_path / "out", stylegan3(tmp_path / "g.safetensors", 3), "--n", 6, code=3)
+    assert "3 channels, without alpha" in capsys.readouterr().err
+
+
+def test_a_stylegan3_file_that_is_none_is_refused(tmp_path, weights, capsys):
+    run(tmp_path / "out", weights, "--n", 6, code=3)
+    assert "safetensors" in capsys.readouterr().err
