@@ -10,23 +10,37 @@ import pytest
 from models.checkpoints import load_weights
 from stylematte_cli.app import main
 from stylematte_cli.commands import cycle_steps
-from tests.training import drawn
 from tests.training.gan import runs
 
 STEPS = ["pretrain", "export", "mattes", "gan", "synth", "finetune", "control", "score"]
-# Photos without an alpha of their own, which the network mattes; wide noise, so that few pictures are alike.
-GAN = runs.TOML.replace(f'folder = "{runs.FACES}"', f'folder = "{drawn.PEOPLE}"').replace(
-    "seed = 5", f"seed = 5\nheld_out_every = {drawn.HELD_OUT_EVERY}"
-)
+MATTING = f"""
+preset = "test"
+held_out_every = 4
+sets = [
+    {{ folder = "{runs.FACES}", kind = "mattes", share = 0.9, colours = "raw" }},
+    {{ folder = "{runs.BACKGROUNDS}", kind = "backgrounds", share = 0.1 }},
+]
+[[stages]]
+name = "matting"
+steps = 4
+batch_size = 2
+side = [64, 64]
+learning_rate = 2e-3
+warmup_steps = 1
+fine = {{ l2 = 1.0 }}
+"""
+PHOTOS = "photos"  # without an alpha, which the network mattes
 
 
 @pytest.fixture(scope="module")
 def words(tmp_path_factory) -> list[str]:
     """Of a run of the command, but for --out."""
-    root = drawn.draw_sets(tmp_path_factory.mktemp("data"))
+    root = runs.draw_faces(tmp_path_factory.mktemp("data"))
+    shutil.copytree(root / runs.FACES / "image", root / PHOTOS)
     recipes = tmp_path_factory.mktemp("recipes")
-    (recipes / "matting.toml").write_text(drawn.TOML)
-    (recipes / "generator.toml").write_text(GAN)
+    (recipes / "matting.toml").write_text(MATTING)
+    generator = runs.TOML.replace(f'folder = "{runs.FACES}"', f'folder = "{PHOTOS}"')
+    (recipes / "generator.toml").write_text(generator)
     options = {
         "--data": root,
         "--recipe": recipes / "matting.toml",
