@@ -43,7 +43,7 @@ class EqualisedConv2d(nn.Module):
         Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, appendix B.
     """
 
-    taps: Tensor
+    spread: Tensor
 
     def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, bias: bool = True) -> None:
         super().__init__()
@@ -51,18 +51,20 @@ class EqualisedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.scale = 1 / math.sqrt(inputs * kernel**2)
         self.down = down
+        # Row by row, what a low-passed kernel is where the small one is 1 at one place and 0 elsewhere.
         line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
-        self.register_buffer("taps", torch.outer(line, line)[None, None], persistent=False)
+        places = torch.eye(kernel**2).view(-1, 1, kernel, kernel)
+        spread = F.conv2d(places, torch.outer(line, line)[None, None], padding=3)
+        self.register_buffer("spread", spread.flatten(1), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, inputs, h, w) → (N, outputs, h, w), or half of h and w with `down`."""
         weight = self.weight * self.scale
         if not self.down:
             return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
-        small = weight.flatten(0, 1)[:, None]  # (outputs · inputs, 1, k, k)
-        # The low-pass is symmetric: correlation and convolution are the same.
-        weight = F.conv2d(small, self.taps, padding=3).view(*weight.shape[:2], *[weight.shape[-1] + 3] * 2)
-        return F.conv2d(x, weight, self.bias, stride=2, padding=(weight.shape[-1] - 2) // 2)
+        side = weight.shape[-1] + 3
+        weight = (weight.flatten(2) @ self.spread).unflatten(2, (side, side))
+        return F.conv2d(x, weight, self.bias, stride=2, padding=(side - 2) // 2)
 
 
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
