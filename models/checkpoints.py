@@ -50,8 +50,8 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
         temporary.unlink(missing_ok=True)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors and the metadata of a safetensors file.
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
+    """Read a safetensors file: its tensors, its metadata, and the provenance that is part of it.
 
     Raises:
         CheckpointError: It is damaged, or no such file.
@@ -59,7 +59,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
-        return load_file(path), metadata
+        return load_file(path), metadata, json.loads(metadata.get("provenance", "{}"))
     except Exception as error:  # the library has no exception of its own for a damaged file
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
@@ -87,7 +87,7 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
     Raises:
         CheckpointError: Not a safetensors file of ours, an unknown preset, or tensors that do not fit.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata, provenance = read_tensors(path)
     preset = metadata.get("preset", "")
     if metadata.get("network") == GENERATOR:
         raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
@@ -95,7 +95,6 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
         raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
     try:
         model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
-        provenance = json.loads(metadata.get("provenance", "{}"))
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, tensors, str(path))

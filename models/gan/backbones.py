@@ -30,6 +30,8 @@ class Frozen(nn.Module):
     """
 
     channels: list[int]
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
         super().__init__()

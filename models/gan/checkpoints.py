@@ -35,14 +35,13 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
         CheckpointError: Not a safetensors file, no generator, one that this version cannot build, or tensors
             that do not fit.
     """
-    tensors, metadata = read_tensors(path)
+    tensors, metadata, provenance = read_tensors(path)
     if metadata.get("network") != GENERATOR:
         preset = metadata.get("preset")
         what = f"a matting network, {preset}" if preset else "weights of another tool"
         raise CheckpointError(f"{path}: no generator, but {what}")
     try:
         generator = Generator(GeneratorConfig(**json.loads(metadata.get("config", "{}"))))
-        provenance = json.loads(metadata.get("provenance", "{}"))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
     fill(generator, tensors, str(path))

@@ -86,7 +86,7 @@ def _minibatch_std(x: Tensor, group: int) -> Tensor:
         Karras et al., "Progressive Growing of GANs", 2018, section 3.
     """
     count = next(size for size in range(min(group, len(x)), 0, -1) if len(x) % size == 0)
-    groups = x.float().reshape(count, -1, *x.shape[1:])
+    groups = x.to(torch.promote_types(x.dtype, torch.float32)).reshape(count, -1, *x.shape[1:])
     std = (groups.var(0, correction=0) + 1e-8).sqrt().mean((1, 2, 3))  # (N / count,)
     return std.repeat(count).to(x.dtype)[:, None, None, None].expand(-1, 1, *x.shape[2:])
 

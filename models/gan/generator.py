@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
@@ -23,8 +22,8 @@ class GeneratorConfig:
     """Everything needed to build a generator; the defaults are the paper's.
 
     Attributes:
-        kind: "t" is equivariant to translation; "r" to rotation too: kernels of one pixel, twice the channels,
-            radial filters.
+        kind: "t" is equivariant to translation; "r" to rotation too: kernels of one pixel, twice the
+            channels, radial filters.
         size_px: Side of the pictures, a power of two.
         channels: 4 for RGBA, 3 for RGB.
         z_dim: Length of the noise vectors.
@@ -91,7 +90,7 @@ class ConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Band:
-    """What a layer's signal is: Karras et al., 2021, section 3.2 and figure 4c; frequencies in cycles a picture.
+    """What a layer's signal is; frequencies in cycles a picture.
 
     Attributes:
         cutoff: Highest frequency that it is to hold.
@@ -99,6 +98,9 @@ class Band:
         rate: Samples a picture's side.
         side: Samples a side, with the margin.
         channels: Feature maps.
+
+    Reference:
+        Karras et al., 2021, section 3.2 and figure 4c.
     """
 
     cutoff: float
@@ -231,7 +233,7 @@ def _learned_lookup(t: Tensor) -> Tensor:
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution and filtered leaky ReLU; the last one makes colours and does neither filter nor fold."""
+    """Modulated convolution and filtered leaky ReLU; the last one makes colours by the convolution alone."""
 
     magnitude_ema: Tensor
     up_filter: Tensor
@@ -243,7 +245,7 @@ class SynthesisLayer(nn.Module):
         super().__init__()
         self.last, self.beta, self.clamp = last, config.magnitude_beta, config.clamp
         self.kernel = 1 if last else config.kernel
-        self.half = after.rate * 2**config.fp16_octaves > config.size_px
+        self.in_half = after.rate * 2**config.fp16_octaves > config.size_px
         self.weight = nn.Parameter(torch.randn(after.channels, before.channels, self.kernel, self.kernel))
         self.bias = nn.Parameter(torch.zeros(after.channels))
         self.affine = EqualisedLinear(config.w_dim, before.channels, start=1.0)
@@ -271,7 +273,7 @@ class SynthesisLayer(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor, update_emas: bool = False) -> Tensor:
         """(N, channels before, side, side) and (N, w_dim) → (N, channels after, its side, its side)."""
-        x = x.to(torch.float16 if self.half and x.is_cuda else torch.float32)
+        x = x.to(torch.float16 if self.in_half and x.is_cuda else torch.float32)
         if update_emas:
             square = x.detach().float().square().mean()
             self.magnitude_ema.copy_(square.lerp(self.magnitude_ema, self.beta))
@@ -288,7 +290,7 @@ class SynthesisLayer(nn.Module):
 def modulated_conv2d(
     x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, input_gain: Tensor | None = None
 ) -> Tensor:
-    """Convolve every picture with kernels of its own: the shared ones, each input channel scaled by its style.
+    """Convolve every picture with its own kernels: the shared ones, input channels scaled by its style.
 
     Scaling the channels of the input, and those of the output by what demodulation asks for, is the same
     with one convolution for all.
