@@ -312,7 +312,7 @@ class _Decisions:
             self.writing.finish(0)
             raise InputError(
                 f"the filter rejected {self.judged.count('rejected')} of the last {_JUDGED} pictures",
-                f"Look into {self.folder.out / REJECTED}; a lower --truncation or a higher --threshold may do",
+                f"See {self.folder.out / REJECTED}; try a lower --truncation or a higher --threshold",
             )
 
     def _new(self, drawn: "Drawn") -> str:
