@@ -153,7 +153,7 @@ def draw(
     truncation = torch.tensor([d.truncation for d in drafts], dtype=torch.float32, device=device)
     pictures = generator(noise, truncation, lookups)
     levels = (pictures.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)  # [-1, 1], rounded
-    rgba = np.ascontiguousarray(levels.permute(0, 2, 3, 1).cpu().numpy())
+    rgba = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     if side_px is not None and side_px != rgba.shape[1]:
         shrunk = [cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_AREA) for picture in rgba]
         rgba = np.stack(shrunk)

@@ -1,6 +1,7 @@
 """The folder that `stylematte synth` fills: pictures, rejected ones, and a manifest of just these."""
 
 import base64
+import os
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from training.synthesis import Draft, Drawn
 
 REJECTED = "rejected"
-_WRITERS = 2
+_WRITERS = min(8, os.cpu_count() or 1)  # a picture of 1024 px takes a core about 60 ms
 _DIGITS = 8
+_JUDGED, _LEAST_KEPT = 100, 0.05  # of so many the filter keeps so large a share at least
 _AHEAD = 32  # pictures that wait to be written
 _JUDGED, _LEAST_KEPT = 500, 0.01  # after so many, the share that the filter has to keep
 
@@ -233,7 +235,8 @@ def fill(folder: SampleFolder, run: Run) -> Generator[tuple[int, int | None], No
         (pictures kept, pictures wanted) after each pass.
 
     Raises:
-        InputError: A picture or the manifest cannot be written; what is there stays, and a later run goes on.
+        InputError: A picture or the manifest cannot be written, or the filter rejects nearly all; what is
+            there stays, and a later run goes on.
         SynthesisError: Nearly all that is drawn are near copies.
     """
     if run.judge is not None:
@@ -299,13 +302,18 @@ class _Decisions:
 
         self.folder, self.run, self.writing = folder, run, writing
         self.outcomes = {index: line["outcome"] for index, line in folder.lines.items()}
+        self.judged: deque[str] = deque(maxlen=_JUDGED)
         self.gallery = Gallery()
         for index, line in sorted(folder.lines.items()):
             if line["outcome"] != "duplicate":
                 self.gallery.add(index, np.frombuffer(base64.b64decode(line["small"]), np.uint8))
 
     def all_of(self, drawn: "Sequence[Drawn]") -> None:
-        """Decide about those that are not there yet."""
+        """Decide about those that are not there yet.
+
+        Raises:
+            InputError: The filter rejects nearly all: the run would never end.
+        """
         new = [(d, small) for d in drawn if d.draft.index not in self.outcomes and (small := self._new(d))]
         facts: list[dict[str, Any]] = [{} for _ in new]
         if self.run.judge is not None and new:
@@ -315,6 +323,13 @@ class _Decisions:
             outcome = self.run.judge.outcome(more["filter"]) if self.run.judge is not None else "ok"
             self.outcomes[d.draft.index] = outcome
             self.writing.add(d, outcome, {"small": small, **more})
+            self.judged.append(outcome)
+        if len(self.judged) == _JUDGED and self.judged.count("ok") < _LEAST_KEPT * _JUDGED:
+            self.writing.finish(0)
+            raise InputError(
+                f"the filter rejected {self.judged.count('rejected')} of the last {_JUDGED} pictures",
+                f"See {self.folder.out / REJECTED}; try a lower --truncation or a higher --threshold",
+            )
 
     def _new(self, drawn: "Drawn") -> str:
         """The small copy as text, or nothing for a near copy of another picture."""

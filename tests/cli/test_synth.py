@@ -313,6 +313,15 @@ def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys
     assert not list((after / "rejected").iterdir())
 
 
+def test_a_filter_that_rejects_all_stops_the_run(tmp_path, weights, red_model, capsys):
+    out = tmp_path / "out"
+    options = ("--n", 1000, "--filter", "--matting", red_model, "--threshold", 0.0001, "--size", 16)
+    run(out, weights, *options, code=3)
+    assert "rejected 100 of the last 100" in capsys.readouterr().err
+    assert len(list((out / "rejected").iterdir())) == len(manifest(out)) >= 100
+    assert_manifest_tells_the_truth(out)
+
+
 class Holed(Discs):
     """Has a hole in the alpha of numbers 2, 5, 8 ...; `z` tells the number."""
 
