@@ -3,7 +3,7 @@
 import base64
 import os
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,6 @@ _WRITERS = min(8, os.cpu_count() or 1)  # a picture of 1024 px takes a core abou
 _DIGITS = 8
 _JUDGED, _LEAST_KEPT = 100, 0.05  # of so many the filter keeps so large a share at least
 _AHEAD = 32  # pictures that wait to be written
-_JUDGED, _LEAST_KEPT = 500, 0.01  # after so many, the share that the filter has to keep
 
 Pixels = NDArray[np.uint8]
 
@@ -253,25 +252,10 @@ def fill(folder: SampleFolder, run: Run) -> Generator[tuple[int, int | None], No
                     yield kept, run.count
                 kept += sum(decide.outcomes[index] == "ok" for index in block)
                 first += len(block)
-                _check_kept(kept, decide.outcomes.values())
             writing.finish(0)
         finally:
             pool.shutdown(cancel_futures=True)
     yield kept, run.count
-
-
-def _check_kept(kept: int, outcomes: Collection[str]) -> None:
-    """Stop where the filter rejects nearly everything: others would be drawn without end.
-
-    Raises:
-        InputError: It kept less than one in a hundred of five hundred or more.
-    """
-    rejected = sum(outcome == "rejected" for outcome in outcomes)
-    if kept + rejected >= _JUDGED and kept < _LEAST_KEPT * (kept + rejected):
-        raise InputError(
-            f"the filter kept {kept} of {kept + rejected} pictures",
-            "Train the generator longer, or take a smaller --truncation or a greater --threshold",
-        )
 
 
 class _Writing:

@@ -286,19 +286,6 @@ def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, re
     assert len(read_set(tmp_path, "out")) == 8  # rejected ones are no training data
 
 
-def test_a_filter_that_rejects_everything_stops(tmp_path, weights, red_model, monkeypatch, capsys):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
-    monkeypatch.setattr(synth_files, "_JUDGED", 12)
-    monkeypatch.setattr(synth_files, "_LEAST_KEPT", 0.7)  # two of three are kept
-    out = tmp_path / "out"
-    options = ("--n", 30, "--filter", "--matting", red_model, "--batch-size", 3)
-    run(out, weights, *options, code=3)
-    assert "the filter kept 8 of 12 pictures. Train the generator longer" in capsys.readouterr().err
-    assert_manifest_tells_the_truth(out)
-    monkeypatch.setattr(synth_files, "_LEAST_KEPT", 0.6)
-    run(out, weights, *options)
-
-
 def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys):
     monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
     at_once, after = tmp_path / "at_once", tmp_path / "after"
