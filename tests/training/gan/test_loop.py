@@ -12,8 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 
 from models.gan.checkpoints import load_generator
+from stylematte_cli.app import main
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
@@ -69,8 +71,6 @@ def test_a_run_leaves_all_that_it_promises(whole, recipe):
 def test_both_sides_learn(whole, recipe):
     state = load_state(whole[0] / "state.pt")["players"]
     torch.manual_seed(recipe.seed)
-    from accelerate import Accelerator
-
     fresh = players.Players(recipe, Accelerator(cpu=True)).state_dict()
     for name in ("generator", "average", "discriminator"):
         moved = [
@@ -127,7 +127,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_killed_while_saving_it_keeps_the_state_before(root, tmp_path, whole):
+def test_killed_while_saving_it_keeps_the_state_before(recipe, root, tmp_path):
     (tmp_path / "mine.toml").write_text(runs.TOML)
     words = ["train", tmp_path / "mine.toml", "--data", root, "--out", tmp_path / "run", "--detector", "none"]
     arguments = [str(word) for word in words]
@@ -140,15 +140,9 @@ def test_killed_while_saving_it_keeps_the_state_before(root, tmp_path, whole):
     )
     assert died.returncode == -signal.SIGKILL
     assert load_state(tmp_path / "run" / "state.pt")["step"] == 5
-    from stylematte_cli.app import main
-
     assert main([*arguments, "--resume", "--quiet"]) == 0
-    assert load_state(tmp_path / "run" / "state.pt")["step"] == recipe_steps()
+    assert load_state(tmp_path / "run" / "state.pt")["step"] == recipe.steps
     assert not list((tmp_path / "run").glob(".*.part"))
-
-
-def recipe_steps() -> int:
-    return 10
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(recipe, root, tmp_path, monkeypatch):
