@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 
 from models.presets import PRESETS, Preset
 from models.stylematte import StyleMatte, build_model
+
+GENERATOR = "stylegan3"  # what a generator's file says of itself
 
 
 class CheckpointError(ValueError):
@@ -27,18 +30,38 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
         provenance: What made the weights; kept as JSON in the metadata.
         half: Write convolution kernels as float16, which halves the file; norms stay float32.
     """
-    temporary = path.with_name(f".{path.name}.part")
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
     if half:
         tensors = {name: tensor.half() if tensor.ndim == 4 else tensor for name, tensor in tensors.items()}
     metadata = {"preset": model.preset.name, "provenance": json.dumps(provenance or {})}
     if changes := changed_fields(model.preset):
         metadata["network"] = json.dumps(changes)
+    write_tensors(path, tensors, metadata)
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file, whole or not at all; the same content makes the same file, byte for byte."""
+    temporary = path.with_name(f".{path.name}.part")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     try:
-        temporary.write_bytes(_sorted_header(save(tensors, metadata=metadata)))
+        temporary.write_bytes(_sorted_header(save(plain, metadata=metadata)))
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
+    """Read a safetensors file: its tensors, its metadata, and the provenance that is part of it.
+
+    Raises:
+        CheckpointError: It is damaged, or no such file.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+        return load_file(path), metadata, json.loads(metadata.get("provenance", "{}"))
+    except Exception as error:  # the library has no exception of its own for a damaged file
+        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def changed_fields(preset: Preset) -> dict[str, Any]:
@@ -64,14 +87,10 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
     Raises:
         CheckpointError: Not a safetensors file of ours, an unknown preset, or tensors that do not fit.
     """
-    try:
-        with safe_open(path, "pt") as file:
-            metadata = file.metadata() or {}
-        tensors = load_file(path)
-        provenance = json.loads(metadata.get("provenance", "{}"))
-    except Exception as error:  # the library has no exception of its own for a damaged file
-        raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
+    tensors, metadata, provenance = read_tensors(path)
     preset = metadata.get("preset", "")
+    if metadata.get("network") == GENERATOR:
+        raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
     if preset not in PRESETS:
         raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
     try:

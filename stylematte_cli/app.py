@@ -7,7 +7,19 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands import bench, doctor, evaluate, export, import_released, matte, models, train
+from stylematte_cli.commands import (
+    bench,
+    cycle,
+    doctor,
+    evaluate,
+    export,
+    fid,
+    import_released,
+    matte,
+    models,
+    synth,
+    train,
+)
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
 app = typer.Typer(
@@ -21,8 +33,11 @@ app = typer.Typer(
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
 app.command("matte")(matte.matte)
 app.command("train")(train.train)
+app.command("synth")(synth.synth)
+app.command("cycle")(cycle.cycle)
 app.command("export")(export.export)
 app.command("evaluate")(evaluate.evaluate)
+app.command("fid")(fid.fid)
 models.app.command("import")(import_released.import_released)
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)

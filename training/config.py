@@ -4,6 +4,7 @@ import dataclasses
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from models.presets import PRESETS, Preset
@@ -12,6 +13,7 @@ from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
 
 RECIPES = Path(__file__).parent / "recipes"
+GENERATORS = "gan"  # recipes of this name and in this folder train generators
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
 Colours = Literal["estimated", "raw"]
 Resolution = Literal["full", "half", "working"]
@@ -159,22 +161,24 @@ def load_recipe(name_or_path: str) -> Recipe:
     Raises:
         RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
     """
-    path = _find(name_or_path)
-    table = _read(path)
+    path = find_recipe(name_or_path)
+    table = read_recipe(path)
+    if "generator" in table:
+        raise RecipeError(f"{path}: it trains a generator, not a matting network")
     for key in ("sets", "stages", "validation"):
         rows = table.get(key, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
     only = table.pop("only_stages", None)
-    sets = tuple(_build(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
+    sets = tuple(build_table(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
     validation = tuple(
-        _build(Validation, row, f"{path}: [[validation]]") for row in table.pop("validation", [])
+        build_table(Validation, row, f"{path}: [[validation]]") for row in table.pop("validation", [])
     )
     # A stage is as long as its steps or its epochs say: the one that is not given counts nothing.
     rows = [{"steps": 0} | row if "epochs" in row else row for row in table.pop("stages", [])]
-    stages = tuple(_build(Stage, row, f"{path}: [[stages]]") for row in rows)
+    stages = tuple(build_table(Stage, row, f"{path}: [[stages]]") for row in rows)
     parts = {"sets": sets, "stages": stages, "validation": validation}
-    recipe = _build(Recipe, table | parts, str(path))
+    recipe = build_table(Recipe, table | parts, str(path))
     _check(recipe, path)
     if only is None:
         return recipe
@@ -202,19 +206,27 @@ def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
-def _find(name_or_path: str) -> Path:
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        RecipeError: There is none.
+    """
     path = Path(name_or_path)
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
-        raise RecipeError(
-            f"no recipe {name_or_path}; there are {', '.join(recipe_names())}, or give a .toml file"
-        )
+        names = ", ".join(recipe_names() + recipe_names(generators=True))
+        raise RecipeError(f"no recipe {name_or_path}; there are {names}, or give a .toml file")
     return path
 
 
-def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The table of a file, on top of those that it extends."""
+def read_recipe(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The table of a file, on top of those that it extends.
+
+    Raises:
+        RecipeError: It is no TOML, or extends what is not there or itself.
+    """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -224,22 +236,37 @@ def _read(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = table.pop("extends")
     if not isinstance(parent, str):
         raise RecipeError(f"{path}: extends must be the name of a recipe")
-    parent_path = _find(parent)
+    parent_path = find_recipe(parent)
     if parent_path in (path, *children):
         raise RecipeError(f"{path}: extends {parent}, which extends this one")
-    base = _read(parent_path, (path, *children))
+    base = read_recipe(parent_path, (path, *children))
     networks = [t.get("network", {}) for t in (base, table)]
     if any(networks) and all(isinstance(n, dict) for n in networks):
         table["network"] = networks[0] | networks[1]
     return base | table
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that come with the package."""
-    return sorted(p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.toml"))
+def recipe_names(generators: bool = False) -> list[str]:
+    """Names of the recipes that come with the package: of matting networks, or of generators."""
+    names = sorted(p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.toml"))
+    return [name for name in names if (name.partition("/")[0] == GENERATORS) == generators]
 
 
-def _build(kind: type, row: dict[str, Any], where: str) -> Any:
+def trains_generator(name_or_path: str) -> bool:
+    """Whether a recipe is one of `training.gan.config`: it has a table [generator].
+
+    Raises:
+        RecipeError: It is not there, or no TOML.
+    """
+    return "generator" in read_recipe(find_recipe(name_or_path))
+
+
+def build_table(kind: type, row: dict[str, Any], where: str) -> Any:
+    """Make a dataclass of a table, every key and value checked against its fields.
+
+    Raises:
+        RecipeError: A key is unknown or missing, or a value of the wrong kind.
+    """
     known = {f.name: f for f in dataclasses.fields(kind)}
     if unknown := set(row) - set(known):
         raise RecipeError(f"{where}: unknown key {sorted(unknown)[0]}; known are {', '.join(known)}")
@@ -266,6 +293,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return True
     if origin is Literal:
         return isinstance(value, str)
+    if origin is UnionType:
+        return any(_fits(value, argument) for argument in arguments)
     if origin is dict:
         return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
     if origin is tuple and Ellipsis in arguments:
@@ -291,10 +320,10 @@ def _check(recipe: Recipe, path: Path) -> None:
             raise RecipeError(f"{path}: {data_set.folder}: share must be 0 or more, belief from 0 to 1")
         words = ((data_set.kind, SetKind), (data_set.band, Band), (data_set.colours, Colours))
         for value, kind in words:
-            _check_word(value, get_args(kind), f"{path}: {data_set.folder}")
+            check_word(value, get_args(kind), f"{path}: {data_set.folder}")
         _check_layout(data_set, path)
     for validation in recipe.validation:
-        _check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
+        check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
         if validation.photos < 1:
             raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
         _check_layout(validation, path)
@@ -306,7 +335,8 @@ def _check(recipe: Recipe, path: Path) -> None:
         _check_stage(stage, recipe, f"{path}: {stage.name}")
 
 
-def _check_word(value: str, allowed: tuple[str, ...], where: str) -> None:
+def check_word(value: str, allowed: tuple[str, ...], where: str) -> None:
+    """Refuse a word that is none of those allowed."""
     if value not in allowed:
         raise RecipeError(f"{where}: {value!r} is none of {', '.join(allowed)}")
 
@@ -327,7 +357,7 @@ def _check_network(recipe: Recipe, where: str) -> None:
             wanted = getattr(hints[key], "__name__", hints[key])
             raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
         if get_origin(hints[key]) is Literal:
-            _check_word(value, get_args(hints[key]), f"{where}: {key}")
+            check_word(value, get_args(hints[key]), f"{where}: {key}")
 
 
 def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
@@ -342,7 +372,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: {sorted(misplaced)[0]} is a loss for fine, not for coarse")
     if not stage.fine and not stage.coarse:
         raise RecipeError(f"{where}: no losses")
-    _check_word(stage.augmentation, get_args(Augmentation), where)
+    check_word(stage.augmentation, get_args(Augmentation), where)
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:

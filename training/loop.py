@@ -118,7 +118,7 @@ def train(
     plan = make_plan(recipe, root)
     recipe = plan.recipe
     check_batches(recipe, accelerator)
-    judge = _make_judge(recipe, root, options, teacher)
+    judge = make_judge(recipe, root, options, teacher)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.build_preset())
 
@@ -153,7 +153,13 @@ def _say_nothing(line: str) -> None:
     pass
 
 
-def _make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
+def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
+    """What scores the networks of a recipe: its validation sets, or the held-out part of its sets.
+
+    Raises:
+        DataError: Nothing is held out to score on.
+        RecipeError: A set is without labels and there is no teacher.
+    """
     if teacher is None and (silent := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
         raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
     if recipe.validation:

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
+from torch import Tensor
 
 from training.config import Recipe, RecipeError
 
@@ -76,3 +77,12 @@ def reseed(*place: int) -> None:
         place: The recipe's seed, then stage, step, pass and process.
     """
     torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0] >> 1))
+
+
+def average_tensors(tensors: list[Tensor], accelerator: Accelerator) -> None:
+    """Give every process the means of all: gradients of one step, say. In place; alone, nothing happens."""
+    if accelerator.num_processes == 1 or not tensors:
+        return
+    flat = accelerator.reduce(torch.cat([t.flatten() for t in tensors]), "mean")
+    for tensor, part in zip(tensors, flat.split([t.numel() for t in tensors]), strict=True):
+        tensor.copy_(part.view_as(tensor))

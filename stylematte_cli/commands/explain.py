@@ -5,12 +5,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from training.config import Recipe, Stage
+    from training.gan.config import GanRecipe
     from training.plan import Plan
 
 
 def explain_all() -> Iterator[str]:
     """Every recipe of the package; those in a folder, which vary another one, in one line each."""
     from training.config import load_recipe, recipe_names
+    from training.gan.config import load_gan_recipe
 
     names = recipe_names()
     for name in (n for n in names if "/" not in n):
@@ -18,6 +20,8 @@ def explain_all() -> Iterator[str]:
         yield ""
     for name in (n for n in names if "/" in n):
         yield f"{name}: {load_recipe(name).about}"
+    for name in recipe_names(generators=True):
+        yield f"{name}: {load_gan_recipe(name).about}"
     yield from ("", "more of one: stylematte train RECIPE")
     yield "run one:     stylematte train RECIPE --data DIR --out DIR"
 
@@ -35,6 +39,25 @@ def explain(name: str, recipe: "Recipe") -> Iterator[str]:
     for table in recipe.validation:
         scored = f"scored, {table.photos} photos, {table.resolution} size"
         yield f"    {table.folder}: {scored}, layout {table.layout}"
+
+
+def explain_generator(name: str, recipe: "GanRecipe") -> Iterator[str]:
+    """A recipe that trains a generator: its network, length and judges, and the data that it wants."""
+    config, vision, change = recipe.generator, recipe.vision_aided, recipe.augmentation
+    yield f"{name}: {recipe.about}".rstrip(": ")
+    yield f"  network StyleGAN3-{config.kind.upper()}, {config.size_px} px, {config.channels} channels"
+    length = f"{recipe.kimg:g} kimg in batches of {recipe.batch_size}"
+    yield f"  {length}; a snapshot every {recipe.snapshot_kimg:g} kimg"
+    if vision.backbone != "none":
+        yield f"  judged by {vision.backbone}, too: {vision.reals} against composites"
+    how = {"ada": f"adaptive, target {change.target:g}", "fixed": f"p = {change.p:g}", "none": "none"}
+    yield f"  augmentation: {how[change.mode]}"
+    yield "  data below --data, or --data itself:"
+    for one in recipe.sets:
+        yield f"    {one.folder}: photos, layout {one.layout}; RGBA, with alpha/, or matted before the run"
+    if recipe.backgrounds is not None:
+        behind = recipe.backgrounds
+        yield f"    {behind.folder}: backgrounds, layout {behind.layout}; may be missing"
 
 
 def explain_plan(name: str, plan: "Plan") -> Iterator[str]:

@@ -1,7 +1,7 @@
 """`stylematte models import`: the released checkpoints become weights of ours."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,7 +11,11 @@ from stylematte_cli.commands.toolkit import require, translated_errors
 
 def import_released(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="stylematte_pure.pth or stylematte_synth.pth, as released.")
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="stylematte_pure.pth, stylematte_synth.pth, humans.pkl or animals.pkl, as released.",
+        ),
     ],
     name: Annotated[
         str, typer.Option("--name", help="What to call them; the file's own name if not given.")
@@ -20,31 +24,59 @@ def import_released(
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Import StyleMatte's released weights.
+    """Import StyleMatte's released weights: of the matting network, or of the generator.
 
     Reads every tensor strictly and without running code from the file, and keeps <name>.safetensors and its
-    card in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model.
+    card in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model, or
+    `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read
+    too.
     """
     from stylematte_cli.weights import keep, new_path, sha256_of
 
     target = new_path(name or file.stem, overwrite)
     require("torch", "transformers", extra="train")
     with translated_errors():
-        from models.checkpoints import save_weights
-        from models.published import load_published
+        from models.gan.pickles import is_pickle
 
-        model = load_published(file)
-        provenance = {
-            "network": "StyleMatte, Chicherin and Efremyan, arXiv 2305.02981",
-            "imported_from": file.name,
-            "imported_sha256": sha256_of(file),
-        }
-        card = {
-            "licence": licence,
-            "summary": "StyleMatte as its authors released it, for people; to be exported.",
-            "provenance": provenance,
-        }
-        keep(target, card, lambda path: save_weights(model, path, provenance))
+        source = {"imported_from": file.name, "imported_sha256": sha256_of(file)}
+        if file.suffix == ".pkl" or is_pickle(file):
+            write, facts = _generator(file, source)
+            then = f"stylematte synth --weights {target.stem} --n 100 --out DIR"
+        else:
+            write, facts = _matting_network(file, source)
+            then = f"stylematte export --weights {target.stem} --out {target.parent}"
+        keep(target, {"licence": licence, **facts}, write)
     if not quiet:
         typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
-        typer.echo(f"next: stylematte export --weights {target.stem} --out {target.parent}")
+        typer.echo(f"next: {then}")
+
+
+def _matting_network(file: Path, source: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+    from models.checkpoints import save_weights
+    from models.published import load_published
+
+    model = load_published(file)
+    provenance = {"network": "StyleMatte, Chicherin and Efremyan, arXiv 2305.02981", **source}
+    facts = {
+        "summary": "StyleMatte as its authors released it, for people; to be exported.",
+        "provenance": provenance,
+    }
+    return lambda path: save_weights(model, path, provenance), facts
+
+
+def _generator(file: Path, source: dict[str, str]) -> tuple[Any, dict[str, Any]]:
+    from models.gan.checkpoints import save_generator
+    from models.gan.pickles import load_pickled_generator
+
+    generator = load_pickled_generator(file)
+    config = generator.config
+    provenance = {
+        "network": "StyleGAN3, Karras et al., arXiv 2106.12423, the average of training (G_ema)",
+        **source,
+    }
+    facts = {
+        "summary": f"StyleGAN3-{config.kind.upper()} that draws pictures of {config.size_px} px with "
+        f"{config.channels} channels; for `stylematte synth`.",
+        "provenance": provenance,
+    }
+    return lambda path: save_generator(generator, path, provenance), facts

@@ -40,13 +40,16 @@ def with_progress(results: Iterable[T], total: int | None, unit: str, quiet: boo
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
 
-def with_frame_progress(frames: Generator[tuple[int, int | None], None, T], name: str, quiet: bool) -> T:
+def with_frame_progress(
+    frames: Generator[tuple[int, int | None], None, T], name: str, quiet: bool, unit: str = "frame"
+) -> T:
     """Run a clip to its end, and say how far it is, how fast it goes and how long it will take.
 
     Args:
         frames: Yields after each frame how many are done, and how many there are where that is known.
         name: Of the clip.
         quiet: Say nothing.
+        unit: What one is called.
 
     Returns:
         What the generator returns.
@@ -55,7 +58,7 @@ def with_frame_progress(frames: Generator[tuple[int, int | None], None, T], name
     if not quiet and sys.stderr.isatty():
         from tqdm import tqdm
 
-        bar = tqdm(desc=name, unit="frame", delay=QUIET_SECONDS, leave=False)
+        bar = tqdm(desc=name, unit=unit, delay=QUIET_SECONDS, leave=False)
     started = time.monotonic()
     next_line = started + QUIET_SECONDS
     try:
@@ -65,7 +68,7 @@ def with_frame_progress(frames: Generator[tuple[int, int | None], None, T], name
                 bar.total = total
                 bar.update(done - bar.n)
             elif not quiet and time.monotonic() >= next_line:
-                log.info("%s: %s", name, _pace(done, total, time.monotonic() - started))
+                log.info("%s: %s", name, _pace(done, total, time.monotonic() - started, unit))
                 next_line = time.monotonic() + SECONDS_BETWEEN_LINES
     except StopIteration as end:
         result: T = end.value
@@ -76,9 +79,9 @@ def with_frame_progress(frames: Generator[tuple[int, int | None], None, T], name
             bar.close()
 
 
-def _pace(done: int, total: int | None, seconds: float) -> str:
+def _pace(done: int, total: int | None, seconds: float, unit: str) -> str:
     rate = done / max(seconds, 1e-6)
     if total is None:
-        return f"{done} frames, {rate:.1f} frames/s"
+        return f"{done} {unit}s, {rate:.1f} {unit}s/s"
     left = max(0, total - done) / rate
-    return f"{done} of {total} frames, {rate:.1f} frames/s, {int(left // 60)}:{int(left % 60):02} left"
+    return f"{done} of {total} {unit}s, {rate:.1f} {unit}s/s, {int(left // 60)}:{int(left % 60):02} left"

@@ -10,6 +10,7 @@ import typer
 from stylematte_cli.commands.explain import explain, explain_all, explain_plan
 from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
 from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -65,14 +66,25 @@ def train(
     ] = 1,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
     every: Annotated[
-        int, typer.Option("--every", min=1, help="Steps between scores, previews and saved states.")
-    ] = 500,
+        int | None,
+        typer.Option(
+            "--every",
+            min=1,
+            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
+        ),
+    ] = None,
     mattes: Annotated[
         Path | None,
         typer.Option(
             "--mattes", metavar="DIR", help="Prepared mattes, shared by runs; OUT/mattes if not given."
         ),
     ] = None,
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector", metavar="NAME|FILE|none", help="Of a generator's scores, see `stylematte fid`."
+        ),
+    ] = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that --out holds a run to go on with.")
     ] = False,
@@ -85,12 +97,37 @@ def train(
     files and preview pictures. Stop it at any time, even with kill -9: the same command goes on where the
     last saved state was. Start it with accelerate launch or torchrun for several processes; a recipe's
     batch_size is that of all of them together.
+
+    Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
+    are matted first, by nano or by the model named as --teacher.
     """
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     with translated_errors():
+        from training.config import trains_generator
+
         if not recipe:
             _print(explain_all())
             return
+        if trains_generator(recipe):
+            refuse_matting_options(
+                {
+                    "--stages": bool(stages),
+                    "--weights": bool(weights),
+                    "--student": bool(student),
+                    "--check-data": check_data,
+                    "--precision": precision != "fp32",
+                    "--json": as_json,
+                }
+            )
+            train_generator(
+                Wish(
+                    *(recipe, data, out, mattes, teacher, backbone_weights, detector, device),
+                    *(accumulate, workers, every, resume, dry_run, quiet),
+                )
+            )
+            return
+        if detector:
+            raise UsageError("--detector is for recipes that train a generator", "Leave it out")
         plan = _choose(recipe, stages, student)
         if data is None:
             if out is not None or check_data or dry_run:
@@ -108,14 +145,15 @@ def train(
             raise UsageError("--out is needed", "A folder for weights, log and previews")
         else:
             _check_usage(out, resume, precision, backbone_weights, weights)
+            from stylematte_cli.commands.torch_device import usable_device
             from training.loop import RunOptions
 
-            device = _usable_device(device)
+            device = usable_device(device)
             if precision == "fp16" and device == "cpu":
                 raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
             where = mattes or out / "mattes"
-            options = RunOptions(out, where, device, precision, accumulate, workers, every)
-            _run(plan, data, options, teacher, weights, backbone_weights, quiet)
+            options = RunOptions(out, where, device, precision, accumulate, workers, every or 500)
+            run_recipe(plan, data, options, teacher, weights, backbone_weights, quiet)
 
 
 def _print(lines: Any) -> None:
@@ -163,7 +201,7 @@ def _check_usage(out: Path, resume: bool, precision: str, backbone: str, weights
         raise UsageError("--weights and --backbone-weights exclude each other", "The former have an encoder")
 
 
-def _run(
+def run_recipe(
     recipe: "Recipe",
     data: Path,
     options: "RunOptions",
@@ -172,6 +210,7 @@ def _run(
     backbone: str,
     quiet: bool,
 ) -> None:
+    """Run a recipe of a matting network, or go on with it: mattes first, then the loop."""
     import dataclasses
 
     from stylematte_cli.weights import sha256_of
@@ -251,14 +290,3 @@ def _warn_of_twins(plan: "Recipe", samples: dict[str, list[Any]]) -> None:
                 "scores on them flatter",
                 err=True,
             )
-
-
-def _usable_device(device: str) -> str:
-    import torch
-
-    there_are = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
-    if device in ("auto", "cuda"):
-        device = "cuda:0" if device == "cuda" or len(there_are) > 1 else "cpu"
-    if device not in there_are:
-        raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
-    return device

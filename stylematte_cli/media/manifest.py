@@ -1,16 +1,15 @@
 """manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
 
 import hashlib
-import json
-import threading
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from stylematte_cli.errors import InputError
 from stylematte_cli.media import pattern
 from stylematte_cli.media.images import read_bytes
+from stylematte_cli.media.json_lines import JsonLines, read_lines
 from stylematte_cli.media.paths import Item
 
 NAME = "manifest.jsonl"
@@ -68,8 +67,7 @@ class Manifest:
         self.settings = dict(settings)
         self.weights_sha256 = weights_sha256
         self._done = _read(self.path)
-        self._file: IO[bytes] | None = None
-        self._lock = threading.Lock()
+        self._lines: JsonLines | None = None
 
     def open(self) -> None:
         """Make the folder, and be ready to append.
@@ -77,25 +75,12 @@ class Manifest:
         Raises:
             InputError: The folder cannot be made or written to.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = self.path.open("a+b")
-            # A run that was killed may have left half a line.
-            if self._file.tell() > 0:
-                self._file.seek(-1, 2)
-                if self._file.read(1) != b"\n":
-                    self._file.write(b"\n")
-        except OSError as error:
-            raise InputError(
-                f"{error.filename or self.path}: cannot be written: {error.strerror}",
-                "Choose another folder with --out",
-            ) from None
+        self._lines = JsonLines(self.path)
 
     def close(self) -> None:
         """Close the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
+        if self._lines is not None:
+            self._lines.close()
 
     def state_of(self, item: Item) -> State:
         """Tell what is to be done about an item.
@@ -127,11 +112,8 @@ class Manifest:
         line = Record(
             str(item.source), self._name(item), outcome, self.settings, self.weights_sha256, **facts
         )
-        text = json.dumps(asdict(line), ensure_ascii=False).encode("utf-8", "surrogateescape") + b"\n"
-        with self._lock:
-            if self._file is not None:
-                self._file.write(text)
-                self._file.flush()
+        if self._lines is not None:
+            self._lines.append(asdict(line))
 
     def _name(self, item: Item) -> str:
         return item.output.relative_to(self.path.parent).as_posix()
@@ -188,19 +170,7 @@ def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
 def _read(path: Path) -> dict[str, dict[str, Any]]:
     """Read the last `ok` or `begun` line of each output; what is no line of ours is passed over."""
     done: dict[str, dict[str, Any]] = {}
-    try:
-        with path.open("rb") as file:
-            for raw in file:
-                try:
-                    line = json.loads(raw.decode("utf-8", "surrogateescape"))
-                    if line["outcome"] in ("ok", "begun"):
-                        done[line["output"]] = line
-                except (ValueError, KeyError, TypeError):
-                    continue
-    except FileNotFoundError:
-        pass
-    except NotADirectoryError:
-        pass  # `open` will say so
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    for line in read_lines(path):
+        if line.get("outcome") in ("ok", "begun") and isinstance(line.get("output"), str):
+            done[line["output"]] = line
     return done

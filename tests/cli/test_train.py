@@ -292,17 +292,17 @@ def test_what_a_loader_process_met_is_said_without_its_traceback():
 def test_cuda_is_taken_where_auto_finds_it(monkeypatch):
     import torch
 
-    from stylematte_cli.commands.train import _usable_device
+    from stylematte_cli.commands.torch_device import usable_device
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert [_usable_device(d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [
+    assert [usable_device(d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [
         "cuda:0",
         "cuda:0",
         "cuda:1",
         "cpu",
     ]
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert _usable_device("auto") == "cpu"
+    assert usable_device("auto") == "cpu"
 
 
 def test_a_student_learns_from_a_teacher(capsys, trained, data, tmp_path):

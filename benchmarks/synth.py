@@ -1,0 +1,144 @@
+"""What `stylematte synth` costs beside the bare generator, pairs in one run.
+
+    python benchmarks/synth.py [--size 64] [--channels 8192] [--weights FILE] [--n 64] [--rounds 5]
+
+A round times the generator alone on the same batches, nothing kept, and then the whole way of the command
+from noise to files and manifest in a temporary folder, near copies looked for, without the filter; half of
+the rounds the other way round. Without --weights a generator of random weights draws, its last layer enlarged
+so that pictures are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
+meets both. Processor time, of all threads, depends less on what else the machine does: on a CPU it bounds the
+ratio, as writing takes what drawing lacks.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from models.gan.checkpoints import load_generator
+from models.gan.generator import Generator, GeneratorConfig
+from stylematte_cli.commands.synth_files import Run, SampleFolder, Settings, fill
+from training.synthesis import Plan, Watch, draw
+
+
+def random_generator(size_px: int, channel_base: int) -> Generator:
+    """A generator whose pictures fill the range of colours."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(size_px=size_px, channel_base=channel_base, channel_max=channel_base // 64)
+    generator = Generator(config).eval()
+    with torch.inference_mode():
+        spread = float(generator(torch.randn(4, config.z_dim)).std())
+    with torch.no_grad():
+        last = list(generator.synthesis.children())[-1]
+        last.weight.mul_(0.5 / spread)
+    return generator
+
+
+def bare(generator: Generator, plan: Plan, count: int, batch: int, device: str) -> tuple[float, float]:
+    """Pictures a second of the network alone, and processor time of one in ms."""
+    drafts = [plan.draft(i, generator.config.z_dim) for i in range(count)]
+    noise = torch.from_numpy(np.stack([d.noise for d in drafts])).to(device)
+    lookups = torch.from_numpy(np.stack([d.lookup() for d in drafts])).to(device)
+    truncation = torch.tensor([d.truncation for d in drafts], device=device)
+    begin, used = time.perf_counter(), time.process_time()
+    with torch.inference_mode():
+        for i in range(0, count, batch):
+            generator(noise[i : i + batch], truncation[i : i + batch], lookups[i : i + batch])
+    if device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return count / (time.perf_counter() - begin), 1000 * (time.process_time() - used) / count
+
+
+def whole(generator: Generator, plan: Plan, count: int, batch: int, device: str) -> tuple[float, float]:
+    """The same of synth."""
+    config = generator.config
+    settings = Settings("", plan.seed, plan.truncation, 0, 0, config.size_px, "rgba")
+    with tempfile.TemporaryDirectory() as out:
+        folder = SampleFolder(Path(out), settings)
+        run = Run(
+            count,
+            batch,
+            lambda index: plan.draft(index, config.z_dim),
+            lambda drafts: draw(generator, drafts, device),
+            Watch(plan).saw,
+        )
+        folder.open()
+        begin, used = time.perf_counter(), time.process_time()
+        for _ in fill(folder, run):
+            pass
+        seconds, cost = time.perf_counter() - begin, time.process_time() - used
+        folder.close()
+        drawn = len(folder.lines)
+        if drawn != count:
+            raise SystemExit(
+                f"{drawn - count} near copies among {count}: these weights do not measure writing"
+            )
+    return count / seconds, 1000 * cost / count
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--size", type=int, default=64, help="side of random weights; default 64")
+    parser.add_argument("--channels", type=int, default=8192, help="their channel_base; default 8192")
+    parser.add_argument("--weights", type=Path, default=None, help="a trained generator instead")
+    parser.add_argument("--n", type=int, default=64, help="pictures a figure; default 64")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path, default=None)
+    arguments = parser.parse_args()
+    if arguments.weights:
+        generator = load_generator(arguments.weights)[0]
+    else:
+        generator = random_generator(arguments.size, arguments.channels)
+    generator = generator.to(arguments.device)
+    ways: dict[str, Callable[..., tuple[float, float]]] = {"bare": bare, "synth": whole}
+    rates: dict[str, list[float]] = {name: [] for name in ways}
+    costs: dict[str, list[float]] = {name: [] for name in ways}
+    load = os.getloadavg()[0]
+    settings = (generator, Plan(0, (0.7, 0.7)), arguments.n, arguments.batch_size, arguments.device)
+    bare(generator, settings[1], arguments.batch_size, arguments.batch_size, arguments.device)  # warm
+    for number in range(arguments.rounds):
+        for name in sorted(ways, reverse=number % 2 == 1):
+            rate, cost = ways[name](*settings)
+            rates[name].append(rate)
+            costs[name].append(cost)
+    ratios = [a / b for a, b in zip(rates["synth"], rates["bare"], strict=True)]
+    report = {
+        "size_px": generator.config.size_px,
+        "channel_base": generator.config.channel_base,
+        "weights": arguments.weights.name if arguments.weights else "random",
+        "pictures": arguments.n,
+        "batch_size": arguments.batch_size,
+        "device": arguments.device,
+        "threads": torch.get_num_threads(),
+        "load_at_start": round(load, 1),
+        "pictures_per_s": {name: summary(values) for name, values in rates.items()},
+        "synth_over_bare": summary(ratios),
+        "processor_ms_a_picture": {name: summary(values) for name, values in costs.items()},
+        "processor_bare_over_synth": summary(
+            [a / b for a, b in zip(costs["bare"], costs["synth"], strict=True)]
+        ),
+    }
+    print(json.dumps(report, indent=2))
+    if arguments.json:
+        arguments.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Median, least and most."""
+    figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,221 @@
+"""Augmentation that does not leak: every picture that a discriminator sees, real or drawn, goes through it.
+
+Each operation happens with probability p to each picture, and p follows how far the discriminator has learnt
+its real pictures by heart. Geometry moves all channels, colour changes RGB alone: an alpha has none.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+GEOMETRY = ("flip", "turn", "shift", "scale", "rotate", "stretch", "drift")
+COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
+OPERATIONS = GEOMETRY + COLOUR
+
+_SHIFT = 0.125  # greatest whole-pixel shift, and deviation of the fractional one, as shares of the side
+_SCALE = 0.2  # deviations, in octaves
+_BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0  # of the range [-1, 1], in octaves, in octaves
+_LUMA = 1 / math.sqrt(3)  # the grey axis, as a unit vector's component
+_REACH = 3  # of the low-pass, in pixels
+_KAISER_BETA = 5.0
+
+
+class Augment(nn.Module):
+    """Random geometry and colour of pictures, differentiable once.
+
+    Attributes:
+        operations: Which of `OPERATIONS`; in their order.
+        p: () probability of each operation for each picture; a buffer, so that it is saved with a run.
+
+    Reference:
+        Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020, appendix B.
+    """
+
+    p: Tensor
+
+    def __init__(self, operations: tuple[str, ...] = OPERATIONS, p: float = 0.0) -> None:
+        super().__init__()
+        if strange := set(operations) - set(OPERATIONS):
+            raise ValueError(f"no operation {sorted(strange)[0]}; there are {', '.join(OPERATIONS)}")
+        self.operations = operations
+        self.register_buffer("p", torch.tensor(float(p)))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Augment each picture by itself, with torch's own random numbers.
+
+        Args:
+            pictures: (N, C, H, H) float32 in [-1, 1], C ≥ 3; RGB first.
+
+        Returns:
+            (N, C, H, H) float32, not clamped. Pictures that no operation fell on are the same to the bit.
+        """
+        count, side = pictures.shape[0], pictures.shape[-1]
+        p = float(self.p)
+        geometry = draw_geometry(count, side, p, [n for n in self.operations if n in GEOMETRY])
+        colour = draw_colour(count, p, [n for n in self.operations if n in COLOUR])
+        return apply_colour(apply_geometry(pictures, geometry), colour.to(pictures.device))
+
+
+def draw_geometry(count: int, side: int, p: float, operations: list[str]) -> Tensor:
+    """Draw (count, 3, 3) float32 matrices from places in the result to places in the source, in pixels.
+
+    The origin is the picture's centre, x goes right, y down. Turning by any angle may happen before or after
+    stretching, each with probability 1 − √(1 − p), so that it happens at all with probability p.
+    """
+    result = torch.eye(3).repeat(count, 1, 1)
+
+    def join(name: str, chance: float, matrices: Tensor) -> None:
+        nonlocal result
+        fell = torch.rand(count) < chance  # drawn whatever operations there are: the stream stays the same
+        if name in operations:
+            result = torch.where(fell[:, None, None], result @ matrices, result)
+
+    some_turns = 1 - math.sqrt(1 - p)
+    quarter = torch.randint(0, 4, (count,)) * (math.pi / 2)
+    whole_px = torch.round((torch.rand(2, count) * 2 - 1) * _SHIFT * side)
+    join("flip", p, scaling(torch.randint(0, 2, (count,)) * -2.0 + 1, torch.ones(count)))
+    join("turn", p, rotation(quarter).round())
+    join("shift", p, translation(*whole_px))
+    scale = torch.exp2(-torch.randn(count) * _SCALE)
+    join("scale", p, scaling(scale, scale))
+    join("rotate", some_turns, rotation((torch.rand(count) * 2 - 1) * math.pi))
+    stretch = torch.exp2(torch.randn(count) * _SCALE)
+    join("stretch", p, scaling(1 / stretch, stretch))
+    join("rotate", some_turns, rotation((torch.rand(count) * 2 - 1) * math.pi))
+    join("drift", p, translation(*(torch.randn(2, count) * _SHIFT * side)))
+    return result
+
+
+def draw_colour(count: int, p: float, operations: list[str]) -> Tensor:
+    """Draw (count, 4, 4) float32 matrices for (red, green, blue, 1) with colours in [-1, 1]."""
+    result = torch.eye(4).repeat(count, 1, 1)
+
+    def join(name: str, matrices: Tensor) -> None:
+        nonlocal result
+        fell = torch.rand(count) < p
+        if name in operations:
+            result = torch.where(fell[:, None, None], matrices @ result, result)
+
+    grey = torch.tensor([_LUMA, _LUMA, _LUMA, 0.0])
+    along_grey = torch.outer(grey, grey)
+    brighter = torch.eye(4).repeat(count, 1, 1)
+    brighter[:, :3, 3] = torch.randn(count, 1) * _BRIGHTNESS
+    join("brightness", brighter)
+    contrast = torch.exp2(torch.randn(count) * _CONTRAST)
+    join("contrast", torch.diag_embed(torch.stack([contrast, contrast, contrast, torch.ones(count)], 1)))
+    flip = torch.randint(0, 2, (count, 1, 1)).float()
+    join("luma_flip", torch.eye(4) - 2 * along_grey * flip)
+    join("hue", grey_axis_rotation((torch.rand(count) * 2 - 1) * math.pi))
+    saturation = torch.exp2(torch.randn(count, 1, 1) * _SATURATION)
+    kept = along_grey + torch.diag(torch.tensor([0.0, 0.0, 0.0, 1.0]))
+    join("saturation", kept + (torch.eye(4) - kept) * saturation)
+    return result
+
+
+def translation(x: Tensor, y: Tensor) -> Tensor:
+    """(N, 3, 3) matrices that move by (N,) x and y."""
+    matrices = torch.eye(3).repeat(len(x), 1, 1)
+    matrices[:, 0, 2], matrices[:, 1, 2] = x, y
+    return matrices
+
+
+def scaling(x: Tensor, y: Tensor) -> Tensor:
+    """(N, 3, 3) matrices that scale by (N,) x and y."""
+    return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], 1))
+
+
+def rotation(angle: Tensor) -> Tensor:
+    """(N, 3, 3) matrices that turn by (N,) angles in radians, from x towards y."""
+    matrices = torch.eye(3).repeat(len(angle), 1, 1)
+    matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
+    matrices[:, 0, 1], matrices[:, 1, 0] = -angle.sin(), angle.sin()
+    return matrices
+
+
+def grey_axis_rotation(angle: Tensor) -> Tensor:
+    """(N, 4, 4) matrices that turn colours around the grey axis by (N,) angles: Rodrigues' formula."""
+    axis = torch.full((3,), _LUMA)
+    cross = torch.tensor([[0.0, -_LUMA, _LUMA], [_LUMA, 0.0, -_LUMA], [-_LUMA, _LUMA, 0.0]])
+    cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
+    matrices = torch.eye(4).repeat(len(angle), 1, 1)
+    matrices[:, :3, :3] = cos * torch.eye(3) + sin * cross + (1 - cos) * torch.outer(axis, axis)
+    return matrices
+
+
+def apply_geometry(pictures: Tensor, matrices: Tensor) -> Tensor:
+    """Resample pictures, mirrored beyond their borders.
+
+    They are sampled bilinearly at twice their resolution and brought back through a low-pass: bilinear
+    sampling at their own would blur, and the discriminator would learn to expect blur.
+
+    Args:
+        pictures: (N, C, H, H) float32.
+        matrices: (N, 3, 3) float32 on the CPU, see `draw_geometry`.
+    """
+    moved = ((matrices - torch.eye(3)).abs() > 1e-6).flatten(1).any(1)
+    if not moved.any():
+        return pictures
+    where = moved.nonzero()[:, 0].to(pictures.device)
+    # Pixels to the picture's own coordinates, [-1, 1] from border to border: the shift alone has a unit.
+    theta = matrices[moved, :2].clone()
+    theta[:, :, 2] *= 2 / pictures.shape[-1]
+    fine = upsample(pictures[where])
+    grid = F.affine_grid(theta.to(fine), list(fine.shape), align_corners=False)
+    sampled = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+    return pictures.index_copy(0, where, downsample(sampled))
+
+
+def apply_colour(pictures: Tensor, matrices: Tensor) -> Tensor:
+    """Change colours of (N, C, H, W) pictures by (N, 4, 4) matrices; channels from the fourth on stay."""
+    if torch.equal(matrices, torch.eye(4, device=matrices.device).expand_as(matrices)):
+        return pictures
+    rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], pictures[:, :3])
+    return torch.cat([rgb + matrices[:, :3, 3, None, None], pictures[:, 3:]], 1)
+
+
+def upsample(pictures: Tensor) -> Tensor:
+    """Twice the resolution of (N, C, H, W), by a windowed sinc, mirrored at the borders."""
+    phases = torch.stack([_sinc(-0.25), _sinc(0.25)])[:, None].to(pictures)  # (2, 1, 7)
+
+    def widen(rows: Tensor) -> Tensor:
+        return F.conv1d(_mirrored(rows, _REACH), phases).transpose(1, 2).flatten(1)
+
+    return _each_axis(pictures, widen)
+
+
+def downsample(pictures: Tensor) -> Tensor:
+    """Half the resolution of (N, C, H, W), by the same low-pass."""
+    # A coarse pixel lies between two fine ones; from it to the six on either side, in coarse pixels.
+    taps = _window(torch.arange(-_REACH + 0.25, _REACH, 0.5))
+    kernel = (taps / taps.sum()).view(1, 1, -1).to(pictures)
+    return _each_axis(
+        pictures, lambda rows: F.conv1d(_mirrored(rows, 2 * _REACH - 1), kernel, stride=2).flatten(1)
+    )
+
+
+def _each_axis(pictures: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    """Apply a function of (n, 1, length) rows along the width, then along the height."""
+    for _ in range(2):
+        n, c, h, w = pictures.shape
+        pictures = change(pictures.reshape(n * c * h, 1, w)).reshape(n, c, h, -1).transpose(2, 3)
+    return pictures
+
+
+def _mirrored(rows: Tensor, pad: int) -> Tensor:
+    """(n, 1, length) rows with `pad` more at either end, the outermost repeated: as grid_sample reflects."""
+    return torch.cat([rows[..., :pad].flip(-1), rows, rows[..., -pad:].flip(-1)], -1)
+
+
+def _sinc(place: float) -> Tensor:
+    """(7,) weights of the pixels around for a value beside a pixel's centre."""
+    taps = _window(place - torch.arange(-_REACH, _REACH + 1.0))
+    return taps / taps.sum()
+
+
+def _window(distance: Tensor) -> Tensor:
+    """Kaiser's window times a sinc that cuts at the pixels' own limit; distances in pixels."""
+    inside = (1 - (distance / _REACH) ** 2).clamp(min=0).sqrt()
+    return torch.sinc(distance) * torch.i0(_KAISER_BETA * inside) * (distance.abs() < _REACH)

@@ -1,0 +1,141 @@
+"""Frozen networks whose features a discriminator judges: CLIP's, or our encoder's."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.encoders import MobileNetV2, build_encoder, from_signed_range, load_folded
+from models.stylematte import MEAN, STD
+
+CLIP = "openai/clip-vit-base-patch32"
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class BackboneError(ValueError):
+    """A backbone that cannot be had; the message says what to give instead."""
+
+    is_missing = True
+
+
+class Frozen(nn.Module):
+    """A network that is never trained: RGB in [-1, 1] to features of several depths.
+
+    Attributes:
+        channels: Channels of every level; maps first, the vector of the whole picture last.
+    """
+
+    channels: list[int]
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, network: nn.Module, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        super().__init__()
+        self.network = network.eval().requires_grad_(False)
+        # For RGB in [-1, 1] instead of [0, 1].
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1) * 2 - 1, persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1) * 2, persistent=False)
+
+    def train(self, mode: bool = True) -> "Frozen":
+        """Stay in evaluation mode."""
+        return super().train(False)
+
+    def normalise(self, rgb: Tensor, side: int) -> Tensor:
+        """(N, 3, h, w) in [-1, 1] → (N, 3, side, side), in the network's own range."""
+        if rgb.shape[-1] >= side:
+            rgb = F.interpolate(rgb, (side, side), mode="area")
+        else:  # averaging an area smaller than a pixel would draw squares
+            rgb = F.interpolate(rgb, (side, side), mode="bilinear", align_corners=False)
+        return (rgb - self.mean) / self.std
+
+
+class ClipFeatures(Frozen):
+    """CLIP's vision transformer: maps after two blocks, and the embedding of the picture."""
+
+    def __init__(self, network: Any, blocks: tuple[int, ...] = (4, 8)) -> None:
+        """Take the features of a CLIPVisionModelWithProjection after so many blocks, each counted from 1."""
+        super().__init__(network, CLIP_MEAN, CLIP_STD)
+        config = network.config
+        self.blocks, self.side, self.grid = blocks, config.image_size, config.image_size // config.patch_size
+        self.channels = [config.hidden_size] * len(blocks) + [config.projection_dim]
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """(N, 3, h, w) float32 in [-1, 1] → maps (N, C, g, g) and the embedding (N, D)."""
+        out = self.network(self.normalise(rgb, self.side), output_hidden_states=True)
+        maps = [out.hidden_states[block][:, 1:].transpose(1, 2) for block in self.blocks]  # no class token
+        return [m.unflatten(2, (self.grid, self.grid)) for m in maps] + [out.image_embeds]
+
+
+class EncoderFeatures(Frozen):
+    """MobileNetV2: maps at strides 8 and 16, and the mean of the last."""
+
+    def __init__(self, encoder: MobileNetV2, side: int = 128) -> None:
+        """Take the encoder; pictures are brought to `side` pixels, a multiple of 32."""
+        super().__init__(encoder, MEAN, STD)
+        self.side = side
+        self.channels = encoder.channels[1:]
+
+    def forward(self, rgb: Tensor) -> list[Tensor]:
+        """(N, 3, h, w) float32 in [-1, 1] → two maps (N, C, g, g) and a vector (N, D)."""
+        _, eighth, sixteenth, last = self.network(self.normalise(rgb, self.side))
+        return [eighth, sixteenth, last.mean((2, 3))]
+
+
+def load_backbone(name: str, source: Path | None = None) -> Frozen:
+    """Load a backbone by name.
+
+    Args:
+        name: "clip" or "mobilenet".
+        source: CLIP: the folder of its files; none: from the hub. MobileNetV2: its file of weights.
+
+    Raises:
+        BackboneError: It cannot be had; the message says what to give.
+    """
+    if name == "clip":
+        return load_clip(source or CLIP)
+    if name != "mobilenet":
+        raise BackboneError(f"backbone {name!r} is neither clip nor mobilenet")
+    if source is None:
+        raise BackboneError("backbone mobilenet needs its file of ImageNet weights, batch norms folded")
+    return load_encoder(source)
+
+
+def load_clip(source: str | Path = CLIP) -> ClipFeatures:
+    """Load CLIP's vision part from a folder, or from the Hugging Face hub where it is cached or in reach.
+
+    Raises:
+        BackboneError: It is neither; the message says what to fetch.
+    """
+    from transformers import CLIPVisionModelWithProjection
+
+    try:
+        return ClipFeatures(CLIPVisionModelWithProjection.from_pretrained(str(source)))
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise BackboneError(
+            f"CLIP's vision model cannot be loaded from {source} ({reason}). Fetch config.json and "
+            f"model.safetensors of https://huggingface.co/{CLIP} elsewhere, and give their folder"
+        ) from None
+
+
+def load_encoder(path: Path, name: str = "mobilenet_v2", side: int = 128) -> EncoderFeatures:
+    """Load MobileNetV2's ImageNet weights: safetensors, batch norms folded, for RGB in [-1, 1].
+
+    Raises:
+        BackboneError: The file cannot be read, or is of another network.
+    """
+    encoder = build_encoder(name)
+    assert isinstance(encoder, MobileNetV2)
+    # Norms undo whatever they are measured on, and these stay frozen: noise does as well as photos.
+    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    try:
+        load_folded(encoder, from_signed_range(load_file(path), MEAN, STD), noise)
+    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
+        raise BackboneError(
+            f"{path}: not MobileNetV2 with batch norms folded, as safetensors: {error}"
+        ) from None
+    return EncoderFeatures(encoder, side)

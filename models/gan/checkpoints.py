@@ -1,0 +1,48 @@
+"""Generators on disk: safetensors, with the configuration and what made them in the metadata."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from models.checkpoints import GENERATOR, CheckpointError, fill, read_tensors, write_tensors
+from models.gan.generator import Generator, GeneratorConfig
+
+
+def save_generator(generator: Generator, path: Path, provenance: dict[str, Any]) -> None:
+    """Write a generator, whole or not at all; the same weights make the same file, byte for byte.
+
+    Args:
+        generator: Network whose state dict is written, float32.
+        path: Target, `.safetensors`.
+        provenance: What made the weights; kept as JSON in the metadata.
+    """
+    metadata = {
+        "network": GENERATOR,
+        "config": json.dumps(dataclasses.asdict(generator.config)),
+        "provenance": json.dumps(provenance),
+    }
+    write_tensors(path, generator.state_dict(), metadata)
+
+
+def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
+    """Build the generator a file belongs to and fill it.
+
+    Returns:
+        The network in evaluation mode, and the provenance written with it.
+
+    Raises:
+        CheckpointError: Not a safetensors file, no generator, one that this version cannot build, or tensors
+            that do not fit.
+    """
+    tensors, metadata, provenance = read_tensors(path)
+    if metadata.get("network") != GENERATOR:
+        preset = metadata.get("preset")
+        what = f"a matting network, {preset}" if preset else "weights of another tool"
+        raise CheckpointError(f"{path}: no generator, but {what}")
+    try:
+        generator = Generator(GeneratorConfig(**json.loads(metadata.get("config", "{}"))))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
+    fill(generator, tensors, str(path))
+    return generator.eval(), provenance

@@ -1,0 +1,386 @@
+"""StyleGAN3 that draws RGBA portraits: noise in, straight colour and alpha out.
+
+Reference:
+    Karras et al., "Alias-Free Generative Adversarial Networks", 2021; configurations T and R.
+"""
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.gan.alias_free import FilteredLeakyReLU, lowpass_filter
+from models.gan.layers import EqualisedLinear
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """Everything needed to build a generator; the defaults are the paper's.
+
+    Attributes:
+        kind: "t" is equivariant to translation; "r" to rotation too: kernels of one pixel, twice the
+            channels, radial filters.
+        size_px: Side of the pictures, a power of two.
+        channels: 4 for RGBA, 3 for RGB.
+        z_dim: Length of the noise vectors.
+        w_dim: Length of the intermediate vectors.
+        mapping_layers: Layers between the two.
+        channel_base: Channels of a layer are this over twice its cutoff; 0: the kind's own.
+        channel_max: and at most this; 0: the kind's own.
+        layers: Layers that filter, without the last, which makes colours.
+        critical_layers: How many of them at the end use the whole band.
+        first_cutoff: Cutoff frequency of the first, in cycles a picture.
+        first_stopband: Where its filter has to stop.
+        last_stopband_rel: The same of the last, relative to its cutoff.
+        margin: Pixels outside the picture, on each side.
+        filter_taps: Taps of a filter, times its change of rate.
+        kernel: Side of the convolutions; 0: the kind's own.
+        slope: Of the leaky ReLU.
+        clamp: Greatest magnitude of an activation.
+        output_gain: Last factor.
+        magnitude_beta: Share that an input's mean square keeps of its past at every update.
+        w_average_beta: The same for the mean intermediate vector.
+        fp16_octaves: On a card, layers within so many octaves of the picture's rate run in float16.
+    """
+
+    kind: Literal["t", "r"] = "t"
+    size_px: int = 256
+    channels: int = 4
+    z_dim: int = 512
+    w_dim: int = 512
+    mapping_layers: int = 2
+    channel_base: int = 0
+    channel_max: int = 0
+    layers: int = 14
+    critical_layers: int = 2
+    first_cutoff: float = 2.0
+    first_stopband: float = 2**2.1
+    last_stopband_rel: float = 2**0.3
+    margin: int = 10
+    filter_taps: int = 6
+    kernel: int = 0
+    slope: float = 0.2
+    clamp: float = 256.0
+    output_gain: float = 0.25
+    magnitude_beta: float = 0.999
+    w_average_beta: float = 0.998
+    fp16_octaves: int = 4
+
+    def __post_init__(self) -> None:
+        """Fill in what depends on the kind, and refuse what cannot be built."""
+        if self.kind not in ("t", "r"):
+            raise ConfigError(f"kind {self.kind!r} is neither 't' nor 'r'")
+        if self.size_px < 16 or self.size_px & (self.size_px - 1):
+            raise ConfigError(f"size_px {self.size_px} is no power of two from 16 on")
+        if not 0 <= self.critical_layers < self.layers:
+            raise ConfigError(f"critical_layers {self.critical_layers} of {self.layers} layers")
+        own = {"t": (32768, 512, 3), "r": (65536, 1024, 1)}[self.kind]
+        for name, value in zip(("channel_base", "channel_max", "kernel"), own, strict=True):
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+
+
+class ConfigError(ValueError):
+    """A generator that cannot be built; the message names the setting."""
+
+
+@dataclass(frozen=True)
+class Band:
+    """What a layer's signal is; frequencies in cycles a picture.
+
+    Attributes:
+        cutoff: Highest frequency that it is to hold.
+        half_width: Half the band between passing and stopping.
+        rate: Samples a picture's side.
+        side: Samples a side, with the margin.
+        channels: Feature maps.
+
+    Reference:
+        Karras et al., 2021, section 3.2 and figure 4c.
+    """
+
+    cutoff: float
+    half_width: float
+    rate: int
+    side: int
+    channels: int
+
+
+def plan_bands(config: GeneratorConfig) -> list[Band]:
+    """Work out the signal after every layer, the last one's colours included: `config.layers` + 1 of them.
+
+    Cutoff and stopband grow geometrically until the first layer that uses its whole band.
+    """
+    last_cutoff = config.size_px / 2
+    last_stopband = last_cutoff * config.last_stopband_rel
+    bands = []
+    for index in range(config.layers + 1):
+        share = min(index / (config.layers - config.critical_layers), 1)
+        cutoff = config.first_cutoff * (last_cutoff / config.first_cutoff) ** share
+        stopband = config.first_stopband * (last_stopband / config.first_stopband) ** share
+        rate = 2 ** math.ceil(math.log2(min(2 * stopband, config.size_px)))
+        outer = 2 * config.margin if index < config.layers - 1 else 0
+        channels = round(min(config.channel_base / 2 / cutoff, config.channel_max))
+        half_width = max(stopband, rate / 2) - cutoff
+        bands.append(Band(cutoff, half_width, int(rate), int(rate) + outer, channels))
+    bands[-1] = dataclasses.replace(bands[-1], channels=config.channels)
+    return bands
+
+
+class Mapping(nn.Module):
+    """Noise to intermediate vectors, and their running mean."""
+
+    w_avg: Tensor
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.beta = config.w_average_beta
+        self.count = config.mapping_layers
+        for index in range(self.count):
+            inputs = config.w_dim if index else config.z_dim
+            setattr(self, f"fc{index}", EqualisedLinear(inputs, config.w_dim, rate=0.01))
+        self.register_buffer("w_avg", torch.zeros(config.w_dim))
+
+    def forward(self, z: Tensor, truncation: float | Tensor = 1.0, update_emas: bool = False) -> Tensor:
+        """Map noise.
+
+        Args:
+            z: (N, z_dim) float32, standard normal.
+            truncation: ψ: how far from the mean to go, as a share of the way; one for all, or (N,).
+            update_emas: Move the mean towards this batch's.
+
+        Returns:
+            (N, w_dim) float32.
+        """
+        w = z.float()
+        w = w * (w.square().mean(1, keepdim=True) + 1e-8).rsqrt()
+        for index in range(self.count):
+            w = F.leaky_relu(getattr(self, f"fc{index}")(w), 0.2) * math.sqrt(2)
+        if update_emas:
+            self.w_avg.copy_(w.detach().mean(0).lerp(self.w_avg, self.beta))
+        if isinstance(truncation, Tensor):
+            return self.w_avg.lerp(w, truncation.to(w)[:, None])
+        return w if truncation == 1 else self.w_avg.lerp(w, truncation)
+
+
+class FourierInput(nn.Module):
+    """Sines of a disc of frequencies, shifted and turned by w and by the user, then mixed."""
+
+    freqs: Tensor
+    phases: Tensor
+    transform: Tensor
+
+    def __init__(self, config: GeneratorConfig, band: Band) -> None:
+        super().__init__()
+        self.band = band
+        # Uniform over the disc that the first filter lets through.
+        angle, radius = 2 * math.pi * torch.rand(band.channels), torch.rand(band.channels).sqrt()
+        direction = torch.stack([angle.cos(), angle.sin()], 1)
+        self.weight = nn.Parameter(torch.randn(band.channels, band.channels))
+        self.affine = EqualisedLinear(config.w_dim, 4)
+        with torch.no_grad():
+            self.affine.weight.zero_()
+            self.affine.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0]))
+        self.register_buffer("transform", torch.eye(3))
+        self.register_buffer("freqs", direction * radius[:, None] * band.cutoff)
+        self.register_buffer("phases", torch.rand(band.channels) - 0.5)
+
+    def forward(self, w: Tensor, transform: Tensor | None = None) -> Tensor:
+        """Draw the input.
+
+        Args:
+            w: (N, w_dim) float32.
+            transform: (3, 3) or (N, 3, 3): where a place of the picture is looked up, in units of the
+                picture's side from its middle; the inverse of the movement that is seen. None: the one set
+                in the buffer `transform`.
+
+        Returns:
+            (N, channels, side, side) float32.
+
+        Reference:
+            Karras et al., 2021, section 3.1 and appendix F: learned rotation and translation.
+        """
+        given = self.transform if transform is None else transform.to(w)
+        lookup = _learned_lookup(self.affine(w)) @ given
+        freqs = self.freqs @ lookup[:, :2, :2]  # (N, C, 2)
+        phases = self.phases + (self.freqs @ lookup[:, :2, 2:]).squeeze(2)  # (N, C)
+        # A transform that enlarges frequencies may lift them beyond the band; fade them out on the way.
+        room = self.band.rate / 2 - self.band.cutoff
+        amplitudes = (1 - (freqs.norm(dim=2) - self.band.cutoff) / room).clamp(0, 1)
+        side = self.band.side
+        ticks = (torch.arange(side, device=w.device) - (side - 1) / 2) / self.band.rate
+        turns = (
+            freqs[:, :, 0, None, None] * ticks
+            + freqs[:, :, 1, None, None] * ticks[:, None]
+            + phases[:, :, None, None]
+        )  # (N, C, side, side)
+        waves = torch.sin(2 * math.pi * turns) * amplitudes[:, :, None, None]
+        mixing = self.weight / math.sqrt(self.band.channels)
+        return F.conv2d(waves, mixing[:, :, None, None])
+
+
+def _learned_lookup(t: Tensor) -> Tensor:
+    """(N, 4): cosine, sine, x, y, not yet normalised → (N, 3, 3): the way back of a turn, then a shift."""
+    cosine, sine, x, y = (t / t[:, :2].norm(dim=1, keepdim=True)).unbind(1)
+    zero, one = torch.zeros_like(x), torch.ones_like(x)
+    turn = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], 1).view(-1, 3, 3)
+    shift = torch.stack([one, zero, -x, zero, one, -y, zero, zero, one], 1).view(-1, 3, 3)
+    return turn @ shift
+
+
+class SynthesisLayer(nn.Module):
+    """Modulated convolution and filtered leaky ReLU; the last one makes colours by the convolution alone."""
+
+    magnitude_ema: Tensor
+    up_filter: Tensor
+    down_filter: Tensor
+
+    def __init__(
+        self, config: GeneratorConfig, before: Band, after: Band, critical: bool, last: bool
+    ) -> None:
+        super().__init__()
+        self.last, self.beta, self.clamp = last, config.magnitude_beta, config.clamp
+        self.kernel = 1 if last else config.kernel
+        self.in_half = after.rate * 2**config.fp16_octaves > config.size_px
+        self.weight = nn.Parameter(torch.randn(after.channels, before.channels, self.kernel, self.kernel))
+        self.bias = nn.Parameter(torch.zeros(after.channels))
+        self.affine = EqualisedLinear(config.w_dim, before.channels, start=1.0)
+        self.register_buffer("magnitude_ema", torch.ones([]))
+        if last:
+            return
+        rate = 2 * max(before.rate, after.rate)
+        up, down = rate // before.rate, rate // after.rate
+        up_filter = lowpass_filter(config.filter_taps * up, before.cutoff, 2 * before.half_width, rate)
+        radial = config.kind == "r" and not critical
+        down_filter = lowpass_filter(
+            config.filter_taps * down, after.cutoff, 2 * after.half_width, rate, radial
+        )
+        self.register_buffer("up_filter", up_filter.float())
+        self.register_buffer("down_filter", down_filter.float())
+        self.activation = FilteredLeakyReLU(
+            up_filter,
+            down_filter,
+            factors=(up, down),
+            sizes=(before.side + self.kernel - 1, after.side),
+            slope=config.slope,
+            gain=math.sqrt(2),
+            clamp=config.clamp,
+        )
+
+    def forward(self, x: Tensor, w: Tensor, update_emas: bool = False) -> Tensor:
+        """(N, channels before, side, side) and (N, w_dim) → (N, channels after, its side, its side)."""
+        x = x.to(torch.float16 if self.in_half and x.is_cuda else torch.float32)
+        if update_emas:
+            square = x.detach().float().square().mean()
+            self.magnitude_ema.copy_(square.lerp(self.magnitude_ema, self.beta))
+        styles = self.affine(w)
+        if self.last:
+            styles = styles / math.sqrt(self.weight.shape[1])
+        x = modulated_conv2d(
+            x, self.weight, styles, demodulate=not self.last, input_gain=self.magnitude_ema.rsqrt()
+        )
+        x = x + self.bias.to(x.dtype)[:, None, None]
+        return x.clamp(-self.clamp, self.clamp) if self.last else self.activation(x)
+
+
+def modulated_conv2d(
+    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, input_gain: Tensor | None = None
+) -> Tensor:
+    """Convolve every picture with its own kernels: the shared ones, input channels scaled by its style.
+
+    Scaling the channels of the input, and those of the output by what demodulation asks for, is the same
+    with one convolution for all.
+
+    Args:
+        x: (N, I, h, w), float32 or float16.
+        weight: (O, I, k, k) float32.
+        styles: (N, I) float32.
+        demodulate: Give every output channel's kernel a norm of 1.
+        input_gain: Scalar factor of the input, which demodulation does not take back.
+
+    Returns:
+        (N, O, h + k - 1, w + k - 1) in the input's type.
+
+    Reference:
+        Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, eq. 1 to 3; Karras et
+        al., 2021, section 3.2 for the input's gain.
+    """
+    scale = styles
+    if demodulate:
+        # Kernels and styles of unit size: the products stay within float16.
+        weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
+        weight = weight / math.sqrt(weight[0].numel())
+        scale = styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
+    if input_gain is not None:
+        scale = styles * input_gain
+    y = F.conv2d(x * scale.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] - 1)
+    if demodulate:
+        norm = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (N, O)
+        y = y * norm.to(y.dtype)[:, :, None, None]
+    return y
+
+
+class Synthesis(nn.Module):
+    """Intermediate vectors to pictures."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.output_gain = config.output_gain
+        bands = plan_bands(config)
+        self.input = FourierInput(config, bands[0])
+        self.names: list[str] = []
+        before = bands[0]
+        for index, after in enumerate(bands):
+            name = f"L{index}_{after.side}_{after.channels}"
+            critical = index >= config.layers - config.critical_layers
+            layer = SynthesisLayer(config, before, after, critical, last=index == config.layers)
+            setattr(self, name, layer)
+            self.names.append(name)
+            before = after
+
+    def forward(self, w: Tensor, transform: Tensor | None = None, update_emas: bool = False) -> Tensor:
+        """(N, w_dim) float32 → (N, channels, size, size) float32; see `Generator.forward`."""
+        x = self.input(w, transform)
+        for name in self.names:
+            x = getattr(self, name)(x, w, update_emas)
+        return x.float() * self.output_gain
+
+
+class Generator(nn.Module):
+    """StyleGAN3; tensors are named as in the published files."""
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.mapping = Mapping(config)
+        self.synthesis = Synthesis(config)
+
+    def forward(
+        self,
+        z: Tensor,
+        truncation: float | Tensor = 1.0,
+        transform: Tensor | None = None,
+        update_emas: bool = False,
+    ) -> Tensor:
+        """Draw pictures.
+
+        Args:
+            z: (N, z_dim) float32, standard normal.
+            truncation: ψ: 1 as trained, 0 the mean picture whatever the noise; one for all, or (N,).
+            transform: (3, 3) or (N, 3, 3), see `FourierInput.forward`; None: none.
+            update_emas: Update the running means of intermediate vectors and magnitudes, as training does.
+
+        Returns:
+            (N, channels, size, size) float32, nominally in [-1, 1]: RGB in straight colour, then alpha;
+            `rgba_of` brings it to [0, 1].
+        """
+        return self.synthesis(self.mapping(z, truncation, update_emas), transform, update_emas)
+
+
+def rgba_of(pictures: Tensor) -> Tensor:
+    """(N, 4, H, W) of a generator → the same in [0, 1], clamped: straight RGB and alpha."""
+    return (pictures * 0.5 + 0.5).clamp(0, 1)

@@ -1,0 +1,72 @@
+"""Layers that generator and discriminators share."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class EqualisedLinear(nn.Module):
+    """Linear layer whose weights are scaled when used, so that all layers learn at one speed.
+
+    Reference:
+        Karras et al., "Progressive Growing of GANs", 2018, section 4.1.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rate: float = 1.0, start: float = 0.0) -> None:
+        """Make the layer.
+
+        Args:
+            inputs: Features in.
+            outputs: Features out.
+            rate: Learning rate relative to that of other layers.
+            start: First value of the bias, as it is stored.
+        """
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
+        self.bias = nn.Parameter(torch.full((outputs,), start))
+        self.rate, self.scale = rate, rate / math.sqrt(inputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs) → (N, outputs) float32."""
+        return F.linear(x, self.weight * self.scale, self.bias * self.rate)
+
+
+class EqualisedConv2d(nn.Module):
+    """Convolution whose weights are scaled when used; with `down`, it low-passes and halves the sides.
+
+    Low-pass and convolution are both linear, so they are one convolution, with a kernel worked out from the
+    small one: on processors this is far faster than filtering channel by channel.
+
+    Reference:
+        Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, appendix B.
+    """
+
+    spread: Tensor
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, down: bool = False, bias: bool = True) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
+        self.scale = 1 / math.sqrt(inputs * kernel**2)
+        self.down = down
+        # Row by row, what a low-passed kernel is where the small one is 1 at one place and 0 elsewhere.
+        line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
+        places = torch.eye(kernel**2).view(-1, 1, kernel, kernel)
+        spread = F.conv2d(places, torch.outer(line, line)[None, None], padding=3)
+        self.register_buffer("spread", spread.flatten(1), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, h, w) → (N, outputs, h, w), or half of h and w with `down`."""
+        weight = self.weight * self.scale
+        if not self.down:
+            return F.conv2d(x, weight, self.bias, padding=weight.shape[-1] // 2)
+        side = weight.shape[-1] + 3
+        weight = (weight.flatten(2) @ self.spread).unflatten(2, (side, side))
+        return F.conv2d(x, weight, self.bias, stride=2, padding=(side - 2) // 2)
+
+
+def leaky_relu(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
+    """Leaky ReLU of slope 0.2; the gain keeps the mean square of normal input about what it was."""
+    return F.leaky_relu(x, 0.2) * gain

@@ -1,0 +1,195 @@
+"""StyleGAN3's published network files: pickles, read without running anything that stands in them.
+
+Such a file is a dictionary of networks. Every network, and every part of it, was pickled as a call of one
+function with the part's Python source and its state. Here that call makes a record of the state, the source
+is never looked at, and calls of anything that is not on a short list are refused.
+"""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.checkpoints import CheckpointError, fill
+from models.gan.generator import Generator, GeneratorConfig
+
+_NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
+
+
+class NotAdmittedError(Exception):
+    """The file wants something called that is not on the list."""
+
+
+def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
+    """Build the generator in a StyleGAN3 pickle and fill it.
+
+    Args:
+        path: A file as `humans.pkl` and `animals.pkl`, or as NVIDIA publishes them: T or R, RGB or RGBA.
+        network: Which of its networks: "G_ema", the average, or "G".
+
+    Returns:
+        The generator in evaluation mode.
+
+    Raises:
+        CheckpointError: Damaged; holds more than tensors, numbers, text and containers, and the message
+            names what; or is another network.
+    """
+    content = read_pickle(path)
+    if not isinstance(content, dict) or network not in content:
+        raise CheckpointError(f"{path}: a pickle without a network {network!r}")
+    tensors = dict(_named_tensors(content[network], ""))
+    generator = Generator(_config_of(tensors, path))
+    designed = {name: t.clone() for name, t in generator.named_buffers() if name.endswith("_filter")}
+    fill(generator, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
+    for name, taps in designed.items():
+        if not torch.allclose(tensors[name].float(), taps, rtol=1e-3, atol=1e-5):
+            raise CheckpointError(f"{path}: {name} is another filter than StyleGAN3's of this size")
+    return generator.eval()
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle in a protocol that networks are published in, not one of `torch.save`."""
+    with path.open("rb") as file:
+        head = file.read(2)
+    return head[:1] == b"\x80" and head[1:] in (b"\x03", b"\x04", b"\x05")  # torch.save: a zip, or protocol 2
+
+
+def read_pickle(path: Path) -> Any:
+    """Read a pickle of tensors, numbers, text and containers; networks become `Record`s.
+
+    Raises:
+        CheckpointError: It is damaged, or wants anything else, which the message names.
+    """
+    with path.open("rb") as file:
+        try:
+            return _Unpickler(file).load()
+        except NotAdmittedError as error:
+            raise CheckpointError(
+                f"{path}: refused: it wants to call {error}, and only tensors and plain containers are read"
+            ) from None
+        except OSError:
+            raise
+        except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
+            raise CheckpointError(
+                f"{path}: a damaged pickle, or no pickle ({type(error).__name__})"
+            ) from error
+
+
+class Record(dict):
+    """What a network was pickled as: `type`, `version`, `module_src`, `class_name`, `state`; nothing acts."""
+
+
+class _Unpickler(pickle.Unpickler):
+    """Admits what `_admitted` lists; `persistent_load` stays the base class's, which refuses."""
+
+    def __init__(self, file: io.BufferedReader) -> None:
+        super().__init__(file)
+        # Made anew for every file: a pickle can set attributes on what it gets hold of.
+        self.admitted = _admitted()
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.admitted[module, name]
+        except KeyError:
+            raise NotAdmittedError(f"{module}.{name}") from None
+
+
+def _admitted() -> dict[tuple[str, str], Any]:
+    class Container(dict):
+        """Of dnnlib: a dictionary that also takes attributes."""
+
+    class Inert:
+        """Of NumPy: numbers that settings hold; none of them is needed."""
+
+        def __init__(self, *arguments: object) -> None:
+            self.arguments = arguments
+
+        def __setstate__(self, state: object) -> None:
+            self.state = state
+
+    def rebuild_network(meta: object) -> Record:
+        if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
+            raise NotAdmittedError("torch_utils.persistence on something else than a network")
+        return Record(meta)
+
+    def rebuild_storage(data: bytes) -> Any:
+        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+    def rebuild_tensor(
+        storage: torch.TypedStorage,
+        offset: int,
+        size: tuple[int, ...],
+        stride: tuple[int, ...],
+        *rest: object,
+    ) -> Tensor:
+        tensor = torch.empty(0, dtype=storage.dtype)
+        return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
+
+    def rebuild_parameter(tensor: Tensor, *rest: object) -> Tensor:
+        return tensor
+
+    table: dict[tuple[str, str], Callable] = {
+        ("collections", "OrderedDict"): OrderedDict,
+        ("builtins", "set"): set,
+        ("dnnlib.util", "EasyDict"): Container,
+        ("torch_utils.persistence", "_reconstruct_persistent_obj"): rebuild_network,
+        ("torch.storage", "_load_from_bytes"): rebuild_storage,
+        ("torch._utils", "_rebuild_tensor_v2"): rebuild_tensor,
+        ("torch._utils", "_rebuild_parameter"): rebuild_parameter,
+        ("numpy", "ndarray"): Inert,
+        ("numpy", "dtype"): Inert,
+    }
+    for module in _NUMPY:
+        table[module, "scalar"] = table[module, "_reconstruct"] = Inert
+    return table
+
+
+def _named_tensors(network: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
+    """Names as in a state dict, and tensors, of a network and its parts."""
+    if not isinstance(network, Record):
+        return
+    state = network["state"]
+    for kind in ("_parameters", "_buffers"):
+        for name, tensor in (state.get(kind) or {}).items():
+            if isinstance(tensor, Tensor) and name not in (state.get("_non_persistent_buffers_set") or ()):
+                yield f"{prefix}{name}", tensor
+    for name, part in (state.get("_modules") or {}).items():
+        yield from _named_tensors(part, f"{prefix}{name}.")
+
+
+def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
+    """Tell a generator's configuration from its tensors."""
+    layers = {}
+    for name, tensor in tensors.items():
+        part, _, rest = name.removeprefix("synthesis.").partition(".")
+        if rest == "weight" and part.startswith("L") and part.count("_") == 2:
+            numbers = part[1:].split("_")
+            if all(number.isdecimal() for number in numbers):
+                layers[int(numbers[0])] = (int(numbers[1]), tensor)
+    mapped = [t for name, t in tensors.items() if name.startswith("mapping.fc") and name.endswith(".weight")]
+    if "mapping.embed.weight" in tensors:
+        raise CheckpointError(f"{path}: a generator that draws by class, which ours does not")
+    if not mapped or sorted(layers) != list(range(len(layers))) or len(layers) < 2:
+        raise CheckpointError(f"{path}: no generator of StyleGAN3")
+    side, last = layers[len(layers) - 1]
+    first = layers[0][1]
+    try:
+        return GeneratorConfig(
+            kind="t" if first.shape[-1] == 3 else "r",
+            size_px=side,
+            channels=last.shape[0],
+            z_dim=mapped[0].shape[1],
+            w_dim=mapped[0].shape[0],
+            mapping_layers=len(mapped),
+            # Of the layer before the colours, whose cutoff is half the side.
+            channel_base=last.shape[1] * side,
+            channel_max=first.shape[1],
+            layers=len(layers) - 1,
+        )
+    except (ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None

@@ -1,0 +1,133 @@
+"""`stylematte cycle`: the loop that feeds itself, a network fine-tuned on pictures that it helped to make."""
+
+import json
+import sys
+from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stylematte_cli.commands.options import Device, Json, Quiet, print_json
+from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.errors import InputError, UsageError
+
+
+def cycle(
+    data: Annotated[
+        Path, typer.Option("--data", metavar="DIR", help="Folder that holds the data sets of both recipes.")
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="DIR", help="Run folder; goes on with the cycle in it.")
+    ],
+    recipe: Annotated[
+        str, typer.Option("--recipe", metavar="RECIPE", help="Of the matting network.")
+    ] = "nano",
+    gan: Annotated[str, typer.Option("--gan", metavar="RECIPE", help="Of the generator.")] = "gan/faces-64",
+    weights: Annotated[
+        str,
+        typer.Option(
+            "--weights",
+            metavar="NAME|FILE",
+            help="Matting network to begin with, in place of pretraining.",
+        ),
+    ] = "",
+    count: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep.")] = 2000,
+    truncation: Annotated[
+        str, typer.Option("--truncation", metavar="T|LOW:HIGH", help="As in `stylematte synth`.")
+    ] = "0.7",
+    threshold: Annotated[
+        float, typer.Option("--threshold", min=0.0001, max=1, help="Of the filter, as in `stylematte synth`.")
+    ] = 0.05,
+    steps: Annotated[int, typer.Option("--steps", min=1, help="Of fine-tuning.")] = 500,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Fine-tune without generated pictures, too, to tell what they bring."),
+    ] = False,
+    mattes: Annotated[
+        Path | None,
+        typer.Option(
+            "--mattes",
+            metavar="DIR",
+            help="Mattes solved from masks, shared by runs.",
+        ),
+    ] = None,
+    backbone_weights: Annotated[
+        str,
+        typer.Option(
+            "--backbone-weights",
+            metavar="hub|FILE|none",
+            help="As in `stylematte train`.",
+        ),
+    ] = "",
+    detector: Annotated[
+        str,
+        typer.Option(
+            "--detector", metavar="NAME|FILE|none", help="Of the generator's scores, see `stylematte fid`."
+        ),
+    ] = "",
+    every: Annotated[
+        int | None,
+        typer.Option("--every", min=1, help="Steps between saved states."),
+    ] = None,
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
+    device: Device = "cpu",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train a matting network, let it matte faces, train a generator on them, and fine-tune on what it draws.
+
+    The steps: pretrain, export, mattes, gan, synth (with its filter), finetune, score. Each is what the verb
+    of that name does, in a folder of its own below --out, and none is done twice: the same command goes on
+    where a cycle was stopped. OUT/report.md tells what came out, report.json the same for programs.
+    """
+    require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
+    require("onnxruntime", extra="cpu")
+    if not data.is_dir():
+        raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
+    with translated_errors():
+        from stylematte_cli.commands.torch_device import usable_device
+        from training.config import load_recipe, trains_generator
+        from training.cycle import run_steps, write_report
+        from training.gan.config import load_gan_recipe
+
+        if trains_generator(recipe):
+            raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
+        if not trains_generator(gan):
+            raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
+        from stylematte_cli.commands.cycle_steps import Wish, all_steps, overlap
+
+        wish = Wish(
+            data=data,
+            out=out,
+            recipe=load_recipe(recipe),
+            gan=load_gan_recipe(gan),
+            gan_name=gan,
+            weights=weights,
+            count=count,
+            truncation=truncation,
+            threshold=threshold,
+            steps=steps,
+            mattes=mattes or out / "mattes",
+            backbone=backbone_weights,
+            detector=detector,
+            every=every,
+            workers=workers,
+            device=usable_device(device),
+            quiet=quiet or as_json,
+        )
+        if shared := overlap(wish):
+            print(
+                f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr
+            )
+        say: Callable[[str], None] = (lambda line: None) if wish.quiet else typer.echo
+        with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
+            results = run_steps(out, all_steps(wish, control), say)
+        scores = results["score"].pop("scores")
+        settings = {"recipe": recipe, "gan": gan, "n": count, "truncation": truncation, "steps": steps}
+        write_report(out, settings | {"threshold": threshold}, results, scores)
+    if as_json:
+        print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
+    elif not quiet:
+        typer.echo((out / "report.md").read_text(encoding="utf-8"))

@@ -1,0 +1,166 @@
+"""The pictures of `stylematte fid`: found, read, laid on backgrounds; their statistics kept."""
+
+import hashlib
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.commands.backdrop import Backdrop, identity_of, list_pictures
+from stylematte_cli.commands.progress import with_progress
+from stylematte_cli.commands.synth_files import REJECTED
+from stylematte_cli.errors import InputError
+from stylematte_cli.imaging.compose import composite
+from stylematte_cli.imaging.geometry import convert
+from stylematte_cli.media.images import read_alpha, read_image, write_bytes
+from stylematte_cli.weights import cache_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from training.fid import Detector, Statistics
+
+log = logging.getLogger("stylematte")
+
+_READERS = 4
+_CACHE_VERSION = 1  # of what the statistics depend on
+
+Pixels = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class PictureSet:
+    """A folder of pictures, and what is behind those with an alpha.
+
+    Attributes:
+        folder: As given.
+        files: Of the folder and its subfolders, sorted.
+        backdrop: None drops an alpha.
+    """
+
+    folder: Path
+    files: tuple[Path, ...]
+    backdrop: Backdrop | None = None
+
+    @classmethod
+    def find(cls, folder: Path, backdrop: Backdrop | None) -> "PictureSet":
+        """List the pictures of a folder, but labels and what `stylematte synth` rejected.
+
+        Raises:
+            InputError: As `list_pictures`.
+        """
+        from training.data.layouts import NO_PHOTOS
+
+        return cls(folder, list_pictures(folder, (*NO_PHOTOS, REJECTED)), backdrop)
+
+    def read(self, path: Path) -> Pixels:
+        """Read one picture as (H, W, 3) RGB, its alpha from the file or from alpha/ beside image/.
+
+        Raises:
+            InputError: It cannot be read, or its alpha has another size.
+        """
+        photo = read_image(path)
+        pixels = convert(photo.pixels, np.uint8)
+        if self.backdrop is None:
+            return pixels
+        alpha: NDArray[Any] | None = photo.alpha
+        pair = path.parent.with_name("alpha") / f"{path.stem}.png"
+        if alpha is None and path.parent.name == "image" and pair.is_file():
+            alpha = read_alpha(pair)
+            if alpha.shape != pixels.shape[:2]:
+                raise InputError(f"{pair}: not of the size of {path}")
+        if alpha is None:
+            return pixels
+        behind = self.backdrop.behind(path.relative_to(self.folder).as_posix())
+        return np.asarray(composite(pixels, alpha, behind), np.uint8)
+
+    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
+        """Yield all pictures, those of equal size together: (N, 3, H, W), N at most `size`."""
+        with ThreadPoolExecutor(_READERS) as pool:
+            groups = [self.files[i : i + size] for i in range(0, len(self.files), size)]
+            ready = [pool.submit(self.read, path) for path in groups[0]]
+            for following in [*groups[1:], ()]:
+                ahead = [pool.submit(self.read, path) for path in following]
+                by_size: dict[tuple[int, ...], list[Pixels]] = defaultdict(list)
+                for future in ready:
+                    picture = future.result()
+                    by_size[picture.shape].append(picture)
+                for pictures in by_size.values():
+                    yield np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+                ready = ahead
+
+    def key(self, detector: "Detector") -> str:
+        """Hash of all that the statistics depend on."""
+        files = [identity_of(path, self.folder) for path in self.files]
+        if self.backdrop:
+            files += [identity_of(p, self.folder) for p in sorted(self.folder.glob("**/alpha/*.png"))]
+        behind = self.backdrop.facts() if self.backdrop else None
+        facts = [_CACHE_VERSION, files, behind, detector.name, detector.sha256]
+        return hashlib.sha256(json.dumps(facts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def read_statistics(
+    pictures: PictureSet, detector: "Detector", keep_features: bool, batch_size: int, cache: bool, quiet: bool
+) -> "Statistics":
+    """Run pictures through a detector, or read what that came to the last time.
+
+    Raises:
+        InputError: A picture cannot be read: without it the score would be that of another set.
+    """
+    import torch
+
+    from training.fid import statistics
+
+    path = cache_folder() / "fid" / f"{pictures.key(detector)[:32]}.safetensors"
+    kept = _load(path) if cache else None
+    if kept is not None and (kept.features is not None or not keep_features):
+        log.info("%s: statistics of %d pictures read from %s", pictures.folder, kept.count, path)
+        return kept
+
+    def batches() -> "Iterator[Tensor]":
+        count = -(-len(pictures.files) // batch_size)
+        for batch in with_progress(pictures.batches(batch_size), count, "group", quiet):
+            yield torch.from_numpy(batch)
+
+    found = statistics(detector, batches(), keep_features)
+    if cache:
+        _keep(path, found)
+    return found
+
+
+def _load(path: Path) -> "Statistics | None":
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    from training.fid import Statistics
+
+    try:
+        tensors = load(path.read_bytes())
+        return Statistics(
+            tensors["total"], tensors["products"], int(tensors["count"]), tensors.get("features")
+        )
+    except FileNotFoundError:
+        return None
+    except (OSError, SafetensorError, KeyError) as error:
+        log.warning("%s: kept statistics that cannot be read are made anew: %s", path, error)
+        return None
+
+
+def _keep(path: Path, found: "Statistics") -> None:
+    import torch
+    from safetensors.torch import save
+
+    tensors = {"total": found.total, "products": found.products, "count": torch.tensor(found.count)}
+    if found.features is not None:
+        tensors["features"] = found.features
+    try:
+        write_bytes(path, save(tensors))
+    except InputError as error:  # the score is there all the same
+        log.warning("statistics are not kept: %s", error.message)

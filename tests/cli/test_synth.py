@@ -1,0 +1,427 @@
+"""`stylematte synth`: files and manifest, resume after anything, near copies, the filter, each refusal."""
+
+import dataclasses
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from models.gan.checkpoints import load_generator, save_generator
+from models.gan.generator import Generator, GeneratorConfig, rgba_of
+from stylematte_cli.app import main
+from stylematte_cli.commands import synth, synth_files
+from stylematte_cli.media import images
+from tests.training.generators import Discs
+from training.config import load_recipe
+from training.data.check import check_data
+from training.data.readers import read_set
+from training.data.subjects import read_subject
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def _discs(monkeypatch, request):
+    if "stylegan3" not in request.node.name:
+        monkeypatch.setattr(synth, "_open_generator", lambda path, device: Discs())
+
+
+@pytest.fixture
+def weights(tmp_path) -> Path:
+    path = tmp_path / "discs.safetensors"
+    path.write_bytes(b"weights of discs")
+    return path
+
+
+def run(out: Path, weights: Path, *arguments: object, code: int = 0) -> None:
+    options = ["--out", out, "--weights", weights, "--device", "cpu", "--quiet", *arguments]
+    assert main(["synth", *map(str, options)]) == code
+
+
+def manifest(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {p.relative_to(out).as_posix(): p.read_bytes() for p in sorted(out.rglob("*.png"))}
+
+
+def assert_manifest_tells_the_truth(out: Path) -> None:
+    last = {line["index"]: line for line in manifest(out)}
+    for line in last.values():
+        assert (line["outcome"] == "duplicate") or (out / line["output"]).is_file()
+
+
+def test_files_and_manifest(tmp_path, weights, capsys):
+    out = tmp_path / "out"
+    run(out, weights, "--n", 5, "--truncation", "-0.9:0.9", "--jitter", "0.02:5", "--seed", 3)
+    assert list(files(out)) == [f"{i:08}.png" for i in range(5)]
+    rgba = cv2.imread(str(out / "00000002.png"), cv2.IMREAD_UNCHANGED)
+    assert (rgba.shape, rgba.dtype) == ((32, 32, 4), np.uint8)
+    lines = manifest(out)
+    assert [line["index"] for line in lines] == list(range(5))
+    assert all(0.1 <= abs(line["truncation"]) <= 0.9 for line in lines)
+    assert all(max(map(abs, line["shift"])) <= 0.02 and abs(line["turn_deg"]) <= 5 for line in lines)
+    assert lines[0]["settings"] == {
+        # sha256sum of "weights of discs"
+        "weights_sha256": "e111da48416834a1fcf7dfff2dc9bdaafbd8b017a0c6a3010e9322bf99e5c93c",
+        "seed": 3,
+        "truncation": [-0.9, 0.9],
+        "shift": 0.02,
+        "turn_deg": 5.0,
+        "size_px": 32,
+        "form": "rgba",
+    }
+    assert "5 pictures in" in capsys.readouterr().out
+
+
+def test_a_picture_is_the_same_whatever_the_batch(tmp_path, weights):
+    """But for rounding: one step at few pixels."""
+    outs = [tmp_path / name for name in "ab"]
+    for out, batch in zip(outs, (1, 7), strict=True):
+        run(out, weights, "--n", 9, "--batch-size", batch)
+    for name in files(outs[0]):
+        a, b = (cv2.imread(str(out / name), cv2.IMREAD_UNCHANGED).astype(int) for out in outs)
+        assert np.abs(a - b).max() <= 1
+
+
+def test_more_can_be_drawn_later_and_nothing_is_drawn_twice(tmp_path, weights, monkeypatch):
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    run(once, weights, "--n", 20)
+    run(twice, weights, "--n", 5)
+    first = files(twice)
+    run(twice, weights, "--n", 20)
+    assert files(twice) == files(once)
+    assert first.items() <= files(twice).items()
+    before = (twice / "manifest.jsonl").read_bytes()
+    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Undrawable())
+    run(twice, weights, "--n", 20)
+    run(twice, weights, "--n", 3)
+    assert (twice / "manifest.jsonl").read_bytes() == before
+
+
+class Undrawable(Discs):
+    def forward(self, *inputs):
+        raise AssertionError("drawn again")
+
+
+def test_goes_on_after_kill_9(tmp_path, weights):
+    """The process is killed while it draws; what it wrote stays, and the rest is as if nothing had been."""
+    code = """
+import sys, time
+from tests.training.generators import Discs
+from stylematte_cli.app import main
+from stylematte_cli.commands import synth
+class Slow(Discs):
+    def forward(self, *inputs):
+        time.sleep(0.05)
+        return super().forward(*inputs)
+synth._open_generator = lambda path, device: Slow()
+main(sys.argv[1:])
+"""
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    arguments = ["--n", "400", "--batch-size", "4", "--quiet", "--device", "cpu", "--weights", str(weights)]
+    process = subprocess.Popen([sys.executable, "-c", code, "synth", "--out", str(out), *arguments], cwd=ROOT)
+    until = time.monotonic() + 60
+    while len(list(out.glob("*.png"))) < 20 and time.monotonic() < until:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 20 <= len(list(out.glob("*.png"))) < 400
+    assert_manifest_tells_the_truth(out)
+    (out / "manifest.jsonl").open("ab").write(b'{"index": 399, "outco')  # as a killed process leaves it
+    kept = {
+        name: (out / name).stat().st_mtime_ns for name in (line["output"] for line in manifest_of_whole(out))
+    }
+    run(whole, weights, "--n", 60, "--batch-size", 4)
+    run(out, weights, "--n", 60, "--batch-size", 4)
+    assert {name: data for name, data in files(out).items() if name in files(whole)} == files(whole)
+    assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in kept.items())
+
+
+def manifest_of_whole(out: Path) -> list[dict]:
+    lines = (out / "manifest.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def test_a_file_that_is_gone_is_drawn_again(tmp_path, weights):
+    out = tmp_path / "out"
+    run(out, weights, "--n", 8)
+    before = files(out)
+    (out / "00000003.png").unlink()
+    run(out, weights, "--n", 8)
+    assert files(out) == before
+
+
+def test_full_disk_ends_in_one_line_and_leaves_what_is_there(tmp_path, weights, capsys, monkeypatch):
+    out, whole, replace, done = tmp_path / "out", tmp_path / "whole", os.replace, []
+
+    def full(source, target):
+        if len(done) >= 30:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target))
+        done.append(target)
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(images.os, "replace", full)
+        run(out, weights, "--n", 100, code=3)
+    err = capsys.readouterr().err
+    assert "No space left" in err
+    assert err.count("\n") == 1
+    assert len(files(out)) == 30
+    assert not list(out.glob(f".*{images.TEMPORARY}"))
+    assert_manifest_tells_the_truth(out)
+    run(out, weights, "--n", 100)
+    run(whole, weights, "--n", 100)
+    assert files(out) == files(whole)
+
+
+def test_a_manifest_that_cannot_grow_ends_the_run(tmp_path, weights, capsys, monkeypatch):
+    out = tmp_path / "out"
+
+    def full(self, line):
+        if line["index"] == 9:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        append(self, line)
+
+    append = synth_files.JsonLines.append
+    monkeypatch.setattr(synth_files.JsonLines, "append", full)
+    run(out, weights, "--n", 40, code=3)
+    assert "manifest.jsonl: cannot be written: No space left" in capsys.readouterr().err
+    assert [line["index"] for line in manifest(out)] == list(range(9))
+
+
+def test_near_copies_are_refused_and_others_drawn(tmp_path, weights):
+    """At this truncation discs are alike: some are near copies, by number always the same."""
+    out, again = tmp_path / "out", tmp_path / "again"
+    run(out, weights, "--n", 30, "--truncation", 0.25)
+    lines = manifest(out)
+    copies = {line["index"]: line["of"] for line in lines if line["outcome"] == "duplicate"}
+    assert copies
+    assert len(files(out)) == 30
+    kept = {int(Path(name).stem) for name in files(out)}
+    assert set(copies.values()) <= kept
+    assert not kept & set(copies)
+    run(again, weights, "--n", 7, "--truncation", 0.25)
+    run(again, weights, "--n", 30, "--truncation", 0.25)
+    assert set(files(again)) == set(files(out))
+
+
+def test_nothing_but_near_copies_stops_the_run_early(tmp_path, weights, capsys):
+    for jitter in ((), ("--jitter", "0.1:10")):
+        out = tmp_path / f"out{len(jitter)}"
+        run(out, weights, "--n", 5000, "--truncation", 0.01, *jitter, code=3)
+        assert "no more to give" in capsys.readouterr().err
+        assert len(files(out)) < 20
+        assert_manifest_tells_the_truth(out)
+
+
+def test_pairs_and_sizes(tmp_path, weights):
+    rgba, pairs = tmp_path / "rgba", tmp_path / "pairs"
+    run(rgba, weights, "--n", 3, "--size", 16)
+    run(pairs, weights, "--n", 3, "--size", 16, "--format", "pairs")
+    for i in range(3):
+        whole = cv2.imread(str(rgba / f"{i:08}.png"), cv2.IMREAD_UNCHANGED)
+        image, alpha = (
+            cv2.imread(str(pairs / d / f"{i:08}.png"), cv2.IMREAD_UNCHANGED) for d in ("image", "alpha")
+        )
+        assert whole.shape == (16, 16, 4)
+        np.testing.assert_array_equal(np.dstack([image, alpha]), whole)
+
+
+@pytest.mark.parametrize("form", ["rgba", "pairs"])
+def test_training_reads_it(tmp_path, weights, form):
+    run(tmp_path / "data/synthetic", weights, "--n", 4, "--format", form)
+    recipe = load_recipe("stylematte")
+    (data_set,) = (s for s in recipe.sets if s.folder == "synthetic")
+    report = check_data(
+        dataclasses.replace(recipe, sets=(data_set,), validation=()), tmp_path / "data", quiet=True
+    )
+    assert (report.sets[0].errors, report.sets[0].warnings, report.sets[0].pictures) == ([], [], 4)
+    subject = read_subject(read_set(tmp_path / "data", "synthetic")[2], data_set, tmp_path)
+    folder = tmp_path / "data/synthetic"
+    alpha = folder / "alpha/00000002.png" if form == "pairs" else folder / "00000002.png"
+    wanted = cv2.imread(str(alpha), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(subject.alpha, wanted if form == "pairs" else wanted[..., 3])
+    assert subject.image[16, 16, 0] > subject.image[16, 16, 1]  # RGB: the disc is red
+
+
+def test_preview(tmp_path, weights, capsys):
+    out, sheet = tmp_path / "out", tmp_path / "sheet.png"
+    run(out, weights, "--n", 5, "--preview", sheet)
+    pixels = cv2.imread(str(sheet))[..., ::-1]
+    assert pixels.shape == (64, 96, 3)
+    assert pixels[16, 16, 0] > 150  # a disc
+    assert {tuple(p) for p in pixels[:2].reshape(-1, 3)} == {(120, 120, 120), (190, 190, 190)}
+    for bad in (out / "sheet.png", tmp_path / "sheet.txt"):
+        run(out, weights, "--n", 5, "--preview", bad, code=2)
+        assert "--preview" in capsys.readouterr().err
+
+
+def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, red_model, monkeypatch, capsys):
+    """The red detector sees red discs; every third disc here has a hole in its alpha alone."""
+    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    out = tmp_path / "out"
+    options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
+    run(out, weights, *options, "--json")
+    report = json.loads(capsys.readouterr().out)
+    outcomes = {line["index"]: line["outcome"] for line in manifest(out)}
+    assert outcomes == {i: "rejected" if i % 3 == 2 else "ok" for i in range(len(outcomes))}
+    assert (report["pictures"], report["rejected"]) == (8, 3)
+    assert report["filter"]["kept_share"] == pytest.approx(8 / 11, abs=1e-4)
+    assert sum(b["pictures"] for b in report["filter"]["histogram"]) == 11
+    assert {p.stem for p in (out / "rejected").iterdir()} == {f"{i:08}" for i in (2, 5, 8)}
+    assert_manifest_tells_the_truth(out)
+    run(out, weights, *options)
+    assert "the filter kept 72.7%, and put 3 in" in capsys.readouterr().out
+    assert len(read_set(tmp_path, "out")) == 8  # rejected ones are no training data
+
+
+def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys):
+    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    at_once, after = tmp_path / "at_once", tmp_path / "after"
+    options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
+    run(at_once, weights, *options)
+    run(after, weights, "--n", 8, "--batch-size", 3)
+    assert len(files(after)) == 8
+    run(after, weights, *options)
+    assert files(after) == files(at_once)
+    run(after, weights, *options, "--threshold", 1)
+    assert all(line["outcome"] == "ok" for line in {x["index"]: x for x in manifest(after)}.values())
+    assert not list((after / "rejected").iterdir())
+
+
+def test_a_filter_that_rejects_all_stops_the_run(tmp_path, weights, red_model, capsys):
+    out = tmp_path / "out"
+    options = ("--n", 1000, "--filter", "--matting", red_model, "--threshold", 0.0001, "--size", 16)
+    run(out, weights, *options, code=3)
+    assert "rejected 100 of the last 100" in capsys.readouterr().err
+    assert len(list((out / "rejected").iterdir())) == len(manifest(out)) >= 100
+    assert_manifest_tells_the_truth(out)
+
+
+class Holed(Discs):
+    """Has a hole in the alpha of numbers 2, 5, 8 ...; `z` tells the number."""
+
+    def forward(self, z, truncation, transform):
+        from training.synthesis import Plan
+
+        pictures = super().forward(z, truncation, transform)
+        noises = [Plan().draft(i, 4).noise for i in range(60)]
+        for picture, noise in zip(pictures, z, strict=True):
+            number = next(i for i, n in enumerate(noises) if np.array_equal(n, noise))
+            if number % 3 == 2:
+                side = self.config.size_px
+                picture[3, side // 4 : -side // 4, side // 4 : -side // 4] *= -1
+        return pictures
+
+
+def test_a_folder_holds_pictures_of_one_kind(tmp_path, weights, capsys):
+    out = tmp_path / "out"
+    run(out, weights, "--n", 4)
+    for options, word in (
+        (("--seed", 1), "seed"),
+        (("--truncation", 0.5), "truncation"),
+        (("--size", 16), "size_px"),
+    ):
+        run(out, weights, "--n", 4, *options, code=3)
+        assert word in capsys.readouterr().err
+    weights.write_bytes(b"others")
+    run(out, weights, "--n", 4, code=3)
+    assert "other settings: weights" in capsys.readouterr().err
+    run(out, weights, "--n", 2, "--seed", 1, "--overwrite")
+    assert len(files(out)) == len(manifest(out)) == 2
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "photo.png").write_bytes(b"mine")
+    run(foreign, weights, "--n", 2, "--overwrite", code=3)
+    assert "no manifest tells of" in capsys.readouterr().err
+    assert (foreign / "photo.png").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "words"),
+    [
+        (("--n", 0), 2, "--n"),
+        (("--truncation", "7"), 2, "--truncation 7: from -1 to 1"),
+        (("--truncation", "0"), 2, "mean picture"),
+        (("--truncation", "high"), 2, "a number, or two"),
+        (("--truncation", "0.2:0.9:1"), 2, "a number, or two"),
+        (("--jitter", "a:b"), 2, "a shift and degrees"),
+        (("--jitter", "0.9:5"), 2, "--jitter 0.9:5"),
+        (("--size", 64), 2, "draws 32 px"),
+        (("--threshold", 0.1), 2, "--filter"),
+        (("--weights", ""), 4, "stylematte train gan"),
+        (("--weights", "faces"), 4, "'faces' are not here"),
+        (("--device", "cuda:7"), 4, "cuda:7"),
+    ],
+)
+def test_refusals(tmp_path, weights, capsys, options, code, words):
+    arguments = ["--out", tmp_path / "out", "--weights", weights, "--n", 2, "--device", "cpu", *options]
+    assert main(["synth", *map(str, arguments)]) == code
+    err = capsys.readouterr().err
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def stylegan3(path: Path, channels: int = 4) -> Path:
+    """Random weights of the smallest kind, the last layer enlarged until pictures differ."""
+    torch.manual_seed(0)
+    config = GeneratorConfig(
+        size_px=16, channels=channels, channel_base=256, channel_max=16, z_dim=8, w_dim=8
+    )
+    generator = Generator(config)
+    with torch.no_grad():
+        list(generator.synthesis.children())[-1].weight.mul_(40)
+    save_generator(generator, path, {})
+    return path
+
+
+def test_a_stylegan3_file(tmp_path, capsys):
+    """Number 4 by hand: noise, truncation and pose as the manifest has them."""
+    weights, out = stylegan3(tmp_path / "g.safetensors"), tmp_path / "out"
+    run(
+        out,
+        weights,
+        "--n",
+        6,
+        "--truncation",
+        "0.3:0.9",
+        "--jitter",
+        "0.1:20",
+        "--batch-size",
+        4,
+        "--seed",
+        5,
+    )
+    line = next(line for line in manifest(out) if line["index"] == 4)
+    noise = np.random.default_rng((5, 4)).standard_normal(8, np.float32)
+    angle, (x, y) = np.radians(line["turn_deg"]), line["shift"]
+    movement = np.array([[np.cos(angle), -np.sin(angle), x], [np.sin(angle), np.cos(angle), y], [0, 0, 1]])
+    generator, _ = load_generator(weights)
+    with torch.no_grad():
+        lookup = torch.from_numpy(np.linalg.inv(movement)).float()[None]
+        wanted = rgba_of(generator(torch.from_numpy(noise)[None], line["truncation"], lookup))
+    rgba = cv2.cvtColor(cv2.imread(str(out / line["output"]), cv2.IMREAD_UNCHANGED), cv2.COLOR_BGRA2RGBA)
+    np.testing.assert_allclose(rgba.transpose(2, 0, 1), wanted[0] * 255, atol=1.01)
+    assert wanted.std() > 0.1
+
+
+def test_a_stylegan3_file_without_alpha_is_refused(tmp_path, capsys):
+    run(tmp_path / "out", stylegan3(tmp_path / "g.safetensors", 3), "--n", 6, code=3)
+    assert "3 channels, without alpha" in capsys.readouterr().err
+
+
+def test_a_stylegan3_file_that_is_none_is_refused(tmp_path, weights, capsys):
+    run(tmp_path / "out", weights, "--n", 6, code=3)
+    assert "safetensors" in capsys.readouterr().err

@@ -1,0 +1,60 @@
+"""Generators on disk."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from models.checkpoints import CheckpointError, load_weights, save_weights
+from models.gan.checkpoints import load_generator, save_generator
+from models.stylematte import build_model
+from tests.models.gan.test_generator import lively
+
+
+@torch.no_grad()
+def test_round_trip(tmp_path):
+    for kind in "tr":
+        generator, z = lively(kind), torch.randn(2, 12)
+        save_generator(generator, tmp_path / "g.safetensors", {"kimg": 7})
+        loaded, provenance = load_generator(tmp_path / "g.safetensors")
+        assert (loaded.config, provenance, loaded.training) == (generator.config, {"kimg": 7}, False)
+        assert torch.equal(loaded(z, 0.5), generator(z, 0.5))
+    save_generator(loaded, tmp_path / "again.safetensors", {"kimg": 7})
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "g.safetensors").read_bytes()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "g.safetensors"]
+
+
+def test_other_files_are_refused(tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_generator(path)
+    save_weights(build_model("nano"), path)
+    with pytest.raises(CheckpointError, match="no generator, but a matting network, nano"):
+        load_generator(path)
+    save_file({"a": torch.zeros(1)}, path)
+    with pytest.raises(CheckpointError, match="no generator, but weights of another tool"):
+        load_generator(path)
+    save_generator(lively(), path, {})
+    with pytest.raises(CheckpointError, match="`stylematte synth` takes it"):
+        load_weights(path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+        load_generator(path)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"size_px": 48}, "cannot build: size_px 48 is no power of two"),
+        ({"later": 1}, "cannot build: .*later"),
+        ({"size_px": 16}, "tensors are missing"),
+        ([], "cannot build"),
+    ],
+)
+def test_configurations_of_another_version(tmp_path, config, message):
+    path = tmp_path / "w.safetensors"
+    metadata = {"network": "stylegan3", "config": json.dumps(config)}
+    save_file({"a": torch.zeros(1)}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=message):
+        load_generator(path)

@@ -1,0 +1,349 @@
+"""How far generated pictures are from real ones: FID and KID on the features of a detector.
+
+References:
+    Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
+    equation 6 (FID). Bińkowski et al., "Demystifying MMD GANs", 2018, section 4 (KID).
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+from torchmetrics.image.fid import FrechetInceptionDistance
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from models.checkpoints import load_weights
+from models.encoders import Encoder, MobileNetV2, build_encoder, from_signed_range, load_folded
+from models.stylematte import MEAN, STD
+
+INCEPTION = "inception-2015-12-05.pt"
+INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
+INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}"
+MOBILENET = "mobilenetv2_imagenet_folded.safetensors"
+
+_STAND_IN_PX = 224  # what MobileNetV2 and Swin were trained at
+_KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
+
+
+class DetectorError(ValueError):
+    """A detector that cannot be used; the message names it."""
+
+
+class MissingDetectorError(DetectorError):
+    """A detector that is not here; the message says where it comes from and where to put it."""
+
+    is_missing = True
+
+
+class ScoreError(ValueError):
+    """Too few pictures for a score, or statistics that do not belong together."""
+
+
+class Detector(nn.Module):
+    """Pictures in, features out: `forward` takes (N, 3, H, W) uint8 RGB of any size, gives (N, d) float32.
+
+    Attributes:
+        name: As reports call it; scores of detectors of different names do not compare.
+        num_features: d.
+        sha256: Of its file.
+    """
+
+    name: str
+    num_features: int
+    sha256: str
+
+
+class ScriptDetector(Detector):
+    """A TorchScript file such as the Inception network of 2015-12-05; it brings its own resizing.
+
+    The file's graph runs in torch's interpreter: no Python code of the file is run, but a graph may call any
+    operator of torch, so a file of unknown origin is to be trusted no more than a program.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DetectorError: No TorchScript file, or one that makes no features of pictures.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.sha256 = _sha256(path)
+        self.name = "inception" if self.sha256 == INCEPTION_SHA256 else path.name
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", DeprecationWarning)  # no other format has the network
+                self.script = torch.jit.load(str(path), map_location="cpu").eval()
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise DetectorError(f"{path}: not a TorchScript file: {reason}") from None
+        arguments = [argument.name for argument in self.script.forward.schema.arguments]
+        self.options = {"return_features": True} if "return_features" in arguments else {}
+        try:
+            with torch.inference_mode():
+                features = self(torch.zeros(2, 3, 64, 64, dtype=torch.uint8))
+            self.num_features = features.shape[1]
+        except (RuntimeError, AttributeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise DetectorError(f"{path}: makes no features of uint8 pictures: {reason}") from None
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See `Detector`."""
+        return self.script(pictures, **self.options).float()
+
+
+class EncoderDetector(Detector):
+    """A stand-in where Inception is not at hand: the last map of an encoder, averaged over the picture.
+
+    Args:
+        encoder: Takes RGB normalised with ImageNet's mean and deviation.
+        name: As reports call it.
+        sha256: Of the file its weights are from.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, encoder: Encoder, name: str, sha256: str) -> None:
+        super().__init__()
+        # Channels last: a third less time on a CPU.
+        self.encoder = encoder.eval()
+        self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.name, self.sha256 = name, sha256
+        self.num_features = encoder.channels[-1]
+        self.side_px = -(-_STAND_IN_PX // encoder.multiple) * encoder.multiple
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """See `Detector`; pictures are squashed to a square, as Inception's are."""
+        size = (self.side_px, self.side_px)
+        x = F.interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
+        x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return self.encoder(x)[-1].mean((2, 3))
+
+
+def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Detector:
+    """Load a detector.
+
+    Args:
+        name_or_path: `inception`, the standard; `mobilenet`, a stand-in; a TorchScript file (.pt); weights of
+            `stylematte train` or a folded MobileNetV2 (.safetensors); or the name of such weights.
+        folders: Where files are looked for that are given by name; the last is named when one is missing.
+
+    Raises:
+        MissingDetectorError: There is no such file.
+        DetectorError: A file that cannot be read, or of another kind.
+        CheckpointError: Weights that cannot be read.
+    """
+    path = _find(str(name_or_path), folders)
+    if path.suffix in (".pt", ".ts", ".torchscript"):
+        return ScriptDetector(path)
+    if path.suffix != ".safetensors":
+        raise DetectorError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DetectorError(f"{path}: not a readable safetensors file: {error}") from None
+    if "stem.weight" in tensors:
+        return _folded_mobilenet(path, tensors)
+    model, _ = load_weights(path)
+    return EncoderDetector(model.encoder, f"encoder of {path.stem}", _sha256(path))
+
+
+def _find(name: str, folders: Sequence[Path]) -> Path:
+    file = {"inception": INCEPTION, "mobilenet": MOBILENET}.get(name, f"{name}.safetensors")
+    for path in (*(folder / file for folder in folders), Path(name)):
+        if path.is_file():
+            return path
+    home = folders[-1] if folders else Path()
+    if name == "inception":
+        raise MissingDetectorError(
+            f"detector inception: {home / INCEPTION} is not there. Fetch {INCEPTION_URL} (96 MB) and put it "
+            "there, or give its path. Without it, --detector nano gives numbers of another scale"
+        )
+    if name == "mobilenet":
+        raise MissingDetectorError(
+            f"detector mobilenet: {home / MOBILENET} is not there. It is MobileNetV2 of ImageNet with batch "
+            "norms folded, as --backbone-weights of stylematte train takes it; put it there, or give its path"
+        )
+    raise MissingDetectorError(
+        f"detector {name!r}: no such file, and no weights of that name in "
+        f"{', '.join(map(str, folders)) or 'any folder'}. There are inception, mobilenet, and trained weights"
+    )
+
+
+def _folded_mobilenet(path: Path, folded: dict[str, Tensor]) -> EncoderDetector:
+    encoder = build_encoder("mobilenet_v2")
+    assert isinstance(encoder, MobileNetV2)
+    # What the norms measure they undo: any pictures give the same function, these always the same numbers.
+    noise = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    try:
+        load_folded(encoder, from_signed_range(folded, MEAN, STD), noise)
+    except (KeyError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
+        raise DetectorError(f"{path}: not a MobileNetV2 with batch norms folded: {error}") from None
+    return EncoderDetector(encoder, "mobilenet", _sha256(path))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """What FID needs of a set of pictures, and with `features` KID too.
+
+    Attributes:
+        total: (d,) float64, sum of the features.
+        products: (d, d) float64, sum of their outer products.
+        count: Pictures.
+        features: (count, d) float32; None where nobody asked for KID.
+    """
+
+    total: Tensor
+    products: Tensor
+    count: int
+    features: Tensor | None = None
+
+    @property
+    def mean(self) -> Tensor:
+        """(d,) float64."""
+        return self.total / self.count
+
+    @property
+    def covariance(self) -> Tensor:
+        """(d, d) float64, with divisor count - 1."""
+        return (self.products - self.count * self.mean.outer(self.mean)) / (self.count - 1)
+
+
+def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bool = False) -> Statistics:
+    """Run pictures through a detector.
+
+    Args:
+        detector: On the device it is to run on.
+        pictures: Batches (N, 3, H, W) uint8 RGB, on any device; sizes may differ from batch to batch.
+        keep_features: For `kid`.
+
+    Returns:
+        Statistics on the CPU.
+    """
+    device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
+    metric = FrechetInceptionDistance(feature=detector).to(device)
+    kept = _Kept()
+    hook = detector.register_forward_hook(kept) if keep_features else None
+    try:
+        for batch in pictures:
+            metric.update(batch.to(device), real=True)
+    finally:
+        if hook is not None:
+            hook.remove()
+    return Statistics(
+        metric.real_features_sum.cpu(),
+        metric.real_features_cov_sum.cpu(),
+        int(metric.real_features_num_samples),
+        torch.cat(kept.features) if kept.features else None,
+    )
+
+
+class _Kept:
+    """A forward hook that keeps what a detector gives."""
+
+    def __init__(self) -> None:
+        self.features: list[Tensor] = []
+
+    def __call__(self, detector: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
+        self.features.append(features.float().cpu())
+
+
+class _AsTheyAre(nn.Module):
+    """Stands where torchmetrics wants a detector, for features that are already there."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
+
+
+def fid(real: Statistics, generated: Statistics) -> float:
+    """Fréchet distance of two normal distributions, |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½).
+
+    Args:
+        real: Of the one set.
+        generated: Of the other, by the same detector.
+
+    Raises:
+        ScoreError: Less than two pictures, or features of different length.
+    """
+    _check(real, generated)
+    metric = FrechetInceptionDistance(feature=_AsTheyAre(len(real.total)))
+    # torchmetrics' own sums, put back as they were taken out: sets that do not change are read once.
+    metric.real_features_sum, metric.real_features_cov_sum = real.total, real.products
+    metric.real_features_num_samples = torch.tensor(real.count)
+    metric.fake_features_sum, metric.fake_features_cov_sum = generated.total, generated.products
+    metric.fake_features_num_samples = torch.tensor(generated.count)
+    metric.orig_dtype = torch.float64
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
+        return max(0.0, float(metric.compute()))  # equal sets differ from zero by rounding alone
+
+
+def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, float]:
+    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, without bias.
+
+    Args:
+        real: With features.
+        generated: With features, by the same detector.
+        seed: Draws 100 subsets of 1000 pictures, or of as many as the smaller set has.
+
+    Returns:
+        Mean and standard deviation over the subsets.
+
+    Raises:
+        ScoreError: As for `fid`, or no features.
+    """
+    _check(real, generated)
+    if real.features is None or generated.features is None:
+        raise ScoreError("KID needs the features themselves; these statistics have sums alone")
+    size = min(_KID_SUBSET_SIZE, real.count, generated.count)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*will save all extracted features")
+        metric = KernelInceptionDistance(
+            feature=_AsTheyAre(len(real.total)), subsets=_KID_SUBSETS, subset_size=size
+        )
+    metric.update(real.features.double(), real=True)
+    metric.update(generated.features.double(), real=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        mean, deviation = metric.compute()
+    return float(mean), float(deviation)
+
+
+def _check(real: Statistics, generated: Statistics) -> None:
+    if min(real.count, generated.count) < 2:
+        raise ScoreError(f"{real.count} real and {generated.count} generated pictures: two of each at least")
+    if len(real.total) != len(generated.total):
+        raise ScoreError("statistics of two detectors do not compare")
+
+
+def doubts(real: int, generated: int, num_features: int) -> list[str]:
+    """Say what is to be known of a score from so few pictures; empty where there are enough."""
+    least = min(real, generated)
+    said = []
+    if least <= num_features:
+        said.append(
+            f"{least} pictures do not fill {num_features} features: the covariance is singular, and the FID "
+            "too high; compare it with sets of equal size, or give --kid, which has no bias"
+        )
+    elif least < 2048:
+        said.append(f"{least} pictures are few: the FID is too high; compare it with sets of equal size")
+    return said

@@ -1,0 +1,202 @@
+"""Real pictures for a generator: photos with an alpha, square, at its size."""
+
+import zlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from training.data.pseudo_alpha import cached_paths
+from training.data.readers import DataError, Sample, has_set, read_label, read_rgb, read_set, split
+from training.gan.config import GanRecipe, PictureSet
+
+Pixels = NDArray[np.uint8]
+IN_MEMORY_BYTES = 2**31  # sets below this are read once
+
+
+class Source(NamedTuple):
+    """A photo, and the file of its alpha; None where the photo has four channels."""
+
+    image: Path
+    alpha: Path | None
+
+
+def list_pictures(recipe: GanRecipe, root: Path) -> list[Sample]:
+    """What a recipe trains on.
+
+    Where none of its sets lies below the data root, the root itself is taken for one: a folder of photos.
+
+    Args:
+        recipe: Says which sets.
+        root: Folder of the data sets.
+
+    Raises:
+        DataError: A set is not there, has no pictures, or all of them are held out.
+    """
+    sets = [s for s in recipe.sets if has_set(root, s.folder, s.layout)]
+    if not sets and root.is_dir():
+        here = PictureSet(root.resolve().name)
+        if (root / "image").is_dir() or any(p.is_file() for p in root.iterdir()):
+            return _trained(read_set(root.resolve().parent, here.folder), recipe, root)
+    samples = [sample for s in recipe.sets for sample in read_set(root, s.folder, s.layout)]
+    return _trained(samples, recipe, root)
+
+
+def _trained(samples: list[Sample], recipe: GanRecipe, root: Path) -> list[Sample]:
+    training = split(samples, recipe.held_out_every)[0]
+    if not training:
+        raise DataError(f"{root}: every picture of it is held out, none is left to train on")
+    return training
+
+
+def without_alpha(samples: list[Sample], mattes: Path) -> list[Sample]:
+    """Those that have neither a fourth channel, nor a file in alpha/, nor a prepared matte."""
+    return [s for s in samples if find_source(s, mattes) is None]
+
+
+def find_source(sample: Sample, mattes: Path) -> Source | None:
+    """Where a sample's alpha is; None where there is none.
+
+    Args:
+        sample: Of `list_pictures`.
+        mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
+    """
+    if "alpha" in sample.labels:
+        return Source(sample.image, sample.labels["alpha"])
+    prepared = cached_paths(sample, mattes)["alpha"]
+    if prepared.exists():
+        return Source(sample.image, prepared)
+    return Source(sample.image, None) if _has_four_channels(sample.image) else None
+
+
+def _has_four_channels(path: Path) -> bool:
+    if path.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
+        return False
+    if path.suffix.lower() == ".png":  # its header says so: colour type 6 of IHDR
+        with path.open("rb") as file:
+            return file.read(26)[25:26] == b"\x06"
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    return image is not None and image.ndim == 3 and image.shape[2] == 4
+
+
+def read_rgba(source: Source, size_px: int) -> Pixels:
+    """Read a picture: the square in the middle, at a size, its colours not premultiplied.
+
+    Returns:
+        (4, size_px, size_px) uint8 RGBA.
+
+    Raises:
+        DataError: A file cannot be read, or the alpha has another shape than the photo.
+    """
+    if source.alpha is None:
+        rgba = cv2.imread(str(source.image), cv2.IMREAD_UNCHANGED)
+        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
+            raise DataError(f"{source.image}: not an RGBA picture of 8 bits")
+        rgba = cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA)
+    else:
+        image, alpha = read_rgb(source.image), read_label(source.alpha)
+        if alpha.shape != image.shape[:2]:
+            raise DataError(f"{source.alpha}: size {alpha.shape}, its picture has {image.shape[:2]}")
+        rgba = np.dstack([image, alpha])
+    return fit_square(np.asarray(rgba, np.uint8), size_px)
+
+
+def fit_square(picture: Pixels, size_px: int) -> Pixels:
+    """The square in the middle of (H, W, C), resized: (C, size_px, size_px), shrunk by areas."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = picture[top : top + side, left : left + side]
+    way = cv2.INTER_AREA if side >= size_px else cv2.INTER_CUBIC
+    small = cv2.resize(square, (size_px, size_px), interpolation=way)
+    return np.ascontiguousarray(small.transpose(2, 0, 1), np.uint8)
+
+
+class Pictures(Dataset[Tensor]):
+    """An endless row of pictures, (C, size_px, size_px) uint8, every epoch in an order of its own.
+
+    Picture i of a run is always the same one: that is what makes a resumed run continue exactly.
+
+    Args:
+        read: Picture number → (C, size_px, size_px) uint8.
+        count: How many there are.
+        mirror: Every picture is there a second time, mirrored.
+        seed: Of the order.
+        item_bytes: Of one picture; a set that is small as a whole is read once and kept.
+    """
+
+    def __init__(
+        self, read: Callable[[int], Pixels], count: int, mirror: bool, seed: int, item_bytes: int
+    ) -> None:
+        self.read, self.count, self.mirror, self.seed = read, count, mirror, seed
+        self.kept: Pixels | None = None
+        self.order: tuple[int, NDArray[np.int64]] = (-1, np.zeros(0, np.int64))
+        if count * item_bytes <= IN_MEMORY_BYTES:
+            with ThreadPoolExecutor(4) as pool:
+                self.kept = np.stack(list(pool.map(read, range(count))))
+
+    def __getitem__(self, index: int) -> Tensor:
+        epoch, place = divmod(index, self.count * (2 if self.mirror else 1))
+        if self.order[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            self.order = (epoch, rng.permutation(self.count * (2 if self.mirror else 1)))
+        number = int(self.order[1][place])
+        picture = self.picture(number % self.count)
+        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]) if number >= self.count else picture)
+
+    def picture(self, number: int) -> Pixels:
+        """A picture as it is, by its number."""
+        return self.read(number) if self.kept is None else self.kept[number]
+
+
+def real_pictures(recipe: GanRecipe, root: Path, mattes: Path) -> Pictures:
+    """The pictures of a recipe, (4, size_px, size_px) uint8 RGBA.
+
+    Raises:
+        DataError: See `list_pictures` and `read_rgba`; or a photo has no alpha.
+    """
+    samples = list_pictures(recipe, root)
+    found = [find_source(sample, mattes) for sample in samples]
+    sources = [source for source in found if source is not None]
+    if len(sources) < len(samples):
+        lonely = samples[found.index(None)]
+        raise DataError(f"{lonely.image}: no alpha for it, and no matte in {mattes}")
+    size = recipe.generator.size_px
+    seed = zlib.crc32(f"real {recipe.seed}".encode())
+    read = _Reader(sources, size)
+    return Pictures(read, len(sources), recipe.mirror, seed, 4 * size * size)
+
+
+def background_pictures(recipe: GanRecipe, root: Path) -> Pictures | None:
+    """Backgrounds for composites, (3, size_px, size_px) uint8 RGB; None where the set is not there."""
+    one, size = recipe.backgrounds, recipe.generator.size_px
+    if one is None or not has_set(root, one.folder, one.layout):
+        return None
+    images = [sample.image for sample in read_set(root, one.folder, one.layout)]
+    seed = zlib.crc32(f"backgrounds {recipe.seed}".encode())
+    return Pictures(_BackgroundReader(images, size), len(images), recipe.mirror, seed, 3 * size * size)
+
+
+class _Reader:
+    """Reads real pictures; a class and no closure, so that worker processes can have one."""
+
+    def __init__(self, sources: list[Source], size_px: int) -> None:
+        self.sources, self.size_px = sources, size_px
+
+    def __call__(self, number: int) -> Pixels:
+        return read_rgba(self.sources[number], self.size_px)
+
+
+class _BackgroundReader:
+    def __init__(self, images: list[Path], size_px: int) -> None:
+        self.images, self.size_px = images, size_px
+
+    def __call__(self, number: int) -> Pixels:
+        return fit_square(read_rgb(self.images[number]), self.size_px)

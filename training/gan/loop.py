@@ -1,0 +1,332 @@
+"""The loop that trains a generator: one function, in the order in which things happen."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from training.checkpoint import load_state, save_state
+from training.config import RecipeError
+from training.data.dataset import Onwards
+from training.gan.config import GanRecipe
+from training.gan.data import Pictures, background_pictures, real_pictures
+from training.gan.losses import fading_blur_px
+from training.gan.players import Players
+from training.gan.scores import Scorer
+from training.gan.sheets import Sheets, name_at
+from training.log import Log
+from training.loop import RunFolderError, TrainingError
+from training.processes import join_processes, reseed
+
+SECONDS_A_LINE = 20.0
+STEPS_A_ROW = 50
+
+
+class Pass(NamedTuple):
+    """What one pass of a step works on.
+
+    Attributes:
+        z: (N, z_dim) float32.
+        reals: (N, 4, H, H) float32 in [-1, 1].
+        backgrounds: (N, 3, H, H) float32 in [-1, 1].
+    """
+
+    z: Tensor
+    reals: Tensor
+    backgrounds: Tensor
+
+
+@dataclass(frozen=True)
+class GanOptions:
+    """How a run is carried out, as opposed to what it learns (the recipe).
+
+    Attributes:
+        out: Run folder: config.json, log.csv, tensorboard/, snapshots/, sheets/, state.pt, last and best
+            weights.
+        mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
+        device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
+        accumulate: Passes whose gradients make one step. The recipe's batch is divided by it.
+        workers: Processes that read pictures, where the set is too large for memory.
+        every: Steps between snapshots; the recipe's where it is None.
+        detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
+        folders: Where detectors are looked for that are given by name.
+        backbone: File or folder of the vision-aided discriminator's network, see
+            `models.gan.backbones.load_backbone`.
+        origin: What else made the weights, name → SHA-256.
+    """
+
+    out: Path
+    mattes: Path
+    device: str = "cpu"
+    accumulate: int = 1
+    workers: int = 2
+    every: int | None = None
+    detector: str = ""
+    folders: tuple[Path, ...] = ()
+    backbone: Path | None = None
+    origin: dict[str, str] | None = None
+
+
+def train_gan(
+    recipe: GanRecipe, root: Path, options: GanOptions, report: Callable[[str], None] = print
+) -> dict[str, float]:
+    """Run a recipe, or go on with it where it stopped.
+
+    Args:
+        recipe: What to learn, from what.
+        root: Folder of the data sets.
+        options: Where and how.
+        report: Takes progress lines; the main process alone has some.
+
+    Returns:
+        Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
+
+    Raises:
+        DataError: A data set is missing or damaged, or a photo has no alpha.
+        RecipeError: The batch cannot be divided.
+        RunFolderError: The run folder belongs to another recipe, or not every process sees it.
+        TrainingError: A loss is no longer a number.
+    """
+    # Initialise.
+    accelerator = join_processes(options.device)
+    if not accelerator.is_main_process:
+        report = _say_nothing
+    state = _previous_state(options, recipe)
+    if len(set(gather_object([state["step"]]))) > 1:
+        raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
+    size = _pictures_a_pass(recipe, options, accelerator)
+    reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
+    report(_says_what(recipe, reals, backgrounds))
+    torch.manual_seed(recipe.seed)
+    players = Players(recipe, accelerator, options.backbone)
+    if "players" in state:
+        players.load_state_dict(state["players"])
+        report(f"going on at {state['step'] * recipe.batch_size / 1000:g} kimg")
+    run = GanRun(recipe, options, accelerator, players, reals, state, report)
+
+    # Step.
+    scores: dict[str, float] = {}
+    try:
+        if state["step"] == 0:
+            run.sheets.draw_reals(reals)
+        passes = run.passes(reals, backgrounds, size)
+        for step in range(state["step"], recipe.steps):
+            run.step(step, [next(passes) for _ in range(options.accumulate)])
+            if run.is_snapshot(step + 1):
+                if accelerator.is_main_process:
+                    scores = run.snapshot(step + 1)
+                accelerator.wait_for_everyone()
+    finally:
+        run.close()
+    return scores
+
+
+def _say_nothing(line: str) -> None:
+    pass
+
+
+def _previous_state(options: GanOptions, recipe: GanRecipe) -> dict[str, Any]:
+    """What `GanRun.snapshot` wrote last, or the state of a run that has not begun."""
+    digest, origin = json.dumps(recipe.digest()), options.origin or {}
+    path = options.out / "state.pt"
+    if not path.exists():
+        return {"step": 0, "best": math.inf, "recipe": digest, "origin": origin}
+    state = load_state(path)
+    if state.get("recipe") != digest:
+        raise RunFolderError(f"{options.out} holds a run of another recipe; give another --out")
+    if state["origin"] != origin:
+        raise RunFolderError(f"{options.out} holds a run that began with other weights; give another --out")
+    return state
+
+
+def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accelerator) -> int:
+    shares, group = accelerator.num_processes * options.accumulate, recipe.discriminator.group
+    if recipe.batch_size % shares:
+        raise RecipeError(
+            f"batch_size {recipe.batch_size} is no multiple of {accelerator.num_processes} processes times "
+            f"{options.accumulate} accumulated passes"
+        )
+    size = recipe.batch_size // shares
+    if size % min(group, size):
+        raise RecipeError(f"{size} pictures a pass are no multiple of discriminator.group = {group}")
+    return size
+
+
+def _says_what(recipe: GanRecipe, reals: Pictures, backgrounds: Pictures | None) -> str:
+    config = recipe.generator
+    line = f"StyleGAN3-{config.kind.upper()}, {config.size_px} px; {reals.count} pictures"
+    if recipe.vision_aided.backbone == "none":
+        return line
+    behind = "random colours" if backgrounds is None else f"{backgrounds.count} backgrounds"
+    return f"{line} over {behind}, judged by {recipe.vision_aided.backbone}, too"
+
+
+class GanRun:
+    """What lives as long as a run: players, log, sheets, scores, and where it stands."""
+
+    def __init__(
+        self,
+        recipe: GanRecipe,
+        options: GanOptions,
+        accelerator: Accelerator,
+        players: Players,
+        reals: Pictures,
+        state: dict[str, Any],
+        report: Callable[[str], None],
+    ) -> None:
+        self.recipe, self.options, self.state = recipe, options, state
+        self.accelerator, self.players, self.report = accelerator, players, report
+        every = options.every or round(recipe.snapshot_kimg * 1000 / recipe.batch_size)
+        self.every = max(1, every)
+        self.sheets = Sheets(options.out, recipe)
+        self.scorer: Scorer | None = None
+        self.log: Log | None = None
+        self.rows: dict[str, list[Tensor]] = {}  # losses since the last row of the log
+        self.began, self.told = time.perf_counter(), time.perf_counter()
+        self.stepped = 0
+        if accelerator.is_main_process:
+            options.out.mkdir(parents=True, exist_ok=True)
+            config = recipe.digest() | {"origin": state["origin"]}
+            (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            self.log = Log(options.out, state["step"] * recipe.batch_size)
+            if options.detector and recipe.score_pictures:
+                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
+                report(f"scores: {self.scorer.about}")
+
+    def close(self) -> None:
+        """End the log."""
+        if self.log is not None:
+            self.log.close()
+
+    def passes(self, reals: Pictures, backgrounds: Pictures | None, size: int) -> Iterator[Pass]:
+        """What each pass from here to the end works on; the same whether or not a run was stopped before."""
+        steps, accelerator, accumulate = self.recipe.steps, self.accelerator, self.options.accumulate
+        real_batches = self._batches(reals)
+        behind_batches = None if backgrounds is None else self._batches(backgrounds)
+        for step in range(self.state["step"], steps):
+            for number in range(accumulate):
+                # Also what the pass augments and shifts comes from this seed.
+                reseed(self.recipe.seed, step, number, accelerator.process_index)
+                z = torch.randn(size, self.recipe.generator.z_dim)
+                colours = torch.rand(size, 3, 1, 1) * 2 - 1
+                real = _in_signed_range(next(real_batches))
+                behind = colours.expand(-1, -1, *real.shape[2:])
+                if behind_batches is not None:
+                    behind = _in_signed_range(next(behind_batches))
+                yield Pass(*(x.to(accelerator.device, non_blocking=True) for x in (z, real, behind)))
+
+    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
+        accelerator = self.accelerator
+        workers = 0 if pictures.kept is not None else self.options.workers
+        return iter(
+            DataLoader(
+                pictures,
+                batch_sampler=Onwards(
+                    *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
+                    *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
+                ),
+                num_workers=workers,
+                # A forked child would inherit thread pools without their threads, and hang.
+                multiprocessing_context="spawn" if workers else None,
+                pin_memory=accelerator.device.type != "cpu",
+            )
+        )
+
+    def step(self, step: int, passes: list[Pass]) -> None:
+        """One step of all players.
+
+        Raises:
+            TrainingError: A loss is no longer a number; the last saved state stays as it is.
+        """
+        recipe, players = self.recipe, self.players
+        seen = step * recipe.batch_size
+        blur_px = fading_blur_px(recipe.blur_px, seen / 1000, recipe.blur_kimg)
+        values = players.update_generator(passes, seen, blur_px)
+        values |= players.update_discriminators(passes, step, blur_px)
+        players.update_average(seen)
+        players.adapt(step)
+        for name, value in values.items():
+            self.rows.setdefault(name, []).append(value)
+        self.stepped += 1
+        done = step + 1
+        if self.stepped >= STEPS_A_ROW or done == recipe.steps or self.is_snapshot(done):
+            self._tell(done)
+
+    def is_snapshot(self, done: int) -> bool:
+        """Whether a snapshot is due after so many steps."""
+        return done % self.every == 0 or done == self.recipe.steps
+
+    def _tell(self, done: int) -> None:
+        names = list(self.rows)
+        means = torch.stack([torch.stack(values).mean() for values in self.rows.values()])
+        means = self.accelerator.reduce(means, "mean")
+        values = dict(zip(names, means.tolist(), strict=True))
+        now = time.perf_counter()
+        values["images_per_s"] = self.stepped * self.recipe.batch_size / (now - self.began)
+        values["augment_p"] = float(self.players.augment.p)
+        self.began, self.stepped, self.rows = now, 0, {}
+        # All processes share the means, so all of them stop.
+        if broken := [name for name in names if not math.isfinite(values[name])]:
+            kimg = done * self.recipe.batch_size / 1000
+            raise TrainingError(f"loss {broken[0]} is no number after {kimg:g} kimg; {self._kept()}")
+        if self.log is None:
+            return
+        seen = done * self.recipe.batch_size
+        self.log.write(seen, values)
+        if now - self.told >= SECONDS_A_LINE or done == self.recipe.steps:
+            self.told = now
+            self.report(
+                f"{seen / 1000:.1f}/{self.recipe.kimg:g} kimg  generator {values['generator']:.3f}  "
+                f"discriminator {values['discriminator']:.3f}  p {values['augment_p']:.3f}  "
+                f"{values['images_per_s']:.1f} images/s"
+            )
+
+    def _kept(self) -> str:
+        path = self.options.out / "state.pt"
+        return f"{path} is the last good state" if path.exists() else "nothing was saved before"
+
+    def snapshot(self, done: int) -> dict[str, float]:
+        """Draw sheets, score the average, and write weights and state; on the main process."""
+        from models.gan.checkpoints import save_generator
+
+        assert self.log is not None
+        out, seen, average = self.options.out, done * self.recipe.batch_size, self.players.average
+        if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
+            raise TrainingError(f"weights are no numbers after {seen / 1000:g} kimg; {self._kept()}")
+        began = time.perf_counter()
+        self.sheets.draw(average, seen)
+        scores = {} if self.scorer is None else self.scorer.score(average)
+        provenance: dict[str, Any] = {"recipe": self.recipe.digest(), "kimg": seen / 1000, "scores": scores}
+        if self.scorer is not None:
+            self.log.write(seen, scores)
+            if self.state.get("detector") != self.scorer.about:  # scores of two detectors do not compare
+                self.state.update(detector=self.scorer.about, best=math.inf)
+            shown = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
+            self.report(f"  {seen / 1000:g} kimg: {shown}  (detector {self.scorer.detector_name})")
+            provenance["detector"] = self.scorer.about
+        if self.state["origin"]:
+            provenance["origin"] = self.state["origin"]
+        (out / "snapshots").mkdir(exist_ok=True)
+        save_generator(average, out / "snapshots" / f"{name_at(seen)}.safetensors", provenance)
+        save_generator(average, out / "last.safetensors", provenance)
+        if (error := scores.get("fid", -seen)) < self.state["best"]:  # without scores the last is the best
+            self.state["best"] = error
+            save_generator(average, out / "best.safetensors", provenance)
+        self.state.update(step=done, players=self.players.state_dict())
+        save_state(out / "state.pt", self.state)
+        self.began += time.perf_counter() - began  # the rate is that of training alone
+        return scores
+
+
+def _in_signed_range(pictures: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 to float32 in [-1, 1], as `models.gan.generator.rgba_of` reads it."""
+    return pictures.float() / 127.5 - 1

@@ -1,0 +1,98 @@
+"""Pictures of a run: what it learns from, and what its generator draws, from the same noise every time."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from models.gan.generator import Generator, rgba_of
+from training.gan.config import GanRecipe
+from training.gan.data import Pictures
+
+COLUMNS, ROWS = 8, 6
+TRUNCATIONS = (-1.0, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1.0)  # 0 is the mean picture, whatever the noise
+TRUNCATED = 4  # noises on a truncation sheet
+_BATCH = 8  # pictures drawn at once
+_CHECKER = (90.0, 165.0)  # dark and light squares
+
+
+class Sheets:
+    """Draws a run's sheets.
+
+    Args:
+        out: Run folder; gets sheets/reals.png, sheets/<kimg>.png and sheets/<kimg>_truncation.png.
+        recipe: Says size and seed.
+    """
+
+    def __init__(self, out: Path, recipe: GanRecipe) -> None:
+        self.folder = out / "sheets"
+        random = torch.Generator().manual_seed(recipe.seed)
+        self.z = torch.randn(COLUMNS * ROWS, recipe.generator.z_dim, generator=random)
+
+    def draw_reals(self, reals: Pictures) -> None:
+        """Show real pictures, spread evenly."""
+        numbers = np.linspace(0, reals.count - 1, min(COLUMNS * ROWS, reals.count)).astype(int)
+        pictures = torch.from_numpy(np.stack([reals.picture(int(n)) for n in numbers]))
+        _write(self.folder / "reals.png", checker_sheet(pictures.float() / 255, COLUMNS))
+
+    def draw(self, generator: Generator, seen: int) -> None:
+        """Show what a generator draws after `seen` real pictures: a grid, and rows of truncations."""
+        name = name_at(seen)
+        _write(self.folder / f"{name}.png", checker_sheet(draw(generator, self.z, 1.0), COLUMNS))
+        z = self.z[:TRUNCATED].repeat_interleave(len(TRUNCATIONS), 0)
+        psi = torch.tensor(TRUNCATIONS).repeat(TRUNCATED)
+        rows = checker_sheet(draw(generator, z, psi), len(TRUNCATIONS))
+        _write(self.folder / f"{name}_truncation.png", rows)
+
+
+def name_at(seen: int) -> str:
+    """What files are called after `seen` real pictures: thousands, with the rest where there is one."""
+    return f"{seen // 1000:06d}" + (f".{seen % 1000:03d}" if seen % 1000 else "")
+
+
+@torch.inference_mode()
+def draw(generator: Generator, z: Tensor, truncation: float | Tensor) -> Tensor:
+    """Draw pictures from noise, a few at once.
+
+    Args:
+        generator: In evaluation mode.
+        z: (N, z_dim) float32, on the CPU.
+        truncation: One for all, or (N,).
+
+    Returns:
+        (N, 4, H, H) float32 straight RGBA in [0, 1], on the CPU.
+    """
+    device = next(generator.parameters()).device
+    psi = torch.full((len(z),), truncation) if isinstance(truncation, float) else truncation
+    parts = zip(z.split(_BATCH), psi.split(_BATCH), strict=True)
+    return torch.cat([rgba_of(generator(a.to(device), b.to(device))).cpu() for a, b in parts])
+
+
+def checker_sheet(pictures: Tensor, columns: int) -> NDArray[np.uint8]:
+    """Lay pictures over a checkerboard, in rows.
+
+    Args:
+        pictures: (N, 4, H, W) float32 straight RGBA in [0, 1].
+        columns: Pictures a row.
+
+    Returns:
+        (rows · H, columns · W, 3) uint8 RGB; places without a picture show the checkerboard.
+    """
+    count, _, height, width = pictures.shape
+    rows = -(-count // columns)
+    square = max(2, height // 8)
+    y, x = np.mgrid[: rows * height, : columns * width] // square
+    board = np.where((x + y) % 2, *_CHECKER)[..., None].repeat(3, 2)
+    for number, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+        top, left = (number // columns) * height, (number % columns) * width
+        place = board[top : top + height, left : left + width]
+        place[:] = picture[..., 3:] * picture[..., :3] * 255 + (1 - picture[..., 3:]) * place
+    return np.round(board).clip(0, 255).astype(np.uint8)
+
+
+def _write(path: Path, sheet: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
