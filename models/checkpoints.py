@@ -11,8 +11,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from models.encoders import Encoder, MobileNetV2, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset
-from models.stylematte import StyleMatte, build_model
+from models.stylematte import MEAN, STD, StyleMatte, build_model
 
 GENERATOR = "stylegan3"  # what a generator's file says of itself
 
@@ -153,3 +154,35 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise CheckpointError(f"{path}: {name!r} is no tensor, but {type(value).__name__}")
     return content
+
+
+def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> Encoder:
+    """Read the encoder of trained weights, or MobileNetV2 as ImageNet left it; to look with, not to train.
+
+    Args:
+        path: Weights of ours; or safetensors of a MobileNetV2 with batch norms folded, for RGB in [-1, 1].
+        folded_name: Encoder that folded weights are of.
+
+    Returns:
+        In evaluation mode; takes RGB normalised by `models.stylematte.MEAN` and `STD`.
+
+    Raises:
+        CheckpointError: It cannot be read, or is of another network.
+    """
+    folded, _, _ = read_tensors(path)
+    if not is_folded(folded):
+        return load_weights(path)[0].encoder
+    encoder = build_encoder(folded_name)
+    assert isinstance(encoder, MobileNetV2)
+    # What the norms measure they undo: any pictures give the same function, these always the same numbers.
+    noise = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
+    try:
+        load_folded(encoder, from_signed_range(folded, MEAN, STD), noise)
+    except (KeyError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
+        raise CheckpointError(f"{path}: not a MobileNetV2 with batch norms folded: {error}") from None
+    return encoder.eval()
+
+
+def is_folded(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether these are weights of an encoder with batch norms folded, and not of a network of ours."""
+    return "stem.weight" in tensors

@@ -12,15 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from models.checkpoints import load_weights
-from models.encoders import Encoder, MobileNetV2, build_encoder, from_signed_range, load_folded
+from models.checkpoints import is_folded, load_encoder, read_tensors
+from models.encoders import Encoder
 from models.stylematte import MEAN, STD
 
 INCEPTION = "inception-2015-12-05.pt"
@@ -148,14 +146,9 @@ def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Det
         return ScriptDetector(path)
     if path.suffix != ".safetensors":
         raise DetectorError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise DetectorError(f"{path}: not a readable safetensors file: {error}") from None
-    if "stem.weight" in tensors:
-        return _folded_mobilenet(path, tensors)
-    model, _ = load_weights(path)
-    return EncoderDetector(model.encoder, f"encoder of {path.stem}", _sha256(path))
+    encoder = load_encoder(path)
+    name = "mobilenet" if is_folded(read_tensors(path)[0]) else f"encoder of {path.stem}"
+    return EncoderDetector(encoder, name, _sha256(path))
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
@@ -178,18 +171,6 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         f"detector {name!r}: no such file, and no weights of that name in "
         f"{', '.join(map(str, folders)) or 'any folder'}. There are inception, mobilenet, and trained weights"
     )
-
-
-def _folded_mobilenet(path: Path, folded: dict[str, Tensor]) -> EncoderDetector:
-    encoder = build_encoder("mobilenet_v2")
-    assert isinstance(encoder, MobileNetV2)
-    # What the norms measure they undo: any pictures give the same function, these always the same numbers.
-    noise = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
-    try:
-        load_folded(encoder, from_signed_range(folded, MEAN, STD), noise)
-    except (KeyError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
-        raise DetectorError(f"{path}: not a MobileNetV2 with batch norms folded: {error}") from None
-    return EncoderDetector(encoder, "mobilenet", _sha256(path))
 
 
 def _sha256(path: Path) -> str:

@@ -1,15 +1,14 @@
-"""Frozen networks whose features a discriminator judges: CLIP's, or our encoder's."""
+"""Frozen networks whose features a discriminator judges: CLIP's, or an encoder's of ours."""
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.encoders import MobileNetV2, build_encoder, from_signed_range, load_folded
+from models.checkpoints import load_encoder
+from models.encoders import Encoder
 from models.stylematte import MEAN, STD
 
 CLIP = "openai/clip-vit-base-patch32"
@@ -71,9 +70,9 @@ class ClipFeatures(Frozen):
 
 
 class EncoderFeatures(Frozen):
-    """MobileNetV2: maps at strides 8 and 16, and the mean of the last."""
+    """An encoder of ours: maps at strides 8 and 16, and the mean of the last."""
 
-    def __init__(self, encoder: MobileNetV2, side: int = 128) -> None:
+    def __init__(self, encoder: Encoder, side: int = 128) -> None:
         """Take the encoder; pictures are brought to `side` pixels, a multiple of 32."""
         super().__init__(encoder, MEAN, STD)
         self.side = side
@@ -89,19 +88,21 @@ def load_backbone(name: str, source: Path | None = None) -> Frozen:
     """Load a backbone by name.
 
     Args:
-        name: "clip" or "mobilenet".
-        source: CLIP: the folder of its files; none: from the hub. MobileNetV2: its file of weights.
+        name: "clip", or "encoder" for one of ours.
+        source: CLIP: the folder of its files; none: from the hub. An encoder: its file, see
+            `models.checkpoints.load_encoder`.
 
     Raises:
         BackboneError: It cannot be had; the message says what to give.
+        CheckpointError: An encoder's file that cannot be read.
     """
     if name == "clip":
         return load_clip(source or CLIP)
-    if name != "mobilenet":
-        raise BackboneError(f"backbone {name!r} is neither clip nor mobilenet")
+    if name != "encoder":
+        raise BackboneError(f"backbone {name!r} is neither clip nor encoder")
     if source is None:
-        raise BackboneError("backbone mobilenet needs its file of ImageNet weights, batch norms folded")
-    return load_encoder(source)
+        raise BackboneError("an encoder as backbone needs its file: trained weights")
+    return EncoderFeatures(load_encoder(source))
 
 
 def load_clip(source: str | Path = CLIP) -> ClipFeatures:
@@ -120,22 +121,3 @@ def load_clip(source: str | Path = CLIP) -> ClipFeatures:
             f"CLIP's vision model cannot be loaded from {source} ({reason}). Fetch config.json and "
             f"model.safetensors of https://huggingface.co/{CLIP} elsewhere, and give their folder"
         ) from None
-
-
-def load_encoder(path: Path, name: str = "mobilenet_v2", side: int = 128) -> EncoderFeatures:
-    """Load MobileNetV2's ImageNet weights: safetensors, batch norms folded, for RGB in [-1, 1].
-
-    Raises:
-        BackboneError: The file cannot be read, or is of another network.
-    """
-    encoder = build_encoder(name)
-    assert isinstance(encoder, MobileNetV2)
-    # Norms undo whatever they are measured on, and these stay frozen: noise does as well as photos.
-    noise = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    try:
-        load_folded(encoder, from_signed_range(load_file(path), MEAN, STD), noise)
-    except (OSError, SafetensorError, RuntimeError, KeyError) as error:
-        raise BackboneError(
-            f"{path}: not MobileNetV2 with batch norms folded, as safetensors: {error}"
-        ) from None
-    return EncoderFeatures(encoder, side)

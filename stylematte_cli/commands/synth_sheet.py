@@ -1,13 +1,11 @@
-"""A sheet of cut-outs on a chequered ground, to look at."""
+"""A sheet of what a run has drawn, to look at."""
 
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
-from stylematte_cli.imaging.compose import composite
 from stylematte_cli.imaging.geometry import resize
 from stylematte_cli.media.images import encode_image, write_bytes
 
@@ -16,12 +14,10 @@ if TYPE_CHECKING:
 
 MOST = 64
 _CELL_PX = 160
-_CHECK_PX = 8
-_GREYS = (120, 190)
 
 
 def write_sheet(path: Path, folder: "SampleFolder") -> None:
-    """Write a sheet of the first pictures kept.
+    """Write a sheet of the first pictures kept, on a chequered ground.
 
     Args:
         path: Of the sheet, .png, .jpg or .webp.
@@ -30,18 +26,13 @@ def write_sheet(path: Path, folder: "SampleFolder") -> None:
     Raises:
         InputError: A picture cannot be read, or the sheet cannot be written.
     """
+    import torch
+
+    from training.gan.sheets import checker_sheet
+
     kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MOST]
     side = min(_CELL_PX, folder.settings.size_px)
-    columns = math.ceil(math.sqrt(len(kept)))
-    sheet = np.zeros((-(-len(kept) // columns) * side, columns * side, 4), np.uint8)
-    for place, index in enumerate(kept):
-        top, left = place // columns * side, place % columns * side
-        sheet[top : top + side, left : left + side] = resize(folder.read(index), (side, side))
-    checks = _checks(sheet.shape[:2])
-    laid = composite(np.ascontiguousarray(sheet[..., :3]), np.ascontiguousarray(sheet[..., 3]), checks)
-    write_bytes(path, encode_image(laid, path.suffix.lower()[1:]))
-
-
-def _checks(size: tuple[int, int]) -> NDArray[np.uint8]:
-    y, x = np.indices(size) // _CHECK_PX
-    return np.repeat(np.array(_GREYS, np.uint8)[(x + y) % 2][..., None], 3, axis=2)
+    pictures = np.stack([resize(folder.read(index), (side, side)) for index in kept])
+    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    sheet = checker_sheet(planes, math.ceil(math.sqrt(len(kept))))
+    write_bytes(path, encode_image(sheet, path.suffix.lower()[1:]))

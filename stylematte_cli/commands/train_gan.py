@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.commands.toolkit import require
+from stylematte_cli.commands.toolkit import find_trained, require
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
@@ -134,9 +134,9 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
 
 
 def _backbone(given: str, recipe: "GanRecipe") -> Path | None:
-    """The file or folder of the vision-aided discriminator's network, where one was given."""
+    """The file or folder of the vision-aided discriminator's network; if none is given, nano's encoder."""
     if given in ("", "hub", "none"):
-        return None
+        return find_trained("nano") if recipe.vision_aided.backbone == "encoder" else None
     if recipe.vision_aided.backbone == "none":
         raise UsageError("--backbone-weights: this recipe's discriminators have no backbone", "Leave it out")
     if not Path(given).exists():

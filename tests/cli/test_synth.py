@@ -260,8 +260,8 @@ def test_preview(tmp_path, weights, capsys):
     run(out, weights, "--n", 5, "--preview", sheet)
     pixels = cv2.imread(str(sheet))[..., ::-1]
     assert pixels.shape == (64, 96, 3)
-    assert pixels[16, 16, 0] > 150  # a disc
-    assert {tuple(p) for p in pixels[:2].reshape(-1, 3)} == {(120, 120, 120), (190, 190, 190)}
+    assert pixels[16, 16, 0] > 170  # a disc
+    assert {tuple(p) for p in pixels[:2].reshape(-1, 3)} == {(90, 90, 90), (165, 165, 165)}
     for bad in (out / "sheet.png", tmp_path / "sheet.txt"):
         run(out, weights, "--n", 5, "--preview", bad, code=2)
         assert "--preview" in capsys.readouterr().err

@@ -14,6 +14,8 @@ from tests.models.references import guided_logits, sigmoid
 
 Shape = tuple[int, ...]
 
+STAGES = ["stage1", "stage2", "stage3", "stage4"]
+
 
 @dataclass(frozen=True)
 class Size:
@@ -134,18 +136,18 @@ def position_table(window: int) -> Tensor:
     return torch.from_numpy(down * (2 * window - 1) + right)
 
 
-def pixel_level_module(size: Size, checkpoint: dict[str, Tensor]) -> torch.nn.Module:
-    """Mask2Former's own encoder and pixel decoder, filled with a checkpoint."""
-    from transformers import Mask2FormerConfig, Mask2FormerModel, SwinConfig
+def mask2former_config(size: Size):
+    """Mask2Former as transformers describes it, at a size."""
+    from transformers import Mask2FormerConfig, SwinConfig
 
     swin = SwinConfig(
         embed_dim=size.embed,
         depths=list(size.depths),
         num_heads=list(size.heads),
         window_size=size.window,
-        out_features=["stage1", "stage2", "stage3", "stage4"],
+        out_features=STAGES,
     )
-    config = Mask2FormerConfig(
+    return Mask2FormerConfig(
         backbone_config=swin,
         feature_size=size.width,
         mask_feature_size=size.width,
@@ -156,7 +158,13 @@ def pixel_level_module(size: Size, checkpoint: dict[str, Tensor]) -> torch.nn.Mo
         dim_feedforward=32,
         decoder_layers=2,
     )
-    module = Mask2FormerModel(config).pixel_level_module.eval()
+
+
+def pixel_level_module(size: Size, checkpoint: dict[str, Tensor]) -> torch.nn.Module:
+    """Mask2Former's own encoder and pixel decoder, filled with a checkpoint."""
+    from transformers import Mask2FormerModel
+
+    module = Mask2FormerModel(mask2former_config(size)).pixel_level_module.eval()
     renamed = {
         "encoder.embeddings.": "encoder.swin.embeddings.",
         "encoder.encoder.": "encoder.swin.encoder.",

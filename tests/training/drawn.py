@@ -12,6 +12,20 @@ from training.data.readers import Sample
 PEOPLE, CUTOUTS, BACKGROUNDS = "people_drawn", "cutouts_drawn", "backgrounds_drawn"
 HELD_OUT_EVERY = 4  # of ten photos some two
 
+# The kernel kills it where the state is half on disk: flushed, and not yet renamed.
+DIES_WHILE_SAVING = """
+import os, signal, sys
+sync, calls = os.fsync, []
+def fsync(file):
+    calls.append(file)
+    if len(calls) == 2:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sync(file)
+os.fsync = fsync
+from stylematte_cli.app import main
+sys.exit(main(sys.argv[1:]))
+"""
+
 TOML = f"""
 preset = "test"
 seed = 3

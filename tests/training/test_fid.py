@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from scipy import linalg
 from torch import Tensor, nn
 
+from models.checkpoints import CheckpointError
 from models.stylematte import MEAN, STD
 from training import fid as scores
 from training.fid import (
@@ -143,12 +144,16 @@ def test_detectors_that_cannot_be_used(tmp_path):
     assert scores.INCEPTION_URL in str(caught.value)
     with pytest.raises(MissingDetectorError, match="'vgg'"):
         load_detector("vgg", [tmp_path])
-    for name, reason in (("a.pt", "TorchScript"), ("a.safetensors", "safetensors"), ("a.onnx", r"\.pt")):
+    for name, kind, reason in (
+        ("a.pt", DetectorError, "TorchScript"),
+        ("a.safetensors", CheckpointError, "safetensors"),
+        ("a.onnx", DetectorError, r"\.pt"),
+    ):
         (tmp_path / name).write_bytes(b"no detector at all")
-        with pytest.raises(DetectorError, match=reason):
+        with pytest.raises(kind, match=reason):
             load_detector(tmp_path / name)
     save_file({"stem.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "stem.safetensors")
-    with pytest.raises(DetectorError, match="MobileNetV2"):
+    with pytest.raises(CheckpointError, match="MobileNetV2"):
         load_detector(tmp_path / "stem.safetensors")
 
 

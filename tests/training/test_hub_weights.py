@@ -17,7 +17,6 @@ from training.backbone import MissingBackboneError, load_backbone
 from training.data.readers import DataError
 
 RECIPE = drawn.recipe()
-STAGES = ["stage1", "stage2", "stage3", "stage4"]
 X = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
 V2 = "swinv2.encoder.layers.0.blocks.1.attention.self"
 
@@ -49,7 +48,7 @@ def load(preset: str, source: object, root: Path = Path("nowhere")) -> StyleMatt
 def test_version_2_says_what_the_package_says(swinv2):
     from transformers import Swinv2Backbone
 
-    theirs = Swinv2Backbone.from_pretrained(swinv2, out_features=STAGES).eval()
+    theirs = Swinv2Backbone.from_pretrained(swinv2, out_features=released.STAGES).eval()
     for source in (swinv2, swinv2 / "model.safetensors"):
         with torch.inference_mode():
             got, wanted = load("test_swin", source).encoder(X), theirs(X).feature_maps
@@ -58,28 +57,10 @@ def test_version_2_says_what_the_package_says(swinv2):
 
 
 def test_mask2former_fills_encoder_and_pixel_decoder(tmp_path):
-    from transformers import Mask2FormerConfig, Mask2FormerForUniversalSegmentation, SwinConfig
+    from transformers import Mask2FormerForUniversalSegmentation
 
     size = released.SMALL
-    swin = SwinConfig(
-        embed_dim=size.embed,
-        depths=list(size.depths),
-        num_heads=list(size.heads),
-        window_size=size.window,
-        out_features=STAGES,
-    )
-    config = Mask2FormerConfig(
-        backbone_config=swin,
-        feature_size=size.width,
-        mask_feature_size=size.width,
-        encoder_layers=size.layers,
-        num_attention_heads=size.attention_heads,
-        encoder_feedforward_dim=size.feedforward,
-        hidden_dim=32,
-        dim_feedforward=32,
-        decoder_layers=2,
-    )
-    theirs = Mask2FormerForUniversalSegmentation(config).eval()
+    theirs = Mask2FormerForUniversalSegmentation(released.mask2former_config(size)).eval()
     theirs.save_pretrained(tmp_path)
     model = load("test_official", tmp_path)
     with torch.inference_mode():

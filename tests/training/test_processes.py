@@ -23,19 +23,6 @@ TOML = drawn.TOML.replace("batch_size = 4", "batch_size = 4\nfreeze_norms = true
     "batch_size = 2", "batch_size = 2\nfreeze_norms = true"
 )
 TOML += '[network]\nupsampler = "conv_gf"\n'
-# The kernel kills it where the state is half on disk: flushed, and not yet renamed.
-DIES_WHILE_SAVING = """
-import os, signal, sys
-sync, calls = os.fsync, []
-def fsync(file):
-    calls.append(file)
-    if len(calls) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(file)
-os.fsync = fsync
-from stylematte_cli.app import main
-sys.exit(main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +109,7 @@ def test_killed_in_the_middle_and_while_saving_the_same_command_goes_on(whole, a
     saved = load_state(out / "state.pt")
     assert (saved["stage"], saved["step"]) < (1, 4)
     # While the second state from here on is written.
-    assert finish([sys.executable, "-c", DIES_WHILE_SAVING, *words]) == -signal.SIGKILL
+    assert finish([sys.executable, "-c", drawn.DIES_WHILE_SAVING, *words]) == -signal.SIGKILL
     assert (out / ".state.pt.part").exists()
     again = load_state(out / "state.pt")
     assert (again["stage"], again["step"]) >= (saved["stage"], saved["step"])

@@ -11,7 +11,7 @@ from training.config import RecipeError, build_table, check_word, find_recipe, r
 from training.data.layouts import LAYOUTS
 
 Reals = Literal["photos", "composites"]
-Backbone = Literal["clip", "mobilenet", "none"]
+Backbone = Literal["clip", "encoder", "none"]
 Mode = Literal["ada", "fixed", "none"]
 
 
@@ -55,7 +55,7 @@ class VisionCritic:
     """The discriminator of composites that stands on a frozen network.
 
     Attributes:
-        backbone: "clip" or "mobilenet", see `models.gan.backbones`; "none" goes without.
+        backbone: "clip" or "encoder", see `models.gan.backbones`; "none" goes without.
         reals: What its real pictures are: the "photos" themselves, as the article has it, or their
             "composites" on the same backgrounds, as the published code has it.
         weight: Factor on the generator's loss.

@@ -167,7 +167,8 @@ def _says_what(recipe: GanRecipe, reals: Pictures, backgrounds: Pictures | None)
     if recipe.vision_aided.backbone == "none":
         return line
     behind = "random colours" if backgrounds is None else f"{backgrounds.count} backgrounds"
-    return f"{line} over {behind}, judged by {recipe.vision_aided.backbone}, too"
+    judge = {"clip": "CLIP", "encoder": "an encoder"}[recipe.vision_aided.backbone]
+    return f"{line} over {behind}, judged by {judge}, too"
 
 
 class GanRun:

@@ -42,7 +42,7 @@ def test_sizes_are_the_published_ones():
         ("r1_gamma = 0.5", "r1_gamma = -1", "discriminator.r1_gamma must be 0 or more"),
         ("kimg = 0.08", "", "kimg is missing"),
         ("seed = 5", "held_out_every = 1", "held_out_every must be 2 or more"),
-        ("seed = 5", 'vision_aided = { backbone = "vgg" }', "'vgg' is none of clip, mobilenet, none"),
+        ("seed = 5", 'vision_aided = { backbone = "vgg" }', "'vgg' is none of clip, encoder, none"),
         ("seed = 5", 'vision_aided = { reals = "real" }', "'real' is none of photos, composites"),
         ("seed = 5", 'backgrounds = { folder = "x", layout = "y" }', "x: layout 'y' is none of plain"),
         ("seed = 5", "discriminator = 3\n[later]", "discriminator must be a table"),

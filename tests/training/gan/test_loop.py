@@ -16,6 +16,7 @@ from accelerate import Accelerator
 
 from models.gan.checkpoints import load_generator
 from stylematte_cli.app import main
+from tests.training import drawn
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
@@ -113,27 +114,13 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(recipe, root, tmp_path, mo
     assert kept[0] == kept[1]
 
 
-DIES_WHILE_SAVING = """
-import os, signal, sys
-sync, calls = os.fsync, []
-def fsync(file):
-    calls.append(file)
-    if len(calls) == 2:
-        os.kill(os.getpid(), signal.SIGKILL)
-    sync(file)
-os.fsync = fsync
-from stylematte_cli.app import main
-sys.exit(main(sys.argv[1:]))
-"""
-
-
 def test_killed_while_saving_it_keeps_the_state_before(recipe, root, tmp_path):
     (tmp_path / "mine.toml").write_text(runs.TOML)
     words = ["train", tmp_path / "mine.toml", "--data", root, "--out", tmp_path / "run", "--detector", "none"]
     arguments = [str(word) for word in words]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     died = subprocess.run(
-        [sys.executable, "-c", DIES_WHILE_SAVING, *arguments],
+        [sys.executable, "-c", drawn.DIES_WHILE_SAVING, *arguments],
         capture_output=True,
         env=environment,
         check=False,

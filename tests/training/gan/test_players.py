@@ -43,7 +43,7 @@ def recipe(tmp_path) -> GanRecipe:
     plain = runs.load(tmp_path)
     return dataclasses.replace(
         plain,
-        vision_aided=VisionCritic("mobilenet", warmup_kimg=0.05),
+        vision_aided=VisionCritic("encoder", warmup_kimg=0.05),
         augmentation=Augmentation("none"),
     )
 
@@ -163,11 +163,11 @@ def test_a_fixed_probability_stays(recipe, pooling):
 def test_a_run_with_both_goes_on_exactly(tmp_path, pooling, monkeypatch):
     root = runs.draw_faces(tmp_path / "data")
     text = f'backgrounds = {{ folder = "{runs.BACKGROUNDS}" }}\n' + runs.TOML
-    text += '[vision_aided]\nbackbone = "mobilenet"\nwarmup_kimg = 0.02\n'
+    text += '[vision_aided]\nbackbone = "encoder"\nwarmup_kimg = 0.02\n'
     recipe = runs.load(tmp_path, text)
     lines: list[str] = []
     train_gan(recipe, root, GanOptions(tmp_path / "whole", tmp_path, workers=0), lines.append)
-    assert lines[0] == "StyleGAN3-T, 16 px; 12 pictures over 3 backgrounds, judged by mobilenet, too"
+    assert lines[0] == "StyleGAN3-T, 16 px; 12 pictures over 3 backgrounds, judged by an encoder, too"
     step = GanRun.step
 
     def dies(self, number, passes):
