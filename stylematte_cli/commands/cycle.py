@@ -33,6 +33,14 @@ def cycle(
             help="Matting network to begin with, in place of pretraining.",
         ),
     ] = "",
+    generator: Annotated[
+        str,
+        typer.Option(
+            "--generator",
+            metavar="NAME|FILE",
+            help="A trained generator, in place of the steps mattes and gan.",
+        ),
+    ] = "",
     count: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep.")] = 2000,
     truncation: Annotated[
         str, typer.Option("--truncation", metavar="T|LOW:HIGH", help="As in `stylematte synth`.")
@@ -105,6 +113,7 @@ def cycle(
             gan=load_gan_recipe(gan),
             gan_name=gan,
             weights=weights,
+            trained_generator=generator,
             count=count,
             truncation=truncation,
             threshold=threshold,
@@ -125,7 +134,13 @@ def cycle(
         with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
             results = run_steps(out, all_steps(wish, control), say)
         scores = results["score"].pop("scores")
-        settings = {"recipe": recipe, "gan": gan, "n": count, "truncation": truncation, "steps": steps}
+        settings = {
+            "recipe": recipe,
+            "gan": generator or gan,
+            "n": count,
+            "truncation": truncation,
+            "steps": steps,
+        }
         write_report(out, settings | {"threshold": threshold}, results, scores)
     if as_json:
         print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))

@@ -27,6 +27,7 @@ class Wish:
     gan: "GanRecipe"
     gan_name: str
     weights: str
+    trained_generator: str
     count: int
     truncation: str
     threshold: float
@@ -57,6 +58,8 @@ class Wish:
     @property
     def generator(self) -> Path:
         """What draws."""
+        if self.trained_generator:
+            return find_trained(self.trained_generator, "--generator")
         return self.out / "gan" / "best.safetensors"
 
     @property
@@ -75,7 +78,7 @@ class Wish:
 
 def overlap(wish: Wish) -> str:
     """A set that both recipes read and hold out different parts of; "" where there is none."""
-    if wish.gan.held_out_every == wish.recipe.held_out_every:
+    if wish.trained_generator or wish.gan.held_out_every == wish.recipe.held_out_every:
         return ""
     scored = {s.folder for s in wish.recipe.validation or wish.recipe.sets}
     return next((s.folder for s in wish.gan.sets if s.folder in scored), "")
@@ -84,7 +87,10 @@ def overlap(wish: Wish) -> str:
 def all_steps(wish: Wish, control: bool) -> list["Step"]:
     """The steps of a cycle, in order."""
     steps = [] if wish.weights else [_pretrain(wish)]
-    steps += [_export(wish), _mattes(wish), _gan(wish), _synth(wish), _finetune(wish, with_synthetic=True)]
+    steps.append(_export(wish))
+    if not wish.trained_generator:
+        steps += [_mattes(wish), _gan(wish)]
+    steps += [_synth(wish), _finetune(wish, with_synthetic=True)]
     if control:
         steps.append(_finetune(wish, with_synthetic=False))
     return [*steps, _score(wish, control)]

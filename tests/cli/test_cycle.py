@@ -122,6 +122,16 @@ def test_other_settings_are_refused(done, words, capsys):
     assert "steps/synth.json tells of another n; give another --out, or take away this file and" in line
 
 
+def test_trained_weights_take_the_place_of_training(done, words, tmp_path):
+    given = ("--weights", str(done / "control" / "last.safetensors"))
+    given += ("--generator", str(done / "gan" / "last.safetensors"))
+    assert main([*words, *given, "--out", str(tmp_path), "--quiet"]) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report["steps"]) == [name for name in STEPS if name not in ("pretrain", "mattes", "gan")]
+    assert not (tmp_path / "gan").exists()
+    assert (tmp_path / "synthetic" / "manifest.jsonl").exists()
+
+
 def test_what_cannot_be_meant(words, tmp_path, capsys):
     def refused(*more: str) -> str:
         code = main(["cycle", "--out", str(tmp_path / "out"), *more])
