@@ -93,14 +93,14 @@ def test_usage_errors_are_one_line_and_2(
         (InputError("bad?", "Mend it"), 3, "bad? Mend it"),
         (MissingError("gone"), 4, "gone"),
         (EngineError("two\nlines"), 5, "two lines"),
-        (KeyboardInterrupt(), 130, None),
+        (KeyboardInterrupt(), 130, "interrupted"),
         (PermissionError(13, "Permission denied", "/x/y"), 3, "/x/y: Permission denied"),
     ],
 )
 def test_errors_become_a_line_and_a_code(
     error: BaseException,
     code: int,
-    line: str | None,
+    line: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -109,8 +109,7 @@ def test_errors_become_a_line_and_a_code(
 
     monkeypatch.setattr("stylematte_cli.commands.matte._check_usage", fail)
     assert main(["matte", "a.jpg"]) == code
-    if line is not None:
-        assert capsys.readouterr().err == f"stylematte: error: {line}\n"
+    assert capsys.readouterr().err == f"stylematte: error: {line}\n"
 
 
 def test_a_bug_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
