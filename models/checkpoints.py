@@ -89,6 +89,10 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
         CheckpointError: Not a safetensors file of ours, an unknown preset, or tensors that do not fit.
     """
     tensors, metadata, provenance = read_tensors(path)
+    return _network_of(path, tensors, metadata), provenance
+
+
+def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleMatte:
     preset = metadata.get("preset", "")
     if metadata.get("network") == GENERATOR:
         raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
@@ -99,7 +103,7 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, tensors, str(path))
-    return model.eval(), provenance
+    return model.eval()
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
@@ -156,7 +160,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     return content
 
 
-def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> Encoder:
+def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> tuple[Encoder, str]:
     """Read the encoder of trained weights, or MobileNetV2 as ImageNet left it; to look with, not to train.
 
     Args:
@@ -164,14 +168,14 @@ def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> Encoder:
         folded_name: Encoder that folded weights are of.
 
     Returns:
-        In evaluation mode; takes RGB normalised by `models.stylematte.MEAN` and `STD`.
+        In evaluation mode, for RGB normalised by `models.stylematte.MEAN` and `STD`; and what to call it.
 
     Raises:
         CheckpointError: It cannot be read, or is of another network.
     """
-    folded, _, _ = read_tensors(path)
-    if not is_folded(folded):
-        return load_weights(path)[0].encoder
+    folded, metadata, _ = read_tensors(path)
+    if "stem.weight" not in folded:  # a network of ours
+        return _network_of(path, folded, metadata).encoder, f"encoder of {path.stem}"
     encoder = build_encoder(folded_name)
     assert isinstance(encoder, MobileNetV2)
     # What the norms measure they undo: any pictures give the same function, these always the same numbers.
@@ -180,9 +184,4 @@ def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> Encoder:
         load_folded(encoder, from_signed_range(folded, MEAN, STD), noise)
     except (KeyError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
         raise CheckpointError(f"{path}: not a MobileNetV2 with batch norms folded: {error}") from None
-    return encoder.eval()
-
-
-def is_folded(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether these are weights of an encoder with batch norms folded, and not of a network of ours."""
-    return "stem.weight" in tensors
+    return encoder.eval(), "mobilenet"

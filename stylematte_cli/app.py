@@ -1,12 +1,12 @@
 """The `stylematte` command: its table of verbs, and how a failure becomes one line and an exit code."""
 
-import functools
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from stylematte_cli.commands import (
     bench,
@@ -23,7 +23,20 @@ from stylematte_cli.commands import (
 )
 from stylematte_cli.errors import INTERRUPTED, StyleMatteError
 
+
+class _Verbs(TyperGroup):
+    """Lets Ctrl-C be told of, in whatever command: Typer makes a silent exit of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+
 app = typer.Typer(
+    cls=_Verbs,
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help loads in half the time and pipes well
@@ -31,32 +44,18 @@ app = typer.Typer(
     add_completion=False,
 )
 
-
-def _interruptible(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Let Ctrl-C be told of: Typer makes a silent exit of it."""
-
-    @functools.wraps(command)
-    def run(*arguments: Any, **options: Any) -> Any:
-        try:
-            return command(*arguments, **options)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
-
-    return run
-
-
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
-app.command("matte")(_interruptible(matte.matte))
-app.command("train")(_interruptible(train.train))
-app.command("synth")(_interruptible(synth.synth))
-app.command("cycle")(_interruptible(cycle.cycle))
-app.command("export")(_interruptible(export.export))
-app.command("evaluate")(_interruptible(evaluate.evaluate))
-app.command("fid")(_interruptible(fid.fid))
-models.app.command("import")(_interruptible(import_released.import_released))
+app.command("matte")(matte.matte)
+app.command("train")(train.train)
+app.command("synth")(synth.synth)
+app.command("cycle")(cycle.cycle)
+app.command("export")(export.export)
+app.command("evaluate")(evaluate.evaluate)
+app.command("fid")(fid.fid)
+models.app.command("import")(import_released.import_released)
 app.add_typer(models.app, name="models")
-app.command("doctor")(_interruptible(doctor.doctor))
-app.command("bench")(_interruptible(bench.bench))
+app.command("doctor")(doctor.doctor)
+app.command("bench")(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

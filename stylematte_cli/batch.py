@@ -24,10 +24,11 @@ from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, convert
 from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media import exr, headers
-from stylematte_cli.media.images import DEEP_FORMATS, Photo, decode_image, encode_image, write_bytes
+from stylematte_cli.media import headers
+from stylematte_cli.media.images import DEEP_FORMATS, Photo, decode_image, write_bytes
 from stylematte_cli.media.manifest import Manifest, read_and_identify
 from stylematte_cli.media.paths import Item
+from stylematte_cli.media.results import encode_result
 
 Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
@@ -199,13 +200,8 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
 
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
     """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none."""
-    if job.kind == "exr":
-        return exr.encode_exr(pixels, exr.SRGB, exr.BT709, job.premultiplied, {})
-    if job.output == "alpha":
-        return encode_image(pixels, job.kind, lossless=True)
-    if job.premultiplied:
-        pixels = compose.premultiply(pixels)
-    return encode_image(pixels, job.kind, icc=photo.icc, exif=photo.exif, premultiplied=job.premultiplied)
+    is_alpha = job.output == "alpha"
+    return encode_result(photo, pixels, job.kind, is_alpha=is_alpha, premultiplied=job.premultiplied)
 
 
 class _Worker:

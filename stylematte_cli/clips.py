@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+from stylematte_cli import batch
 from stylematte_cli.batch import Job, Network, opencv_threads, render
 from stylematte_cli.errors import UsageError
 from stylematte_cli.imaging.stabilise import Moment, Stabiliser, look_at
@@ -33,7 +34,7 @@ from stylematte_cli.media.video_writer import VideoWriter, recipe_for
 T = TypeVar("T")
 R = TypeVar("R")
 
-PREMULTIPLIABLE = ("prores", "ffv1", "tiff", "exr")
+PREMULTIPLIABLE = ("prores", "ffv1", *batch.PREMULTIPLIABLE)
 DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
 MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
 # Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
@@ -96,7 +97,7 @@ def open_source(path: Path, job: ClipJob) -> Source:
     Raises:
         InputError: As for `Clip` and `PictureSequence`.
     """
-    if is_pattern(path) and not path.exists():
+    if is_pattern(path):
         return PictureSequence(path, job.rate, job.span)
     return Clip(path, job.span, fine=job.job.output != "alpha")
 

@@ -1,5 +1,6 @@
 """What a run goes on from: its own state, in one file; or trained weights, to start from."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -53,3 +54,9 @@ def load_start(path: Path, preset: Preset) -> StyleMatte:
             + (" with other changes of it" if model.preset.name == preset.name else "")
         )
     return model
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,7 +5,6 @@ recipe, how networks are compared, and the report.
 """
 
 import dataclasses
-import hashlib
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_weights
+from training.checkpoint import file_hash
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
 from training.loop import RunOptions, make_judge
@@ -98,12 +98,6 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         _write(path, {"settings": settings, "result": result, "products": products})
         results[step.name] = result
     return results
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _read(path: Path) -> Result:

@@ -5,7 +5,6 @@ References:
     equation 6 (FID). Bińkowski et al., "Demystifying MMD GANs", 2018, section 4 (KID).
 """
 
-import hashlib
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from torch.nn import functional as F  # noqa: N812
 from torchmetrics.image.fid import FrechetInceptionDistance
 from torchmetrics.image.kid import KernelInceptionDistance
 
-from models.checkpoints import is_folded, load_encoder, read_tensors
+from models.checkpoints import load_encoder
 from models.encoders import Encoder
 from models.stylematte import MEAN, STD
+from training.checkpoint import file_hash
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -73,7 +73,7 @@ class ScriptDetector(Detector):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.sha256 = _sha256(path)
+        self.sha256 = file_hash(path)
         self.name = "inception" if self.sha256 == INCEPTION_SHA256 else path.name
         try:
             with warnings.catch_warnings():
@@ -146,9 +146,7 @@ def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Det
         return ScriptDetector(path)
     if path.suffix != ".safetensors":
         raise DetectorError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
-    encoder = load_encoder(path)
-    name = "mobilenet" if is_folded(read_tensors(path)[0]) else f"encoder of {path.stem}"
-    return EncoderDetector(encoder, name, _sha256(path))
+    return EncoderDetector(*load_encoder(path), file_hash(path))
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
@@ -171,11 +169,6 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
         f"detector {name!r}: no such file, and no weights of that name in "
         f"{', '.join(map(str, folders)) or 'any folder'}. There are inception, mobilenet, and trained weights"
     )
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True)

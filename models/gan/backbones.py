@@ -102,7 +102,7 @@ def load_backbone(name: str, source: Path | None = None) -> Frozen:
         raise BackboneError(f"backbone {name!r} is neither clip nor encoder")
     if source is None:
         raise BackboneError("an encoder as backbone needs its file: trained weights")
-    return EncoderFeatures(load_encoder(source))
+    return EncoderFeatures(load_encoder(source)[0])
 
 
 def load_clip(source: str | Path = CLIP) -> ClipFeatures:

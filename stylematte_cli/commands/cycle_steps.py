@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stylematte_cli.commands.toolkit import find_trained
+from stylematte_cli.media.json_lines import read_lines
 from stylematte_cli.weights import sha256_of
 
 if TYPE_CHECKING:
@@ -216,8 +217,7 @@ def _synth(wish: Wish) -> "Step":
             quiet=wish.quiet,
         )
         outcomes: dict[int, str] = {}
-        for line in manifest.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
+        for record in read_lines(manifest):
             outcomes[record["index"]] = record["outcome"]
         counts = Counter(outcomes.values())
         judged = counts["ok"] + counts["rejected"]

@@ -31,7 +31,7 @@ def is_clip(path: Path) -> bool:
     from stylematte_cli.media.paths import CLIP_SUFFIXES
     from stylematte_cli.media.pattern import is_pattern
 
-    return path.suffix.lower() in CLIP_SUFFIXES or (is_pattern(path) and not path.exists())
+    return path.suffix.lower() in CLIP_SUFFIXES or is_pattern(path)
 
 
 def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:

@@ -65,14 +65,14 @@ def fid(
     from stylematte_cli.commands.backdrop import Backdrop
     from stylematte_cli.commands.fid_pictures import PictureSet, read_statistics
     from stylematte_cli.commands.torch_device import usable_device
-    from stylematte_cli.weights import ASSETS, cache_folder
+    from stylematte_cli.commands.train_gan import detector_folders
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
     sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]
     with translated_errors():
         from training import fid as scores
 
-        seeing = scores.load_detector(detector, (ASSETS, cache_folder())).to(usable_device(device))
+        seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
         if seeing.name != "inception":
             log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
         of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, quiet) for s in sets)

@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -130,20 +129,18 @@ def matte(
         options.start_log(verbose, quiet)
         _check_usage(inputs, out, as_json, dry_run)
         wish = _read_wish(
-            _Asked(
-                output,
-                background,
-                kind,
-                bit_depth,
-                colours,
-                despill,
-                light_wrap,
-                stabilize,
-                start,
-                end,
-                every,
-                rate,
-            )
+            output=output,
+            background=background,
+            kind=kind,
+            bit_depth=bit_depth,
+            colours=colours,
+            despill=despill,
+            light_wrap=light_wrap,
+            stabilize=stabilize,
+            start=start,
+            end=end,
+            every=every,
+            rate=rate,
         )
         model = Model(weights, engine, device, size)
         if out is None:
@@ -154,25 +151,21 @@ def matte(
         return matte_files(inputs, out, wish, model, how)
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """The options that say what to make, as given."""
-
-    output: "Output | None"
-    background: str | None
-    kind: str | None
-    bit_depth: str | None
-    colours: str | None
-    despill: Any
-    light_wrap: float | None
-    stabilize: bool
-    start: str | None
-    end: str | None
-    every: int
-    rate: str
-
-
-def _read_wish(asked: _Asked) -> Wish:
+def _read_wish(
+    *,
+    output: "Output | None",
+    background: str | None,
+    kind: str | None,
+    bit_depth: str | None,
+    colours: str | None,
+    despill: Any,
+    light_wrap: float | None,
+    stabilize: bool,
+    start: str | None,
+    end: str | None,
+    every: int,
+    rate: str,
+) -> Wish:
     """Turn options into what is to be made of photos and clips.
 
     Raises:
@@ -181,34 +174,34 @@ def _read_wish(asked: _Asked) -> Wish:
     from stylematte_cli.batch import PREMULTIPLIABLE, Job
     from stylematte_cli.media.span import Span, parse_moment, parse_rate
 
-    behind, behind_text, backdrop = _read_background(asked.background)
-    output: Output = asked.output or ("alpha" if asked.background is None else "composite")
-    photo_kind = "png" if asked.kind is None or asked.kind in CLIP_FORMATS else asked.kind
-    clip_kind = asked.kind or ("prores" if output in ("cutout", "foreground") else "mp4")
-    is_premultiplied = asked.colours == "premultiplied"
-    if asked.colours is None:
-        is_premultiplied = asked.kind == "exr" and output == "cutout"  # what compositing programs expect
+    behind, behind_text, backdrop = _read_background(background)
+    output = output or ("alpha" if background is None else "composite")
+    photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
+    clip_kind = kind or ("prores" if output in ("cutout", "foreground") else "mp4")
+    is_premultiplied = colours == "premultiplied"
+    if colours is None:
+        is_premultiplied = kind == "exr" and output == "cutout"  # what compositing programs expect
     job = Job(
         output,
         photo_kind,
-        int(asked.bit_depth) if asked.bit_depth else None,
+        int(bit_depth) if bit_depth else None,
         behind,
-        is_premultiplied and (photo_kind in PREMULTIPLIABLE or asked.kind not in CLIP_FORMATS),
-        asked.despill,
-        asked.light_wrap or 0.0,
+        is_premultiplied and (photo_kind in PREMULTIPLIABLE or kind not in CLIP_FORMATS),
+        despill,
+        light_wrap or 0.0,
     )
     given = {
-        "--stabilize": asked.stabilize,
-        "--start": asked.start,
-        "--end": asked.end,
-        "--every": asked.every > 1,
-        "--rate": asked.rate != DEFAULT_RATE,
-        f"--format {asked.kind}": asked.kind in CLIP_FORMATS,
+        "--stabilize": stabilize,
+        "--start": start,
+        "--end": end,
+        "--every": every > 1,
+        "--rate": rate != DEFAULT_RATE,
+        f"--format {kind}": kind in CLIP_FORMATS,
     }
     span = Span(
-        None if asked.start is None else parse_moment(asked.start, "--start"),
-        None if asked.end is None else parse_moment(asked.end, "--end"),
-        asked.every,
+        None if start is None else parse_moment(start, "--start"),
+        None if end is None else parse_moment(end, "--end"),
+        every,
     )
     return Wish(
         job=job,
@@ -216,9 +209,9 @@ def _read_wish(asked: _Asked) -> Wish:
         background=behind_text,
         backdrop=backdrop,
         premultiplied=is_premultiplied,
-        is_stabilised=asked.stabilize,
+        is_stabilised=stabilize,
         span=span,
-        rate=parse_rate(asked.rate),
+        rate=parse_rate(rate),
         for_clips=tuple(name for name, is_given in given.items() if is_given),
     )
 

@@ -170,9 +170,10 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     from stylematte_cli.media import images
     from stylematte_cli.media.manifest import Manifest
     from stylematte_cli.media.paths import CLIP_FORMATS, collect
+    from stylematte_cli.media.results import SUFFIXES
 
     started = time.perf_counter()
-    suffix = {**images.FORMATS, "exr": ".exr"}[wish.job.kind]
+    suffix = SUFFIXES[wish.job.kind]
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
     photos = [item for item in work.items if not item.is_clip]
     clips = [item for item in work.items if item.is_clip]

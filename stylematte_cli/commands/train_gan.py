@@ -203,14 +203,12 @@ def prepare_mattes(
 
 
 def _matte_one(matter: Any, sample: "Sample", mattes: Path) -> None:
-    import cv2
     import numpy as np
 
+    from stylematte_cli.media.images import encode_image, write_bytes
     from training.data.pseudo_alpha import cached_paths
     from training.data.readers import read_rgb
 
-    path = cached_paths(sample, mattes)["alpha"]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.part.png")  # a matte cut off would count as one
-    cv2.imwrite(str(temporary), matter(read_rgb(sample.image)).alpha_as(np.uint8))
-    temporary.replace(path)
+    alpha = matter(read_rgb(sample.image)).alpha_as(np.uint8)
+    # Whole or not at all: a matte cut off would count as one.
+    write_bytes(cached_paths(sample, mattes)["alpha"], encode_image(alpha, "png", lossless=True))

@@ -12,17 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte_cli.errors import InputError
-from stylematte_cli.imaging import compose
 from stylematte_cli.media import exr
-from stylematte_cli.media.images import FORMATS, Photo, encode_image, read_image, write_bytes
+from stylematte_cli.media.images import Photo, read_image, write_bytes
 from stylematte_cli.media.pattern import find_frames
+from stylematte_cli.media.results import SUFFIXES, encode_result
 from stylematte_cli.media.span import Span
 from stylematte_cli.media.video import ClipInfo, Frame
 from stylematte_cli.media.yuv import BT709, FULL, RGB, Colour
 
 log = logging.getLogger("stylematte")
 
-SUFFIXES = {**FORMATS, "exr": ".exr"}
 LEAST_DIGITS = 4
 _SRGB = Colour(BT709, exr.SRGB, RGB, FULL)
 
@@ -128,16 +127,15 @@ class SequenceWriter:
 
     def prepare(self, frame: Frame, pixels: NDArray[Any]) -> bytes:
         """Encode a frame; from any thread."""
-        colour = self._info.colour
-        if self._kind == "exr":
-            return exr.encode_exr(pixels, colour.transfer, colour.primaries, self._premultiplied, self._facts)
-        if self._is_alpha:
-            return encode_image(pixels, self._kind, lossless=True)
-        if self._premultiplied:
-            pixels = compose.premultiply(pixels)
-        photo = frame.photo
-        return encode_image(
-            pixels, self._kind, icc=photo.icc, exif=photo.exif, premultiplied=self._premultiplied
+        return encode_result(
+            frame.photo,
+            pixels,
+            self._kind,
+            is_alpha=self._is_alpha,
+            premultiplied=self._premultiplied,
+            transfer=self._info.colour.transfer,
+            primaries=self._info.colour.primaries,
+            facts=self._facts,
         )
 
     def write(self, frame: Frame, data: bytes) -> None:

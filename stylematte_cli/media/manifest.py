@@ -139,7 +139,7 @@ def identify(path: Path) -> dict[str, Any]:
     Raises:
         InputError: It cannot be read.
     """
-    if pattern.is_pattern(path) and not path.exists():
+    if pattern.is_pattern(path):
         return pattern.fingerprint(path)
     try:
         status = path.stat()
@@ -154,7 +154,7 @@ def identify(path: Path) -> dict[str, Any]:
 
 def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
     try:
-        if pattern.is_pattern(source) and not source.exists():
+        if pattern.is_pattern(source):
             return bool(pattern.fingerprint(source)["sha256"] == line.get("sha256"))
         status = source.stat()
         if status.st_size != line.get("bytes"):

@@ -63,7 +63,7 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "
     """
     work = Work()
     for given in inputs:
-        if pattern.is_pattern(given) and not given.exists():
+        if pattern.is_pattern(given):
             work.items.append(Item(given, out / f"{pattern.stem_of(given)}{clip_suffix}", True))
             continue
         if not given.is_dir():

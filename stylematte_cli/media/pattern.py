@@ -11,8 +11,8 @@ _PLACE = re.compile(r"#+|%0?(\d*)d")
 
 
 def is_pattern(path: Path) -> bool:
-    """Say whether a name has a place for numbers: `#`, `####`, `%d` or `%04d`."""
-    return _PLACE.search(path.name) is not None
+    """Say whether a name has a place for numbers, `#`, `####`, `%d` or `%04d`, and is not that of a file."""
+    return _PLACE.search(path.name) is not None and not path.exists()
 
 
 def stem_of(pattern: Path) -> str:

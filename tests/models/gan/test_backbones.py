@@ -15,7 +15,7 @@ from tests.models.gan.backbones import clip_network, write_folded
 @torch.no_grad()
 def test_an_encoder_of_folded_weights(tmp_path):
     path = write_folded(tmp_path / "folded.safetensors")
-    features = EncoderFeatures(load_encoder(path, "mobilenet_v2_tiny"), side=64)
+    features = EncoderFeatures(load_encoder(path, "mobilenet_v2_tiny")[0], side=64)
     rgb = torch.rand(1, 3, 64, 64) * 2 - 1
     assert [tuple(m.shape) for m in features(rgb)] == [(1, 12, 8, 8), (1, 16, 4, 4), (1, 24)]
     folded = load_file(path)
