@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-
 ENCODER_LEVELS = 5  # the stem, and what leads to strides 4, 8, 16 and 32; see `Encoder.level_of`
 
 
@@ -32,8 +31,8 @@ _SHAPES = {
             (6, 320, 1, 1, 3),
         ),
     ),
-    # EfficientNet-B0's rows at width and depth 1, without squeeze and excitation and with ReLU6. Its last row,
-    # of 320 channels, is left out: it feeds the classifier, and costs an eighth of the encoder's time.
+    # EfficientNet-B0's rows, without squeeze and excitation and with ReLU6. The last row, of 320 channels, is
+    # left out: it feeds the classifier, and costs a tenth of the encoder's time.
     "efficientnet_lite0": MobileNetShape(
         32,
         (
@@ -87,7 +86,7 @@ class ConvNorm(nn.Module):
         active: bool = True,
     ) -> None:
         super().__init__()
-        # Stride 2 pads right and bottom by one more, as the ImageNet weights were trained (TensorFlow's SAME).
+        # Stride 2 pads one more right and below, as the ImageNet weights were trained (TensorFlow's SAME).
         reach = kernel // 2
         self.pad = nn.ZeroPad2d((reach - 1, reach, reach - 1, reach)) if stride == 2 else nn.Identity()
         padding = 0 if stride == 2 else reach

@@ -20,8 +20,7 @@ from training.data.readers import DataError, has_set, read_rgb, read_set, split
 FILES = ("model.safetensors", "pytorch_model.bin")  # what repositories on the hub call their weights
 
 
-# A convolution of `efficientnet_lite_pytorch`: the norm behind it, and what it is called here. The first block
-# expands nothing, and still counts its norms from _bn1.
+# A convolution of `efficientnet_lite_pytorch`: the norm behind it, and what it is called here.
 _NORMS = {
     "_conv_stem": ("_bn0", "stem"),
     "_expand_conv": ("_bn0", "expand"),
@@ -136,9 +135,8 @@ def _load_folded(model: StyleMatte, encoder: MobileNet, path: Path, recipe: Reci
     except (SafetensorError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
         raise DataError(f"{path}: not weights of this encoder: {error}") from None
     except KeyError as error:
-        raise DataError(
-            f"{path}: no layer {error} in it; is it {model.preset.encoder}, MobileNetV2 with batch norms folded?"
-        ) from None
+        where = f"{path}: no layer {error} in it"
+        raise DataError(f"{where}; are they ImageNet's, of {model.preset.encoder}?") from None
 
 
 def fold(tensors: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:

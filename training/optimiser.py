@@ -34,7 +34,9 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
     rate = learning_rate(stage, step)
     for group in optimiser.param_groups:
         level = group["level"]
-        factor = 1.0 if level is None else stage.encoder_rate * stage.layer_decay ** (ENCODER_LEVELS - 1 - level)
+        factor = (
+            1.0 if level is None else stage.encoder_rate * stage.layer_decay ** (ENCODER_LEVELS - 1 - level)
+        )
         group["lr"] = rate * factor
 
 

@@ -114,7 +114,11 @@ def lite_file(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict
         theirs[f"{prefix}{norm}.bias"] = bias + gain * mean / spread
         theirs[f"{prefix}{norm}.running_mean"] = mean
         theirs[f"{prefix}{norm}.running_var"] = variance
-    head = {"_conv_head.weight": torch.ones(4, 4, 1, 1), "_bn1.weight": torch.ones(4), "_fc.bias": torch.ones(3)}
+    head = {
+        "_conv_head.weight": torch.ones(4, 4, 1, 1),
+        "_bn1.weight": torch.ones(4),
+        "_fc.bias": torch.ones(3),
+    }
     return theirs | head, wanted
 
 

@@ -196,9 +196,13 @@ def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tm
         run(data_root, mattes, tmp_path, recipe)
 
     def moved(one, other) -> set[int]:
-        names = (n.removeprefix("encoder.") for n in one if n.startswith("encoder.") and "num_batches" not in n)
+        names = (
+            n.removeprefix("encoder.") for n in one if n.startswith("encoder.") and "num_batches" not in n
+        )
         return {
-            start.encoder.level_of(n) for n in names if not torch.equal(one[f"encoder.{n}"], other[f"encoder.{n}"])
+            start.encoder.level_of(n)
+            for n in names
+            if not torch.equal(one[f"encoder.{n}"], other[f"encoder.{n}"])
         }
 
     assert moved(start.state_dict(), seen[0]) == {2, 3, 4}
