@@ -9,8 +9,8 @@ and without the photos that the recipe calls incomplete or wrong.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
 from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
 are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
-training part has a near copy under another name. "low" and "high" are the ends of the 95 % interval of a mean,
-from 2,000 draws of as many photos with replacement (bootstrap, percentiles). --gallery draws the worst of every
+training part has a near copy under another name. "low" and "high" bound the 95 % interval of a mean, from
+2,000 draws of as many photos with replacement (bootstrap, percentiles). --gallery draws the worst of every
 set: photo, label, alpha, and the photo over green.
 """
 
