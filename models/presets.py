@@ -63,7 +63,7 @@ _TEST_SWIN = Preset(
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("nano", encoder="efficientnet_lite0", fpn_channels=64, upsampler="deep_gf", working_size=480),
+        Preset("nano", encoder="efficientnet_lite0", fpn_channels=48, upsampler="deep_gf", working_size=480),
         # The article's network, and the quality preset.
         _TINY,
         replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
