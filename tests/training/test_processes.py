@@ -18,10 +18,9 @@ from training.checkpoint import load_state
 from training.data.dataset import Onwards
 from training.processes import spare_wide_depthwise
 
-# A learned upsampler: the first stage, of coarse losses, gives it no gradients, nor does the second to what it
-# freezes, and nobody may wait for them.
-# Batch norms keep their statistics: in training they take those of what one process sees at once, and half a
-# batch has others than the whole.
+# A learned upsampler: the first stage, of coarse losses, gives it no gradients, nor does the second to what
+# it freezes, and nobody may wait for them. Batch norms keep their statistics: in training they take those of
+# what one process sees at once, and half a batch has others than the whole.
 TOML = drawn.TOML.replace("batch_size = 4", "batch_size = 4\nfreeze_norms = true")
 TOML = TOML.replace("batch_size = 2", "batch_size = 2\nfreeze_norms = true\nfrozen = 2")
 TOML += '[network]\nupsampler = "conv_gf"\n'
