@@ -16,22 +16,26 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from models.checkpoints import load_weights
 from models.stylematte import StyleMatte
 from training.backbone import load_backbone
 from training.config import Recipe, Stage, load_recipe
 from training.loop import RunOptions, train
+from training.teacher import Teacher
 
 HAUSDORFF = {"bce": 1.0, "dice": 1.0, "hausdorff": 1.0}  # the article's phase
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a row changes: fields of the network, fields of the stage; and which stage it trains."""
+    """What a row changes: fields of network and stage; which stage it trains, and whether it is taught."""
 
     network: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     stage: str = "matting"
+    taught: bool = False  # by --weights, where labels say nothing: beside hair maps, at doubtful skin
 
 
 VARIANTS = {
@@ -41,6 +45,7 @@ VARIANTS = {
     "conv_gf": Variant({"upsampler": "conv_gf"}),
     "half of it a Hausdorff phase": Variant(changes={"fine": HAUSDORFF, "coarse": {}}),
     "no other backgrounds": Variant(changes={"composite": 0.0}),
+    "its own teacher": Variant(taught=True),
     "segmentation, pyramid": Variant(stage="segmentation"),
     "segmentation, no pyramid": Variant({"pyramid": False}, stage="segmentation"),
 }
@@ -86,7 +91,8 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         every=arguments.steps,
         per_set=50,
     )
-    return train(recipe, arguments.data, options, begin, report=lambda line: None)
+    teacher = Teacher.load(arguments.weights, torch.device("cpu")) if variant.taught else None
+    return train(recipe, arguments.data, options, begin, report=lambda line: None, teacher=teacher)
 
 
 def stages(recipe: Recipe, variant: Variant, steps: int) -> tuple[Stage, ...]:

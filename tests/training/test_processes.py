@@ -78,9 +78,7 @@ def assert_same_run(out: Path, other: Path) -> None:
     assert (one["stage"], one["step"]) == (two["stage"], two["step"])
     for part in ("model", "average"):
         for name, tensor in one[part].items():
-            torch.testing.assert_close(
-                tensor, two[part][name], atol=5e-6, rtol=1e-5, msg=lambda m: f"{name}: {m}"
-            )
+            torch.testing.assert_close(tensor, two[part][name], atol=5e-6, rtol=1e-5, msg=name)
     assert losses(out) == pytest.approx(losses(other), rel=2e-5, abs=2e-6)
 
 
