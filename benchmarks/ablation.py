@@ -6,7 +6,7 @@
 Rows of the matting stage all begin with --weights, those of nano after its segmentation stage, and take as
 many of the stage's steps, on the same pictures in the same order. The pyramid cannot be taken out of trained
 weights: its two rows begin with the encoder of --backbone-weights and take that many steps of segmentation.
-Scores are those of `training.held_out.score`, at training size, on up to 50 held-out photos of each set. A
+Scores are those of `training.held_out.score`, at training size, on up to 30 held-out photos of each set. A
 short training ranks what helps early; it does not say what a full one ends with.
 """
 
@@ -89,7 +89,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         precision="bf16",
         workers=1,
         every=arguments.steps,
-        per_set=50,
+        per_set=30,
     )
     teacher = Teacher.load(arguments.weights, torch.device("cpu")) if variant.taught else None
     return train(recipe, arguments.data, options, begin, report=lambda line: None, teacher=teacher)
