@@ -7,11 +7,11 @@ IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_men
 from it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out)
 and without the photos that the recipe calls incomplete or wrong.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
-from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
-are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
-training part has a near copy under another name. "low" and "high" bound the 95 % interval of a mean, from
-2,000 draws of as many photos with replacement (bootstrap, percentiles). --gallery draws the worst of every
-set: photo, label, alpha, and the photo over green.
+from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
+one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no twin"
+leave out the photos of which the training part has a near copy under another name. "low" and "high" bound the
+95 % interval of a mean, from 2,000 draws of as many photos with replacement (bootstrap, percentiles). --gallery
+draws the worst of every set: photo, label, alpha, and the photo over green.
 """
 
 import argparse
@@ -58,6 +58,7 @@ def main() -> None:
         for data_set in recipe.sets:
             trained, samples = split(read_set(arguments.data, data_set.folder), recipe.held_out_every)
             if data_set.kind == "backgrounds":
+                samples = [s for s in samples if s.image.stem not in data_set.wrong]  # there is a subject
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
                 means = [matter(read_rgb(s.image)).alpha.mean() for s in progress]
                 table[data_set.folder] = {
