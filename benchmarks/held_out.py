@@ -6,12 +6,12 @@
 IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved
 from it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out)
 and without the photos that the recipe calls incomplete or wrong.
-SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
-from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
-one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no twin"
-leave out the photos of which the training part has a near copy under another name. "low" and "high" bound the
-95 % interval of a mean, from 2,000 draws of as many photos with replacement (bootstrap, percentiles). --gallery
-draws the worst of every set: photo, label, alpha, and the photo over green.
+SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
+those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
+one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no
+twin" leave out the photos of which the training part has a near copy under another name. "low" and "high"
+bound the 95 % interval of a mean, from 2,000 draws of as many photos with replacement (bootstrap,
+percentiles). --gallery draws the worst of every set: photo, label, alpha, and the photo over green.
 """
 
 import argparse
