@@ -1,14 +1,17 @@
 """Scores of a model on the held-out tenth of the training data, through the same road a user's photo takes.
 
-    python benchmarks/held_out.py --data DIR [--weights nano] [--size PX] [--mattes DIR] [--json FILE]
+    python benchmarks/held_out.py --data DIR [--weights nano] [--size PX] [--mattes DIR] [--json FILE] \
+        [--gallery DIR]
 
 IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved
 from it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out)
-and without the photos that the recipe calls incomplete.
-SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved
-from those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject: their figures
-are the mean alpha and the share of photos below 1 %. Rows "no twin" leave out the photos of which the
-training part has a near copy under another name.
+and without the photos that the recipe calls incomplete or wrong.
+SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
+those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
+one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no
+twin" leave out the photos of which the training part has a near copy under another name. "low" and "high"
+bound the 95 % interval of a mean, from 2,000 draws of as many photos with replacement (bootstrap,
+percentiles). --gallery draws the worst of every set: photo, label, alpha, and the photo over green.
 """
 
 import argparse
@@ -16,6 +19,7 @@ import json
 import tempfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from stylematte_cli import load
@@ -26,6 +30,10 @@ from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import read_grey, read_rgb, read_set, split
 from training.data.twins import find_twins
 from training.metrics import iou, mad, mse, sad
+
+WORST = 6  # on a sheet
+RESAMPLES = 2000
+WITH_INTERVAL = ("iou", "iou_mended", "band_mad")
 
 
 def main() -> None:
@@ -38,6 +46,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=None)
     parser.add_argument("--mattes", type=Path, default=None, help="prepared mattes; made anew if not given")
     parser.add_argument("--json", type=Path, default=None)
+    parser.add_argument(
+        "--gallery", type=Path, default=None, help="folder for a sheet of the worst of each set"
+    )
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
     matter = load(arguments.weights, size=arguments.size)
@@ -47,6 +58,7 @@ def main() -> None:
         for data_set in recipe.sets:
             trained, samples = split(read_set(arguments.data, data_set.folder), recipe.held_out_every)
             if data_set.kind == "backgrounds":
+                samples = [s for s in samples if s.image.stem not in data_set.wrong]  # there is a subject
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
                 means = [matter(read_rgb(s.image)).alpha.mean() for s in progress]
                 table[data_set.folder] = {
@@ -57,8 +69,12 @@ def main() -> None:
             elif data_set.kind == "photos":
                 prepare(samples, data_set.band, mattes)
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
-                rows = [one(matter, s, mattes, s.image.stem in data_set.incomplete) for s in progress]
+                slips = {*data_set.incomplete, *data_set.wrong}
+                rows = [one(matter, s, mattes, s.image.stem in slips) for s in progress]
                 table[data_set.folder] = means_of(rows)
+                if arguments.gallery:
+                    worst = np.argsort([row["iou"] for row in rows])[:WORST]
+                    draw(matter, [samples[i] for i in worst], arguments.gallery / f"{data_set.folder}.png")
                 twins = find_twins(samples, trained)
                 if any(twins):
                     alone = [row for row, has_twin in zip(rows, twins, strict=True) if not has_twin]
@@ -70,12 +86,36 @@ def main() -> None:
 
 
 def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every column, and how many photos it is of."""
-    columns = {name: [row[name] for row in rows] for name in (rows[0] if rows else ())}
-    return {"photos": len(rows)} | {name: float(np.nanmean(values)) for name, values in columns.items()}
+    """Mean of every column, how many photos it is of, and for some the interval of 95 % of resamples."""
+    columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    scores = {"photos": len(rows)} | {name: float(np.nanmean(values)) for name, values in columns.items()}
+    draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
+    for name in WITH_INTERVAL:
+        means = np.nanmean(columns[name][draws], axis=1)
+        scores |= {
+            f"{name}_{end}": float(np.nanpercentile(means, at)) for end, at in (("low", 2.5), ("high", 97.5))
+        }
+    return scores
 
 
-def one(matter, sample, mattes: Path, incomplete: bool) -> dict[str, float]:
+def draw(matter, samples: list, path: Path) -> None:
+    """A row for each photo: as it is, its label, the alpha, and the photo over green."""
+    rows = []
+    for sample in samples:
+        image = read_rgb(sample.image)
+        matte = matter(image)
+        greys = [
+            cv2.merge([grey] * 3) for grey in (read_grey(sample.labels["mask"]), np.uint8(matte.alpha * 255))
+        ]
+        row = np.hstack([image, *greys, matte.composite("#3cb44b")])
+        rows.append(
+            cv2.resize(row, (1200, round(1200 * row.shape[0] / row.shape[1])), interpolation=cv2.INTER_AREA)
+        )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
+
+
+def one(matter, sample, mattes: Path, slipped: bool) -> dict[str, float]:
     """Scores of one photo."""
     alpha = matter(read_rgb(sample.image)).alpha
     mask = clean_mask(read_grey(sample.labels["mask"]) > 127)
@@ -84,7 +124,7 @@ def one(matter, sample, mattes: Path, incomplete: bool) -> dict[str, float]:
     believed = read_grey(cached_paths(sample, mattes)["weight"]) > 0
     return {
         "iou": iou(alpha, mask.astype(np.float32)),
-        "iou_mended": np.nan if incomplete else iou(alpha[believed], truth[believed]),
+        "iou_mended": np.nan if slipped else iou(alpha[believed], truth[believed]),
         "sad": sad(alpha, truth),
         "mad": mad(alpha, truth),
         "mse": mse(alpha, truth),

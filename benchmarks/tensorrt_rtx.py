@@ -35,7 +35,8 @@ def main() -> int:
         return 4
     libraries = Path(spec.origin).parent
     for name in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
-        ctypes.CDLL(str(libraries / name), mode=ctypes.RTLD_GLOBAL)
+        library = next(libraries.glob(f"{name}*"))  # some wheels have the whole version in the name
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return max(build(path, arguments.side) for path in arguments.models)
 
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.encoders import Encoder, MobileNetV2, build_encoder, from_signed_range, load_folded
+from models.encoders import Encoder, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 
@@ -177,7 +177,7 @@ def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> tuple[Encoder
     if "stem.weight" not in folded:  # a network of ours
         return _network_of(path, folded, metadata).encoder, f"encoder of {path.stem}"
     encoder = build_encoder(folded_name)
-    assert isinstance(encoder, MobileNetV2)
+    assert isinstance(encoder, MobileNet)
     # What the norms measure they undo: any pictures give the same function, these always the same numbers.
     noise = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     try:

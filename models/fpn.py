@@ -69,6 +69,26 @@ class LightFPN(nn.Module):
         return x
 
 
+class CoarsestOnly(nn.Module):
+    """No pyramid for small encoders: context at stride 32, made large; for the article's comparison.
+
+    Args:
+        encoder_channels: Channels at strides 4, 8, 16, 32.
+        channels: Channels of the result.
+    """
+
+    def __init__(self, encoder_channels: list[int], channels: int) -> None:
+        super().__init__()
+        self.lateral = ConvNorm(encoder_channels[3], 2 * channels, active=False)
+        self.context = nn.Sequential(Context(2 * channels), Context(2 * channels))
+        self.narrow = ConvNorm(2 * channels, channels)
+
+    def forward(self, features: list[Tensor]) -> Tensor:
+        """Four maps from fine to coarse → (B, channels, h/4, w/4), of the last alone."""
+        x = self.narrow(self.context(self.lateral(features[3])))  # (B, C, h/32, w/32)
+        return F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
+
+
 class SharedFPN(nn.Module):
     """Feature pyramid as published with StyleMatte: one 3×3 convolution serves all three steps.
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.fpn import Finest, LightFPN, SharedFPN
+from models.fpn import CoarsestOnly, Finest, LightFPN, SharedFPN
 from models.presets import Preset
 
 
@@ -102,6 +102,7 @@ def build_decoder(preset: Preset, encoder_channels: list[int]) -> tuple[nn.Modul
         The pixel decoder, which passes small encoders' features as they are, and the pyramid behind it.
     """
     if preset.decoder == "light_fpn":
-        return nn.Identity(), LightFPN(encoder_channels, preset.fpn_channels)
+        light = LightFPN if preset.pyramid else CoarsestOnly
+        return nn.Identity(), light(encoder_channels, preset.fpn_channels)
     pixel_decoder = PixelDecoder(encoder_channels, preset.fpn_channels, _SHAPES[preset.decoder])
     return pixel_decoder, SharedFPN(preset.fpn_channels) if preset.pyramid else Finest()

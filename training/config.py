@@ -7,6 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from models.encoders import ENCODER_LEVELS
 from models.presets import PRESETS, Preset
 from training.data.layouts import LAYOUTS
 from training.data.pseudo_alpha import Band
@@ -39,6 +40,7 @@ class DataSet:
         band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
         belief: Factor on the weight of its labels, below 1 for sets with known slips.
         incomplete: Stems of photos that show a subject which their mask leaves out; used as cut-outs alone.
+        wrong: Stems of photos whose label is not to be believed at all; never drawn.
         colours: What covers a new background: the subject's "estimated" colours, or the "raw" photo's, in
             whose soft parts the old background shows.
     """
@@ -50,6 +52,7 @@ class DataSet:
     band: Band = "narrow"
     belief: float = 1.0
     incomplete: tuple[str, ...] = ()
+    wrong: tuple[str, ...] = ()
     colours: Colours = "estimated"
 
 
@@ -89,6 +92,8 @@ class Stage:
         coarse: Losses on the coarse logits.
         epochs: In place of steps: how often as many pictures as its sets with subjects hold are drawn.
         layer_decay: The encoder's rate falls by this factor a level, from the deepest to the stem.
+        frozen: So many of the encoder's levels, from the stem up, stay as they are, norms and all, and no
+            gradient runs through them: half the time of a step lies in its first two.
         freeze_norms: Batch norms keep the statistics they have; for batches too small to measure them on.
         augmentation: How views are drawn, this project's "own" way or as "published" with StyleMatte.
         optional: Left out where a set that it draws is not below the data root.
@@ -108,6 +113,7 @@ class Stage:
     coarse: dict[str, float] = field(default_factory=dict)
     epochs: float = 0.0
     layer_decay: float = 1.0
+    frozen: int = 0
     freeze_norms: bool = False
     augmentation: Augmentation = "own"
     optional: bool = False
@@ -381,5 +387,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: batch_size must be 1 or more")
     if stage.learning_rate <= 0 or stage.encoder_rate < 0 or stage.guide_scale <= 0:
         raise RecipeError(f"{where}: learning_rate and guide_scale must be above 0, encoder_rate not below")
+    if not 0 <= stage.frozen <= ENCODER_LEVELS:
+        raise RecipeError(f"{where}: frozen must be from 0 to {ENCODER_LEVELS}, the levels of an encoder")
     if not 0 < stage.layer_decay <= 1:
         raise RecipeError(f"{where}: layer_decay must be above 0 and at most 1")

@@ -24,7 +24,7 @@ from training.log import Log
 from training.objective import Batch, Objective
 from training.optimiser import make_optimiser, set_rates, update_average
 from training.plan import make_plan
-from training.processes import check_batches, join_processes, reseed
+from training.processes import check_batches, join_processes, reseed, spare_wide_depthwise
 from training.teacher import Teacher
 from training.validation import Published
 
@@ -207,10 +207,14 @@ class Run:
         self.average = copy.deepcopy(self.model).requires_grad_(False)
         if "average" in state:
             self.average.load_state_dict(state["average"])
-        # Without fine losses a learned upsampler gets no gradients, and processes must not wait for them.
+        if accelerator.device.type == "cpu":
+            spare_wide_depthwise(self.model)
+        # What is frozen gets no gradients, nor does a learned upsampler without fine losses, and processes
+        # must not wait for them.
         learned = any(True for _ in self.model.upsampler.parameters())
         all_fine = all(stage.fine for stage in recipe.stages)
-        accelerator.ddp_handler.find_unused_parameters = learned and not all_fine
+        frozen = any(stage.frozen for stage in recipe.stages)
+        accelerator.ddp_handler.find_unused_parameters = frozen or (learned and not all_fine)
         self.objective = accelerator.prepare_model(Objective(self.model, recipe.stages[state["stage"]]))
         self.optimiser = accelerator.prepare_optimizer(make_optimiser(self.model, recipe.weight_decay))
         if "optimiser" in state:
@@ -236,7 +240,7 @@ class Run:
     def stage(self, number: int, root: Path) -> dict[str, float]:
         """Step until a stage ends; returns the last scores."""
         stage, start, every = self.recipe.stages[number], self.state["step"], self.options.every
-        self.accelerator.unwrap_model(self.objective).stage = stage
+        self.accelerator.unwrap_model(self.objective).begin(stage)
         batches = iter(self._loader(number, root))
         scores: dict[str, float] = {}
         sums: dict[str, float] = {}

@@ -15,7 +15,7 @@ class Objective(nn.Module):
     """What is minimised; one module, so that several processes wait for no gradient that no loss gives.
 
     Attributes:
-        stage: Says which losses; set anew when a stage begins.
+        stage: Says which losses and what is frozen, see `begin`.
     """
 
     def __init__(self, model: StyleMatte, stage: Stage) -> None:
@@ -23,12 +23,21 @@ class Objective(nn.Module):
         self.model = model
         self.stage = stage
 
+    def begin(self, stage: Stage) -> None:
+        """Take a stage's losses, and freeze what it freezes and nothing else."""
+        self.stage = stage
+        encoder = self.model.encoder
+        for name, parameter in encoder.named_parameters():
+            parameter.requires_grad_(encoder.level_of(name) >= stage.frozen)
+
     def train(self, mode: bool = True) -> "Objective":
-        """As every module's; norms stay as they are in a stage that freezes them."""
+        """As every module's; norms stay as they are where the stage freezes them."""
         super().train(mode)
-        if self.stage.freeze_norms:
-            for module in self.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        for name, module in self.model.named_modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                inside = name.removeprefix("encoder.")
+                is_frozen = inside != name and self.model.encoder.level_of(inside) < self.stage.frozen
+                if is_frozen or self.stage.freeze_norms:
                     module.eval()
         return self
 

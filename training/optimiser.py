@@ -4,10 +4,9 @@ import math
 
 import torch
 
+from models.encoders import ENCODER_LEVELS
 from models.stylematte import StyleMatte
 from training.config import Stage
-
-ENCODER_LEVELS = 4  # the deepest stage; 0 is the stem
 
 
 def make_optimiser(model: StyleMatte, weight_decay: float) -> torch.optim.AdamW:
@@ -35,7 +34,9 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
     rate = learning_rate(stage, step)
     for group in optimiser.param_groups:
         level = group["level"]
-        factor = 1.0 if level is None else stage.encoder_rate * stage.layer_decay ** (ENCODER_LEVELS - level)
+        factor = (
+            1.0 if level is None else stage.encoder_rate * stage.layer_decay ** (ENCODER_LEVELS - 1 - level)
+        )
         group["lr"] = rate * factor
 
 

@@ -64,7 +64,7 @@ def test_without_arguments_it_explains_the_recipes(capsys):
     assert "animals (optional): " in text
     assert "    AM-2k: mattes, layout am-2k; stages animals\n" in text
     assert "    P3M-10k: scored, 50 photos, full size, layout p3m-500-p\n" in text
-    assert "  network nano\n  segmentation: 4500 steps of 8 photos, 208-304 px; coarse bce" in text
+    assert "  network nano\n  segmentation: 4600 steps of 12 photos, 224-320 px; coarse bce" in text
     assert "\nablation/bilinear: The reference without guided filter" in text
     assert "stylematte train RECIPE --data DIR --out DIR" in text
 

@@ -21,12 +21,12 @@ def folded_weights(name: str, generator: torch.Generator) -> dict[str, Tensor]:
 
     layer("stem", shape.stem, 3, 3)
     inputs, block = shape.stem, 0
-    for expansion, outputs, repeats, _ in shape.rows:
+    for expansion, outputs, repeats, _, kernel in shape.rows:
         for _ in range(repeats):
             hidden = inputs * expansion
             if expansion != 1:
                 layer(f"blocks.{block}.expand", hidden, inputs, 1)
-            layer(f"blocks.{block}.depthwise", hidden, 1, 3)
+            layer(f"blocks.{block}.depthwise", hidden, 1, kernel)
             layer(f"blocks.{block}.project", outputs, hidden, 1)
             inputs, block = outputs, block + 1
     return weights
@@ -37,13 +37,15 @@ def plain_features(name: str, weights: dict[str, Tensor], x: Tensor) -> dict[int
 
     def conv(x: Tensor, key: str, stride: int = 1, groups: int = 1) -> Tensor:
         weight = weights[f"{key}.weight"]
-        if weight.shape[-1] == 3:
-            x = F.pad(x, (0, 1, 0, 1) if stride == 2 else (1, 1, 1, 1))
+        # TensorFlow's SAME on even sides: k − s in all, the odd one right and below.
+        total = max(weight.shape[-1] - stride, 0)
+        before, after = total // 2, total - total // 2
+        x = F.pad(x, (before, after, before, after))
         return F.conv2d(x, weight, weights[f"{key}.bias"], stride, groups=groups)
 
     x = conv(x, "stem", stride=2).clamp(0, 6)
     features, reduction, block = {}, 2, 0
-    for expansion, outputs, repeats, row_stride in _SHAPES[name].rows:
+    for expansion, outputs, repeats, row_stride, _ in _SHAPES[name].rows:
         for repeat in range(repeats):
             stride = row_stride if repeat == 0 else 1
             y = x if expansion == 1 else conv(x, f"blocks.{block}.expand").clamp(0, 6)
@@ -63,7 +65,11 @@ def generator() -> torch.Generator:
 
 @pytest.mark.parametrize(
     ("name", "channels"),
-    [("mobilenet_v2", [24, 32, 96, 320]), ("mobilenet_v2_tiny", [8, 12, 16, 24])],
+    [
+        ("mobilenet_v2", [24, 32, 96, 320]),
+        ("efficientnet_lite0", [24, 40, 112, 192]),
+        ("mobilenet_v2_tiny", [8, 12, 16, 24]),
+    ],
 )
 def test_strides_and_channels(name, channels):
     encoder = build_encoder(name).eval()
@@ -75,7 +81,7 @@ def test_strides_and_channels(name, channels):
     ]
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v2_tiny", "mobilenet_v2"])
+@pytest.mark.parametrize("name", ["mobilenet_v2_tiny", "mobilenet_v2", "efficientnet_lite0"])
 def test_load_folded_keeps_the_function(name, generator):
     weights = folded_weights(name, generator)
     encoder = build_encoder(name).eval()

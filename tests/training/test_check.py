@@ -161,6 +161,15 @@ def test_labels_without_a_picture(root):
     assert report.errors == 0
 
 
+def test_names_that_the_recipe_has_and_the_set_has_not(root):
+    named = dataclasses.replace(MATTES, wrong=("p_0", "p_o"), incomplete=("p_1", "q_1"))
+    report = check_data(dataclasses.replace(PLAN, sets=(named, BACKGROUNDS)), root, quiet=True)
+    assert report.errors == 0
+    assert all_of(report, "warnings") == [
+        "2 that the recipe calls wrong or incomplete, but not there: p_o, q_1"
+    ]
+
+
 def test_names_are_few_and_the_rest_is_counted(root):
     for number in range(5):
         (root / TRAIN / f"mask/p_{number}.png").unlink()

@@ -77,6 +77,7 @@ def test_values_arrive(tmp_path):
         ("steps = 6", "steps = -6", "segmentation: give either steps or epochs"),
         ("steps = 6", "steps = 6\nlayer_decay = 0.0", "segmentation: layer_decay must be above 0"),
         ("steps = 6", "steps = 6\naugmentation = 'none'", "segmentation: 'none' is none of own, published"),
+        ("steps = 6", "steps = 6\nfrozen = 6", "segmentation: frozen must be from 0 to 5"),
         ("steps = 6", "steps = 6\nfreeze_norms = 1", "freeze_norms = 1 is no bool"),
         ("bce = 1.0, dice", "composition = 1.0, dice", "segmentation: composition is a loss for fine"),
         (

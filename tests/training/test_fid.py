@@ -172,7 +172,7 @@ def test_the_shipped_network_stands_in():
 
     detector = load_detector("nano", [ASSETS])
     assert isinstance(detector, EncoderDetector)
-    assert (detector.name, detector.num_features) == ("encoder of nano", 320)
+    assert (detector.name, detector.num_features) == ("encoder of nano", 192)
     batch = torch.randint(0, 256, (2, 3, 224, 224), dtype=torch.uint8)
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     model, _ = load_weights(ASSETS / "nano.safetensors")

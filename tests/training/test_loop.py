@@ -179,6 +179,36 @@ def test_a_resumed_run_is_the_run_that_nothing_stopped(
     assert len(rows) == len((out / "log.csv").read_text().splitlines())  # none twice
 
 
+def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tmp_path):
+    frozen = dataclasses.replace(FIRST, frozen=2)
+    recipe = drawn.recipe(frozen, SECOND)
+    torch.manual_seed(recipe.seed)
+    start = build_model(recipe.build_preset())
+    seen = {}
+    last = loop.Run._validate
+
+    def look(self, number, done):
+        seen[number] = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        return last(self, number, done)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.Run, "_validate", look)
+        run(data_root, mattes, tmp_path, recipe)
+
+    def moved(one, other) -> set[int]:
+        names = (
+            n.removeprefix("encoder.") for n in one if n.startswith("encoder.") and "num_batches" not in n
+        )
+        return {
+            start.encoder.level_of(n)
+            for n in names
+            if not torch.equal(one[f"encoder.{n}"], other[f"encoder.{n}"])
+        }
+
+    assert moved(start.state_dict(), seen[0]) == {2, 3, 4}
+    assert moved(seen[0], seen[1]) == {0, 1, 2, 3, 4}
+
+
 @pytest.mark.parametrize(
     ("preset", "changes"),
     [

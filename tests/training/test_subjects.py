@@ -56,6 +56,14 @@ def test_a_matte_is_believed_everywhere(root, tmp_path):
     assert set(np.unique(read_subject(sample, half, tmp_path).weight)) == {127}
 
 
+def test_photos_that_are_called_wrong_are_not_drawn(root):
+    stems = [sample.image.stem for sample in read_data_set(root, MATTES)]
+    some = dataclasses.replace(MATTES, wrong=tuple(stems[:2]))
+    assert [sample.image.stem for sample in read_data_set(root, some)] == stems[2:]
+    with pytest.raises(DataError, match=rf"{SET}: the recipe calls every photo of it wrong"):
+        read_data_set(root, dataclasses.replace(MATTES, wrong=tuple(stems)))
+
+
 def test_raw_colours_are_the_photo_and_need_no_preparation(root, tmp_path):
     samples = read_data_set(root, RAW)
     subject = read_subject(samples[0], RAW, tmp_path)

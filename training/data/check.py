@@ -213,6 +213,8 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
     if isinstance(one.plan, Validation):
         report.held_out = min(one.plan.photos, report.pictures)
     else:
+        missing = {*one.plan.wrong, *one.plan.incomplete} - {s.image.stem for s in one.samples}
+        _note(report.warnings, "that the recipe calls wrong or incomplete, but not there", sorted(missing))
         report.held_out = sum(is_held_out(s.key, plan.held_out_every) for s in one.samples)
         if report.held_out == report.pictures:
             report.errors.append("every picture of it is held out, none is left to train on")

@@ -53,15 +53,18 @@ class Subject:
 
 
 def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
-    """List a set of a recipe, with the labels that its kind needs.
+    """List a set of a recipe, with the labels that its kind needs and without the photos it calls wrong.
 
     Raises:
-        DataError: See `read_set`; or the set has other labels than its kind needs.
+        DataError: See `read_set`; or the set has other labels than its kind needs, or nothing else is in it.
     """
     samples = read_set(root, data_set.folder, data_set.layout)
     if lack := what_lacks(data_set, samples[0].labels):
         raise DataError(f"{root / data_set.folder}: {lack}")
-    return samples
+    believed = [sample for sample in samples if sample.image.stem not in data_set.wrong]
+    if not believed:
+        raise DataError(f"{root / data_set.folder}: the recipe calls every photo of it wrong")
+    return believed
 
 
 def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
