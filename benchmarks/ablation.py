@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from models.checkpoints import load_weights
 from models.stylematte import StyleMatte
 from training.backbone import load_backbone
@@ -91,7 +89,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
         every=arguments.steps,
         per_set=30,
     )
-    teacher = Teacher.load(arguments.weights, torch.device("cpu")) if variant.taught else None
+    teacher = Teacher.load(arguments.weights) if variant.taught else None
     return train(recipe, arguments.data, options, begin, report=lambda line: None, teacher=teacher)
 
 

@@ -17,9 +17,9 @@ percentiles). --gallery draws the worst of every set: photo, label, alpha, and t
 import argparse
 import json
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from stylematte_cli import load
@@ -29,6 +29,7 @@ from training.data.mending import clean_mask
 from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import read_grey, read_rgb, read_set, split
 from training.data.twins import find_twins
+from training.held_out import Shown, draw_sheet
 from training.metrics import iou, mad, mse, sad
 
 WORST = 6  # on a sheet
@@ -74,7 +75,8 @@ def main() -> None:
                 table[data_set.folder] = means_of(rows)
                 if arguments.gallery:
                     worst = np.argsort([row["iou"] for row in rows])[:WORST]
-                    draw(matter, [samples[i] for i in worst], arguments.gallery / f"{data_set.folder}.png")
+                    sheet = arguments.gallery / f"{data_set.folder}.png"
+                    draw_sheet(answers(matter, [samples[i] for i in worst]), sheet)
                 twins = find_twins(samples, trained)
                 if any(twins):
                     alone = [row for row, has_twin in zip(rows, twins, strict=True) if not has_twin]
@@ -98,21 +100,11 @@ def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
     return scores
 
 
-def draw(matter, samples: list, path: Path) -> None:
-    """A row for each photo: as it is, its label, the alpha, and the photo over green."""
-    rows = []
+def answers(matter, samples: list) -> Iterator[tuple[Shown, np.ndarray]]:
+    """Photos with their masks, and the alphas that a model finds."""
     for sample in samples:
         image = read_rgb(sample.image)
-        matte = matter(image)
-        greys = [
-            cv2.merge([grey] * 3) for grey in (read_grey(sample.labels["mask"]), np.uint8(matte.alpha * 255))
-        ]
-        row = np.hstack([image, *greys, matte.composite("#3cb44b")])
-        rows.append(
-            cv2.resize(row, (1200, round(1200 * row.shape[0] / row.shape[1])), interpolation=cv2.INTER_AREA)
-        )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), np.vstack(rows)[..., ::-1])
+        yield Shown(image, read_grey(sample.labels["mask"])), matter(image).alpha
 
 
 def one(matter, sample, mattes: Path, slipped: bool) -> dict[str, float]:

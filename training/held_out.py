@@ -156,11 +156,21 @@ def score(
 
 
 def preview_sheet(model: StyleMatte, pictures: Iterable[Shown], side: float, path: Path) -> None:
-    """Draw picture, label, alpha and composite on green, a row for each picture, as one PNG."""
+    """Draw what a network makes of pictures, see `draw_sheet`."""
     model.eval()
+    draw_sheet(((shown, predict(model, shown.image, side)) for shown in pictures), path)
+
+
+def draw_sheet(answers: Iterable[tuple[Shown, NDArray[np.float32]]], path: Path) -> None:
+    """Draw picture, label, alpha and composite on green, a row for each picture, as one PNG.
+
+    Args:
+        answers: Pictures with their labels, and the alphas (H, W) in [0, 1] that were found.
+        path: Of the file; its folder is made.
+    """
     rows = []
-    for image, label in pictures:
-        alpha = predict(model, image, side)[..., None]
+    for (image, label), found in answers:
+        alpha = found[..., None]
         composite = alpha * image + (1 - alpha) * np.array([60, 180, 75])
         grey = (label[..., None].repeat(3, 2), (alpha * 255).repeat(3, 2))
         row = np.hstack([image, *grey, composite]).astype(np.uint8)
