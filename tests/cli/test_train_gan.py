@@ -158,7 +158,9 @@ state = made[0].state_dict()
 mine = [t for part in ("generator", "average", "discriminator", "augment") for t in state[part].values()]
 sums = gather_object([[float(t.double().sum()) for t in mine]])
 assert len(sums) == 2 and sums[0] == sums[1], sums
-PartialState().destroy_process_group()  # its threads, running on at the end, would abort it
+PartialState().destroy_process_group()
+threads = [path.read_text().strip() for path in Path("/proc/self/task").glob("*/comm")]
+assert not [name for name in threads if "gloo" in name], threads  # at the end they could abort the process
 """
 
 
