@@ -41,6 +41,7 @@ VARIANTS = {
     "bilinear": Variant({"upsampler": "bilinear"}),
     "fast_gf": Variant({"upsampler": "fast_gf"}),
     "conv_gf": Variant({"upsampler": "conv_gf"}),
+    "deep_gf": Variant({"upsampler": "deep_gf"}),
     "half of it a Hausdorff phase": Variant(changes={"fine": HAUSDORFF, "coarse": {}}),
     "no other backgrounds": Variant(changes={"composite": 0.0}),
     "its own teacher": Variant(taught=True),

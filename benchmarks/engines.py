@@ -45,7 +45,7 @@ def eager(network: StyleMatte, image: np.ndarray) -> Callable[[], object]:
     @torch.inference_mode()
     def call() -> torch.Tensor:
         coarse = network.coarse(tensor)
-        return network.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features)
+        return network.coefficients(coarse)
 
     return call
 

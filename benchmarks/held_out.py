@@ -9,9 +9,12 @@ and without the photos that the recipe calls incomplete or wrong.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
 those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
 one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no
-twin" leave out the photos of which the training part has a near copy under another name. "low" and "high"
-bound the 95 % interval of a mean, from 2,000 draws of as many photos with replacement (bootstrap,
-percentiles). --gallery draws the worst of every set: photo, label, alpha, and the photo over green.
+twin" leave out the photos of which the training part has a near copy under another name.
+"band_mad_of_stride_4" is what the pseudo-mattes themselves lose on a grid of that stride at working size,
+a mean in every cell and bilinear back: an answer on such a grid, without a guide, can hardly be better.
+"low" and "high" bound the 95 % interval of a mean, from 2,000 draws of as many photos with replacement
+(bootstrap, percentiles). --gallery draws the worst of every set: photo, label, alpha, and the photo over
+green.
 """
 
 import argparse
@@ -20,20 +23,24 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from stylematte_cli import load
 from stylematte_cli.commands.progress import with_progress
+from stylematte_cli.matter import Matter
 from training.config import load_recipe
 from training.data.mending import clean_mask
 from training.data.pseudo_alpha import cached_paths, prepare
-from training.data.readers import read_grey, read_rgb, read_set, split
+from training.data.readers import Sample, read_grey, read_rgb, read_set, split
 from training.data.twins import find_twins
 from training.held_out import Shown, draw_sheet
 from training.metrics import iou, mad, mse, sad
 
 WORST = 6  # on a sheet
 RESAMPLES = 2000
+STRIDES = (4, 2)  # of the grid that a network answers on
 WITH_INTERVAL = ("iou", "iou_mended", "band_mad")
 
 
@@ -100,21 +107,21 @@ def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
     return scores
 
 
-def answers(matter, samples: list) -> Iterator[tuple[Shown, np.ndarray]]:
+def answers(matter: Matter, samples: list[Sample]) -> Iterator[tuple[Shown, np.ndarray]]:
     """Photos with their masks, and the alphas that a model finds."""
     for sample in samples:
         image = read_rgb(sample.image)
         yield Shown(image, read_grey(sample.labels["mask"])), matter(image).alpha
 
 
-def one(matter, sample, mattes: Path, slipped: bool) -> dict[str, float]:
+def one(matter: Matter, sample: Sample, mattes: Path, slipped: bool) -> dict[str, float]:
     """Scores of one photo."""
     alpha = matter(read_rgb(sample.image)).alpha
     mask = clean_mask(read_grey(sample.labels["mask"]) > 127)
     truth = read_grey(cached_paths(sample, mattes)["alpha"]) / np.float32(255)
     band = read_grey(cached_paths(sample, mattes)["trimap"]) == 128
     believed = read_grey(cached_paths(sample, mattes)["weight"]) > 0
-    return {
+    scores = {
         "iou": iou(alpha, mask.astype(np.float32)),
         "iou_mended": np.nan if slipped else iou(alpha[believed], truth[believed]),
         "sad": sad(alpha, truth),
@@ -122,6 +129,17 @@ def one(matter, sample, mattes: Path, slipped: bool) -> dict[str, float]:
         "mse": mse(alpha, truth),
         "band_mad": float(np.abs(alpha - truth)[band].mean()) if band.any() else np.nan,
     }
+    for stride in STRIDES:
+        left = np.abs(through_grid(truth, matter, stride) - truth)[band]
+        scores[f"band_mad_of_stride_{stride}"] = float(left.mean()) if band.any() else np.nan
+    return scores
+
+
+def through_grid(alpha: NDArray[np.float32], matter: Matter, stride: int) -> NDArray[np.float32]:
+    """An alpha (H, W) on a grid of `stride` at the working size of its picture, and made large again."""
+    height, width = matter.engine.contract.working_size_for(*alpha.shape, matter.size)
+    small = cv2.resize(alpha, (width // stride, height // stride), interpolation=cv2.INTER_AREA)
+    return cv2.resize(small, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ class _Coarse(nn.Module):
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         coarse = self.model.coarse(image)
         if "coefficients" in self.outputs:
-            return (self.model.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features),)
+            return (self.model.coefficients(coarse),)
         return coarse.guide, coarse.logits
 
 
@@ -84,7 +84,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     )
     node = helper.make_node
     functions = [fgf_apply()]
-    preset = model.preset
+    preset, stride = model.preset, model.upsampler.stride
     if preset.upsampler == "fast_gf":
         fit = fgf_coefficients(preset.radius_px, preset.eps, preset.averaged)
         functions.insert(0, fit)
@@ -107,7 +107,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     graph.output.extend(
         [
             tensor("alpha", TensorProto.FLOAT, ["n", 1, "H", "W"]),
-            tensor("coefficients", TensorProto.FLOAT, ["n", 2, "h/4", "w/4"]),
+            tensor("coefficients", TensorProto.FLOAT, ["n", 2, f"h/{stride}", f"w/{stride}"]),
         ]
     )
     graph.name = f"stylematte_{preset.name}"

@@ -1,4 +1,4 @@
-"""Encoders: a normalised picture in, features at strides 4, 8, 16 and 32 out."""
+"""Encoders: a normalised picture in, features at strides 4 to 32 out, small encoders' from 2."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -51,10 +51,12 @@ _SHAPES = {
 
 
 class Encoder(nn.Module):
-    """What every encoder is: (B, 3, h, w) normalised RGB to four maps at strides 4, 8, 16 and 32.
+    """What every encoder is: (B, 3, h, w) normalised RGB to maps from fine to coarse.
+
+    The last four are at strides 4, 8, 16 and 32; small encoders have one at stride 2 before them.
 
     Attributes:
-        channels: Channels of the four maps.
+        channels: Channels of the maps.
         multiple: h and w are multiples of it.
     """
 
@@ -141,8 +143,8 @@ class MobileNet(Encoder):
                 inputs, stride = outputs, stride * step
                 ends[stride] = (len(blocks), outputs)  # the last block at each stride is the one kept
         self.blocks = nn.ModuleList(blocks)
-        self.ends = [ends[s][0] for s in (4, 8, 16, 32)]
-        self.channels = [ends[s][1] for s in (4, 8, 16, 32)]
+        self.ends = [ends[s][0] for s in (2, 4, 8, 16, 32)]
+        self.channels = [ends[s][1] for s in (2, 4, 8, 16, 32)]
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Extract features.
@@ -151,7 +153,7 @@ class MobileNet(Encoder):
             x: (B, 3, h, w) normalised RGB, h and w multiples of 32.
 
         Returns:
-            Four maps, (B, c, h/4, w/4) to (B, c, h/32, w/32), c as in `channels`.
+            Five maps, (B, c, h/2, w/2) to (B, c, h/32, w/32), c as in `channels`.
         """
         features = []
         x = self.stem(x)
@@ -167,7 +169,8 @@ class MobileNet(Encoder):
         if part == "stem":
             return 0
         block = int(rest.partition(".")[0])
-        return 1 + bisect_right(self.ends, block)  # `ends` counts blocks, the last of each stride included
+        # `ends` counts blocks, the last of each stride included; what leads to stride 2 shares level 1.
+        return max(1, bisect_right(self.ends, block))
 
 
 def build_encoder(name: str) -> Encoder:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 Decoder = Literal["light_fpn", "mask2former", "mask2former_tiny"]
-Upsampler = Literal["bilinear", "fast_gf", "conv_gf", "deep_gf"]
+Upsampler = Literal["bilinear", "fast_gf", "conv_gf", "deep_gf", "fine_gf"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Preset:
         fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
         pyramid: Whether a pyramid stands before the head; else the pixel decoder's finest map goes there, or
             the coarsest map of an encoder without pixel decoder.
-        upsampler: How coarse logits become full-size alpha, see `models.upsamplers`.
+        upsampler: How coarse logits become full-size alpha, see `models.upsamplers`. "fine_gf" needs the map
+            at stride 2 that the encoders of "light_fpn" have.
         averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
             published StyleMatte does not.
         radius_px: Radius of the guided filter, in pixels of the coarse grid.
@@ -40,6 +41,15 @@ class Preset:
     working_size: int = 512
     stride: int = 32
     hub: str = ""
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together.
+
+        Raises:
+            ValueError: "fine_gf" with a decoder other than "light_fpn".
+        """
+        if self.upsampler == "fine_gf" and self.decoder != "light_fpn":
+            raise ValueError(f"upsampler fine_gf needs features at stride 2, and {self.encoder} has none")
 
 
 _TINY = Preset(
@@ -63,7 +73,7 @@ _TEST_SWIN = Preset(
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("nano", encoder="efficientnet_lite0", fpn_channels=48, upsampler="deep_gf", working_size=480),
+        Preset("nano", encoder="efficientnet_lite0", fpn_channels=48, upsampler="fine_gf", working_size=480),
         # The article's network, and the quality preset.
         _TINY,
         replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),

@@ -23,14 +23,18 @@ class Coarse(NamedTuple):
     """What is found at working size, from which the upsampler goes on.
 
     Attributes:
-        logits: (B, 1, h/4, w/4) float32.
         guide: (B, 1, h/4, w/4) grey guide.
+        logits: (B, 1, h/4, w/4) float32.
         features: (B, C, h/4, w/4) what the logits were made from.
+        finest: (B, c, h/2, w/2) the encoder's finest map; (B, c, h/4, w/4) from large encoders.
+        grey: (B, 1, h, w) the picture, normalised.
     """
 
-    logits: Tensor
     guide: Tensor
+    logits: Tensor
     features: Tensor
+    finest: Tensor
+    grey: Tensor
 
 
 class Prediction(NamedTuple):
@@ -60,9 +64,9 @@ class StyleMatte(nn.Module):
         super().__init__()
         self.preset = preset
         self.encoder = build_encoder(preset.encoder)
-        self.pixel_decoder, self.fpn = build_decoder(preset, self.encoder.channels)
+        self.pixel_decoder, self.fpn = build_decoder(preset, self.encoder.channels[-4:])
         self.head = nn.Conv2d(preset.fpn_channels, 1, 3, padding=1)
-        self.upsampler = build_upsampler(preset)
+        self.upsampler = build_upsampler(preset, self.encoder.channels[0])
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -73,12 +77,17 @@ class StyleMatte(nn.Module):
     def coarse(self, image: Tensor) -> Coarse:
         """The part that runs at working size; `image` as in `forward`."""
         normalised = self.normalise(image)
-        levels = self.pixel_decoder(self.encoder(normalised))  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
+        maps = self.encoder(normalised)
+        levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
         features = self.fpn(levels)  # (B, C, h/4, w/4)
         logits = self.head(features).float()  # (B, 1, h/4, w/4)
         grey = normalised.mean(1, keepdim=True)  # (B, 1, h, w)
         guide = F.interpolate(grey, scale_factor=0.25, mode="bicubic", align_corners=True)
-        return Coarse(logits, guide, features)  # guide (B, 1, h/4, w/4)
+        return Coarse(guide, logits, features, maps[0], grey)  # guide (B, 1, h/4, w/4)
+
+    def coefficients(self, coarse: Coarse) -> Tensor:
+        """A and b of the local linear model, (B, 2, h/s, w/s) float32, s the stride of the upsampler."""
+        return self.upsampler.coefficients(*coarse)
 
     def forward(self, image: Tensor, guide: Tensor) -> Prediction:
         """Matte a batch.
@@ -91,7 +100,7 @@ class StyleMatte(nn.Module):
             Fine and coarse logits.
         """
         coarse = self.coarse(image)
-        coefficients = self.upsampler.coefficients(coarse.guide, coarse.logits, coarse.features)
+        coefficients = self.coefficients(coarse)
         fine_guide = self.normalise(guide).mean(1, keepdim=True)  # (B, 1, H, W)
         return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse.logits)
 

@@ -1,7 +1,7 @@
 """From coarse logits to full-size logits, steered by the full-size picture.
 
 Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at
-full size; the ways differ in how A and b are found.
+full size; the ways differ in how A and b are found, and how fine that grid is.
 """
 
 from typing import NamedTuple
@@ -15,18 +15,25 @@ from models.presets import Preset
 
 
 class Upsampler(nn.Module):
-    """What every way up has in common."""
+    """What every way up has in common.
 
-    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+    Attributes:
+        stride: Of the grid of A and b, in pixels of working size.
+    """
+
+    stride: int = 4
+
+    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """Find the local linear model.
 
         Args:
             guide: (B, 1, h, w) grey guide at the size of the logits.
             logits: (B, 1, h, w) float32.
-            features: (B, C, h, w), what the logits were made from.
+            maps: What else there is to look at, see `models.stylematte.Coarse`: the features, the encoder's
+                finest map and the grey picture. Each way up takes what it needs.
 
         Returns:
-            (B, 2, h, w) float32: A, then b.
+            (B, 2, h, w) float32: A, then b; finer where `stride` is.
         """
         raise NotImplementedError
 
@@ -48,7 +55,7 @@ class Upsampler(nn.Module):
 class Bilinear(Upsampler):
     """No guide: A = 0, and b is the logits."""
 
-    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """See `Upsampler.coefficients`."""
         return cat([torch.zeros_like(logits), logits], dim=1)
 
@@ -71,8 +78,8 @@ class FastGuidedFilter(Upsampler):
         self.eps = eps
         self.averaged = averaged
 
-    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor | None = None) -> Tensor:
-        """See `Upsampler.coefficients`; the features have no say."""
+    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.coefficients`; the maps have no say."""
         size = 2 * self.radius_px + 1
         mean_guide, mean_logits, variance, covariance = window_moments(
             guide, logits, guide.new_ones(size * size)
@@ -107,15 +114,15 @@ class ConvGuidedFilter(Upsampler):
             nn.init.zeros_(parameter)
         self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
 
-    def coefficients(self, guide: Tensor, logits: Tensor, features: Tensor) -> Tensor:
+    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """See `Upsampler.coefficients`."""
         mean_guide, mean_logits, variance, covariance = window_moments(
             guide, logits, self.window.float().softmax(0)
         )
-        a = self.fit(self.evidence(covariance, variance, features)).float()
+        a = self.fit(self.evidence(covariance, variance, *maps)).float()
         return cat([a, mean_logits - a * mean_guide], dim=1)
 
-    def evidence(self, covariance: Tensor, variance: Tensor, features: Tensor) -> Tensor:
+    def evidence(self, covariance: Tensor, variance: Tensor, *maps: Tensor) -> Tensor:
         """What the network finds A from, (B, 2 + extra, h, w)."""
         return cat([covariance, variance], dim=1)
 
@@ -136,9 +143,52 @@ class DeepGuidedFilter(ConvGuidedFilter):
         super().__init__(radius_px, extra=width, width=width)
         self.project = nn.Conv2d(channels, width, 1)
 
-    def evidence(self, covariance: Tensor, variance: Tensor, features: Tensor) -> Tensor:
+    def evidence(self, covariance: Tensor, variance: Tensor, *maps: Tensor) -> Tensor:
         """See `ConvGuidedFilter.evidence`."""
-        return cat([covariance, variance, self.project(features)], dim=1)
+        return cat([covariance, variance, self.project(maps[0])], dim=1)
+
+
+class FineGuidedFilter(Upsampler):
+    """A and b found at stride 2 by a small network, from features and the encoder's finest map.
+
+    No window is fitted: that costs more than the network. Strands and fingers that a stride of 4 averages
+    away still show in the finest map. A multiplies the guide less its mean in a coarse pixel, so that it adds
+    nothing there on average; the logits have a correction of their own. Training starts at the logits, made
+    large.
+
+    Args:
+        channels: Of the features.
+        finest: Of the finest map.
+        width: Of the small network.
+
+    Reference:
+        Gharbi et al., "Deep Bilateral Learning for Real-Time Image Enhancement", 2017, §3.1, for local models
+        that a network predicts rather than fits.
+    """
+
+    stride = 2
+
+    def __init__(self, channels: int, finest: int, width: int = 16) -> None:
+        super().__init__()
+        self.narrow = ConvNorm(channels, width, active=False)
+        self.lateral = ConvNorm(finest, width, active=False)
+        self.smooth = ConvNorm(width, width, 3)
+        self.last = nn.Conv2d(width, 2, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.coefficients`; (B, 2, 2h, 2w)."""
+        features, finest, grey = maps
+        x = _doubled(self.narrow(features))  # (B, width, 2h, 2w)
+        x = self.smooth(torch.relu(x + self.lateral(finest)))
+        a, correction = self.last(x).float().split(1, dim=1)
+        b = _doubled(logits) + correction - a * F.avg_pool2d(grey, 2)
+        return cat([a, b], dim=1)
+
+
+def _doubled(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class Moments(NamedTuple):
@@ -184,12 +234,19 @@ def _windows(x: Tensor, radius_px: int) -> Tensor:
     return torch.stack([padded[..., i : i + height, j : j + width] for i in offsets for j in offsets], dim=1)
 
 
-def build_upsampler(preset: Preset) -> Upsampler:
-    """Make the preset's way up, with random weights where it has any."""
+def build_upsampler(preset: Preset, finest_channels: int) -> Upsampler:
+    """Make the preset's way up, with random weights where it has any.
+
+    Args:
+        preset: Of the network.
+        finest_channels: Channels of the encoder's finest map.
+    """
     if preset.upsampler == "bilinear":
         return Bilinear()
     if preset.upsampler == "conv_gf":
         return ConvGuidedFilter(preset.radius_px)
     if preset.upsampler == "deep_gf":
         return DeepGuidedFilter(preset.radius_px, preset.fpn_channels)
+    if preset.upsampler == "fine_gf":
+        return FineGuidedFilter(preset.fpn_channels, finest_channels)
     return FastGuidedFilter(preset.radius_px, preset.eps, preset.averaged)

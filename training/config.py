@@ -364,6 +364,10 @@ def _check_network(recipe: Recipe, where: str) -> None:
             raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
         if get_origin(hints[key]) is Literal:
             check_word(value, get_args(hints[key]), f"{where}: {key}")
+    try:
+        recipe.build_preset()
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from None
 
 
 def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:

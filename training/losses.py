@@ -43,6 +43,11 @@ def dice(logits: Tensor, alpha: Tensor, weight: Tensor, smooth: float = 1.0) -> 
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
+def l1(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
+    """Mean absolute error of alpha: MAD, as mattes are scored."""
+    return _mean((torch.sigmoid(logits) - alpha).abs(), weight)
+
+
 def l2(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
     """Mean squared error of alpha."""
     return _mean((torch.sigmoid(logits) - alpha).square(), weight)
@@ -124,6 +129,7 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "bce": bce,
     "dice": dice,
     "hausdorff": hausdorff,
+    "l1": l1,
     "l2": l2,
     "laplacian": laplacian,
     "composition": composition,

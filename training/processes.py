@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from training.config import Recipe, RecipeError
 
 if torch.distributed.is_available():
-    # Its functions have the group of processes at the moment of import as a default. An optimiser's first step
-    # would import it: then the group and its threads outlive the run, and can abort the process at its end.
+    # Its functions have the group of processes at the moment of import as a default. If an optimiser's first
+    # step imports it, the group and its threads outlive the run, and can abort the process at its end.
     import torch.distributed.nn
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours → accelerate's

@@ -76,11 +76,11 @@ class EncoderFeatures(Frozen):
         """Take the encoder; pictures are brought to `side` pixels, a multiple of 32."""
         super().__init__(encoder, MEAN, STD)
         self.side = side
-        self.channels = encoder.channels[1:]
+        self.channels = encoder.channels[-3:]
 
     def forward(self, rgb: Tensor) -> list[Tensor]:
         """(N, 3, h, w) float32 in [-1, 1] → two maps (N, C, g, g) and a vector (N, D)."""
-        _, eighth, sixteenth, last = self.network(self.normalise(rgb, self.side))
+        *_, eighth, sixteenth, last = self.network(self.normalise(rgb, self.side))
         return [eighth, sixteenth, last.mean((2, 3))]
 
 

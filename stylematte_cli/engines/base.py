@@ -194,8 +194,8 @@ class Engine(Protocol):
             images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
 
         Returns:
-            (N, 2, h/4, w/4) float32: A and b of the guided filter; or one object a photo, where the filter
-            runs on the card too.
+            (N, 2, h/s, w/s) float32: A and b of the guided filter, s = 4, or 2 for `fine_gf`; or one object a
+            photo, where the filter runs on the card too.
 
         Raises:
             EngineError: The runtime failed.

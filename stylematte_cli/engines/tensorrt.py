@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -193,7 +194,7 @@ class TensorRTEngine:
     """Runs an engine file; see `Engine`.
 
     Every lane has a context, a stream, and memory for the largest pass, so a pass is one copy up, one launch
-    of a CUDA graph and one copy down of coefficients, a twentieth of the picture.
+    of a CUDA graph and one copy down of coefficients, at most a sixth of the picture.
     """
 
     name = "tensorrt"
@@ -254,28 +255,27 @@ class _Lane:
             # The guide is one pixel: full-size alpha is made from the coefficients, wherever that is best.
             "guide": card.allocate(batch * 3 * FLOAT_BYTES),
             "alpha": card.allocate(batch * FLOAT_BYTES),
-            "coefficients": card.allocate(batch * 2 * most_px // 16 * FLOAT_BYTES),
+            "coefficients": card.allocate(batch * 2 * most_px // 4 * FLOAT_BYTES),  # at stride 2, or coarser
         }
         card.upload(np.zeros((batch, 3, 1, 1), np.float32), self._addresses["guide"], self._stream)
         for name, address in self._addresses.items():
             self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
         self._shape: tuple[int, ...] = ()
+        self._result_shape: tuple[int, ...] = ()
         self._graph: Any = None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 3, h, w) → (n, 2, h/4, w/4), float32."""
-        count, _, height, width = images.shape
-        result = np.empty((count, 2, height // 4, width // 4), np.float32)
+        """(n, 3, h, w) → (n, 2, h', w'), float32."""
         self._pass(images)
+        result = np.empty(self._result_shape, np.float32)
         self._card.download(self._addresses["coefficients"], result, self._stream)
         return result
 
     def run_and_keep(self, images: NDArray[np.float32], card_filter: CardFilter) -> list[Unread]:
         """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
-        _, _, height, width = images.shape
-        shape = (1, 2, height // 4, width // 4)
-        step = 2 * (height // 4) * (width // 4) * FLOAT_BYTES
         self._pass(images)
+        shape = (1, *self._result_shape[1:])
+        step = math.prod(shape) * FLOAT_BYTES
         kept: list[Unread] = []
         for index in range(len(images)):
             array = OnCard(self._card, shape, np.float32)
@@ -304,6 +304,7 @@ class _Lane:
         for name, wanted in (("image", shape), ("guide", (shape[0], 3, 1, 1))):
             self._checked(context.set_input_shape(name, wanted), f"it takes no {name} of {wanted}")
         self._shape = shape
+        self._result_shape = tuple(context.get_tensor_shape("coefficients"))
 
     def _enqueue(self) -> None:
         self._checked(self._context.execute_async_v3(self._stream), "the pass failed")

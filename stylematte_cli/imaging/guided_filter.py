@@ -41,28 +41,37 @@ def apply_coefficients(
 
     left, fraction = _aligned_positions(coefficients.shape[2], width)
     # Minus, because the sigmoid wants exp(-logits).
-    columns = np.negative(coefficients)
-    right = columns[:, :, np.minimum(left + 1, coefficients.shape[2] - 1)]
-    columns = columns[:, :, left]
-    columns += fraction * (right - columns)  # (2, h, W)
+    negative = np.negative(coefficients)
+    columns = negative.take(left, axis=2, mode="clip")
+    right = negative.take(left + 1, axis=2, mode="clip")
+    right -= columns
+    right *= fraction
+    columns += right  # (2, h, W)
+    slopes = np.diff(columns, axis=1, append=columns[:, -1:])
 
     alpha = np.empty((height, width), dtype)
     rounding = 0.0 if alpha_white == 1 else 0.5
-    for first, last, above, fractions in _row_strips(coefficients.shape[1], height, width):
-        A, b = columns[:, above]
-        slope_A, slope_b = columns[:, min(above + 1, coefficients.shape[1] - 1)] - columns[:, above]
-        grey = cv2.transform(np.ascontiguousarray(image[first:last], np.float32), grey_row)
-        logits = fractions * slope_A
-        logits += A
-        logits *= grey.reshape(logits.shape)
-        np.multiply(fractions, slope_b, out=grey.reshape(logits.shape))
-        logits += grey.reshape(logits.shape)
-        logits += b
-        strip = cv2.exp(logits).reshape(logits.shape)  # inf where alpha is 0: 1 / inf is right
-        strip += 1
-        np.divide(alpha_white, strip, out=strip)
-        strip += rounding
-        alpha[first:last] = strip
+    above, fractions = _aligned_positions(coefficients.shape[1], height)
+    most = max(1, STRIP_PX // width)
+    for first in range(0, height, most):
+        strip = slice(first, first + most)
+        grey = cv2.transform(np.ascontiguousarray(image[strip], np.float32), grey_row)
+        grey = grey.reshape(-1, width)
+        logits = np.empty_like(grey)
+        for row, part in _between_rows(above[strip]):
+            (A, b), (slope_A, slope_b) = columns[:, row], slopes[:, row]
+            down, some, light = fractions[strip][part, None], logits[part], grey[part]
+            np.multiply(down, slope_A, out=some)
+            some += A
+            some *= light
+            np.multiply(down, slope_b, out=light)
+            some += light
+            some += b
+        opacity = cv2.exp(logits).reshape(logits.shape)  # inf where alpha is 0: 1 / inf is right
+        opacity += 1
+        np.divide(alpha_white, opacity, out=opacity)
+        opacity += rounding
+        alpha[strip] = opacity
     return alpha
 
 
@@ -78,16 +87,12 @@ def _aligned_positions(coarse: int, fine: int) -> tuple[NDArray[np.intp], NDArra
     return before, (positions - before).astype(np.float32)
 
 
-def _row_strips(coarse: int, fine: int, width: int) -> Iterator[tuple[int, int, int, NDArray[np.float32]]]:
-    """Cut the fine rows into strips that lie between two coarse rows and fit the cache.
+def _between_rows(above: NDArray[np.intp]) -> Iterator[tuple[int, slice]]:
+    """Cut fine rows, whose coarse rows above are given in order, where the coarse row changes.
 
     Yields:
-        First row, row after the last, coarse row above them, (rows, 1) distance from that one.
+        The coarse row, and the fine rows that lie below it.
     """
-    above, fractions = _aligned_positions(coarse, fine)
-    most = max(1, STRIP_PX // width)
-    for row in range(coarse):
-        begin, end = np.searchsorted(above, (row, row + 1))
-        for first in range(int(begin), int(end), most):
-            last = min(first + most, int(end))
-            yield first, last, row, fractions[first:last, None]
+    ends = np.flatnonzero(np.diff(above, append=-1)) + 1
+    for begin, end in zip([0, *ends[:-1]], ends, strict=True):
+        yield above[begin], slice(begin, end)

@@ -70,14 +70,15 @@ def test_file_and_network_agree(exported, session, rng, batch, working, full):
         assert np.ptp(alpha) > 0.1  # so that agreeing means something
 
 
-def test_a_learned_filter_is_written_as_traced(rng):
-    network = lively(dataclasses.replace(PRESETS["test"], upsampler="deep_gf"))
+@pytest.mark.parametrize("upsampler", ["deep_gf", "fine_gf"])
+def test_a_learned_filter_is_written_as_traced(rng, upsampler):
+    network = lively(dataclasses.replace(PRESETS["test"], upsampler=upsampler))
     model = export_onnx(network, ORIGIN)
     assert [f.name for f in model.functions] == ["fgf_apply"]
     measured = check_parity(network, model, {"a": rng.random((3, 90, 120), np.float32)})
     assert measured.max_difference < 1e-4
     values = {entry.key: entry.value for entry in model.metadata_props}
-    assert Contract.from_metadata(values, "test.onnx").upsampler == "deep_gf"
+    assert Contract.from_metadata(values, "test.onnx").upsampler == upsampler
 
 
 def test_the_model_that_ships_says_what_its_weights_say(photos):

@@ -5,7 +5,7 @@ from torch import nn
 
 from models.presets import Preset
 from models.stylematte import StyleMatte, build_model
-from models.upsamplers import ConvGuidedFilter
+from models.upsamplers import ConvGuidedFilter, FineGuidedFilter
 
 
 def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
@@ -21,6 +21,8 @@ def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
     with torch.no_grad():
         if isinstance(model.upsampler, ConvGuidedFilter):
             model.upsampler.fit[-1].weight.normal_(0, 0.3, generator=generator)
+        if isinstance(model.upsampler, FineGuidedFilter):
+            model.upsampler.last.weight.normal_(0, 0.3, generator=generator)
         for norm in norms:
             norm.momentum = 1.0  # keep what the batch below shows
             norm.weight.uniform_(0.7, 1.3, generator=generator)

@@ -34,7 +34,10 @@ SMALL = [
     PRESETS["nano"],
     PRESETS["test_swin"],
     PRESETS["test_official"],
-    *(replace(PRESETS["test"], upsampler=u) for u in ("bilinear", "fast_gf", "conv_gf", "deep_gf")),
+    *(
+        replace(PRESETS["test"], upsampler=u)
+        for u in ("bilinear", "fast_gf", "conv_gf", "deep_gf", "fine_gf")
+    ),
 ]
 
 

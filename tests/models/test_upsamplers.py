@@ -1,11 +1,18 @@
 """Every way up against a float64 NumPy version of its formula."""
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from models.upsamplers import Bilinear, ConvGuidedFilter, DeepGuidedFilter, FastGuidedFilter
+from models.upsamplers import (
+    Bilinear,
+    ConvGuidedFilter,
+    DeepGuidedFilter,
+    FastGuidedFilter,
+    FineGuidedFilter,
+)
 from tests.models.references import Map, guided_coefficients, guided_logits
 
 
@@ -156,3 +163,89 @@ def test_learned_filters_start_as_the_mean_and_can_learn(rng, layer):
         losses.append(loss.item())
     assert losses[-1] < 0.3 * losses[0]
     assert layer.window.grad.abs().max() > 0
+
+
+def doubled(planes: Map) -> Map:
+    """(C, h, w) → (C, 2h, 2w), bilinear with borders repeated."""
+    return np.stack([cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR) for p in planes])
+
+
+def convolved(layer: nn.Conv2d, x: Map) -> Map:
+    """(C, h, w) → (O, h, w) in float64, zeros outside."""
+    kernel, (_, height, width) = layer.weight.detach().double().numpy(), x.shape
+    reach = kernel.shape[-1] // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    total = np.zeros((len(kernel), height, width))
+    for i, j in np.ndindex(*kernel.shape[2:]):
+        total += np.einsum("oi,ihw->ohw", kernel[..., i, j], padded[:, i : i + height, j : j + width])
+    return total if layer.bias is None else total + layer.bias.detach().double().numpy()[:, None, None]
+
+
+def normed(layer: nn.Module, x: Map) -> Map:
+    """Convolution and batch norm in float64."""
+    mean, var, weight, bias = (
+        getattr(layer.norm, k).detach().double().numpy()[:, None, None]
+        for k in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (convolved(layer.conv, x) - mean) / np.sqrt(var + 1e-5) * weight + bias
+
+
+def fine_maps(rng: np.random.Generator) -> list[torch.Tensor]:
+    """Guide, logits, features, finest map and grey picture, (2, …)."""
+    shapes = ((1, 7, 9), (1, 7, 9), (6, 7, 9), (3, 14, 18), (1, 28, 36))
+    return [torch.from_numpy(rng.normal(0, 1, (2, *shape)).astype(np.float32)) for shape in shapes]
+
+
+def test_fine_coefficients(rng):
+    torch.manual_seed(4)
+    layer = FineGuidedFilter(channels=6, finest=3, width=4).eval()
+    with torch.no_grad():
+        for tensor in (*layer.parameters(), *layer.buffers()):
+            if tensor.is_floating_point():
+                tensor.copy_(
+                    torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else torch.randn_like(tensor) * 0.3
+                )
+    maps = fine_maps(rng)
+    with torch.inference_mode():
+        got = layer.coefficients(*maps).numpy()
+    for picture in range(2):
+        _, logits, features, finest, grey = (m[picture].double().numpy() for m in maps)
+        x = doubled(normed(layer.narrow, features)) + normed(layer.lateral, finest)
+        x = normed(layer.smooth, np.maximum(x, 0)).clip(0, 6)
+        a, correction = convolved(layer.last, x)
+        mean = grey[0].reshape(14, 2, 18, 2).mean((1, 3))
+        assert np.ptp(a) > 0.1
+        wanted = [a, doubled(logits)[0] + correction - a * mean]
+        np.testing.assert_allclose(got[picture], wanted, atol=2e-5, rtol=1e-5)
+
+
+def test_the_fine_filter_starts_as_the_logits_made_large_and_can_learn(rng):
+    layer, maps = FineGuidedFilter(channels=6, finest=3).train(), fine_maps(rng)
+    a, b = layer.coefficients(*maps).split(1, dim=1)
+    assert not a.any()
+    np.testing.assert_allclose(b[1].detach(), doubled(maps[1][1].numpy()), atol=1e-6)
+
+    optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
+    target = torch.cat([maps[3][:, :1], b.detach() + maps[3][:, 1:2]], dim=1)  # of the finest map alone
+    losses = []
+    for _ in range(60):
+        loss = (layer.coefficients(*maps) - target).square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.3 * losses[0]
+    assert all(p.grad.abs().max() > 0 for p in layer.parameters())
+
+
+def test_what_follows_the_guide_adds_nothing_on_average(rng):
+    """A everywhere 3, no correction: the logits at half of working size stay what they were."""
+    layer, maps = FineGuidedFilter(channels=6, finest=3).eval(), fine_maps(rng)
+    with torch.no_grad():
+        layer.last.bias[0] = 3
+        a, b = layer.coefficients(*maps).split(1, dim=1)
+    fine_a, fine_b = (nn.functional.interpolate(x, scale_factor=2) for x in (a, b))
+    fine = fine_a * maps[4] + fine_b
+    mean = fine[1, 0].reshape(14, 2, 18, 2).mean((1, 3))
+    np.testing.assert_allclose(mean, doubled(maps[1][1].numpy())[0], atol=1e-5)
+    assert (fine[1, 0] - mean.repeat_interleave(2, 0).repeat_interleave(2, 1)).abs().max() > 1

@@ -30,9 +30,9 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     return card
 
 
-def write(folder: Path, stem: str = "red", **changes: object) -> Path:
+def write(folder: Path, stem: str = "red", model: onnx.ModelProto | None = None, **changes: object) -> Path:
     """An ONNX file, an engine of it and its sidecar; returns the engine's path."""
-    model = red_detector()
+    model = model or red_detector()
     sizes = model.metadata_props.add()
     sizes.key, sizes.value = "stylematte.working_sizes", "64x64,64x96"
     source = folder / f"{stem}.onnx"
@@ -65,6 +65,27 @@ def test_coefficients_are_those_of_onnx_at_every_size_and_batch(card, engine_fil
     for shape in ((1, 64, 64), (1, 64, 64), (1, 64, 64), (5, 64, 96), (2, 64, 64), (1, 64, 96)):
         images = rng.random((shape[0], 3, *shape[1:]), np.float32)
         np.testing.assert_allclose(engine.coefficients(images), reference.coefficients(images), atol=1e-5)
+
+
+def with_finer_coefficients(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The same, with A and b at half of working size."""
+    twice = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice")
+    model.graph.initializer.append(twice)
+    (index,) = (i for i, n in enumerate(model.graph.node) if n.op_type == "fgf_coefficients")
+    model.graph.node[index].output[0] = "coarse"
+    finer = onnx.helper.make_node("Resize", ["coarse", "", "twice"], ["coefficients"], mode="linear")
+    model.graph.node.insert(index + 1, finer)
+    return model
+
+
+def test_coefficients_may_be_at_half_of_working_size(card, tmp_path, rng) -> None:
+    path = write(tmp_path, model=with_finer_coefficients(red_detector()))
+    engine = open_engine(path, "tensorrt")
+    images = rng.random((2, 3, 64, 96), np.float32)
+    got = engine.coefficients(images)
+    assert got.shape == (2, 2, 32, 48)
+    wanted = open_engine(path.with_name("red.onnx"), "onnx", "cpu").coefficients(images)
+    np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
 def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_shape(

@@ -88,6 +88,11 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "network = { upsamplr = 'bilinear' }", r"\[network\]: unknown key upsamplr"),
         ("seed = 3", "network = { name = 'mine' }", r"\[network\]: unknown key name"),
         ("seed = 3", "network = { eps = 'small' }", r"\[network\]: eps = 'small' is no float"),
+        (
+            'preset = "test"\nseed = 3',
+            "preset = 'test_swin'\nnetwork = { upsampler = 'fine_gf' }",
+            r"\[network\]: upsampler fine_gf needs features at stride 2, and swinv2_test has none",
+        ),
         ("seed = 3", "validation = [{ folder = 'x', resolution = 'big' }]", "x: 'big' is none of full, half"),
         ("seed = 3", "validation = [{ folder = 'x', photos = 0 }]", "x: photos must be 1 or more"),
         ("seed = 3", "only_stages = ['matings']", "only_stages: no stage 'matings'; the recipe has segm"),

@@ -7,7 +7,7 @@ from scipy import ndimage
 from scipy.spatial.distance import directed_hausdorff
 
 from tests.models.references import sigmoid
-from training.losses import LOSSES, NEEDS, bce, composition, dice, hausdorff, l2, laplacian
+from training.losses import LOSSES, NEEDS, bce, composition, dice, hausdorff, l1, l2, laplacian
 
 
 @pytest.fixture
@@ -36,6 +36,11 @@ def test_bce(maps):
 def test_bce_of_sure_logits_is_finite():
     logits = torch.tensor([[[[500.0, -500.0]]]])
     assert bce(logits, torch.tensor([[[[0.0, 0.0]]]]), torch.ones(1, 1, 1, 2)) == 250
+
+
+def test_l1(maps):
+    logits, alpha, weight = maps
+    assert run(l1, maps) == pytest.approx(weighted(np.abs(sigmoid(logits) - alpha), weight), rel=1e-6)
 
 
 def test_l2(maps):
