@@ -56,7 +56,7 @@ class MODNetSized(nn.Module):
         enc2 = x = self.encoder.stem(image)
         for index, block in enumerate(self.encoder.blocks, 1):
             x = block(x)
-            if index == self.encoder.ends[0]:
+            if index == self.encoder.ends[1]:  # stride 4
                 enc4 = x
         top = self.last(x)
         top = top * self.gate(top.mean((2, 3)))[:, :, None, None]

@@ -57,7 +57,7 @@ def apply_coefficients(
         strip = slice(first, first + most)
         grey = cv2.transform(np.ascontiguousarray(image[strip], np.float32), grey_row)
         grey = grey.reshape(-1, width)
-        logits = np.empty_like(grey)
+        logits = np.empty(grey.shape, np.float32)
         for row, part in _between_rows(above[strip]):
             (A, b), (slope_A, slope_b) = columns[:, row], slopes[:, row]
             down, some, light = fractions[strip][part, None], logits[part], grey[part]
@@ -67,11 +67,11 @@ def apply_coefficients(
             np.multiply(down, slope_b, out=light)
             some += light
             some += b
-        opacity = cv2.exp(logits).reshape(logits.shape)  # inf where alpha is 0: 1 / inf is right
-        opacity += 1
-        np.divide(alpha_white, opacity, out=opacity)
-        opacity += rounding
-        alpha[strip] = opacity
+        cv2.exp(logits, logits)  # inf where alpha is 0: 1 / inf is right
+        logits += 1
+        np.divide(alpha_white, logits, out=logits)
+        logits += rounding
+        alpha[strip] = logits
     return alpha
 
 
