@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from models.encoders import from_signed_range
 from models.stylematte import MEAN, STD, build_model
-from tests.models.test_encoders import folded_weights, plain_features
+from tests.models.test_encoders import STRIDES, folded_weights, plain_features
 from tests.training import drawn
 from training.backbone import fold, load_backbone
 from training.data.readers import DataError, read_rgb, read_set, split
@@ -31,7 +31,7 @@ def test_fills_the_encoder(data_root, tmp_path, weights):
     )
     with torch.inference_mode():
         got = model.encoder(model.normalise(picture))
-    for stride, features in zip((4, 8, 16, 32), got, strict=True):
+    for stride, features in zip(STRIDES, got, strict=True):
         torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)
 
 
