@@ -151,10 +151,10 @@ class DeepGuidedFilter(ConvGuidedFilter):
 class FineGuidedFilter(Upsampler):
     """A and b found at stride 2 by a small network, from features and the encoder's finest map.
 
-    No window is fitted: the fit takes more time than the small network. Strands and fingers that a stride of 4
-    averages away still show in the finest map. A multiplies the guide less its mean in a cell of the grid, so
-    that it adds nothing there on average; the logits have a correction of their own. Training starts at the
-    logits, made large.
+    No window is fitted: the fit takes more time than the small network. Strands and fingers that a stride of
+    4 averages away still show in the finest map. A multiplies the guide less its mean in a cell of the grid,
+    so that it adds nothing there on average; the logits have a correction of their own. Training starts at
+    the logits, made large.
 
     Args:
         channels: Of the features.
