@@ -121,18 +121,18 @@ def one(matter: Matter, sample: Sample, mattes: Path, slipped: bool) -> dict[str
     truth = read_grey(cached_paths(sample, mattes)["alpha"]) / np.float32(255)
     band = read_grey(cached_paths(sample, mattes)["trimap"]) == 128
     believed = read_grey(cached_paths(sample, mattes)["weight"]) > 0
-    scores = {
+
+    def band_mad(found: NDArray[np.float32]) -> float:
+        return float(np.abs(found - truth)[band].mean()) if band.any() else np.nan
+
+    return {
         "iou": iou(alpha, mask.astype(np.float32)),
         "iou_mended": np.nan if slipped else iou(alpha[believed], truth[believed]),
         "sad": sad(alpha, truth),
         "mad": mad(alpha, truth),
         "mse": mse(alpha, truth),
-        "band_mad": float(np.abs(alpha - truth)[band].mean()) if band.any() else np.nan,
-    }
-    for stride in STRIDES:
-        left = np.abs(through_grid(truth, matter, stride) - truth)[band]
-        scores[f"band_mad_of_stride_{stride}"] = float(left.mean()) if band.any() else np.nan
-    return scores
+        "band_mad": band_mad(alpha),
+    } | {f"band_mad_of_stride_{s}": band_mad(through_grid(truth, matter, s)) for s in STRIDES}
 
 
 def through_grid(alpha: NDArray[np.float32], matter: Matter, stride: int) -> NDArray[np.float32]:

@@ -261,20 +261,19 @@ class _Lane:
         for name, address in self._addresses.items():
             self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
         self._shape: tuple[int, ...] = ()
-        self._result_shape: tuple[int, ...] = ()
         self._graph: Any = None
 
     def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
         """(n, 3, h, w) → (n, 2, h', w'), float32."""
         self._pass(images)
-        result = np.empty(self._result_shape, np.float32)
+        result = np.empty(self._result_shape(), np.float32)
         self._card.download(self._addresses["coefficients"], result, self._stream)
         return result
 
     def run_and_keep(self, images: NDArray[np.float32], card_filter: CardFilter) -> list[Unread]:
         """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
         self._pass(images)
-        shape = (1, *self._result_shape[1:])
+        shape = (1, *self._result_shape()[1:])
         step = math.prod(shape) * FLOAT_BYTES
         kept: list[Unread] = []
         for index in range(len(images)):
@@ -283,6 +282,9 @@ class _Lane:
             self._card.copy(source, array.address, step, self._stream)
             kept.append(CardCoefficients(array, card_filter))
         return kept
+
+    def _result_shape(self) -> tuple[int, ...]:
+        return tuple(self._context.get_tensor_shape("coefficients"))
 
     def _pass(self, images: NDArray[np.float32]) -> None:
         self._card.upload(np.ascontiguousarray(images), self._addresses["image"], self._stream)
@@ -304,7 +306,6 @@ class _Lane:
         for name, wanted in (("image", shape), ("guide", (shape[0], 3, 1, 1))):
             self._checked(context.set_input_shape(name, wanted), f"it takes no {name} of {wanted}")
         self._shape = shape
-        self._result_shape = tuple(context.get_tensor_shape("coefficients"))
 
     def _enqueue(self) -> None:
         self._checked(self._context.execute_async_v3(self._stream), "the pass failed")

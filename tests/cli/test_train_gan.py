@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -15,6 +14,7 @@ from stylematte_cli.app import main
 from tests.conftest import red_detector
 from tests.training import drawn
 from tests.training.gan import runs
+from tests.training.test_processes import TWO_PROCESSES
 from training.checkpoint import load_state
 
 FLAT = runs.TOML.replace(f'folder = "{runs.FACES}"', 'folder = "portraits"')
@@ -169,11 +169,8 @@ def test_two_processes_are_one_run(tmp_path):
     (tmp_path / "mine.toml").write_text(runs.TOML)
     script = tmp_path / "two.py"
     script.write_text(TWO)
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tmp_path / "mine.toml"), str(root), str(tmp_path / "out")]
+    command = [*TWO_PROCESSES, str(script), str(tmp_path / "mine.toml"), str(root), str(tmp_path / "out")]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    done = subprocess.run(
-        [*launch, str(script), *arguments], capture_output=True, text=True, env=environment, check=False
-    )
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     assert load_state(tmp_path / "out" / "state.pt")["step"] == 10

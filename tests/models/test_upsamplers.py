@@ -97,17 +97,41 @@ def weighted_moments(guide: Map, logits: Map, weights: Map) -> tuple[Map, Map, M
     return tuple(moments)
 
 
+def convolved(layer: nn.Conv2d, x: Map) -> Map:
+    """(C, h, w) → (O, h, w) in float64, zeros outside."""
+    kernel, (_, height, width) = layer.weight.detach().double().numpy(), x.shape
+    reach = kernel.shape[-1] // 2
+    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
+    total = np.zeros((len(kernel), height, width))
+    for i, j in np.ndindex(*kernel.shape[2:]):
+        total += np.einsum("oi,ihw->ohw", kernel[..., i, j], padded[:, i : i + height, j : j + width])
+    return total if layer.bias is None else total + layer.bias.detach().double().numpy()[:, None, None]
+
+
+def normed(layer: nn.Module, x: Map) -> Map:
+    """Convolution and batch norm in float64."""
+    mean, var, weight, bias = (
+        getattr(layer.norm, k).detach().double().numpy()[:, None, None]
+        for k in ("running_mean", "running_var", "weight", "bias")
+    )
+    return (convolved(layer.conv, x) - mean) / np.sqrt(var + 1e-5) * weight + bias
+
+
 def small_network(fit: nn.Sequential, x: Map) -> Map:
     """(C, h, w) → (h, w): 1×1 convolutions, batch norms and ReLU6 in float64."""
     for layer in fit[:2]:
-        x = np.einsum("oi,ihw->ohw", layer.conv.weight[..., 0, 0].double().detach().numpy(), x)
-        mean, var, weight, bias = (
-            getattr(layer.norm, k).double().detach().numpy()[:, None, None]
-            for k in ("running_mean", "running_var", "weight", "bias")
-        )
-        x = np.clip((x - mean) / np.sqrt(var + 1e-5) * weight + bias, 0, 6)
-    last = fit[2]
-    return np.einsum("i,ihw->hw", last.weight[0, :, 0, 0].double().detach().numpy(), x) + last.bias.item()
+        x = normed(layer, x).clip(0, 6)
+    return convolved(fit[2], x)[0]
+
+
+@torch.no_grad()
+def draw_numbers(layer: nn.Module) -> None:
+    """Fill weights and norms with random numbers that all matter."""
+    for tensor in (*layer.parameters(), *layer.buffers()):
+        if tensor.is_floating_point():
+            tensor.copy_(
+                torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else torch.randn_like(tensor) * 0.3
+            )
 
 
 @pytest.mark.parametrize("radius_px", [1, 2])
@@ -115,12 +139,7 @@ def small_network(fit: nn.Sequential, x: Map) -> Map:
 def test_learned_coefficients(rng, radius_px, deep):
     torch.manual_seed(4)
     layer = (DeepGuidedFilter(radius_px, channels=6) if deep else ConvGuidedFilter(radius_px)).eval()
-    with torch.no_grad():
-        for tensor in (*layer.parameters(), *layer.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(
-                    torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else torch.randn_like(tensor) * 0.3
-                )
+    draw_numbers(layer)
     guide, logits, _ = maps(rng, 2, (7, 9), (1, 1))
     features = rng.normal(0, 1, (2, 6, 7, 9)).astype(np.float32)
     with torch.inference_mode():
@@ -170,26 +189,6 @@ def doubled(planes: Map) -> Map:
     return np.stack([cv2.resize(p, None, fx=2, fy=2, interpolation=cv2.INTER_LINEAR) for p in planes])
 
 
-def convolved(layer: nn.Conv2d, x: Map) -> Map:
-    """(C, h, w) → (O, h, w) in float64, zeros outside."""
-    kernel, (_, height, width) = layer.weight.detach().double().numpy(), x.shape
-    reach = kernel.shape[-1] // 2
-    padded = np.pad(x, ((0, 0), (reach, reach), (reach, reach)))
-    total = np.zeros((len(kernel), height, width))
-    for i, j in np.ndindex(*kernel.shape[2:]):
-        total += np.einsum("oi,ihw->ohw", kernel[..., i, j], padded[:, i : i + height, j : j + width])
-    return total if layer.bias is None else total + layer.bias.detach().double().numpy()[:, None, None]
-
-
-def normed(layer: nn.Module, x: Map) -> Map:
-    """Convolution and batch norm in float64."""
-    mean, var, weight, bias = (
-        getattr(layer.norm, k).detach().double().numpy()[:, None, None]
-        for k in ("running_mean", "running_var", "weight", "bias")
-    )
-    return (convolved(layer.conv, x) - mean) / np.sqrt(var + 1e-5) * weight + bias
-
-
 def fine_maps(rng: np.random.Generator) -> list[torch.Tensor]:
     """Guide, logits, features, finest map and grey picture, (2, …)."""
     shapes = ((1, 7, 9), (1, 7, 9), (6, 7, 9), (3, 14, 18), (1, 28, 36))
@@ -199,12 +198,7 @@ def fine_maps(rng: np.random.Generator) -> list[torch.Tensor]:
 def test_fine_coefficients(rng):
     torch.manual_seed(4)
     layer = FineGuidedFilter(channels=6, finest=3, width=4).eval()
-    with torch.no_grad():
-        for tensor in (*layer.parameters(), *layer.buffers()):
-            if tensor.is_floating_point():
-                tensor.copy_(
-                    torch.rand_like(tensor) + 0.2 if tensor.ndim == 1 else torch.randn_like(tensor) * 0.3
-                )
+    draw_numbers(layer)
     maps = fine_maps(rng)
     with torch.inference_mode():
         got = layer.coefficients(*maps).numpy()
