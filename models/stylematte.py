@@ -87,7 +87,7 @@ class StyleMatte(nn.Module):
 
     def coefficients(self, coarse: Coarse) -> Tensor:
         """A and b of the local linear model, (B, 2, h/s, w/s) float32, s the stride of the upsampler."""
-        return self.upsampler.coefficients(*coarse)
+        return self.upsampler(*coarse)
 
     def forward(self, image: Tensor, guide: Tensor) -> Prediction:
         """Matte a batch.

@@ -37,6 +37,10 @@ class Upsampler(nn.Module):
         """
         raise NotImplementedError
 
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """As `coefficients`. Called like this, what it does bears the module's name in exported files."""
+        return self.coefficients(guide, logits, *maps)
+
     def upsample(self, coefficients: Tensor, guide: Tensor) -> Tensor:
         """Use the model at full size.
 

@@ -1,5 +1,7 @@
 """Half types and int8: what is rounded is rounded rightly, what must stay float32 does, and limits bite."""
 
+import dataclasses
+
 import ml_dtypes
 import numpy as np
 import onnx
@@ -8,9 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.int8 import FEWEST_PHOTOS, CalibrationError, to_int8
+from export.onnx import export_onnx
 from export.parity import LIMITS, Limits, ParityError, at_working_size, check_converted
 from export.precision import HALF, SENSITIVE, PrecisionError, rounded_in_float32, to_half
+from models.presets import PRESETS
 from stylematte_cli.engines.base import Contract
+from tests.export.conftest import ORIGIN
+from tests.models.networks import lively
 from tests.training import drawn
 
 NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
@@ -174,6 +180,16 @@ def test_int8_leaves_the_sensitive_part_and_the_filter_alone(int8, exported):
     assert {node.domain for node in int8.graph.node} == {"", "matte"}
     assert metadata(int8) == metadata(exported.model) | {"stylematte.precision": "int8"}
     assert [f.name for f in int8.functions] == ["fgf_coefficients", "fgf_apply"]
+
+
+def test_int8_leaves_a_learned_filter_alone(photos):
+    network = lively(dataclasses.replace(PRESETS["test"], upsampler="fine_gf"))
+    images = [at_working_size(photo, 128, 32) for photo in photos.values()]
+    int8 = to_int8(export_onnx(network, ORIGIN), images)
+    rounded = {node.input[0] for node in int8.graph.node if node.op_type == "QuantizeLinear"}
+    filter_nodes = [node for node in int8.graph.node if node.name.startswith(("head", "upsampler"))]
+    assert {"Conv", "Resize", "Add", "Mul", "Sub", "Concat"} <= {node.op_type for node in filter_nodes}
+    assert not rounded.intersection(name for node in filter_nodes for name in node.output)
 
 
 def test_int8_is_near_the_float_file(exported, int8, photos, monkeypatch):
