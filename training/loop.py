@@ -18,7 +18,7 @@ from models.checkpoints import save_weights
 from models.stylematte import StyleMatte, build_model
 from training.checkpoint import load_state, save_state
 from training.config import Recipe, RecipeError
-from training.data.dataset import MattingDataset, Onwards
+from training.data.dataset import MattingDataset, Onwards, as_batch
 from training.held_out import HeldOut, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
@@ -308,10 +308,7 @@ class Run:
         return {"loss": loss} | means
 
     def _on_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        batch = {
-            k: v.to(device, memory_format=torch.channels_last, non_blocking=True) for k, v in batch.items()
-        }
+        batch = as_batch(batch, self.accelerator.device)
         if self.teacher is None:
             return batch
         with self.accelerator.autocast():

@@ -228,7 +228,7 @@ def test_parts_of_a_group_of_cutouts_make_the_composite(rng):
     alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 12) * 255).astype(np.uint8)
     colours = np.dstack([np.full_like(alpha, 200), alpha // 2, np.arange(100, dtype=np.uint8) + 0 * alpha])
     background = rng.integers(0, 256, (96, 128, 3), np.uint8)
-    subject = Subject(colours, alpha, np.full_like(alpha, 255), colours, own_background=False)
+    subject = Subject(colours, alpha, np.full_like(alpha, 255), lambda: colours, own_background=False)
     for count in (1, 2, 3):
         view = compose(rng, subject, background, count)
         part = view.alpha[..., None] / 255
