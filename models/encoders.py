@@ -116,6 +116,14 @@ class PriorConv(nn.Conv2d):
         super().__init__(*args, **kwargs)
         self.prior = nn.Parameter(torch.zeros_like(self.weight[:, :1]))
 
+    @torch.no_grad()
+    def joined(self) -> nn.Conv2d:
+        """The same with one kernel of four channels, to be exported."""
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        joined = nn.Conv2d(4, self.out_channels, kernel, stride, padding, bias=False)  # type: ignore[arg-type]
+        joined.weight.copy_(torch.cat([self.weight, self.prior], 1))
+        return joined
+
     def forward(self, input: Tensor) -> Tensor:
         """(B, 3, h, w) normalised RGB, or (B, 4, h, w) with the prior → (B, outputs, h', w')."""
         prior: Tensor = self.prior

@@ -27,6 +27,8 @@ class Preset:
         working_size: Side of the square with as many pixels as the network is trained to see.
         stride: Height and width of the network's input are multiples of it.
         prior: Takes an alpha believed so far as a fourth channel, see `StyleMatte.forward`; with "light_fpn".
+        least_size: Working size below which it was not trained; 0 where nobody has said so.
+        most_size: Likewise, above which.
         hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
@@ -42,6 +44,8 @@ class Preset:
     working_size: int = 512
     stride: int = 32
     prior: bool = False
+    least_size: int = 0
+    most_size: int = 0
     hub: str = ""
 
     def __post_init__(self) -> None:
@@ -74,6 +78,8 @@ _NANO = Preset(
     upsampler="fine_gf",
     working_size=480,
     prior=True,
+    least_size=320,
+    most_size=512,
 )
 _TEST_SWIN = Preset(
     "test_swin",
@@ -97,7 +103,15 @@ PRESETS = {
         ),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
-        replace(_NANO, name="test_nano", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
+        replace(
+            _NANO,
+            name="test_nano",
+            encoder="mobilenet_v2_tiny",
+            fpn_channels=16,
+            working_size=128,
+            least_size=64,
+            most_size=192,
+        ),
         _TEST_SWIN,
         replace(_TEST_SWIN, name="test_official", encoder="swin_test"),
     )

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.fpn import HardSigmoid
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 from models.upsamplers import Bilinear
@@ -215,3 +216,8 @@ def test_a_preset_of_ones_own_and_an_unknown_name():
     assert build_model(wide).upsampler.radius_px == 3
     with pytest.raises(KeyError, match="there are nano, "):
         build_model("giant")
+
+
+def test_the_gate_is_torchs_hard_sigmoid():
+    x = torch.linspace(-5, 5, 201)
+    torch.testing.assert_close(HardSigmoid()(x), torch.nn.functional.hardsigmoid(x), atol=1e-6, rtol=0)
