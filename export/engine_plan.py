@@ -106,9 +106,10 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
     side = side or int(metadata["stylematte.working_size"])
     if side < stride:
         raise PlanError(f"{name}: size {side} is below the network's stride of {stride}")
+    aspects = (1.0,) if metadata.get("stylematte.fit") == "stretch" else ASPECTS
     sizes = [
         tuple(max(1, round(s / stride)) * stride for s in (side / math.sqrt(a), side * math.sqrt(a)))
-        for a in ASPECTS
+        for a in aspects
     ]
     return Plan(name, model, tuple(dict.fromkeys((h, w) for h, w in sizes)), largest_batch)
 

@@ -18,7 +18,7 @@ from export.functions import plain, with_functions
 from export.network_parity import check_parity, taps_of_network
 from export.onnx import export_onnx
 from export.parity import ParityError, again_with_prior, cases_of, check_converted, run_onnx
-from export.precision import to_half
+from export.precision import set_metadata, to_half
 from models.presets import PRESETS
 from tests.conftest import red_detector
 from tests.export.conftest import ORIGIN
@@ -160,6 +160,13 @@ def test_int8_ranges_are_measured_with_and_without_prior(request, fixture):
         return
     assert [f["image"].max().round(1) for f in feeds] == [0.2, 0.2, 0.7, 0.7]
     assert [bool(f["prior"].any()) for f in feeds] == [False, True, False, True]
+
+
+def test_an_engine_of_a_stretching_network_sees_squares_alone(exported):
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.model)
+    set_metadata(model, "fit", "stretch")
+    assert plan_for("test", model, 320, 1).sizes == ((320, 320),)
 
 
 def test_an_engine_has_a_profile_for_the_prior(shipped, exported):
