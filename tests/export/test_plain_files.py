@@ -20,6 +20,7 @@ from export.onnx import export_onnx
 from export.parity import ParityError, again_with_prior, cases_of, check_converted, run_onnx
 from export.precision import set_metadata, to_half
 from models.presets import PRESETS
+from stylematte_cli.engines.base import Contract
 from tests.conftest import red_detector
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
@@ -100,6 +101,17 @@ def test_the_shipped_kind_of_file_is_the_network(shipped, rng, prior, working, f
     alpha, coefficients = run(shipped.model, dict(zip(("image", "guide", "prior"), given, strict=True)))
     assert coefficients.shape == (2, 2, working[0] // 2, working[1] // 2)
     np.testing.assert_allclose(alpha, wanted, atol=1e-4)
+
+
+def test_a_file_says_what_sizes_its_network_is_good_at(shipped, exported):
+    contracts = [
+        Contract.from_metadata({e.key: e.value for e in model.metadata_props}, "x")
+        for _, model in (shipped, exported)
+    ]
+    preset = shipped.network.preset
+    assert contracts[0].good_sizes == (preset.least_size, preset.most_size) == (64, 192)
+    assert contracts[1].good_sizes is None  # nobody has said
+    assert [(c.fit, c.refiner, c.refiner_sha256) for c in contracts] == [("keep", "", "")] * 2
 
 
 def test_picture_and_prior_share_one_kernel(shipped):
