@@ -104,7 +104,7 @@ def cycle(
             raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
         if not trains_generator(gan):
             raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
-        from stylematte_cli.commands.cycle_steps import Wish, all_steps, overlap
+        from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
 
         wish = Wish(
             data=data,
@@ -126,6 +126,7 @@ def cycle(
             device=usable_device(device),
             quiet=quiet or as_json,
         )
+        check_inputs(wish)
         if shared := overlap(wish):
             print(
                 f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr

@@ -85,6 +85,25 @@ def overlap(wish: Wish) -> str:
     return next((s.folder for s in wish.gan.sets if s.folder in scored), "")
 
 
+def check_inputs(wish: Wish) -> None:
+    """Look for the data sets of both recipes and for the weights given, before anything is written.
+
+    Raises:
+        DataError: A set is missing, or nothing of it is left to train on.
+        MissingError: Weights are not here.
+    """
+    from training.gan.data import list_pictures
+    from training.plan import make_plan
+
+    make_plan(wish.recipe, wish.data)
+    if wish.weights:
+        find_trained(wish.weights)
+    if wish.trained_generator:
+        find_trained(wish.trained_generator, "--generator")
+    else:
+        list_pictures(wish.gan, wish.data)
+
+
 def all_steps(wish: Wish, control: bool) -> list["Step"]:
     """The steps of a cycle, in order."""
     steps = [] if wish.weights else [_pretrain(wish)]

@@ -170,13 +170,21 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     from stylematte_cli.media import images
     from stylematte_cli.media.manifest import Manifest
     from stylematte_cli.media.paths import CLIP_FORMATS, collect
+    from stylematte_cli.media.pattern import is_pattern
     from stylematte_cli.media.results import SUFFIXES
 
     started = time.perf_counter()
     suffix = SUFFIXES[wish.job.kind]
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
-    photos = [item for item in work.items if not item.is_clip]
-    clips = [item for item in work.items if item.is_clip]
+    # What is not there is told of now: if that is all, no folder is made for it.
+    there: list[Item] = []
+    for item in work.items:
+        if is_pattern(item.source) or item.source.exists():
+            there.append(item)
+        else:
+            work.problems.append((item.source, "no such file"))
+    photos = [item for item in there if not item.is_clip]
+    clips = [item for item in there if item.is_clip]
     clip_job = _check(wish, photos, clips)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
@@ -197,9 +205,10 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         _print_plan(plans, how.as_json)
         return tally.exit_code
 
-    images.remove_leftovers({item.output.parent for item in work.items} | {item.output for item in clips})
+    images.remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
     try:
-        _do_photos(plans[0], matter, wish, how, workers, tally)
+        if plans[0].todo:  # else nothing is written, not even a folder
+            _do_photos(plans[0], matter, wish, how, workers, tally)
         if clip_job is not None and plans[1].todo:
             _do_clips(plans[1], matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
