@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code = app(given, prog_name="stylematte", standalone_mode=False)
     except StyleMatteError as error:
-        return _fail(error.message, error.hint, error.exit_code, as_json)
+        return _fail(error.message, error.hint, error.exit_code, as_json, error.details)
     except (typer.Abort, KeyboardInterrupt):
         return _fail("interrupted", "", INTERRUPTED, as_json)
     except OSError as error:
@@ -98,13 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, hint: str, code: int, as_json: bool) -> int:
+def _fail(message: str, hint: str, code: int, as_json: bool, details: Sequence[str] = ()) -> int:
     """Say what failed in one line on stderr, and with --json as an object on stdout, too."""
     if as_json:
-        print_json({"error": {"exit_code": code, "message": message, "hint": hint}})
+        error = {"exit_code": code, "message": message, "hint": hint, "details": list(details)}
+        print_json({"error": error})
     if hint and message[-1:] not in ".!?":
         message += "."
     line = " ".join(f"{message} {hint}".split())
     print(f"stylematte: error: {line}", file=sys.stderr)
+    for line in details:
+        print(f"  {line}", file=sys.stderr)
     logging.getLogger("stylematte").debug("where it came from:", exc_info=True)
     return code

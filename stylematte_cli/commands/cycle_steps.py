@@ -120,7 +120,7 @@ def _pretrain(wish: Wish) -> "Step":
     from training.cycle import Step
 
     def run() -> "Result":
-        from stylematte_cli.commands.train import run_recipe
+        from stylematte_cli.commands.train_run import run_recipe
 
         run_recipe(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone, wish.quiet)
         return {"network": wish.recipe.preset}
@@ -275,7 +275,7 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         return found | ({"synthetic": sha256_of(manifest)} if with_synthetic else {})
 
     def run() -> "Result":
-        from stylematte_cli.commands.train import run_recipe
+        from stylematte_cli.commands.train_run import run_recipe
 
         root = gather_data(wish.data, wish.synthetic, wish.out / "data") if with_synthetic else wish.data
         run_recipe(recipe, root, wish.run_options(name), "", str(wish.before), "", wish.quiet)

@@ -138,7 +138,7 @@ def test_with_json_an_error_is_an_object_on_stdout(
     assert main(arguments) == code
     captured = capsys.readouterr()
     error = json.loads(captured.out)["error"]
-    assert set(error) == {"exit_code", "message", "hint"}
+    assert set(error) == {"exit_code", "message", "hint", "details"}
     assert error["exit_code"] == code
     assert message in error["message"]
     assert captured.err.startswith("stylematte: error: ")

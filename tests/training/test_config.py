@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from tests.training import drawn
-from training.config import RecipeError, load_recipe, recipe_names, select_stages
+from training.config import load_recipe, select_stages
+from training.recipe_files import RecipeError, recipe_names
 
 
 def load(tmp_path, text: str):

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from training.config import DataSet, Recipe, Validation
 from training.data.inspection import Look, Seen, look_at
-from training.data.layouts import LAYOUTS
+from training.data.layouts import Layout
 from training.data.readers import (
     DataError,
     Listing,
@@ -180,8 +180,8 @@ def _each(looks: list[Look], workers: int) -> Iterator[Seen]:
 
 def _list(one: _Set, plan: Recipe, root: Path) -> None:
     """Find the files of a set, and what lacks its partner."""
-    report, rules = one.report, LAYOUTS[one.plan.layout]
-    if isinstance(one.plan, DataSet) and not has_set(root, report.folder, report.layout):
+    report, rules = one.report, one.plan.rules
+    if isinstance(one.plan, DataSet) and not has_set(root, report.folder, rules):
         readers = [stage for stage in plan.stages if one.plan in needed_sets(plan, stage)]
         if all(stage.optional for stage in readers):
             names = ", ".join(stage.name for stage in readers)
@@ -190,11 +190,11 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
             )
             return
     try:
-        found = list_set(root, report.folder, report.layout)
+        found = list_set(root, report.folder, rules)
     except DataError as error:
         report.errors.append(str(error))
         return
-    _match(report, found)
+    _match(report, found, rules)
     if not found.pictures:
         report.errors.append(f"{found.places[0]}: no pictures in it")
         return
@@ -220,9 +220,8 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
             report.errors.append("every picture of it is held out, none is left to train on")
 
 
-def _match(report: SetReport, found: Listing) -> None:
+def _match(report: SetReport, found: Listing, rules: Layout) -> None:
     """Note pictures without labels, labels without pictures, and names of the set's list without pictures."""
-    rules = LAYOUTS[report.layout]
     _note(report.errors, f"in {rules.listed}, but not there", found.unlisted)
     for label, files in found.labels.items():
         lonely = lonely_pictures(found, label, rules)

@@ -66,24 +66,25 @@ def is_held_out(key: str, every: int) -> bool:
     return every > 0 and zlib.crc32(key.encode()) % every == 0
 
 
-def list_set(root: Path, name: str, layout: str = "plain") -> Listing:
+def list_set(root: Path, name: str, layout: str | Layout = "plain") -> Listing:
     """Find the files of one data set, without a look at whether they fit together.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie, a name of `LAYOUTS`.
+        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
 
     Raises:
         DataError: No such folder, or it does not look like the layout.
     """
-    rules = LAYOUTS[layout]
+    rules = _rules(layout)
     base = root / name
     places = _places(base, rules.pictures) or _places(root, rules.beside)
     if not places:
         if not base.is_dir():
             raise DataError(f"{base}: no such data set folder")
-        raise DataError(f"{base}: not laid out as {layout}; it has none of {', '.join(rules.pictures)}")
+        how = next((name for name, known in LAYOUTS.items() if known is rules), rules.about)
+        raise DataError(f"{base}: not laid out as {how}; it has none of {', '.join(rules.pictures)}")
     found = Listing(base if base.is_dir() else root, places)
     for place in places:
         # Of several folders each has names of its own, and folders below each again.
@@ -102,13 +103,13 @@ def list_set(root: Path, name: str, layout: str = "plain") -> Listing:
     return found
 
 
-def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
+def read_set(root: Path, name: str, layout: str | Layout = "plain") -> list[Sample]:
     """List one data set.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie, a name of `LAYOUTS`.
+        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
 
     Returns:
         Samples in name order. Label files match by stem; a picture that lacks a label that others of its set
@@ -117,7 +118,7 @@ def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
     Raises:
         DataError: No such folder, no pictures, or pictures without their labels.
     """
-    found, rules = list_set(root, name, layout), LAYOUTS[layout]
+    found, rules = list_set(root, name, layout), _rules(layout)
     if not found.pictures:
         flat = " and no image/ folder in it" if layout == "plain" and found.places == [found.folder] else ""
         raise DataError(f"{found.places[0]}: no pictures{flat or ' in it'}")
@@ -159,9 +160,14 @@ def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rule
     return path
 
 
-def has_set(root: Path, name: str, layout: str = "plain") -> bool:
+def has_set(root: Path, name: str, layout: str | Layout = "plain") -> bool:
     """Whether a set lies below the data root, or where its layout may lie besides."""
-    return bool(_places(root / name, LAYOUTS[layout].pictures) or _places(root, LAYOUTS[layout].beside))
+    rules = _rules(layout)
+    return bool(_places(root / name, rules.pictures) or _places(root, rules.beside))
+
+
+def _rules(layout: str | Layout) -> Layout:
+    return LAYOUTS[layout] if isinstance(layout, str) else layout
 
 
 def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:

@@ -8,13 +8,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import DataSet, Recipe, Stage
+from training.config import LABEL_OF_KIND, DataSet, Recipe, Stage
 from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
 from training.data.readers import DataError, Sample, read_label, read_rgb, read_set
 
 Pixels = NDArray[np.uint8]
-
-_NEEDS = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}
 
 
 @dataclass
@@ -58,7 +56,7 @@ def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
     Raises:
         DataError: See `read_set`; or the set has other labels than its kind needs, or nothing else is in it.
     """
-    samples = read_set(root, data_set.folder, data_set.layout)
+    samples = read_set(root, data_set.folder, data_set.rules)
     if lack := what_lacks(data_set, samples[0].labels):
         raise DataError(f"{root / data_set.folder}: {lack}")
     believed = [sample for sample in samples if sample.image.stem not in data_set.wrong]
@@ -69,7 +67,7 @@ def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
 
 def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
     """Say which label a set's kind needs and it does not have; "" where all is well."""
-    needed = _NEEDS.get(data_set.kind)
+    needed = LABEL_OF_KIND.get(data_set.kind)
     if needed is None or needed in labels:
         return ""
     lack = f"a set of kind {data_set.kind} needs a folder {needed}/"
