@@ -30,7 +30,7 @@ class Wanted:
 
 
 def export(
-    out: options.Out,
+    out: options.Out = Path("engines"),
     weights: Annotated[
         str,
         typer.Option(
@@ -100,6 +100,7 @@ def export(
     if as_json:
         options.print_json({"file": str(target), **facts})
     elif not quiet:
+        lines.append(f"next: stylematte matte ./photos --out ./alphas --weights {target}")
         typer.echo("\n".join(lines))
 
 

@@ -229,7 +229,7 @@ def test_values_are_put_in_the_place_of_others(capsys):
     assert (matting["steps"], "epochs" in matting) == (100, False)
     assert table["network"] == {"upsampler": "fast_gf"}
     assert next(s for s in table["sets"] if s["folder"] == "AM-2k")["share"] == 0.25
-    assert table["about"] == "new"
+    assert table["about"] == "new words"
 
 
 def test_the_reference_of_keys_is_current():
