@@ -104,7 +104,7 @@ def synth(
     start_log(verbose, quiet)
     if threshold is not None and not use_filter:
         raise UsageError("--threshold is the filter's", "Add --filter")
-    path = _find_generator(weights)
+    path = _find_generator(weights or DEFAULT_GENERATOR)
     _check_preview(preview, out)
     require("torch", extra="train")
     with translated_errors():
