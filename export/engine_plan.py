@@ -12,6 +12,8 @@ from pathlib import Path
 
 import onnx
 
+from export.contract import READABLE_VERSIONS
+from export.functions import with_functions
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 from export.guided_filter.nvrtc import compile_ptx
 from export.parity import LIMITS
@@ -32,7 +34,7 @@ class Plan:
 
     Attributes:
         name: Stem of the files.
-        model: Contract file, float32 or a half type.
+        model: Contract file, float32 or a half type, its guided filter in functions.
         sizes: Working (height, width), one optimisation profile each.
         largest_batch: Photos in one pass.
     """
@@ -63,15 +65,18 @@ class Plan:
         return [kernel for kernel in kernels if kernel.name in names]
 
     def profiles(self) -> list[dict[str, list[tuple[int, ...]]]]:
-        """Least, usual and greatest shape of the two inputs, for every size."""
+        """Least, usual and greatest shape of the inputs, for every size."""
         batch, side = self.largest_batch, LARGEST_GUIDE_PX
-        return [
-            {
+        names = {port.name for port in self.model.graph.input}
+        profiles = []
+        for h, w in self.sizes:
+            shapes: dict[str, list[tuple[int, ...]]] = {
                 "image": [(1, 3, h, w), (1, 3, h, w), (batch, 3, h, w)],
                 "guide": [(1, 3, 1, 1), (1, 3, 4 * h, 4 * w), (batch, 3, side, side)],
+                "prior": [(1, 1, h, w), (1, 1, h, w), (batch, 1, h, w)],
             }
-            for h, w in self.sizes
-        ]
+            profiles.append({name: shape for name, shape in shapes.items() if name in names})
+        return profiles
 
 
 def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch: int) -> Plan:
@@ -87,10 +92,13 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
         PlanError: Not a contract file, or an int8 one.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if metadata.get("stylematte.contract") != "1":
-        raise PlanError(f"{name}: not a StyleMatte model of contract version 1")
+    if metadata.get("stylematte.contract") not in READABLE_VERSIONS:
+        raise PlanError(
+            f"{name}: not a StyleMatte model of contract version {' or '.join(READABLE_VERSIONS)}"
+        )
     if metadata.get("stylematte.precision") == "int8":
         raise PlanError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
+    model = with_functions(model)  # plug-ins stand for functions
     if fixed := metadata.get("stylematte.working_sizes"):
         height, width = (int(part) for part in fixed.split(",")[0].split("x"))
         return Plan(name, model, ((height, width),), largest_batch)
@@ -98,9 +106,10 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
     side = side or int(metadata["stylematte.working_size"])
     if side < stride:
         raise PlanError(f"{name}: size {side} is below the network's stride of {stride}")
+    aspects = (1.0,) if metadata.get("stylematte.fit") == "stretch" else ASPECTS
     sizes = [
         tuple(max(1, round(s / stride)) * stride for s in (side / math.sqrt(a), side * math.sqrt(a)))
-        for a in ASPECTS
+        for a in aspects
     ]
     return Plan(name, model, tuple(dict.fromkeys((h, w) for h, w in sizes)), largest_batch)
 
