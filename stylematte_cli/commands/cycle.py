@@ -80,7 +80,7 @@ def cycle(
         typer.Option("--every", min=1, help="Steps between saved states."),
     ] = None,
     workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
-    device: Device = "cpu",
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

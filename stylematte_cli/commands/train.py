@@ -55,8 +55,16 @@ def train(
     check_data: Annotated[
         bool, typer.Option("--check-data", help="Look through the data sets for what is wrong, and stop.")
     ] = False,
+    full_check: Annotated[
+        bool,
+        typer.Option(
+            "--full-check",
+            help="The same, but decode every file and look for near copies of scored photos among the "
+            "trained ones, and stop.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     precision: Annotated[
         str,
         typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on graphics cards."),
@@ -115,6 +123,7 @@ def train(
                     "--weights": bool(weights),
                     "--student": bool(student),
                     "--check-data": check_data,
+                    "--full-check": full_check,
                     "--precision": precision != "fp32",
                     "--json": as_json,
                 }
@@ -130,13 +139,13 @@ def train(
             raise UsageError("--detector is for recipes that train a generator", "Leave it out")
         plan = _choose(recipe, stages, student)
         if data is None:
-            if out is not None or check_data or dry_run:
+            if out is not None or check_data or full_check or dry_run:
                 raise UsageError("--data is needed", "The folder that holds the recipe's data sets")
             _print(explain(recipe, plan))
         elif not data.is_dir():
             raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-        elif check_data:
-            _check_data(plan, data, workers, quiet, as_json)
+        elif check_data or full_check:
+            _check_data(plan, data, full_check, workers, quiet, as_json)
         elif dry_run:
             from training.plan import make_plan
 
@@ -178,10 +187,10 @@ def _choose(name: str, stages: str, student: str) -> "Recipe":
     return dataclasses.replace(recipe, preset=student, network={})
 
 
-def _check_data(plan: "Recipe", data: Path, workers: int, quiet: bool, as_json: bool) -> None:
+def _check_data(plan: "Recipe", data: Path, full: bool, workers: int, quiet: bool, as_json: bool) -> None:
     from training.data.check import check_data
 
-    report = check_data(plan, data, workers=max(1, workers), quiet=quiet)
+    report = check_data(plan, data, full, max(1, workers), quiet)
     if as_json:
         print_json(report.as_dict())
     else:
