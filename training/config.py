@@ -161,8 +161,9 @@ class Recipe:
 def load_recipe(name_or_path: str) -> Recipe:
     """Read a recipe by its name in `training/recipes` or by its path.
 
-    A recipe may say `extends = "name"`: then it starts from that one, and its own keys replace those of the
-    same name; `network` is joined key by key. `only_stages` picks stages by name, see `select_stages`.
+    A recipe may say `extends = "name"`, or the path of a file, seen from its own folder: then it starts from
+    that one, and its own keys replace those of the same name; `network` is joined key by key. `only_stages`
+    picks stages by name, see `select_stages`.
 
     Raises:
         RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
@@ -212,13 +213,17 @@ def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
-def find_recipe(name_or_path: str) -> Path:
+def find_recipe(name_or_path: str, folder: Path = Path()) -> Path:
     """The file of a recipe.
+
+    Args:
+        name_or_path: A name of the package, or a .toml file.
+        folder: What a relative path is relative to.
 
     Raises:
         RecipeError: There is none.
     """
-    path = Path(name_or_path)
+    path = folder / name_or_path
     if path.suffix != ".toml":
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
@@ -242,10 +247,14 @@ def read_recipe(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
     parent = table.pop("extends")
     if not isinstance(parent, str):
         raise RecipeError(f"{path}: extends must be the name of a recipe")
-    parent_path = find_recipe(parent)
-    if parent_path in (path, *children):
+    try:
+        parent_path = find_recipe(parent, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: extends {parent}: {error}") from None
+    lineage = (path.resolve(), *children)
+    if parent_path.resolve() in lineage:
         raise RecipeError(f"{path}: extends {parent}, which extends this one")
-    base = read_recipe(parent_path, (path, *children))
+    base = read_recipe(parent_path, lineage)
     networks = [t.get("network", {}) for t in (base, table)]
     if any(networks) and all(isinstance(n, dict) for n in networks):
         table["network"] = networks[0] | networks[1]

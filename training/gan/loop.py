@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from training.checkpoint import load_state, save_state
 from training.config import RecipeError
 from training.data.dataset import Onwards
+from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
@@ -305,7 +306,10 @@ class GanRun:
             raise TrainingError(f"weights are no numbers after {seen / 1000:g} kimg; {self._kept()}")
         began = time.perf_counter()
         self.sheets.draw(average, seen)
-        scores = {} if self.scorer is None else self.scorer.score(average)
+        try:
+            scores = {} if self.scorer is None else self.scorer.score(average)
+        except ScoreError as error:
+            raise TrainingError(f"no score after {seen / 1000:g} kimg: {error}; {self._kept()}") from error
         provenance: dict[str, Any] = {"recipe": self.recipe.digest(), "kimg": seen / 1000, "scores": scores}
         if self.scorer is not None:
             self.log.write(seen, scores)
