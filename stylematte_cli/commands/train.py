@@ -223,6 +223,7 @@ def run_recipe(
     import dataclasses
 
     from stylematte_cli.weights import sha256_of
+    from training.data.check import label_notes
     from training.loop import train as run
     from training.plan import make_plan
     from training.processes import check_batches, join_processes
@@ -246,6 +247,10 @@ def run_recipe(
     taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
     ready = make_plan(recipe, data).recipe
     check_batches(ready, processes)  # before hours go into mattes
+    if not goes_on:
+        for line in label_notes(ready, data):
+            if processes.is_main_process:
+                print(f"stylematte: warning: {line}", file=sys.stderr)
     with processes.main_process_first():
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
