@@ -222,6 +222,7 @@ def run_recipe(
     """Run a recipe of a matting network, or go on with it: mattes first, then the loop."""
     import dataclasses
 
+    from stylematte_cli.commands.torch_device import say_where, set_up_threads
     from stylematte_cli.weights import sha256_of
     from training.data.check import label_notes
     from training.loop import train as run
@@ -235,12 +236,15 @@ def run_recipe(
         if name
     }
     origin = {option: sha256_of(path) for option, path in paths.items()}
+    set_up_threads(options.device)
     start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
     processes = join_processes(options.device, options.precision, options.accumulate)
     quiet = quiet or not processes.is_main_process
     if begins_with:
         origin["backbone"] = begins_with
     goes_on = (options.out / "state.pt").exists()
+    if not quiet:
+        say_where(processes, options.precision, options.workers)
     if not quiet and not goes_on and "weights" not in paths:
         named = begins_with if backbone in ("", "hub", "none") else backbone
         print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
@@ -254,7 +258,15 @@ def run_recipe(
     with processes.main_process_first():
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
-    run(recipe, data, options, start, (lambda line: None) if quiet else typer.echo, taught_by)
+    run(
+        recipe,
+        data,
+        options,
+        start,
+        (lambda line: None) if quiet else typer.echo,
+        taught_by,
+        shows_bar=not quiet,
+    )
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"

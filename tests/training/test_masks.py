@@ -92,6 +92,7 @@ def test_a_weight_is_never_taken_for_a_mask(data_root, mattes):
         (disc(np.array([0, 128, 255])), "alpha"),  # a mask made half as large
         (disc(np.linspace(0, 255, 7)), "alpha"),
         (disc(np.linspace(0, 120, 121)), "alpha"),  # thin smoke
+        (disc(np.arange(122, 128)), "alpha"),  # of a network that knows nothing yet
         (disc(np.array([0, 1, 2])), "map"),
         (disc(np.array([0, 15, 11, 38])), "map"),
         (np.where(disc(np.array([0, 128, 255])) == 255, 15, disc(np.array([0, 255, 0]))), "map"),  # void rim

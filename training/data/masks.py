@@ -11,6 +11,7 @@ Kind = Literal["alpha", "mask", "map"]
 
 _MOST_CLASSES = 32  # more values than one photo has classes: a soft alpha, or a mask with soft edges
 _WHITE = 200  # the largest value of what goes up to 255, noise of a JPEG counted in
+_BLACK = 1
 _FLAT_PX = 5  # soft edges have no squares of this side in one value, objects of a class have
 _FLAT_SHARE = 0.1  # of all that is not background
 
@@ -39,6 +40,8 @@ def meaning_of(label: Pixels) -> Meaning:
 
 
 def _has_classes(label: Pixels, values: tuple[int, ...]) -> bool:
+    if values[0] > _BLACK:  # classes begin at 0 or 1
+        return False
     if values[-1] < _WHITE:
         return True
     square = np.ones((_FLAT_PX, _FLAT_PX), np.uint8)

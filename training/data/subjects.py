@@ -167,7 +167,7 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
             colours = image
     else:
         path = cached["alpha"]
-        alpha, weight = read_label(path), read_plane(cached["weight"])
+        alpha, weight = read_plane(path), read_plane(cached["weight"])
         weight = (weight * data_set.belief).astype(np.uint8)
     _check_size(path, alpha, image)
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
