@@ -1,6 +1,5 @@
 """The device of torch that `--device` means; not in `toolkit`, which the runtime's commands import too."""
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -35,14 +34,7 @@ def set_up_threads(device: str) -> None:
 
 
 def say_where(processes: "Accelerator", precision: str, workers: int) -> None:
-    """Say on stderr what a run takes of the machine, and what is slow about it."""
-    from stylematte_cli.engines.base import usable_cores
+    """Say on stderr what a run takes of the machine."""
     from training.processes import describe
 
     print(f"stylematte: {describe(processes, precision, workers)}", file=sys.stderr)
-    load, cores = (os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0), usable_cores()
-    if processes.device.type == "cpu" and load > 1.5 * cores and torch.get_num_threads() > 1:
-        print(
-            f"stylematte: the machine is busy (load {load:.1f}, {cores} cores); OMP_NUM_THREADS=1 may be faster",
-            file=sys.stderr,
-        )

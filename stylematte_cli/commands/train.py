@@ -9,7 +9,7 @@ import typer
 
 from stylematte_cli.commands.explain import explain, explain_all, explain_plan
 from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.toolkit import find_trained, let_threads_sleep, require, translated_errors
 from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
@@ -109,6 +109,7 @@ def train(
     Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
     are matted first, by nano or by the model named as --teacher.
     """
+    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     with translated_errors():
         from training.config import trains_generator
