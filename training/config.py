@@ -189,8 +189,9 @@ _DIGESTED = (
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name in `training/recipes` or by its path.
 
-    A recipe may say `extends = "name"`: then it starts from that one, and its own keys replace those of the
-    same name; `network` is joined key by key. `only_stages` picks stages by name, see `select_stages`.
+    A recipe may say `extends = "name"`, or the path of a file, seen from its own folder: then it starts from
+    that one, and its own keys replace those of the same name; `network` is joined key by key. `only_stages`
+    picks stages by name, see `select_stages`.
 
     Args:
         name_or_path: A name, or the path of a .toml file.

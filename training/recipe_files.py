@@ -54,7 +54,10 @@ def _extended(table: dict[str, Any], path: Path, children: tuple[Path, ...]) -> 
     parent = table.pop("extends")
     if not isinstance(parent, str):
         raise RecipeError(f"{path}: extends must be the name of a recipe")
-    parent_path = find_recipe(parent, path.parent)
+    try:
+        parent_path = find_recipe(parent, path.parent)
+    except RecipeError as error:
+        raise RecipeError(f"{path}: extends {parent}: {error}") from None
     if parent_path.resolve() in {one.resolve() for one in (path, *children)}:
         raise RecipeError(f"{path}: extends {parent}, which extends this one")
     base = read_recipe(parent_path, (), (path, *children))

@@ -23,7 +23,7 @@ from stylematte_cli.commands.options import (
     Truncation,
     print_json,
 )
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
 from stylematte_cli.errors import InputError, UsageError
 
 
@@ -77,6 +77,7 @@ def cycle(
     of that name does, in a folder of its own below --out, and none is done twice: the same command goes on
     where a cycle was stopped. OUT/report.md tells what came out, report.json the same for programs.
     """
+    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     require("onnxruntime", extra="cpu")
     if not data.is_dir():

@@ -19,7 +19,7 @@ from stylematte_cli.commands.options import (
     StepsBetween,
     print_json,
 )
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
 from stylematte_cli.commands.train_run import Request, train_matting
@@ -99,6 +99,14 @@ def train(
     check_data: Annotated[
         bool, typer.Option("--check-data", help="Look through the data sets for what is wrong, and stop.")
     ] = False,
+    full_check: Annotated[
+        bool,
+        typer.Option(
+            "--full-check",
+            help="The same, but decode every file and look for near copies of scored photos among the "
+            "trained ones, and stop.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
     device: Device = "auto",
     precision: Annotated[
@@ -132,6 +140,7 @@ def train(
     Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
     are matted first, by nano or by the model named as --teacher.
     """
+    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     sets = list(overrides or [])
     with translated_errors():
@@ -167,6 +176,7 @@ def train(
                     "--init": bool(init),
                     "--student": bool(student),
                     "--check-data": check_data,
+                    "--full-check": full_check,
                     "--precision": precision != "fp32",
                     "--image": is_own,
                 }
@@ -184,8 +194,8 @@ def train(
                 raise UsageError("--detector is for recipes that train a generator", "Leave it out")
             chosen = _choose(recipe, sets, stages, student)
             root, chosen = _with_data(recipe, chosen, data or DATA, image, mask, alpha)
-            if check_data:
-                _check_data(chosen, root, workers, quiet, as_json)
+            if check_data or full_check:
+                _check_data(chosen, root, full_check, workers, quiet, as_json)
                 return
             _check_usage(folder, resume, precision, torch_device, backbone_weights, init)
             where = mattes or folder / "mattes"
@@ -304,10 +314,10 @@ def _init_of(recipe: "Recipe", init: str, student: str, backbone: str) -> str:
     return "" if student or backbone else recipe.init
 
 
-def _check_data(plan: "Recipe", data: Path, workers: int, quiet: bool, as_json: bool) -> None:
+def _check_data(plan: "Recipe", data: Path, full: bool, workers: int, quiet: bool, as_json: bool) -> None:
     from training.data.check import check_data
 
-    report = check_data(plan, data, workers=max(1, workers), quiet=quiet)
+    report = check_data(plan, data, full, max(1, workers), quiet)
     if as_json:
         print_json(report.as_dict())
     else:

@@ -110,7 +110,7 @@ def train_generator(wish: Wish) -> dict[str, Any]:
 
 def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     """Run a recipe, or go on with it: mattes first, then the loop."""
-    from stylematte_cli.commands.torch_device import usable_device
+    from stylematte_cli.commands.torch_device import say_where, set_up_threads, usable_device
     from training.gan.loop import GanOptions, train_gan
     from training.processes import join_processes
 
@@ -118,8 +118,11 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     mattes = wish.mattes or out / "mattes"
     backbone, detector = _backbone(wish.backbone, recipe), _choose_detector(wish.detector)
     _check_there(recipe, backbone, detector)
+    set_up_threads(device)
     processes = join_processes(device)
     quiet = wish.quiet or not processes.is_main_process
+    if not quiet:
+        say_where(processes, "fp32", wish.workers)
     with processes.main_process_first():
         prepare_mattes(recipe, data, mattes, wish.matter, device, quiet)
     options = GanOptions(
@@ -128,7 +131,7 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
         folders=detector_folders(),
         backbone=backbone,
     )
-    train_gan(recipe, data, options, (lambda line: None) if quiet else wish.say)
+    train_gan(recipe, data, options, (lambda line: None) if quiet else wish.say, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = out / "best.safetensors"

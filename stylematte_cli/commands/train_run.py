@@ -51,6 +51,7 @@ class Request:
 def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
     """Say what a run will do, and do it unless it is a dry one; facts for --json."""
     from stylematte_cli.commands.explain import explain_estimate, explain_plan
+    from stylematte_cli.commands.torch_device import set_up_threads
     from training.estimate import estimate_run
     from training.plan import make_plan
 
@@ -63,6 +64,7 @@ def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
     say(f"  {'goes on with the run in' if goes_on else 'into'} {options.out}")
     # Several processes would measure each other; what goes on has told before.
     if not request.quiet and not goes_on and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        set_up_threads(options.device)
         estimate = estimate_run(plan.recipe, request.data, options)
         for line in explain_estimate(estimate, options.device):
             say(f"  {line}")
@@ -123,7 +125,9 @@ def run_recipe(
     Returns:
         Scores of the last validation, as `training.loop.train` has them.
     """
+    from stylematte_cli.commands.torch_device import say_where, set_up_threads
     from stylematte_cli.weights import sha256_of
+    from training.data.check import label_notes
     from training.loop import train as run
     from training.plan import make_plan
     from training.processes import check_batches, join_processes
@@ -135,22 +139,29 @@ def run_recipe(
         if name
     }
     origin = {option: sha256_of(path) for option, path in paths.items()}
+    set_up_threads(options.device)
     start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
     processes = join_processes(options.device, options.precision, options.accumulate)
     quiet = quiet or not processes.is_main_process
     if begins_with:
         origin["backbone"] = begins_with
     goes_on = (options.out / "state.pt").exists()
+    if not quiet:
+        say_where(processes, options.precision, options.workers)
     if not quiet and not goes_on and "weights" not in paths:
         named = begins_with if backbone in ("", "hub", "none") else backbone
         print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
     taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
     ready = make_plan(recipe, data).recipe
     check_batches(ready, processes)  # before hours go into mattes
+    if not goes_on and processes.is_main_process:
+        for line in label_notes(ready, data):
+            print(f"stylematte: warning: {line}", file=sys.stderr)
     with processes.main_process_first():
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
-    scores = run(recipe, data, options, start, (lambda line: None) if quiet else say, taught_by)
+    report = (lambda line: None) if quiet else say
+    scores = run(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"

@@ -231,6 +231,7 @@ def test_a_band_that_no_image_has_is_null_not_nan(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "NaN" not in text
     assert json.loads(text)["mean"]["MSE-tri"] is None
+    assert json.loads(text)["mean"]["IoU"] is None  # of nothing with nothing
 
 
 @pytest.mark.parametrize(

@@ -23,12 +23,15 @@ from training.data.readers import (
     label_of,
     list_set,
     lonely_pictures,
+    read_set,
     samples_of,
 )
 from training.data.subjects import needed_sets, what_lacks
 from training.data.twins import match_signs
 
 QUICK_LOOKS = 100  # labels of a set that the quick pass decodes, spread evenly
+_LITTLE, _MUCH = 0.005, 0.9  # shares of a photo that few subjects stay below, or go beyond
+_NOTED = 24  # pictures of a set whose labels are looked into before a run
 _NAMED = 3  # files that one line names
 _SHOWN = 10  # errors of a set that people are shown
 
@@ -45,7 +48,8 @@ class SetReport:
         labels: Label → how many pictures have it.
         held_out: Pictures that are not trained on; of a validation set those that are scored.
         megapixels: Mean size of its pictures.
-        looked_into: How many of its alphas were decoded.
+        looked_into: How many of its labels were decoded, the alphas of cut-outs among them.
+        whole: Whether every label was decoded.
         twins: Scored pictures with a near copy among the trained ones; None where nobody looked.
         errors: What would stop a run, or train on what is not there.
         warnings: What a run survives, and its scores perhaps do not.
@@ -59,6 +63,7 @@ class SetReport:
     held_out: int = 0
     megapixels: float = 0.0
     looked_into: int = 0
+    whole: bool = False
     twins: int | None = None
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -68,6 +73,8 @@ class SetReport:
         parts = [f"{self.pictures} pictures of {self.megapixels:.2f} megapixels"]
         parts += [f"{count} with {label}" for label, count in self.labels.items()]
         parts += [f"{self.held_out} {'to be scored' if self.kind == 'validation' else 'held out'}"]
+        if self.labels and not self.whole:
+            parts.append(f"{self.looked_into} of {sum(self.labels.values())} labels looked into")
         head = f"{self.folder} ({self.kind}, layout {self.layout}): {', '.join(parts)}"
         errors = [f"  error: {e}" for e in self.errors[:_SHOWN]]
         if len(self.errors) > _SHOWN:
@@ -104,8 +111,8 @@ class DataReport:
         what = (
             "full check: every file was decoded"
             if self.is_full
-            else f"quick check: the headers of all files, and what is in at most {QUICK_LOOKS} labels a set; "
-            "a full one decodes every file and looks for twins"
+            else f"quick check: the headers of all files, and what is in the labels of at most {QUICK_LOOKS} "
+            "pictures a set; --full-check decodes every file and looks for near copies of scored pictures"
         )
         found = f"{self.errors} errors, {self.warnings} warnings"
         return [line for s in self.sets for line in s.lines()] + [what, found]
@@ -167,6 +174,39 @@ def check_data(
     if full:
         _find_twins(sets, plan)
     return DataReport(str(root), full, [one.report for one in sets])
+
+
+def label_notes(plan: Recipe, root: Path) -> list[str]:
+    """Look into a few labels of every set before a run: are they masks or alphas at all?
+
+    Args:
+        plan: The recipe, made ready for the data that is there.
+        root: Folder that holds its sets.
+
+    Returns:
+        Lines to be said: masks that are scaled, and what looks empty or inverted.
+
+    Raises:
+        DataError: A label cannot be read or is a map of classes, or no label of a set shows a subject.
+    """
+    lines: list[str] = []
+    for table in (*plan.sets, *plan.validation):
+        kind = table.kind if isinstance(table, DataSet) else "validation"
+        if kind in ("backgrounds", "unlabelled"):
+            continue
+        samples = read_set(root, table.folder, table.layout)
+        step = max(1, -(-len(samples) // _NOTED))
+        one = _Set(SetReport(table.folder, table.layout, kind), table, samples[::step])
+        one.seen = list(_each(list(one.looks(full=False)), workers=1))
+        if problems := [problem for seen in one.seen for problem in seen.problems]:
+            raise DataError(problems[0])
+        if (known := [seen for seen in one.seen if seen.covered is not None]) and not any(
+            seen.covered for seen in known
+        ):
+            raise DataError(f"{root / table.folder}: no subject in any of {len(known)} labels looked into")
+        _judge_masks(one)
+        lines += [f"{table.folder}: {line}" for line in (*one.report.warnings, *one.report.errors)]
+    return lines
 
 
 def _each(looks: list[Look], workers: int) -> Iterator[Seen]:
@@ -244,12 +284,14 @@ def _sum_up(one: _Set) -> None:
         hollow = [name for name, seen in pairs if getattr(seen, what)]
         _note(report.warnings, f"labels that are {value} all over", hollow)
     soft = [seen.is_hard for seen in one.seen if seen.is_hard is not None]
-    report.looked_into = len(soft)
+    report.looked_into = sum(seen.decoded for seen in one.seen)
+    report.whole = report.looked_into >= sum(report.labels.values())
     if hard := sum(soft):
         report.warnings.append(
             f"{hard} of {len(soft)} alphas looked into ({100 * hard / len(soft):.0f} %) are 0 and 255 alone: "
             "masks, perhaps, where soft mattes are wanted"
         )
+    _judge_masks(one)
     values = sorted({value for seen in one.seen for value in seen.odd_values})
     _note(
         report.warnings,
@@ -257,6 +299,43 @@ def _sum_up(one: _Set) -> None:
         "here, and which the published trimap scores pass over",
         [name for name, seen in pairs if seen.odd_values],
     )
+
+
+def _judge_masks(one: _Set) -> None:
+    """Say which masks are scaled, and whether they cover nothing, or all but the subject."""
+    report = one.report
+    scaled: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for sample, seen in zip(one.samples, one.seen, strict=True):
+        for kind, values in seen.scaled.items():
+            scaled.setdefault((kind, values), []).append(sample.key)
+    for (kind, values), names in scaled.items():
+        numbers = " and ".join(map(str, values))
+        what = f"labels in {kind} have {numbers} alone: masks, which are scaled to 0 and 255"
+        _note(report.warnings, what, names)
+    covered = [(seen.covered, seen.border) for seen in one.seen if seen.covered is not None]
+    if not covered:
+        return
+    count = len(covered)
+    little = sum(share < _LITTLE for share, _ in covered)
+    much = sum(share > _MUCH for share, _ in covered)
+    border = sum(share > 0.5 for _, share in covered)
+    if 2 * little >= count:
+        report.errors.append(
+            f"empty, perhaps: {little} of {count} labels looked into cover less than {100 * _LITTLE:g} % of "
+            "their photos"
+        )
+    if report.kind == "cutouts":  # often cut close around the subject
+        return
+    if 2 * much >= count:
+        report.errors.append(
+            f"inverted, perhaps: {much} of {count} labels looked into cover more than {100 * _MUCH:g} % of "
+            "their photos; the subject is to be 255"
+        )
+    elif 2 * border > count:
+        report.errors.append(
+            f"inverted, perhaps: in {border} of {count} labels looked into the subject fills most of the "
+            "border; it is to be 255, and all else 0"
+        )
 
 
 def _find_twins(sets: list[_Set], plan: Recipe) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
+from training.data.masks import Meaning, meaning_of, to_full_range
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -230,7 +231,36 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read channel 0 of a label as (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
+    """Read a mask, hair map or alpha as (H, W) uint8 from 0 to 255.
+
+    A mask in other numbers, 0 and 1 say, is scaled: see `training.data.masks`. All that trains, solves,
+    scores or checks reads labels here.
+
+    Raises:
+        DataError: The file cannot be decoded, or is a map of classes.
+    """
+    label = read_plane(path)
+    return to_full_range(label, label_meaning(label, path))
+
+
+def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
+    """What the values of a label mean that was read by `read_plane`.
+
+    Raises:
+        DataError: They are classes; the message has the values.
+    """
+    meaning = meaning_of(label)
+    if meaning.kind == "map":
+        listed = ", ".join(map(str, meaning.values[:8])) + (", ..." if len(meaning.values) > 8 else "")
+        raise DataError(
+            f"{path}: a map of classes (values {listed}), neither a mask nor an alpha; write the subject as "
+            "255 and all else as 0"
+        )
+    return meaning
+
+
+def read_plane(path: Path) -> NDArray[np.uint8]:
+    """Read channel 0 of a label as it is, (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
     label = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)  # one channel where the file has one
     if label is None:
         raise DataError(f"{path}: not a label that can be read")

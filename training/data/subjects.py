@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from training.config import LABEL_OF_KIND, DataSet, Recipe, Stage
 from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
-from training.data.readers import DataError, Sample, read_label, read_rgb, read_set
+from training.data.readers import DataError, Sample, read_label, read_plane, read_rgb, read_set
 
 Pixels = NDArray[np.uint8]
 
@@ -165,7 +165,7 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
             colours = image
     else:
         path = cached["alpha"]
-        alpha, weight = read_label(path), read_label(cached["weight"])
+        alpha, weight = read_plane(path), read_plane(cached["weight"])
         weight = (weight * data_set.belief).astype(np.uint8)
     _check_size(path, alpha, image)
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
