@@ -194,7 +194,7 @@ def label_notes(plan: Recipe, root: Path) -> list[str]:
         kind = table.kind if isinstance(table, DataSet) else "validation"
         if kind in ("backgrounds", "unlabelled"):
             continue
-        samples = read_set(root, table.folder, table.layout)
+        samples = read_set(root, table.folder, table.rules)
         step = max(1, -(-len(samples) // _NOTED))
         one = _Set(SetReport(table.folder, table.layout, kind), table, samples[::step])
         one.seen = list(_each(list(one.looks(full=False)), workers=1))
