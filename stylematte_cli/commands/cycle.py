@@ -41,7 +41,10 @@ def cycle(
             help="A trained generator, in place of the steps mattes and gan.",
         ),
     ] = "",
-    count: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep.")] = 2000,
+    count: Annotated[
+        int,
+        typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep; more than before go on."),
+    ] = 2000,
     truncation: Annotated[
         str, typer.Option("--truncation", metavar="T|LOW:HIGH", help="As in `stylematte synth`.")
     ] = "0.7",
