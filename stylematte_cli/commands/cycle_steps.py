@@ -239,7 +239,7 @@ def _synth(wish: Wish) -> "Step":
         for record in read_lines(manifest):
             outcomes[record["index"]] = record["outcome"]
         counts = Counter(outcomes.values())
-        judged = counts["ok"] + counts["rejected"]
+        judged = max(1, counts["ok"] + counts["rejected"])
         return {
             "kept": counts["ok"],
             "rejected": counts["rejected"],
@@ -260,6 +260,7 @@ def _synth(wish: Wish) -> "Step":
         run,
         wish.synthetic,
         (manifest,),
+        grows="n",
     )
 
 
@@ -288,6 +289,8 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         run,
         wish.out / name,
         (wish.out / name / "last.safetensors",),
+        needs=("synth",) if with_synthetic else (),
+        keeps=True,
     )
 
 
@@ -310,4 +313,5 @@ def _score(wish: Wish, control: bool) -> "Step":
         run,
         sheets,
         tuple(sheets / f"{name}.png" for name in weights),
+        needs=("finetune",),
     )

@@ -80,7 +80,10 @@ Truncation = Annotated[
         "picture has its own, and none within 0.1 of 0.",
     ),
 ]
-Count = Annotated[int, typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep.")]
+Count = Annotated[
+    int,
+    typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep; more than before go on."),
+]
 Threshold = Annotated[
     float | None,
     typer.Option(

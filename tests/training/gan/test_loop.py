@@ -202,5 +202,5 @@ def test_sheets_show_the_pictures_over_a_checkerboard(whole):
 def test_the_config_says_what_was_learnt(whole, recipe):
     config = json.loads((whole[0] / "config.json").read_text())
     assert config["generator"]["size_px"] == 16
-    assert len(config.pop("starts")) == 1
+    assert all("versions" in start for start in config.pop("starts"))
     assert config == json.loads(json.dumps(recipe.digest() | {"origin": {}}))
