@@ -1,6 +1,7 @@
 """`stylematte train`: data sets become weights, by a recipe that is named or that fits what is there."""
 
 import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -207,13 +208,18 @@ def train(
                 recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
             )
             facts = train_matting(request, dry_run)
-    if as_json:
+    if as_json and _is_first_process():
         print_json(facts)
+
+
+def _is_first_process() -> bool:
+    """Whether this process speaks for all that train together; accelerate and torchrun number them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def _speaker(quiet: bool, as_json: bool) -> Callable[[str], None]:
     """Takes what there is to say: stdout, or stderr where stdout is for JSON."""
-    if quiet:
+    if quiet or not _is_first_process():
         return lambda line: None
     return lambda line: typer.echo(line, err=as_json)
 
@@ -265,7 +271,8 @@ def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Reci
     if not student:
         return recipe
     if student not in PRESETS:
-        raise UsageError(f"--student {student} is no network", f"There are {', '.join(PRESETS)}")
+        names = ", ".join(name for name in PRESETS if not name.startswith("test"))
+        raise UsageError(f"--student {student} is no network", f"There are {names}")
     return dataclasses.replace(recipe, preset=student, network={})
 
 

@@ -239,6 +239,21 @@ def test_the_reference_of_keys_is_current():
     )
 
 
+def test_of_several_processes_one_speaks(capsys, here, monkeypatch):
+    pairs(here / "data", "mask")
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert run("--dry-run", "--json") == 0
+    assert capsys.readouterr() == ("", "")
+
+
+def test_networks_for_tests_are_not_offered(capsys):
+    assert run("nano", "--print", "--student", "giant") == 2
+    line = capsys.readouterr().err
+    assert "There are" in line
+    assert "test" not in line
+
+
 def test_a_recipe_extends_a_file_beside_it(here):
     (here / "deep").mkdir()
     (here / "deep" / "base.toml").write_text(drawn.TOML)
