@@ -138,6 +138,24 @@ def test_the_data_is_checked(capsys, data, recipe, tmp_path):
     assert json.loads(capsys.readouterr().out)["errors"] > 0
 
 
+def test_near_copies_of_held_out_photos_are_found_by_a_full_check(capsys, data, recipe, tmp_path):
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    photos = sorted((data / drawn.PEOPLE / "image").iterdir())
+    scored = next(p for p in photos if held_out(p))
+    twin = next(p for p in photos if not held_out(p))
+    for kind in ("image", "mask", "hair"):
+        folder = copied / drawn.PEOPLE / kind
+        shutil.copy(folder / scored.name, folder / twin.name)
+    assert run(recipe, "--data", copied, "--check-data") == 0
+    assert "near copy" not in capsys.readouterr().out
+    assert run(recipe, "--data", copied, "--full-check", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["is_full"]
+    assert report["sets"][0]["twins"] >= 1
+    assert run(recipe, "--data", copied, "--full-check") == 0
+    assert "held-out pictures have a near copy in the trained part" in capsys.readouterr().out
+
+
 def test_recipes_that_cannot_be_used(capsys, tmp_path):
     there = ("--data", tmp_path, "--out", tmp_path / "out")
     assert "no recipe giant; there are" in refused(capsys, "giant", *there, code=3)

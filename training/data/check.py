@@ -190,7 +190,8 @@ def label_notes(plan: Recipe, root: Path) -> list[str]:
         DataError: A label cannot be read or is a map of classes, or no label of a set shows a subject.
     """
     lines: list[str] = []
-    for table in (*plan.sets, *plan.validation):
+    tables: list[DataSet | Validation] = [*plan.sets, *plan.validation]
+    for table in tables:
         kind = table.kind if isinstance(table, DataSet) else "validation"
         if kind in ("backgrounds", "unlabelled"):
             continue

@@ -338,8 +338,8 @@ class GanRun:
         self._draw(seen)
         try:
             scores = {} if self.scorer is None else self.scorer.score(average)
-        except ScoreError as error:
-            raise TrainingError(f"no score after {seen / 1000:g} kimg: {error}; {self._kept()}") from error
+        except ScoreError as broken:
+            raise TrainingError(f"no score after {seen / 1000:g} kimg: {broken}; {self._kept()}") from broken
         provenance: dict[str, Any] = {"recipe": self.recipe.digest(), "kimg": seen / 1000, "scores": scores}
         if self.scorer is not None:
             self.log.write(seen, scores)
