@@ -11,6 +11,7 @@ Importing the package imports neither OpenCV nor a runtime: `stylematte --help` 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from stylematte_cli.matter import Matte, Matter
 
     __version__: str
+
+# From 1.32 on, importing ONNX Runtime writes a device id into the user's cache and calls a server, unless
+# this is set before. `export` does the same, since it can be imported alone. Who sets it to 0 has chosen.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 __all__ = ["Matte", "Matter", "StyleMatteError", "__version__", "load"]
 

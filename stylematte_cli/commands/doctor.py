@@ -1,5 +1,6 @@
 """`stylematte doctor`: what is installed, what a session really gets, and what mends the rest."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from stylematte_cli.commands.options import Device, Engine, Json, print_json, st
 from stylematte_cli.errors import MissingError, StyleMatteError
 
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
+TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte_cli`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
 EXTRAS = {
@@ -136,7 +138,18 @@ def _runtimes() -> list[Finding]:
         return [*findings, Finding("onnxruntime", "fail", detail, fix, dict(wheels))]
     providers = onnxruntime.get_available_providers()
     detail = f"{' and '.join(present) or onnxruntime.__version__}, compiled in: {', '.join(providers)}"
-    return [*findings, Finding("onnxruntime", "ok", detail, facts={**wheels, "providers": providers})]
+    findings.append(Finding("onnxruntime", "ok", detail, facts={**wheels, "providers": providers}))
+    return [*findings, _telemetry()]
+
+
+def _telemetry() -> Finding:
+    """Whether ONNX Runtime reports to its makers: not from here, unless the environment has it so."""
+    value = os.environ.get(TELEMETRY_SWITCH, "")
+    facts = {TELEMETRY_SWITCH: value}
+    if value.lower() in ("1", "true", "yes", "on"):
+        return Finding("telemetry", "ok", f"ONNX Runtime's is off ({TELEMETRY_SWITCH}={value})", facts=facts)
+    detail = f"{TELEMETRY_SWITCH}={value} in your environment leaves ONNX Runtime's on"
+    return Finding("telemetry", "note", detail, f"unset {TELEMETRY_SWITCH} to have it off", facts)
 
 
 def _graphics_card() -> list[Finding]:

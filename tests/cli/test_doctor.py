@@ -51,6 +51,15 @@ def test_a_healthy_machine(assets, capsys):
     assert findings["matte"]["facts"]["first_ms"] > 0
 
 
+def test_telemetry_is_off_unless_the_environment_has_it_on(assets, capsys, monkeypatch):
+    finding = report(capsys)[1]["telemetry"]
+    assert (finding["state"], finding["facts"]) == ("ok", {"ORT_DISABLE_TELEMETRY": "1"})
+    assert "off" in finding["detail"]
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    finding = report(capsys)[1]["telemetry"]
+    assert (finding["state"], finding["fix"]) == ("note", "unset ORT_DISABLE_TELEMETRY to have it off")
+
+
 def test_the_report_for_people_says_the_same(assets, capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
