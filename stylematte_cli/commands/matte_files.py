@@ -166,7 +166,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     Returns:
         The exit code.
     """
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte_cli.engines.base import made_by, usable_cores
     from stylematte_cli.media import images
     from stylematte_cli.media.manifest import Manifest
     from stylematte_cli.media.paths import CLIP_FORMATS, collect
@@ -189,10 +189,10 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
-    weights = matter.engine.contract.weights_sha256
+    made = made_by(matter.engine)
 
     def plan(items: "list[Item]", settings: dict[str, Any]) -> Plan:
-        manifest = Manifest(out, settings, weights)
+        manifest = Manifest(out, settings, made)
         states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in items]
         return Plan(items, states, manifest)
 
@@ -221,7 +221,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
             "workers": cores if clips else workers,
             "engine": matter.engine.name,
             "provider": matter.engine.provider,
-            "weights_sha256": weights,
+            "weights_sha256": matter.engine.contract.weights_sha256,
+            "model_sha256": made["model_sha256"],
             "settings": plans[0].manifest.settings,
         }
         if clips:

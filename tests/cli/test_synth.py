@@ -13,6 +13,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -23,6 +24,7 @@ from stylematte_cli.app import main
 from stylematte_cli.commands import synth, synth_files
 from stylematte_cli.errors import UsageError
 from stylematte_cli.media import images
+from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe
 from training.data.check import check_data
@@ -301,6 +303,32 @@ def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys
     run(after, weights, *options, "--threshold", 1)
     assert all(line["outcome"] == "ok" for line in {x["index"]: x for x in manifest(after)}.values())
     assert not list((after / "rejected").iterdir())
+
+
+def test_another_file_of_the_same_matting_weights_and_other_backgrounds_filter_anew(
+    tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    out, model, behind = tmp_path / "out", tmp_path / "model.onnx", tmp_path / "behind"
+    behind.mkdir()
+
+    def measured() -> dict[int, str]:
+        options = ("--n", 8, "--filter", "--matting", model, "--threshold", 1, "--backgrounds", behind)
+        before = len(manifest(out)) if out.exists() else 0
+        run(out, weights, *options)
+        return {line["index"]: line["filter"]["model_sha256"] for line in manifest(out)[before:]}
+
+    cv2.imwrite(str(behind / "a.png"), np.full((32, 32, 3), 100, np.uint8))
+    onnx.save(red_detector(), model)
+    first = measured()
+    assert set(first.values()) == {hashlib.sha256(model.read_bytes()).hexdigest()}
+    assert measured() == {}
+    onnx.save(bolder_red_detector(), model)
+    second = measured()
+    assert set(second) >= set(first)
+    assert set(second.values()) == {hashlib.sha256(model.read_bytes()).hexdigest()}
+    cv2.imwrite(str(behind / "b.png"), np.full((32, 32, 3), 30, np.uint8))
+    assert set(measured()) >= set(first)
 
 
 def test_a_filter_that_rejects_all_stops_the_run(tmp_path, weights, red_model, capsys):
