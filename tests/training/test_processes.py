@@ -82,8 +82,8 @@ def losses(out: Path) -> dict[tuple[int, str], float]:
 def assert_same_run(out: Path, other: Path) -> None:
     """Weights, averages and losses to some 1e-6: gradients are sums in another order.
 
-    Adam divides by a gradient's own size, so where one is next to nothing its rounding is a step of its own: one
-    number in a hundred may be off by a hundredth of a step.
+    Adam divides by a gradient's own size, so where one is next to nothing its rounding is a step: one number
+    in a hundred may be off by a hundredth of a step.
     """
     one, two = load_state(out / "state.pt"), load_state(other / "state.pt")
     assert (one["stage"], one["step"]) == (two["stage"], two["step"])
