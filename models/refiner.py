@@ -1,14 +1,19 @@
 """The refiner: tiles of a picture at its own size, with the coarse alpha there, give alpha with its strands.
 
 The coarse network sees the whole picture small, so it knows what the subject is and not how a strand ends.
-The refiner sees a tile of some hundred pixels, and finds strands; what the subject is, the coarse alpha tells.
+The refiner sees a tile of some hundred pixels, and finds strands; the coarse alpha tells it what the subject
+is.
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from models.checkpoints import CheckpointError, fill, read_tensors
 
 CLEAR_LOGIT = 6.0  # coarse logits are held within ±: what is surely clear or opaque can still be moved
 
@@ -62,11 +67,9 @@ class Refiner(nn.Module):
         self.stem = nn.Sequential(conv_norm(16, widths[0]), conv_norm(widths[0], widths[0]))
         self.down = nn.ModuleList(
             nn.Sequential(conv_norm(fine, coarse, stride=2), conv_norm(coarse, coarse))
-            for fine, coarse in zip(widths, widths[1:], strict=False)
+            for fine, coarse in pairwise(widths)
         )
-        self.narrow = nn.ModuleList(
-            nn.Conv2d(coarse, fine, 1) for fine, coarse in zip(widths, widths[1:], strict=False)
-        )
+        self.narrow = nn.ModuleList(nn.Conv2d(coarse, fine, 1) for fine, coarse in pairwise(widths))
         self.up = nn.ModuleList(conv_norm(fine, fine) for fine in widths[:-1])
         self.head = nn.Conv2d(widths[0], 4, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -117,3 +120,21 @@ def macs_per_pixel(shape: RefinerShape) -> float:
             module.register_forward_hook(count)
     model(torch.zeros(1, 3, side, side), torch.zeros(1, 1, side, side))
     return sum(found)
+
+
+def load_refiner(path: Path) -> tuple[Refiner, dict]:
+    """Build a refiner from its weights.
+
+    Returns:
+        The network in evaluation mode, and the provenance written with it.
+
+    Raises:
+        CheckpointError: Not a refiner's weights, or an unknown one.
+    """
+    tensors, metadata, provenance = read_tensors(path)
+    name = metadata.get("refiner", "")
+    if name not in REFINERS:
+        raise CheckpointError(f"{path}: refiner {name!r} is none of {', '.join(REFINERS)}")
+    model = Refiner(REFINERS[name])
+    fill(model, tensors, str(path))
+    return model.eval(), provenance

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
@@ -12,8 +12,12 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte_cli.engines.base import Contract, Engine, Unread
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import Picture, as_rgb, convert, resize_to_working
+from stylematte_cli.imaging.geometry import Picture, Window, as_rgb, convert, resize_to_working
 from stylematte_cli.imaging.guided_filter import apply_coefficients
+from stylematte_cli.imaging.refinement import Patch, apply_patches, refine
+
+if TYPE_CHECKING:
+    from stylematte_cli.engines.refiner import Refiner
 
 
 @dataclass(eq=False)
@@ -26,12 +30,14 @@ class Matte:
             and makes the alpha there.
         contract: Of the model they came from.
         given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
+        detail: Looks at the uncertain band again; None leaves the coarse alpha as it is.
     """
 
     image: Picture
     coefficients: NDArray[np.float32] | Unread
     contract: Contract
     given_alpha: NDArray[Any] | None = None
+    detail: "Detail | None" = None
 
     @cached_property
     def alpha(self) -> NDArray[np.float32]:
@@ -51,10 +57,26 @@ class Matte:
             return convert(self.given_alpha, dtype)
         if not isinstance(self.coefficients, np.ndarray):
             return self.coefficients.alpha_as(self.image, dtype)
+        alpha = self._coarse(self.image, dtype=dtype)
+        return alpha if self.detail is None else apply_patches(alpha, self._patches)
+
+    def _coarse(
+        self, picture: Picture, window: Window | None = None, dtype: DTypeLike = np.float32
+    ) -> NDArray[Any]:
+        """What the coefficients say of the picture at any size, or of a window of it."""
+        assert isinstance(self.coefficients, np.ndarray)
         contract = self.contract
         return apply_coefficients(
-            self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype
+            self.coefficients, picture, contract.grey_weights, contract.grey_offset, dtype, window
         )
+
+    @cached_property
+    def _patches(self) -> list[Patch]:
+        """What the refiner found: the same for every number type."""
+        assert self.detail is not None
+        refiner, budget_px = self.detail
+        grid = self.coefficients.shape[1:]
+        return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
     @cached_property
     def foreground(self) -> Picture:
@@ -93,6 +115,18 @@ class Matte:
         return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
 
 
+class Detail(NamedTuple):
+    """How the uncertain band is looked at again.
+
+    Attributes:
+        refiner: Of the model.
+        budget_px: The most pixels of tiles that a picture may cost; see `imaging.refinement.parse_detail`.
+    """
+
+    refiner: "Refiner"
+    budget_px: float
+
+
 class Matter:
     """Mattes pictures with one model.
 
@@ -100,15 +134,17 @@ class Matter:
         engine: From `open_engine`.
         size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
             None takes the model's own.
+        detail: Looks at the uncertain band again, at the picture's own size; None does not.
 
     Raises:
         UsageError: `size` is too small for the model.
     """
 
-    def __init__(self, engine: Engine, size: int | None = None) -> None:
+    def __init__(self, engine: Engine, size: int | None = None, detail: Detail | None = None) -> None:
         engine.contract.working_size_for(1, 1, size)
         self.engine = engine
         self.size = size
+        self.detail = detail
 
     def __call__(self, image: Picture) -> Matte:
         """Matte one picture.
@@ -146,5 +182,5 @@ class Matter:
         for working_size, indices in groups.items():
             inputs = np.stack([resize_to_working(pictures[index], working_size) for index in indices])
             for index, coefficients in zip(indices, self.engine.coefficients(inputs), strict=True):
-                mattes[index] = Matte(pictures[index], coefficients, contract)
+                mattes[index] = Matte(pictures[index], coefficients, contract, detail=self.detail)
         return [mattes[index] for index in range(len(pictures))]

@@ -1,0 +1,354 @@
+"""Where a coarse alpha is looked at again, and how what is found goes back into it. Arrays only.
+
+The refiner sees tiles of one size at the picture's own scale. Around the band of uncertain alpha tiles are
+laid, the most uncertain first, up to a budget. Where a cell of the coarse grid spans many pixels, a smaller
+picture comes first, so that band and strands have the widths that the refiner knows, and its result is the
+coarse alpha of the next larger one. Outside the band nothing changes, to the bit.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte_cli.errors import UsageError
+from stylematte_cli.imaging.geometry import Picture, Window, resize, to_dtype, to_float
+
+AUTO_PX = 1_500_000  # of tiles, for one picture
+UNCERTAIN = (0.02, 0.98)
+MOST_CELL_PX = 8.0  # the widest cells of a coarse grid that the refiner is trained on
+LEAST_RADIUS_PX, MOST_RADIUS_PX = 4, 12  # of the band around what is uncertain
+FADE_PX = 3  # over which the band's edge goes over into the coarse alpha
+MARGIN_PX, RAMP_PX = 12, 8  # what tiles overlap, and how much of that they are blended over, on each side
+LEAST_DOUBT = 12.0  # of a tile, in pixels of alpha 0.5: below, there is nothing to find
+BLOCK_PX = 128
+
+Plane = NDArray[np.float32]
+Coarse = Callable[[Picture, Window | None], Plane]  # alpha of a picture of any size, or of a window of it
+
+
+class Tiles(NamedTuple):
+    """What a refiner takes: how many tiles at once, and their side."""
+
+    count: int
+    side_px: int
+
+
+class Patch(NamedTuple):
+    """A part of a picture that was looked at again.
+
+    Attributes:
+        window: Where.
+        alpha: (h, w) float32, the refined alpha.
+        share: (h, w) float32 in [0, 1], how much of it to take; 0 leaves the coarse alpha.
+    """
+
+    window: Window
+    alpha: Plane
+    share: Plane
+
+
+Run = Callable[[Plane, Plane], Plane]  # (N, 3, t, t) RGB and (N, 1, t, t) coarse alpha → (N, 1, t, t) alpha
+
+
+def parse_detail(text: str) -> float:
+    """Read how many pixels of tiles a picture may cost: `off`, `auto`, `max`, or megapixels.
+
+    Raises:
+        UsageError: None of these.
+    """
+    named = {"off": 0.0, "auto": float(AUTO_PX), "max": math.inf}
+    if text in named:
+        return named[text]
+    try:
+        megapixels = float(text)
+    except ValueError:
+        megapixels = math.nan
+    if not 0 < megapixels < math.inf:
+        raise UsageError(f"detail {text!r} is not known", "Give auto, off, max, or megapixels such as 4")
+    return megapixels * 1e6
+
+
+def refine(
+    image: Picture, coarse: Coarse, grid: tuple[int, int], run: Run, tiles: Tiles, budget_px: float
+) -> list[Patch]:
+    """Look at the uncertain band of a picture again.
+
+    Args:
+        image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
+        coarse: Gives the coarse alpha.
+        grid: (height, width) of the coefficients behind it.
+        run: The refiner.
+        tiles: What it takes.
+        budget_px: The most pixels of tiles it may be given.
+
+    Returns:
+        Patches that do not overlap; none where nothing is uncertain.
+    """
+    small = tuple(min(side, cells) for side, cells in zip(image.shape[:2], grid, strict=True))
+    if budget_px < tiles.side_px**2 or not _is_uncertain(coarse(resize(image, small), None)).any():
+        return []
+    cell_px = max(side / cells for side, cells in zip(image.shape[:2], grid, strict=True))
+    levels = max(0, math.ceil(math.log2(cell_px / MOST_CELL_PX)))
+    before: _Level | None = None
+    for step in range(levels, -1, -1):
+        picture = image if step == 0 else resize(image, _halved(image.shape[:2], step))
+        radius_px = round(cell_px / 2**step) if before is None else 2 * LEAST_RADIUS_PX
+        level = _Level(picture, coarse, before, radius_px)
+        budget_px -= level.look(run, tiles, budget_px)
+        if step:
+            level.settle()
+        before = level
+    return level.patches()
+
+
+def apply_patches(alpha: NDArray[Any], patches: Sequence[Patch]) -> NDArray[Any]:
+    """Lay patches into a coarse alpha, (H, W) uint8, uint16 or float32, in place; and return it."""
+    for window, refined, share in patches:
+        part = alpha[window]
+        before = to_float(part)
+        mixed = to_dtype(before + share * (refined - before), alpha.dtype)
+        np.copyto(part, mixed, where=share > 0)
+    return alpha
+
+
+class _Level:
+    """One size of the picture.
+
+    Args:
+        picture: (h, w, 3).
+        coarse: Gives its coarse alpha.
+        before: The level of half its size, done.
+        radius_px: Of the band around what is uncertain.
+    """
+
+    def __init__(self, picture: Picture, coarse: Coarse, before: "_Level | None", radius_px: int) -> None:
+        self._picture = picture
+        self._coarse = coarse
+        self._before = before
+        self._size = picture.shape[:2]
+        self._radius_px = min(MOST_RADIUS_PX, max(LEAST_RADIUS_PX, radius_px))
+        # What is uncertain is looked up in the result of half the size, where there is one.
+        self._scout_scale = 1 if before is None else 2
+        self.alpha: Plane = coarse(picture, None) if before is None else before.alpha
+        self.touched: Plane = np.zeros((1, 1), np.float32)  # how much of `alpha` is refined, once settled
+        self._blocks: dict[tuple[int, int], tuple[Plane, Plane]] = {}  # sums of alpha · weight, and of weight
+
+    def look(self, run: Run, tiles: Tiles, budget_px: float) -> int:
+        """Run the refiner on the most uncertain tiles; gives the pixels it was given."""
+        core_px = tiles.side_px - 2 * MARGIN_PX
+        places = lay_tiles(self.alpha, core_px // self._scout_scale, self._radius_px // self._scout_scale)
+        most = int(min(budget_px / tiles.side_px**2, len(places)))
+        weight = _weight(tiles.side_px)
+        for first in range(0, most, tiles.count):
+            some = places[first : min(most, first + tiles.count)]
+            windows = [self._window(top, left, tiles.side_px) for top, left in some]
+            inputs = [self._tile(window, tiles.side_px) for window in windows]
+            images, alphas = (
+                np.zeros((tiles.count, c, tiles.side_px, tiles.side_px), np.float32) for c in (3, 1)
+            )
+            for k, (image, alpha) in enumerate(inputs):
+                images[k], alphas[k, 0] = image, alpha
+            refined = run(images, alphas)
+            for window, alpha in zip(windows, refined[:, 0], strict=False):
+                self._add(window, alpha, weight)
+        return most * tiles.side_px**2
+
+    def settle(self) -> None:
+        """Make the alpha and what was refined whole, for the next level to read."""
+        whole = (slice(0, self._size[0]), slice(0, self._size[1]))
+        own = list(self._own_patches())  # before anything changes: they look at the coarse alpha
+        self.alpha = self._coarse_at(whole)
+        self.touched = np.zeros(self._size, np.float32) if self._before is None else self._touched_at(whole)
+        for window, alpha, share in own:
+            self.alpha[window] += share * (alpha - self.alpha[window])
+            self.touched[window] += share * (1 - self.touched[window])
+
+    def patches(self) -> list[Patch]:
+        """What is to be laid into the coarse alpha: own patches over what the level before found."""
+        own = list(self._own_patches())
+        if self._before is None:
+            return own
+        by_place = {(patch.window[0].start, patch.window[1].start): patch for patch in own}
+        result = []
+        for top, left in product(range(0, self._size[0], BLOCK_PX), range(0, self._size[1], BLOCK_PX)):
+            window = _clipped(top, left, BLOCK_PX, self._size)
+            patch = by_place.get((top, left))
+            half = tuple(slice(s.start // 2, s.stop // 2 + 1) for s in window)
+            if patch is None and not self._before.touched[half].any():
+                continue
+            touched, alpha = self._touched_at(window), self._up(self._before.alpha, window)
+            if patch is None:
+                result.append(Patch(window, alpha, touched))
+                continue
+            below = touched * (1 - patch.share)
+            share = patch.share + below
+            mixed = (patch.share * patch.alpha + below * alpha) / np.maximum(share, 1e-6)
+            result.append(Patch(window, mixed, share))
+        return result
+
+    def _own_patches(self) -> Iterator[Patch]:
+        for (row, column), (total, weights) in self._blocks.items():
+            window = _clipped(row * BLOCK_PX, column * BLOCK_PX, BLOCK_PX, self._size)
+            inside = tuple(slice(0, s.stop - s.start) for s in window)
+            total, weights = total[inside], weights[inside]
+            share = np.minimum(1, 2 * weights) * self._band(window)
+            yield Patch(window, total / np.maximum(weights, 1e-6), share)
+
+    def _band(self, window: Window) -> Plane:
+        """(h, w): 1 near what is uncertain, 0 from the band's radius on."""
+        reach = self._radius_px + 1
+        wide = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in window)
+        soft = _is_uncertain(self._coarse_at(_bounded(wide, self._size))).astype(np.uint8)
+        inner = self._radius_px - FADE_PX
+        band = cv2.dilate(soft, np.ones((2 * inner + 1, 2 * inner + 1), np.uint8)).astype(np.float32)
+        band = cv2.blur(band, (2 * FADE_PX + 1,) * 2)
+        inside = tuple(
+            slice(s.start - w.start, s.start - w.start + s.stop - s.start)
+            for s, w in zip(window, wide, strict=True)
+        )
+        # A sliding mean of zeros may end a rounding above zero.
+        return np.where(band[inside] < 1e-3, np.float32(0), band[inside])
+
+    def _coarse_at(self, window: Window) -> Plane:
+        """Coarse alpha: from the level before where it looked, else from the coefficients."""
+        alpha = self._coarse(self._picture, window)
+        if self._before is None:
+            return alpha
+        touched = self._touched_at(window)
+        if touched.any():
+            alpha = alpha + touched * (self._up(self._before.alpha, window) - alpha)
+        return alpha
+
+    def _touched_at(self, window: Window) -> Plane:
+        assert self._before is not None
+        return self._up(self._before.touched, window)
+
+    def _up(self, half: Plane, window: Window) -> Plane:
+        """A window of this level out of an array of half its size, bilinear."""
+        rows, columns = (
+            ((np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * (n / side) - 0.5)
+            for s, n, side in zip(window, half.shape, self._size, strict=True)
+        )
+        least = tuple(max(0, int(axis[0]) - 1) for axis in (rows, columns))
+        part = half[least[0] : int(rows[-1]) + 3, least[1] : int(columns[-1]) + 3]
+        return _sampled(part, rows - least[0], columns - least[1])
+
+    def _window(self, top: int, left: int, side: int) -> Window:
+        """Of a tile, in pixels of this level; it may reach beyond the picture."""
+        top, left = (v * self._scout_scale - MARGIN_PX for v in (top, left))
+        return slice(top, top + side), slice(left, left + side)
+
+    def _tile(self, window: Window, side: int) -> tuple[Plane, Plane]:
+        inside = _bounded(window, self._size)
+        image = to_float(self._picture[inside])
+        alpha = self._coarse_at(inside)
+        (above, below), (before, after) = (
+            (i.start - w.start, w.stop - i.stop) for i, w in zip(inside, window, strict=True)
+        )
+        if above or below or before or after:
+            edges = (above, below, before, after)
+            image, alpha = (cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in (image, alpha))
+        return image.transpose(2, 0, 1), alpha
+
+    def _add(self, window: Window, alpha: Plane, weight: Plane) -> None:
+        inside = _bounded(window, self._size)
+        rows, columns = inside
+        for row in range(rows.start // BLOCK_PX, (rows.stop - 1) // BLOCK_PX + 1):
+            for column in range(columns.start // BLOCK_PX, (columns.stop - 1) // BLOCK_PX + 1):
+                zeros = (np.zeros((BLOCK_PX, BLOCK_PX), np.float32) for _ in range(2))
+                if (row, column) not in self._blocks:
+                    self._blocks[row, column] = (next(zeros), next(zeros))
+                total, weights = self._blocks[row, column]
+                y0, y1 = max(rows.start, row * BLOCK_PX), min(rows.stop, (row + 1) * BLOCK_PX)
+                x0, x1 = max(columns.start, column * BLOCK_PX), min(columns.stop, (column + 1) * BLOCK_PX)
+                block = (
+                    slice(y0 - row * BLOCK_PX, y1 - row * BLOCK_PX),
+                    slice(x0 - column * BLOCK_PX, x1 - column * BLOCK_PX),
+                )
+                tile = (
+                    slice(y0 - window[0].start, y1 - window[0].start),
+                    slice(x0 - window[1].start, x1 - window[1].start),
+                )
+                total[block] += alpha[tile] * weight[tile]
+                weights[block] += weight[tile]
+
+
+def lay_tiles(alpha: Plane, core_px: int, radius_px: int) -> list[tuple[int, int]]:
+    """Cover the band of an alpha with squares.
+
+    Strips of one square's height; in each, squares from the left, each beginning where the band is not
+    covered yet.
+
+    Args:
+        alpha: (h, w) in [0, 1].
+        core_px: Side of the squares.
+        radius_px: Of the band around what is uncertain.
+
+    Returns:
+        (top, left) of each, the most uncertain first; none that holds next to nothing.
+    """
+    soft = _is_uncertain(alpha)
+    doubt = np.where(soft, 4 * alpha * (1 - alpha), 0)
+    size = 2 * radius_px + 1
+    band = cv2.dilate(soft.astype(np.uint8), np.ones((size, size), np.uint8))
+    found: list[tuple[float, int, int]] = []
+    rows = np.flatnonzero(band.any(1))
+    top = int(rows[0]) if len(rows) else len(band)
+    while top < len(band):
+        strip = slice(top, top + core_px)
+        columns = np.flatnonzero(band[strip].any(0))
+        in_column = np.concatenate([[0], np.cumsum(doubt[strip].sum(0))])
+        right = 0
+        for left in columns.tolist():
+            if left >= right:
+                right = left + core_px
+                amount = in_column[min(right, len(in_column) - 1)] - in_column[left]
+                found.append((float(amount), top, left))
+        later = rows[rows >= top + core_px]
+        top = int(later[0]) if len(later) else len(band)
+    found.sort(key=lambda square: -square[0])
+    return [(top, left) for amount, top, left in found if amount >= LEAST_DOUBT]
+
+
+def _is_uncertain(alpha: Plane) -> NDArray[np.bool_]:
+    return (alpha > UNCERTAIN[0]) & (alpha < UNCERTAIN[1])
+
+
+def _halved(size: Sequence[int], times: int) -> tuple[int, int]:
+    height, width = size[:2]
+    return max(1, height >> times), max(1, width >> times)
+
+
+def _weight(side: int) -> Plane:
+    """(side, side): 1 inside, falling to 0 over the ramp, whose middle is the core's edge."""
+    distance = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5
+    ramp = np.clip((distance - (MARGIN_PX - RAMP_PX / 2)) / RAMP_PX, 0, 1).astype(np.float32)
+    return np.outer(ramp, ramp)
+
+
+def _clipped(top: int, left: int, side: int, size: Sequence[int]) -> Window:
+    return slice(top, min(top + side, size[0])), slice(left, min(left + side, size[1]))
+
+
+def _bounded(window: Sequence[slice], size: Sequence[int]) -> Window:
+    rows, columns = (slice(max(0, s.start), min(s.stop, n)) for s, n in zip(window, size, strict=True))
+    return rows, columns
+
+
+def _sampled(values: Plane, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Plane:
+    """Bilinear samples at the crossings of rows and columns, edges held."""
+    result = values
+    for axis, places in enumerate((rows, columns)):
+        places = np.clip(places, 0, values.shape[axis] - 1)
+        first = np.minimum(places.astype(np.intp), max(0, values.shape[axis] - 2))
+        part = (places - first).astype(np.float32)
+        part = part[:, None] if axis == 0 else part
+        low = result.take(first, axis)
+        high = result.take(np.minimum(first + 1, values.shape[axis] - 1), axis)
+        result = low + part * (high - low)
+    return result
