@@ -93,8 +93,13 @@ def build_onnx(
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:
     """Let a file take one working (height, width) alone, in place: some runtimes want all shapes known."""
-    for port, divisor in ((model.graph.input[0], 1), (model.graph.output[1], 4)):
-        for dimension, side in zip(port.type.tensor_type.shape.dim[2:], size, strict=True):
-            dimension.dim_value = side // divisor
+    for port in model.graph.input:
+        if port.name in ("image", "prior"):
+            for dimension, side in zip(port.type.tensor_type.shape.dim[2:], size, strict=True):
+                dimension.dim_value = side
+    # The grid of A and b is what the graph makes of it.
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
+    for port, found in zip(model.graph.output, inferred, strict=True):
+        port.CopyFrom(found)
     set_metadata(model, "working_sizes", f"{size[0]}x{size[1]}")
     onnx.checker.check_model(model, full_check=True)

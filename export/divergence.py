@@ -8,19 +8,27 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
+from export.contract import feed
+
 # A layer has parted when its error is this share of its spread, and greater than that of the layers before:
 # rounding to 8 bits alone gives about a hundredth.
 PARTED = 0.05
 Taps = dict[str, NDArray[Any]]
 
 
-def tapped(model: onnx.ModelProto, image: NDArray[np.float32], wanted: Collection[str] | None = None) -> Taps:
+def tapped(
+    model: onnx.ModelProto,
+    image: NDArray[np.float32],
+    wanted: Collection[str] | None = None,
+    prior: NDArray[np.float32] | None = None,
+) -> Taps:
     """Run a file on the CPU and return what its layers say.
 
     Args:
         model: A contract file.
         image: (N, 3, h, w) float32 RGB in [0, 1].
         wanted: Names of tensors or modules; what the file lacks is left out. None takes every tensor.
+        prior: (N, 1, h, w), where the file takes one.
     """
     import onnxruntime
 
@@ -36,7 +44,7 @@ def tapped(model: onnx.ModelProto, image: NDArray[np.float32], wanted: Collectio
     sources = {
         wish: rounded[name] if rounded[name] in rounded else name
         for wish, name in _sources(made, wanted).items()
-        if wish != "alpha"  # of a guide of one pixel
+        if wish != "alpha" and not wish.startswith("fgf_apply/")  # of a guide of one pixel
     }
     outputs = {output.name for output in copy.graph.output}
     for name in dict.fromkeys(sources.values()):
@@ -52,8 +60,8 @@ def tapped(model: onnx.ModelProto, image: NDArray[np.float32], wanted: Collectio
         copy.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
     names = list(dict.fromkeys(sources.values()))
-    guide = np.zeros((len(image), 3, 1, 1), np.float32)
-    values = dict(zip(names, session.run(names, {"image": image, "guide": guide}), strict=True))
+    inputs = feed([port.name for port in model.graph.input], image, prior=prior)
+    values = dict(zip(names, session.run(names, inputs), strict=True))
     return {wish: values[name] for wish, name in sources.items()}
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import onnx
 
+from export.contract import READABLE_VERSIONS
+from export.functions import with_functions
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 from export.guided_filter.nvrtc import compile_ptx
 from export.parity import LIMITS
@@ -32,7 +34,7 @@ class Plan:
 
     Attributes:
         name: Stem of the files.
-        model: Contract file, float32 or a half type.
+        model: Contract file, float32 or a half type, its guided filter in functions.
         sizes: Working (height, width), one optimisation profile each.
         largest_batch: Photos in one pass.
     """
@@ -63,12 +65,18 @@ class Plan:
         return [kernel for kernel in kernels if kernel.name in names]
 
     def profiles(self) -> list[dict[str, list[tuple[int, ...]]]]:
-        """Least, usual and greatest shape of the two inputs, for every size."""
+        """Least, usual and greatest shape of the inputs, for every size."""
         batch, side = self.largest_batch, LARGEST_GUIDE_PX
+        names = {port.name for port in self.model.graph.input}
         return [
             {
-                "image": [(1, 3, h, w), (1, 3, h, w), (batch, 3, h, w)],
-                "guide": [(1, 3, 1, 1), (1, 3, 4 * h, 4 * w), (batch, 3, side, side)],
+                name: shapes
+                for name, shapes in {
+                    "image": [(1, 3, h, w), (1, 3, h, w), (batch, 3, h, w)],
+                    "guide": [(1, 3, 1, 1), (1, 3, 4 * h, 4 * w), (batch, 3, side, side)],
+                    "prior": [(1, 1, h, w), (1, 1, h, w), (batch, 1, h, w)],
+                }.items()
+                if name in names
             }
             for h, w in self.sizes
         ]
@@ -87,10 +95,13 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
         PlanError: Not a contract file, or an int8 one.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
-    if metadata.get("stylematte.contract") != "1":
-        raise PlanError(f"{name}: not a StyleMatte model of contract version 1")
+    if metadata.get("stylematte.contract") not in READABLE_VERSIONS:
+        raise PlanError(
+            f"{name}: not a StyleMatte model of contract version {' or '.join(READABLE_VERSIONS)}"
+        )
     if metadata.get("stylematte.precision") == "int8":
         raise PlanError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
+    model = with_functions(model)  # plug-ins stand for functions
     if fixed := metadata.get("stylematte.working_sizes"):
         height, width = (int(part) for part in fixed.split(",")[0].split("x"))
         return Plan(name, model, ((height, width),), largest_batch)

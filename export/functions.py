@@ -1,24 +1,88 @@
-"""The guided filter as two ONNX local functions in our own domain `matte`.
+"""The guided filter as two ONNX local functions in our own domain `matte`, and files with and without them.
 
-ONNX Runtime inlines the bodies, which use standard operators only; another runtime may put a plug-in of
-the same name in their place. No torch here: a test, or a C++ project's build script, can make a contract
-file from these and any graph that yields logits.
+Their bodies are standard operators, and files for everybody have those in their place: OpenVINO, OpenCV, pnnx
+and browsers read no local functions. TensorRT's parser puts a plug-in in the place of a function, so for it
+they are put back. No torch here: a test, or a C++ project's build script, can make a contract file from these
+and any graph that yields logits.
 """
 
 import itertools
+import re
 from typing import Any
 
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, inliner
 
 DOMAIN = "matte"
 OPSET = 18
 TO_THE_END = 2**63 - 1
+_COPY = re.compile(r"__\d+$")  # what the inliner puts behind the names of a body; ours are used once a file
 
 
 def opset_imports() -> list[onnx.OperatorSetIdProto]:
     """Opsets that a model using the functions has to import."""
     return [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
+
+
+def plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the bodies of our functions in their places.
+
+    Returns:
+        A copy without functions. Nodes and tensors of a body are called `<function>/<name in the body>`.
+    """
+    result = inliner.inline_local_functions(model)
+    functions = tuple(f"{function.name}/" for function in model.functions)
+    renamed = {}
+    for node in result.graph.node:
+        if node.name.startswith(functions):
+            function = node.name.partition("/")[0]
+            inner = [name for name in node.output if _COPY.search(name)]
+            renamed |= {name: f"{function}/{_COPY.sub('', name)}" for name in inner}
+            node.name = _COPY.sub("", node.name)
+    for node in result.graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    del result.opset_import[:]
+    result.opset_import.extend(o for o in model.opset_import if o.domain != DOMAIN)
+    return result
+
+
+def with_functions(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Put the guided filter of a plain contract file back into functions, for a runtime that has plug-ins.
+
+    Args:
+        model: Contract file of any precision; one that has functions already comes back as it is.
+    """
+    if model.functions:
+        return model
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    values = {entry.key: entry.value for entry in model.metadata_props}
+    radius_px, eps = int(values["stylematte.radius_px"]), float(values["stylematte.eps"])
+    known = [fgf_coefficients(radius_px, eps, averaged) for averaged in (True, False)] + [fgf_apply()]
+    nodes: list[onnx.NodeProto] = []
+    by_name = {node.name: node for node in model.graph.node}
+    for node in model.graph.node:
+        function = next((f for f in known if node.name.startswith(f"{f.name}/")), None)
+        if function is None:
+            nodes.append(node)
+        elif node.output[0] == function.output[0]:  # the last of a body: the others only lead to it
+            inputs = [_source(function, name, by_name) for name in function.input]
+            outputs = [function.output[0]]
+            nodes.append(helper.make_node(function.name, inputs, outputs, name=function.name, domain=DOMAIN))
+            result.functions.append(function)
+    for function in result.functions:  # bfloat16 files are of a later opset, and bodies are of their file's
+        function.opset_import[0].version = model.opset_import[0].version
+    del result.graph.node[:]
+    result.graph.node.extend(nodes)
+    result.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+    return result
+
+
+def _source(function: onnx.FunctionProto, name: str, by_name: dict[str, onnx.NodeProto]) -> str:
+    """Tensor of the graph that stands for an input of a function, found where the body reads it."""
+    reader = next(node for node in function.node if name in node.input)
+    return by_name[reader.name].input[list(reader.input).index(name)]
 
 
 def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.FunctionProto:

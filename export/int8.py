@@ -2,14 +2,14 @@
 
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from export.contract import Float, feed
+from export.parity import own_alpha, run_onnx, takes_prior
 from export.precision import SENSITIVE, PrecisionError, ancestors, set_metadata
 
 FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
@@ -20,7 +20,7 @@ class CalibrationError(ValueError):
     """Too few photos to measure ranges on."""
 
 
-def to_int8(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> onnx.ModelProto:
+def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
     """Turn a float32 contract file into one that computes in 8 bits, written as QuantizeLinear pairs.
 
     Activations are uint8 with a zero point, so that a clip at zero costs nothing; weights are int8, one scale
@@ -53,7 +53,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> on
             quantize_static(
                 source,
                 target,
-                _Reader(images),
+                _Reader(model, images),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=_QUANTISED_OPS,
                 per_channel=True,
@@ -78,14 +78,26 @@ def to_int8(model: onnx.ModelProto, images: Sequence[NDArray[np.float32]]) -> on
 
 
 class _Reader:
-    """Hands the pictures to the quantiser one by one; it measures the ranges of every tensor on them."""
+    """Hands the pictures to the quantiser one by one; it measures the ranges of every tensor on them.
 
-    def __init__(self, images: Sequence[NDArray[np.float32]]) -> None:
-        self._images = iter(images)
+    Where the file takes a prior, every picture comes twice, the second time with its own alpha: what is
+    believed may move a tensor further than any picture does.
+    """
 
-    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
-        image = next(self._images, None)
-        return None if image is None else {"image": image[None], "guide": np.zeros((1, 3, 1, 1), np.float32)}
+    def __init__(self, model: onnx.ModelProto, images: Sequence[Float]) -> None:
+        self._feeds = self._all_feeds(model, images)
+
+    def get_next(self) -> dict[str, Float] | None:
+        return next(self._feeds, None)
+
+    @staticmethod
+    def _all_feeds(model: onnx.ModelProto, images: Sequence[Float]) -> Iterator[dict[str, Float]]:
+        names = [port.name for port in model.graph.input]
+        run = run_onnx(model) if takes_prior(model) else None
+        for image in images:
+            yield feed(names, image[None])
+            if run is not None:
+                yield feed(names, image[None], prior=own_alpha(run, image[None]))
 
 
 @contextmanager

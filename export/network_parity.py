@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
 from export.divergence import Taps, first_divergence, tapped
-from export.parity import LIMITS, Float, Parity, cases_of, compare, run_onnx
+from export.contract import Float
+from export.parity import LIMITS, Parity, again_with_prior, cases_of, compare, run_onnx
 from models.stylematte import StyleMatte
 
 
@@ -26,18 +25,20 @@ def check_parity(model: StyleMatte, exported: onnx.ModelProto, photos: dict[str,
     """
 
     @torch.inference_mode()
-    def network(image: Float, guide: Float) -> Float:
-        return model(torch.from_numpy(image), torch.from_numpy(guide)).alpha.numpy()
+    def network(*case: Float) -> Float:
+        return model(*map(torch.from_numpy, case)).alpha.numpy()
 
-    def where(image: Float) -> str:
-        modules = taps_of_network(model, image)
-        return first_divergence(modules, tapped(exported, image, modules))
+    def where(image: Float, guide: Float, prior: Float | None = None) -> str:
+        modules = taps_of_network(model, image, prior)
+        return first_divergence(modules, tapped(exported, image, modules, prior))
 
     cases = cases_of(photos, model.preset.working_size, model.preset.stride)
+    if model.preset.prior:
+        cases |= again_with_prior(cases, network)
     return compare(cases, network, run_onnx(exported), LIMITS["fp32"], "torch", where)
 
 
-def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
+def taps_of_network(model: StyleMatte, image: Float, prior: Float | None = None) -> Taps:
     """Results of all modules that have modules inside, by the names that `export.names` gives, in order.
 
     A module without any inside may have been fused with the next one, so its own result is in no file.
@@ -45,6 +46,7 @@ def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
     Args:
         model: Network in evaluation mode, on the CPU.
         image: (N, 3, h, w) float32 RGB in [0, 1].
+        prior: (N, 1, h, w), where it takes one.
     """
     taps: Taps = {}
     hooks = []
@@ -53,7 +55,7 @@ def taps_of_network(model: StyleMatte, image: NDArray[np.float32]) -> Taps:
             hooks.append(module.register_forward_hook(_keeper(taps, name)))
     try:
         with torch.inference_mode():
-            coarse = model.coarse(torch.from_numpy(image))
+            coarse = model.coarse(*(torch.from_numpy(x) for x in (image, prior) if x is not None))
     finally:
         for hook in hooks:
             hook.remove()

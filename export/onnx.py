@@ -13,12 +13,11 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.contract import CONTRACT_VERSION
+from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports, plain
 from export.names import name_after_modules
 from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
-
-CONTRACT_VERSION = "1"
 
 
 class ExportError(RuntimeError):
@@ -50,16 +49,17 @@ class _Coarse(nn.Module):
         self.model = model
         by_hand = model.preset.upsampler == "fast_gf"
         self.outputs = ["coarse_guide", "coarse_logits"] if by_hand else ["coefficients"]
+        self.inputs = ["image", "prior"] if model.preset.prior else ["image"]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        coarse = self.model.coarse(image)
+    def forward(self, image: Tensor, prior: Tensor | None = None) -> tuple[Tensor, ...]:
+        coarse = self.model.coarse(image, prior)
         if "coefficients" in self.outputs:
             return (self.model.coefficients(coarse),)
         return coarse.guide, coarse.logits
 
 
 def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
-    """Write a network as an ONNX model with dynamic batch, working size and full size.
+    """Write a network as a plain ONNX model with dynamic batch, working size and full size.
 
     Args:
         model: Network in evaluation mode, on the CPU.
@@ -84,7 +84,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     )
     node = helper.make_node
     functions = [fgf_apply()]
-    preset, stride = model.preset, model.upsampler.stride
+    preset = model.preset
     if preset.upsampler == "fast_gf":
         fit = fgf_coefficients(preset.radius_px, preset.eps, preset.averaged)
         functions.insert(0, fit)
@@ -104,10 +104,12 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
             tensor("guide", TensorProto.FLOAT, ["n", 3, "H", "W"]),
         ]
     )
+    if preset.prior:
+        graph.input.append(tensor("prior", TensorProto.FLOAT, ["n", 1, "h", "w"]))
     graph.output.extend(
         [
             tensor("alpha", TensorProto.FLOAT, ["n", 1, "H", "W"]),
-            tensor("coefficients", TensorProto.FLOAT, ["n", 2, f"h/{stride}", f"w/{stride}"]),
+            tensor("coefficients", TensorProto.FLOAT, ["n", 2, "gh", "gw"]),
         ]
     )
     graph.name = f"stylematte_{preset.name}"
@@ -120,6 +122,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         producer_version=origin.tool_version,
     )
     helper.set_model_props(result, metadata(model, origin))
+    result = plain(result)
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
@@ -135,6 +138,8 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
         "preset": preset.name,
         "working_size": str(preset.working_size),
         "stride": str(preset.stride),
+        "good_sizes": f"{preset.least_size},{preset.most_size}" if preset.most_size else "",
+        "fit": "keep",
         "mean": ",".join(map(str, MEAN)),
         "std": ",".join(map(str, STD)),
         "upsampler": preset.upsampler,
@@ -144,6 +149,8 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
         "tool_version": origin.tool_version,
         "licence": origin.licence,
         "provenance": json.dumps(origin.provenance),
+        "refiner": "",
+        "refiner_sha256": "",
         "precision": "fp32",
         "parity": "{}",
     }
@@ -164,21 +171,22 @@ def save_onnx(model: onnx.ModelProto, path: Path) -> None:
 def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
-    shapes = {"image": {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}}
+    sizes = {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}
     # Several attention windows in both directions at every level: of one alone a trace takes for granted that
     # there is never another.
-    example = torch.rand(2, 3, 10 * stride, 12 * stride)
     coarse = _Coarse(model)
+    channels = {"image": 3, "prior": 1}
+    examples = tuple(torch.rand(2, channels[name], 10 * stride, 12 * stride) for name in coarse.inputs)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), traceable(model):
             warnings.simplefilter("ignore")
             program = torch.onnx.export(
                 coarse,
-                (example,),
-                input_names=["image"],
+                examples,
+                input_names=coarse.inputs,
                 output_names=coarse.outputs,
-                dynamic_shapes=shapes,
+                dynamic_shapes=dict.fromkeys(coarse.inputs, sizes),
                 opset_version=OPSET,
                 dynamo=True,
                 verbose=False,

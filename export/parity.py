@@ -10,10 +10,11 @@ import onnx
 from numpy.typing import NDArray
 
 from export.divergence import first_divergence, tapped
+from export.contract import Float, feed
 from export.precision import Precision, rounded_in_float32
 
-Float = NDArray[np.float32]
-Run = Callable[[Float, Float], Float]  # image (N,3,h,w), guide (N,3,H,W) → alpha (N,1,H,W)
+Case = tuple[Float, ...]  # image (N,3,h,w), guide (N,3,H,W) and, where there is one, prior (N,1,h,w)
+Run = Callable[..., Float]  # what is in a case → alpha (N,1,H,W)
 
 PHOTOS = Path(__file__).parent / "photos"
 # Undecided everywhere and like no photo: the same sums must give the same on it, rounded ones a number.
@@ -135,15 +136,36 @@ def check_converted(
     """
     runnable = converted if precision == "int8" else rounded_in_float32(converted)
 
-    def where(image: Float) -> str:
-        wanted = tapped(original, image)
-        return first_divergence(wanted, tapped(runnable, image, wanted))
+    def where(image: Float, guide: Float, prior: Float | None = None) -> str:
+        wanted = tapped(original, image, prior=prior)
+        return first_divergence(wanted, tapped(runnable, image, wanted, prior))
 
+    expected = run_onnx(original)
     cases = cases_of(photos, *size)
-    return compare(cases, run_onnx(original), run_onnx(runnable), LIMITS[precision], "fp32", where)
+    if takes_prior(original):
+        cases |= again_with_prior(cases, expected)
+    return compare(cases, expected, run_onnx(runnable), LIMITS[precision], "fp32", where)
 
 
-def cases_of(photos: dict[str, Float], side: int, stride: int) -> dict[str, tuple[Float, Float]]:
+def takes_prior(model: onnx.ModelProto) -> bool:
+    """Whether a file has the input `prior`."""
+    return any(port.name == "prior" for port in model.graph.input)
+
+
+def again_with_prior(cases: dict[str, Case], run: Run) -> dict[str, Case]:
+    """The photos once more, believing what was said of them, as in a clip: the first one, and the batch."""
+    chosen = [next(iter(cases)), *(name for name, (image, _) in cases.items() if len(image) > 1)]
+    return {
+        f"{name}, with its alpha as prior": (*cases[name], own_alpha(run, cases[name][0])) for name in chosen
+    }
+
+
+def own_alpha(run: Run, image: Float) -> Float:
+    """(N, 1, h, w): what a file says of pictures at working size."""
+    return run(image, image)
+
+
+def cases_of(photos: dict[str, Float], side: int, stride: int) -> dict[str, Case]:
     """Pictures to compare on, as (image, guide) by name: the photos, noise, and a batch of two."""
     noise = np.random.default_rng(0).random((3, 333, 251), np.float32)
     first = next(iter(photos.values()))
@@ -164,20 +186,21 @@ def run_onnx(model: onnx.ModelProto) -> Run:
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
+    names = [port.name for port in session.get_inputs()]
 
-    def run(image: Float, guide: Float) -> Float:
-        return np.asarray(session.run(["alpha"], {"image": image, "guide": guide})[0])
+    def run(image: Float, guide: Float, prior: Float | None = None) -> Float:
+        return np.asarray(session.run(["alpha"], feed(names, image, guide, prior))[0])
 
     return run
 
 
 def compare(
-    cases: dict[str, tuple[Float, Float]],
+    cases: dict[str, Case],
     expected: Run,
     got: Run,
     limits: Limits,
     reference: str,
-    where: Callable[[Float], str] | None = None,
+    where: Callable[..., str] | None = None,
 ) -> Parity:
     """Compare two ways to alpha on every case.
 
@@ -187,31 +210,31 @@ def compare(
         got: The way that is judged.
         limits: Differences allowed.
         reference: Name of `expected`, for the report.
-        where: Names the first layer that diverges on an image; asked only after a failure.
+        where: Names the first layer that diverges on a case; asked only after a failure.
 
     Raises:
         ParityError: A limit is exceeded, or a value is no number.
     """
     greatest, thousandth, total = 0.0, 0.0, 0.0
     count, pictures = 0, 0
-    for name, (image, guide) in cases.items():
-        difference = np.abs(got(image, guide) - expected(image, guide))
+    for name, case in cases.items():
+        difference = np.abs(got(*case) - expected(*case))
         of_a_thousandth = float(np.quantile(difference, 0.999))
         seen = Limits(float(difference.max()), of_a_thousandth, float(difference.mean(dtype=np.float64)))
         bounds = Limits(1, 1, 1) if name == NOISE and reference != "torch" else limits
         # NaN compares false, so it fails too. The mean is bounded over all photos, not here.
         if not (seen.pixel <= bounds.pixel and seen.thousandth <= bounds.thousandth):
-            raise ParityError(_disagreement(name, seen, limits, reference, where and where(image)))
+            raise ParityError(_disagreement(name, seen, limits, reference, where and where(*case)))
         if bounds is limits:
             greatest, thousandth = max(greatest, seen.pixel), max(thousandth, seen.thousandth)
         if name != NOISE:
             total, count = total + seen.mean * difference.size, count + difference.size
-            pictures += len(image)
+            pictures += len(case[0])
     if total / count > limits.mean:
         seen = Limits(greatest, thousandth, total / count)
-        image = next(iter(cases.values()))[0]
-        raise ParityError(_disagreement("all photos", seen, limits, reference, where and where(image)))
-    batch_sizes = tuple(sorted({len(image) for image, _ in cases.values()}))
+        case = next(iter(cases.values()))
+        raise ParityError(_disagreement("all photos", seen, limits, reference, where and where(*case)))
+    batch_sizes = tuple(sorted({len(image) for image, *_ in cases.values()}))
     return Parity(
         reference, len(cases), greatest, thousandth, total / count, total / 1000 / pictures, batch_sizes
     )

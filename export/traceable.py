@@ -1,4 +1,4 @@
-"""Swin and Mask2Former in a form that can be traced for any size, with plain gathers.
+"""Networks in a form that can be traced for any size: Swin and Mask2Former with plain gathers.
 
 The package `transformers` decides in Python, by the sizes it is shown, what a trace for every size has to
 decide in the graph; and its deformable attention uses GridSample, which several releases of TensorRT compute
@@ -14,6 +14,7 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
+from models.encoders import PriorConv
 from models.stylematte import StyleMatte
 from models.swin import Swin
 
@@ -22,12 +23,13 @@ Size = tuple[int, int]
 
 @contextmanager
 def traceable(model: StyleMatte) -> Iterator[None]:
-    """Let a network be traced for every size; other networks than Swin's are left as they are.
+    """Let a network be traced for every size.
 
     The package's classes are changed meanwhile, so no other thread should build or run its networks.
     """
     if not isinstance(model.encoder, Swin):
-        yield
+        with _one_stem(model):
+            yield
         return
     from transformers.models.mask2former import modeling_mask2former as mask2former
     from transformers.models.swin.modeling_swin import SwinLayer
@@ -47,6 +49,19 @@ def traceable(model: StyleMatte) -> Iterator[None]:
             yield
     finally:
         backbone.set_attn_implementation(before)
+
+
+@contextmanager
+def _one_stem(model: StyleMatte) -> Iterator[None]:
+    """Picture and prior share one kernel, whose name in the file is the stem's."""
+    stem: Any = model.encoder.stem
+    before = stem.conv
+    if isinstance(before, PriorConv):
+        stem.conv = before.joined()
+    try:
+        yield
+    finally:
+        stem.conv = before
 
 
 def deformable_attention(

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.encoders import Encoder, MobileNet, build_encoder, from_signed_range, load_folded
+from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 
@@ -102,8 +102,14 @@ def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
-    fill(model, tensors, str(path))
+    fill(model, without_prior(model) | tensors, str(path))
     return model.eval()
+
+
+def without_prior(model: StyleMatte) -> dict[str, Tensor]:
+    """What weights that know no prior lack, by name: zeros, with which the function is theirs."""
+    name = f"encoder.{PRIOR}"
+    return {name: torch.zeros_like(model.state_dict()[name])} if model.preset.prior else {}
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

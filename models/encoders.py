@@ -3,10 +3,13 @@
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
 
+PRIOR = "stem.conv.prior"  # what reads the prior, in an encoder that takes one
 ENCODER_LEVELS = 5  # the stem, and what leads to strides 4, 8, 16 and 32; see `Encoder.level_of`
 
 
@@ -86,19 +89,48 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         active: bool = True,
+        kind: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
         super().__init__()
         # Stride 2 pads one more right and below, as the ImageNet weights were trained (TensorFlow's SAME).
         reach = kernel // 2
         self.pad = nn.ZeroPad2d((reach - 1, reach, reach - 1, reach)) if stride == 2 else nn.Identity()
         padding = 0 if stride == 2 else reach
-        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.activation = nn.ReLU6() if active else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) → (B, outputs, h / stride, w / stride)."""
         return self.activation(self.norm(self.conv(self.pad(x))))
+
+
+class PriorConv(nn.Conv2d):
+    """Convolution of a picture and, as a fourth channel, of an alpha believed so far.
+
+    The fourth channel's kernel is a parameter of its own, zero at first: it learns where the picture's is
+    frozen, and files without it are those of a network that knows no prior.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.prior = nn.Parameter(torch.zeros_like(self.weight[:, :1]))
+
+    @torch.no_grad()
+    def joined(self) -> nn.Conv2d:
+        """The same with one kernel of four channels, to be exported."""
+        kernel, stride, padding = self.kernel_size, self.stride, self.padding
+        joined = nn.Conv2d(4, self.out_channels, kernel, stride, padding, bias=False)  # type: ignore[arg-type]
+        joined.weight.copy_(torch.cat([self.weight, self.prior], 1))
+        return joined
+
+    def forward(self, input: Tensor) -> Tensor:
+        """(B, 3, h, w) normalised RGB, or (B, 4, h, w) with the prior → (B, outputs, h', w')."""
+        prior: Tensor = self.prior
+        if input.shape[1] == self.in_channels:
+            # Zeros, whose gradient is zero: cut off, so that nothing goes back through frozen levels for it.
+            input, prior = F.pad(input, (0, 0, 0, 0, 0, 1)), prior.detach()
+        return F.conv2d(input, torch.cat([self.weight, prior], 1), None, self.stride, self.padding)
 
 
 class InvertedResidual(nn.Module):
@@ -131,9 +163,9 @@ class MobileNet(Encoder):
         version that TensorFlow published in 2020.
     """
 
-    def __init__(self, shape: MobileNetShape) -> None:
+    def __init__(self, shape: MobileNetShape, prior: bool = False) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, shape.stem, 3, 2)
+        self.stem = ConvNorm(3, shape.stem, 3, 2, kind=PriorConv if prior else nn.Conv2d)
         blocks: list[nn.Module] = []
         inputs, stride, ends = shape.stem, 2, {}
         for expansion, outputs, repeats, row_stride, kernel in shape.rows:
@@ -150,7 +182,8 @@ class MobileNet(Encoder):
         """Extract features.
 
         Args:
-            x: (B, 3, h, w) normalised RGB, h and w multiples of 32.
+            x: (B, 3, h, w) normalised RGB, h and w multiples of 32; or, where the stem takes a prior,
+                (B, 4, h, w) with an alpha in [0, 1] behind it. Three channels stand for a prior of zeros.
 
         Returns:
             Five maps, (B, c, h/2, w/2) to (B, c, h/32, w/32), c as in `channels`.
@@ -164,8 +197,13 @@ class MobileNet(Encoder):
         return features
 
     def level_of(self, parameter_name: str) -> int:
-        """See `Encoder.level_of`."""
+        """See `Encoder.level_of`.
+
+        What reads the prior counts to the deepest: ImageNet knows nothing of it.
+        """
         part, _, rest = parameter_name.partition(".")
+        if parameter_name == PRIOR:
+            return ENCODER_LEVELS - 1
         if part == "stem":
             return 0
         block = int(rest.partition(".")[0])
@@ -173,10 +211,16 @@ class MobileNet(Encoder):
         return max(1, bisect_right(self.ends, block))
 
 
-def build_encoder(name: str) -> Encoder:
-    """Make an encoder by its preset name, with random weights."""
+def build_encoder(name: str, prior: bool = False) -> Encoder:
+    """Make an encoder by its preset name, with random weights.
+
+    Args:
+        name: See `models.presets`.
+        prior: The stem takes a prior as well; not for Swin Transformers.
+    """
     if name in _SHAPES:
-        return MobileNet(_SHAPES[name])
+        return MobileNet(_SHAPES[name], prior)
+    assert not prior, "see `Preset.__post_init__`"
     from models.swin import SHAPES, Swin  # it builds on this module
 
     return Swin(SHAPES[name])
@@ -187,7 +231,7 @@ def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -
     """Fill an encoder from ImageNet weights whose batch norms were folded into the convolutions.
 
     Every norm takes the statistics that `photos` show it and undoes them with its scale and shift, so the
-    function stays what it was while training can go on as usual.
+    function stays what it was while training can go on as usual. A prior has no say in it.
 
     Args:
         encoder: Network to fill.
@@ -203,6 +247,8 @@ def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -
         if not isinstance(layer, ConvNorm):
             continue
         layer.conv.weight.copy_(folded[f"{name}.weight"])
+        if isinstance(layer.conv, PriorConv):
+            layer.conv.prior.zero_()
         hooks.append(layer.norm.register_forward_pre_hook(_measured_norm(folded[f"{name}.bias"])))
     training = encoder.training
     encoder.eval()

@@ -7,6 +7,14 @@ from torch.nn import functional as F  # noqa: N812
 from models.encoders import ConvNorm
 
 
+class HardSigmoid(nn.Module):
+    """x / 6 + 1/2, clipped to [0, 1]: PyTorch's, written out, for OpenCV 5.0 computes the operator wrongly."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape → the same."""
+        return (x * (1 / 6) + 0.5).clamp(0, 1)
+
+
 class Context(nn.Module):
     """Tell every coarse pixel about its surroundings and the whole picture.
 
@@ -20,7 +28,7 @@ class Context(nn.Module):
         self.mix = nn.Sequential(
             ConvNorm(channels, 2 * channels), ConvNorm(2 * channels, channels, active=False)
         )
-        self.whole = nn.Sequential(nn.Conv2d(channels, channels, 1), nn.Hardsigmoid())
+        self.whole = nn.Sequential(nn.Conv2d(channels, channels, 1), HardSigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, h, w) → (B, C, h, w)."""

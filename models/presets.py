@@ -26,6 +26,9 @@ class Preset:
         eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
         working_size: Side of the square with as many pixels as the network is trained to see.
         stride: Height and width of the network's input are multiples of it.
+        prior: Takes an alpha believed so far as a fourth channel, see `StyleMatte.forward`; with "light_fpn".
+        least_size: Working size below which it was not trained; 0 where nobody has said so.
+        most_size: Likewise, above which.
         hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
@@ -40,16 +43,23 @@ class Preset:
     eps: float = 1e-4
     working_size: int = 512
     stride: int = 32
+    prior: bool = False
+    least_size: int = 0
+    most_size: int = 0
     hub: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what does not go together.
 
         Raises:
-            ValueError: "fine_gf" with a decoder other than "light_fpn".
+            ValueError: "fine_gf" or a prior with a decoder other than "light_fpn".
         """
-        if self.upsampler == "fine_gf" and self.decoder != "light_fpn":
+        if self.decoder == "light_fpn":
+            return
+        if self.upsampler == "fine_gf":
             raise ValueError(f"upsampler fine_gf needs features at stride 2, and {self.encoder} has none")
+        if self.prior:
+            raise ValueError(f"encoder {self.encoder} takes no prior")
 
 
 _TINY = Preset(
@@ -60,6 +70,16 @@ _TINY = Preset(
     averaged=False,
     working_size=768,
     hub="microsoft/swinv2-tiny-patch4-window8-256",
+)
+_NANO = Preset(
+    "nano",
+    encoder="efficientnet_lite0",
+    fpn_channels=48,
+    upsampler="fine_gf",
+    working_size=480,
+    prior=True,
+    least_size=320,
+    most_size=512,
 )
 _TEST_SWIN = Preset(
     "test_swin",
@@ -73,7 +93,7 @@ _TEST_SWIN = Preset(
 PRESETS = {
     preset.name: preset
     for preset in (
-        Preset("nano", encoder="efficientnet_lite0", fpn_channels=48, upsampler="fine_gf", working_size=480),
+        _NANO,
         # The article's network, and the quality preset.
         _TINY,
         replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
@@ -83,6 +103,15 @@ PRESETS = {
         ),
         # For tests: the same code at a size that trains in seconds.
         Preset("test", encoder="mobilenet_v2_tiny", fpn_channels=16, working_size=128),
+        replace(
+            _NANO,
+            name="test_nano",
+            encoder="mobilenet_v2_tiny",
+            fpn_channels=16,
+            working_size=128,
+            least_size=64,
+            most_size=192,
+        ),
         _TEST_SWIN,
         replace(_TEST_SWIN, name="test_official", encoder="swin_test"),
     )

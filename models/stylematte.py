@@ -63,7 +63,7 @@ class StyleMatte(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
-        self.encoder = build_encoder(preset.encoder)
+        self.encoder = build_encoder(preset.encoder, preset.prior)
         self.pixel_decoder, self.fpn = build_decoder(preset, self.encoder.channels[-4:])
         self.head = nn.Conv2d(preset.fpn_channels, 1, 3, padding=1)
         self.upsampler = build_upsampler(preset, self.encoder.channels[0])
@@ -74,10 +74,12 @@ class StyleMatte(nn.Module):
         """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance over ImageNet."""
         return (image - self.mean) / self.std
 
-    def coarse(self, image: Tensor) -> Coarse:
-        """The part that runs at working size; `image` as in `forward`."""
+    def coarse(self, image: Tensor, prior: Tensor | None = None) -> Coarse:
+        """The part that runs at working size; `image` and `prior` as in `forward`."""
+        if prior is not None and not self.preset.prior:
+            raise ValueError(f"preset {self.preset.name} takes no prior")
         normalised = self.normalise(image)
-        maps = self.encoder(normalised)
+        maps = self.encoder(normalised if prior is None else torch.cat([normalised, prior], 1))
         levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
         features = self.fpn(levels)  # (B, C, h/4, w/4)
         logits = self.head(features).float()  # (B, 1, h/4, w/4)
@@ -89,17 +91,22 @@ class StyleMatte(nn.Module):
         """A and b of the local linear model, (B, 2, h/s, w/s) float32, s the stride of the upsampler."""
         return self.upsampler(*coarse)
 
-    def forward(self, image: Tensor, guide: Tensor) -> Prediction:
+    def forward(self, image: Tensor, guide: Tensor, prior: Tensor | None = None) -> Prediction:
         """Matte a batch.
 
         Args:
             image: (B, 3, h, w) float32 RGB in [0, 1] at working size, h and w multiples of the stride.
             guide: (B, 3, H, W) float32 RGB in [0, 1], the same pictures at full size.
+            prior: (B, 1, h, w) float32 in [0, 1], alpha believed so far: of the frame before, or drawn by a
+                person. None and zeros say the same, that nothing is known.
 
         Returns:
             Fine and coarse logits.
+
+        Raises:
+            ValueError: A prior, and the preset takes none.
         """
-        coarse = self.coarse(image)
+        coarse = self.coarse(image, prior)
         coefficients = self.coefficients(coarse)
         fine_guide = self.normalise(guide).mean(1, keepdim=True)  # (B, 1, H, W)
         return Prediction(self.upsampler.upsample(coefficients, fine_guide), coarse.logits)

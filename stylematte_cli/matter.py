@@ -1,23 +1,38 @@
 """Matter: picture in, matte out. The one place that joins preprocessing, engine and post-processing."""
 
+import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.engines.base import Contract, Engine, Unread
+from stylematte_cli.errors import UsageError
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import Picture, Window, as_rgb, convert, resize_to_working
+from stylematte_cli.imaging.geometry import (
+    Picture,
+    Window,
+    as_alpha,
+    as_rgb,
+    convert,
+    resize,
+    resize_to_working,
+    to_float,
+)
 from stylematte_cli.imaging.guided_filter import apply_coefficients
-from stylematte_cli.imaging.refinement import Patch, apply_patches, refine
+from stylematte_cli.imaging.refinement import Patch, apply_patches, parse_detail, refine
 
 if TYPE_CHECKING:
     from stylematte_cli.engines.refiner import Refiner
+
+log = logging.getLogger("stylematte")
 
 
 @dataclass(eq=False)
@@ -126,6 +141,47 @@ class Detail(NamedTuple):
     refiner: "Refiner"
     budget_px: float
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on, as JSON can hold it."""
+        megapixels = "max" if self.budget_px == math.inf else self.budget_px / 1e6
+        return {"detail": megapixels, "refiner_sha256": self.refiner.sha256}
+
+
+def open_detail(
+    text: str, model: Path, engine: Engine, device: str = "auto", threads: int | None = None
+) -> Detail | None:
+    """Open what looks at the uncertain band again.
+
+    Args:
+        text: `auto`, `off`, `max`, or megapixels; see `imaging.refinement.parse_detail`.
+        model: File that the engine was opened from.
+        engine: Runs the model.
+        device: As for the engine.
+        threads: Likewise.
+
+    Returns:
+        None where nothing is asked for, or where `auto` meets a model without a refiner.
+
+    Raises:
+        UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
+        MissingError: The model's refiner is not there.
+        InputError: It is not the one that belongs to the model, or damaged.
+    """
+    budget_px = parse_detail(text)
+    if not budget_px:
+        return None
+    from stylematte_cli.engines.refiner import open_refiner  # ONNX Runtime is an extra
+
+    refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
+    if refiner is None:
+        if text != "auto":
+            raise UsageError(
+                f"detail {text}: model {engine.contract.preset} has no refiner", "Leave it out, or give off"
+            )
+        return None
+    return Detail(refiner, budget_px)
+
 
 class Matter:
     """Mattes pictures with one model.
@@ -136,43 +192,55 @@ class Matter:
             None takes the model's own.
         detail: Looks at the uncertain band again, at the picture's own size; None does not.
 
+    A size that the model was not trained at is told to the logger `stylematte`.
+
     Raises:
         UsageError: `size` is too small for the model.
     """
 
     def __init__(self, engine: Engine, size: int | None = None, detail: Detail | None = None) -> None:
         engine.contract.working_size_for(1, 1, size)
+        if warning := engine.contract.warning_for(size):
+            log.warning("%s", warning)
         self.engine = engine
         self.size = size
         self.detail = detail
 
-    def __call__(self, image: Picture) -> Matte:
+    def __call__(self, image: Picture, prior: NDArray[Any] | None = None) -> Matte:
         """Matte one picture.
 
         Args:
             image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
                 float32 in [0, 1].
+            prior: (h, w) alpha of the same picture as far as it is known, at any size: of the frame before,
+                or drawn; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
 
         Raises:
             InputError: Another shape or dtype, or colours out of range.
+            UsageError: A prior, and the model takes none.
             EngineError: The runtime failed.
         """
-        return self.batch([image])[0]
+        return self.batch([image], [prior])[0]
 
-    def batch(self, images: Sequence[Picture]) -> list[Matte]:
+    def batch(
+        self, images: Sequence[Picture], priors: Sequence[NDArray[Any] | None] | None = None
+    ) -> list[Matte]:
         """Matte several pictures; those of equal working size share one network pass.
 
         Args:
             images: Each as for one picture; their sizes may differ.
+            priors: As for one picture, None for pictures without.
 
         Returns:
             One matte a picture, in their order.
 
         Raises:
             InputError: As for one picture.
+            UsageError: As for one picture, or not as many priors as pictures.
             EngineError: The runtime failed.
         """
         contract = self.engine.contract
+        known = self._checked_priors(images, priors)
         pictures = [as_rgb(image) for image in images]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, picture in enumerate(pictures):
@@ -181,6 +249,38 @@ class Matter:
         mattes: dict[int, Matte] = {}
         for working_size, indices in groups.items():
             inputs = np.stack([resize_to_working(pictures[index], working_size) for index in indices])
-            for index, coefficients in zip(indices, self.engine.coefficients(inputs), strict=True):
+            believed = _stacked([known.get(index) for index in indices], working_size)
+            found = (
+                self.engine.coefficients(inputs)
+                if believed is None
+                else self.engine.coefficients(inputs, believed)
+            )
+            for index, coefficients in zip(indices, found, strict=True):
                 mattes[index] = Matte(pictures[index], coefficients, contract, detail=self.detail)
         return [mattes[index] for index in range(len(pictures))]
+
+    def _checked_priors(
+        self, images: Sequence[Picture], priors: Sequence[NDArray[Any] | None] | None
+    ) -> dict[int, NDArray[Any]]:
+        """The priors that there are, by the number of their picture."""
+        if priors is not None and len(priors) != len(images):
+            raise UsageError(
+                f"{len(priors)} priors for {len(images)} pictures", "Give None where there is none"
+            )
+        known = {index: as_alpha(prior) for index, prior in enumerate(priors or ()) if prior is not None}
+        if known and not self.engine.takes_prior:
+            raise UsageError(
+                f"model {self.engine.contract.preset} takes no prior", "Give none, or a model that takes one"
+            )
+        return known
+
+
+def _stacked(priors: list[NDArray[Any] | None], size: tuple[int, int]) -> NDArray[np.float32] | None:
+    """(N, 1, h, w) with zeros where there is none; None where there is none at all."""
+    if not any(prior is not None for prior in priors):
+        return None
+    result = np.zeros((len(priors), 1, *size), np.float32)
+    for plane, prior in zip(result, priors, strict=True):
+        if prior is not None:
+            plane[0] = np.clip(to_float(resize(prior, size)), 0, 1)
+    return result

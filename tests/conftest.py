@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports
+from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports, plain
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -27,10 +27,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-def red_detector() -> onnx.ModelProto:
+def red_detector(version: str = "2", prior: bool = False) -> onnx.ModelProto:
     """A contract file whose "network" is arithmetic: logits = 40 · (mean of red − green over 4×4) − 10.
 
     So pure red is foreground (alpha ≈ 1), and grey, black, white, blue and green are background (alpha ≈ 0).
+
+    Args:
+        version: Of the contract; 1 has local functions.
+        prior: Takes a prior, and adds 20 times its mean over 4×4 to the logits.
     """
     node = helper.make_node
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
@@ -42,9 +46,17 @@ def red_detector() -> onnx.ModelProto:
         "grey_bias": np.array([grey_offset], np.float32),
         "quarter": np.array([1, 1, 0.25, 0.25], np.float32),
     }
+    believed = [
+        node("Mul", ["prior", "twenty"], ["prior_logits"]),
+        node("Add", ["red_logits", "prior_logits"], ["fine_logits"]),
+    ]
+    if prior:
+        constants["twenty"] = np.array([20], np.float32)
+    seen = "red_logits" if prior else "fine_logits"
     graph = helper.make_graph(
         [
-            node("Conv", ["image", "redness_weights", "redness_bias"], ["fine_logits"]),
+            node("Conv", ["image", "redness_weights", "redness_bias"], [seen]),
+            *(believed if prior else []),
             node("AveragePool", ["fine_logits"], ["logits"], kernel_shape=[4, 4], strides=[4, 4]),
             node("Conv", ["image", "grey_weights", "grey_bias"], ["grey_image"]),
             node(
@@ -63,10 +75,15 @@ def red_detector() -> onnx.ModelProto:
         [
             helper.make_tensor_value_info("image", TensorProto.FLOAT, ["n", 3, "h", "w"]),
             helper.make_tensor_value_info("guide", TensorProto.FLOAT, ["n", 3, "H", "W"]),
+            *(
+                [helper.make_tensor_value_info("prior", TensorProto.FLOAT, ["n", 1, "h", "w"])]
+                if prior
+                else []
+            ),
         ],
         [
             helper.make_tensor_value_info("alpha", TensorProto.FLOAT, ["n", 1, "H", "W"]),
-            helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["n", 2, "h4", "w4"]),
+            helper.make_tensor_value_info("coefficients", TensorProto.FLOAT, ["n", 2, "gh", "gw"]),
         ],
         [onnx.numpy_helper.from_array(v, k) for k, v in constants.items()],
     )
@@ -76,7 +93,7 @@ def red_detector() -> onnx.ModelProto:
     helper.set_model_props(
         model,
         {
-            "stylematte.contract": "1",
+            "stylematte.contract": version,
             "stylematte.preset": "red-detector",
             "stylematte.working_size": "128",
             "stylematte.stride": "32",
@@ -92,6 +109,12 @@ def red_detector() -> onnx.ModelProto:
             "stylematte.parity": "{}",
         },
     )
+    if version == "2":
+        added = {"good_sizes": "64,256", "fit": "keep", "refiner": "", "refiner_sha256": ""}
+        for key, value in added.items():
+            entry = model.metadata_props.add()
+            entry.key, entry.value = f"stylematte.{key}", value
+        model = plain(model)
     onnx.checker.check_model(model)
     assert OPSET == 18
     return model

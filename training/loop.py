@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
 
-from models.checkpoints import save_weights
+from models.checkpoints import fill, save_weights
 from models.stylematte import StyleMatte, build_model
 from training.checkpoint import load_state, save_state
 from training.config import Recipe, RecipeError
@@ -125,7 +125,7 @@ def train(
     # Load the previous state, or start.
     state = _previous_state(options, recipe)
     if "model" in state:
-        model.load_state_dict(state["model"])
+        fill(model, state["model"], str(options.out / "state.pt"))
         report(f"going on at stage {state['stage'] + 1}, step {state['step']}")
     elif initialise is not None:
         with accelerator.main_process_first():  # which may fetch a file for all
@@ -209,12 +209,14 @@ class Run:
             self.average.load_state_dict(state["average"])
         if accelerator.device.type == "cpu":
             spare_wide_depthwise(self.model)
-        # What is frozen gets no gradients, nor does a learned upsampler without fine losses, and processes
-        # must not wait for them.
+        # What is frozen gets no gradients, nor does a learned upsampler without fine losses, nor what reads
+        # the prior in a batch without one, and processes must not wait for them.
         learned = any(True for _ in self.model.upsampler.parameters())
         all_fine = all(stage.fine for stage in recipe.stages)
         frozen = any(stage.frozen for stage in recipe.stages)
-        accelerator.ddp_handler.find_unused_parameters = frozen or (learned and not all_fine)
+        accelerator.ddp_handler.find_unused_parameters = (
+            frozen or self.model.preset.prior or (learned and not all_fine)
+        )
         self.objective = accelerator.prepare_model(Objective(self.model, recipe.stages[state["stage"]]))
         self.optimiser = accelerator.prepare_optimizer(make_optimiser(self.model, recipe.weight_decay))
         if "optimiser" in state:

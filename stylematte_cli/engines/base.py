@@ -1,8 +1,9 @@
 """What an engine is, and what a model file says about itself (docs/model-contract.md)."""
 
 import json
+import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -14,7 +15,8 @@ from stylematte_cli.errors import InputError, UsageError
 if TYPE_CHECKING:
     from stylematte_cli.engines.card_filter import CardFilter
 
-CONTRACT_VERSION = "1"
+CONTRACT_VERSIONS = ("1", "2")
+FITS = ("keep", "stretch")
 SIZE_WEIGHT = 0.1  # how much a wrong number of pixels counts against a wrong shape
 
 
@@ -38,6 +40,10 @@ class Contract:
         parity: Differences from torch, measured at export.
         precision: Number type of the network's products: fp32, fp16, bf16 or int8.
         working_sizes: The (height, width) that the file takes; empty where every multiple of `stride` does.
+        good_sizes: Least and greatest `working_size` that the network was trained at; None where nobody says.
+        fit: `keep`: the network sees a picture in its own shape. `stretch`: as a square.
+        refiner: Name of a file beside the model that makes its alphas finer; empty where there is none.
+        refiner_sha256: Hex digest of that file.
     """
 
     preset: str
@@ -55,6 +61,10 @@ class Contract:
     parity: dict[str, Any]
     precision: str = "fp32"
     working_sizes: tuple[tuple[int, int], ...] = ()
+    good_sizes: tuple[int, int] | None = None
+    fit: str = "keep"
+    refiner: str = ""
+    refiner_sha256: str = ""
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
@@ -73,11 +83,14 @@ class Contract:
                 f"{where}: not a StyleMatte model: it carries no `stylematte.contract`",
                 "Make one with `stylematte export`",
             )
-        if version != CONTRACT_VERSION:
+        if version not in CONTRACT_VERSIONS:
             raise InputError(
-                f"{where}: model contract version {version}, this tool reads version {CONTRACT_VERSION}",
+                f"{where}: model contract version {version}, this tool reads {' and '.join(CONTRACT_VERSIONS)}",
                 "Update stylematte, or export the weights again with this version",
             )
+
+        # What version 2 added; a file of version 1 says none of it.
+        fields = ("good_sizes", "fit", "refiner", "refiner_sha256") if version != "1" else ()
 
         def text(key: str) -> str:
             return metadata[f"stylematte.{key}"]
@@ -99,6 +112,7 @@ class Contract:
                 parity=_table(text("parity")),
                 precision=metadata.get("stylematte.precision", "fp32"),
                 working_sizes=_sizes(metadata.get("stylematte.working_sizes", "")),
+                **{key: _FIELDS[key](text(key)) for key in fields},
             )
         except KeyError as error:
             raise InputError(
@@ -106,8 +120,12 @@ class Contract:
             ) from None
         except ValueError as error:
             raise InputError(f"{where}: the model's metadata are damaged: {error}", "Export again") from None
-        if min(contract.stride, contract.working_size, *contract.std) <= 0:
+        positive = (contract.stride, contract.working_size, *contract.std, *(contract.good_sizes or ()))
+        # Negated, because NaN compares false.
+        if not all(0 < value < math.inf for value in positive):
             raise InputError(f"{where}: the model's metadata are damaged: sizes and std must be positive")
+        if not all(map(math.isfinite, (*contract.mean, contract.eps))):
+            raise InputError(f"{where}: the model's metadata are damaged: mean and eps must be numbers")
         return contract
 
     @property
@@ -124,7 +142,7 @@ class Contract:
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
         """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
 
-        Of all heights and widths that are multiples of `stride`, from one stride to 2 · size, or of
+        With the fit `stretch` every picture is seen as the square nearest to `size`. Else, of all heights and widths that are multiples of `stride`, from one stride to 2 · size, or of
         `working_sizes` where the file takes no others, take the pair with the least
         |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
         side allowed.
@@ -141,6 +159,8 @@ class Contract:
             UsageError: `size` is below the stride.
         """
         size = self.working_size if size is None else size
+        if self.fit == "stretch":
+            height = width = 1
         if size < self.stride:
             raise UsageError(
                 f"size {size}: model {self.preset} needs at least {self.stride}",
@@ -151,6 +171,19 @@ class Contract:
         area_error = np.abs(np.log(heights * widths / size**2))
         best = np.argmin(shape_error + SIZE_WEIGHT * area_error)
         return int(heights[best]), int(widths[best])
+
+    def warning_for(self, size: int | None = None) -> str:
+        """What to tell about a working size at which the network is not good; empty where it is.
+
+        Args:
+            size: Instead of the model's own working size.
+        """
+        size = self.working_size if size is None else size
+        if self.good_sizes is None or self.good_sizes[0] <= size <= self.good_sizes[1]:
+            return ""
+        least, most = self.good_sizes
+        loses = "subjects" if size > most else "details"
+        return f"{self.preset} was trained at sizes from {least} to {most}; at {size} it loses {loses}"
 
     def _choices(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Heights and widths to choose from, in pairs."""
@@ -179,6 +212,7 @@ class Engine(Protocol):
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
         card_filter: Makes the alphas on the card, once it is set; see `engines.card_filter`.
+        takes_prior: The file has the input `prior`.
     """
 
     contract: Contract
@@ -186,16 +220,21 @@ class Engine(Protocol):
     provider: str
     lanes: int
     card_filter: "CardFilter | None"
+    takes_prior: bool
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
+    def coefficients(
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | list[Unread]:
         """Run the network.
 
         Args:
             images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
+            priors: (N, 1, h, w) float32 in [0, 1], alpha believed so far, zeros where there is none; for a
+                file that takes it. None is zeros.
 
         Returns:
-            (N, 2, h/s, w/s) float32: A and b of the guided filter, s = 4, or 2 for `fine_gf`; or one object a
-            photo, where the filter runs on the card too.
+            (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a photo,
+            where the filter runs on the card too.
 
         Raises:
             EngineError: The runtime failed.
@@ -213,6 +252,29 @@ def usable_cores() -> int:
     except (OSError, ValueError):  # no cgroup v2, or no quota ("max")
         pass
     return cores
+
+
+def _pair(text: str) -> tuple[int, int] | None:
+    if not text:
+        return None
+    least, most = (int(part) for part in text.split(","))
+    if least > most:
+        raise ValueError(f"good sizes from {least} to {most}")
+    return least, most
+
+
+def _fit(text: str) -> str:
+    if text not in FITS:
+        raise ValueError(f"fit {text!r} is none of {', '.join(FITS)}")
+    return text
+
+
+_FIELDS: dict[str, Callable[[str], Any]] = {
+    "good_sizes": _pair,
+    "fit": _fit,
+    "refiner": str,
+    "refiner_sha256": str,
+}
 
 
 def _triple(text: str) -> tuple[float, float, float]:

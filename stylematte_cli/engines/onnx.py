@@ -35,28 +35,40 @@ class OnnxEngine:
         self.provider: str = session.get_providers()[0]
         self.lanes = lanes
         self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
+        self.takes_prior = any(port.name == "prior" for port in session.get_inputs())
         self._path = path
         self._session = session
+        self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
+    def coefficients(
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | list[Unread]:
         """Run the network; see `Engine.coefficients`."""
-        guide = np.zeros((len(images), 3, 1, 1), np.float32)
+        inputs = {"image": images, "guide": np.zeros((len(images), 3, 1, 1), np.float32)}
+        if self.takes_prior:
+            inputs["prior"] = self._no_prior(images.shape) if priors is None else priors
         try:
             if self.card_filter is not None:
-                return self._on_card(images, guide, self.card_filter)
-            (result,) = self._session.run(["coefficients"], {"image": images, "guide": guide})
+                return self._on_card(inputs, self.card_filter)
+            (result,) = self._session.run(["coefficients"], inputs)
         except Exception as error:  # ORT's exceptions have no common base of their own
             shape = "x".join(map(str, images.shape))
             raise EngineError(f"{self._path}: ONNX Runtime failed on {shape}: {_one_line(error)}") from error
         return np.asarray(result, np.float32)
 
-    def _on_card(
-        self, images: NDArray[np.float32], guide: NDArray[np.float32], card_filter: CardFilter
-    ) -> list[Unread]:
+    def _no_prior(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
+        """(N, 1, h, w) of zeros for images of that shape, out of an array that grows with the largest."""
+        count, _, height, width = shape
+        zeros = self._zeros
+        if zeros.size < count * height * width:
+            self._zeros = zeros = np.zeros(count * height * width, np.float32)
+        return zeros[: count * height * width].reshape(count, 1, height, width)
+
+    def _on_card(self, inputs: dict[str, NDArray[np.float32]], card_filter: CardFilter) -> list[Unread]:
         """Run the network and leave the result where it is: no copy between network and filter."""
         binding = self._session.io_binding()
-        binding.bind_cpu_input("image", images)
-        binding.bind_cpu_input("guide", guide)
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, array)
         binding.bind_output(
             "coefficients", "cuda" if self.provider == CUDA else "cpu", card_filter.card.index
         )
@@ -67,7 +79,7 @@ class OnnxEngine:
         shape, step = (1, channels, height, width), channels * height * width * 4
         arrays = (
             OnCard(card_filter.card, shape, np.float32, value.data_ptr() + index * step, value)
-            for index in range(len(images))
+            for index in range(len(inputs["image"]))
         )
         return [CardCoefficients(array, card_filter) for array in arrays]
 

@@ -204,6 +204,7 @@ class TensorRTEngine:
         self.contract = sidecar.contract
         self.lanes = lanes
         self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
+        self.takes_prior = "prior" in _tensors(plan)
         self._path = path
         self._largest_batch = sidecar.largest_batch
         self._sizes = sidecar.sizes
@@ -211,7 +212,9 @@ class TensorRTEngine:
         for _ in range(lanes):
             self._free.put(_Lane(plan, card, sidecar))
 
-    def coefficients(self, images: NDArray[np.float32]) -> NDArray[np.float32] | list[Unread]:
+    def coefficients(
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | list[Unread]:
         """Run the network; see `Engine.coefficients`. Sizes are those of the contract's `working_sizes`."""
         size = images.shape[2:]
         if size not in self._sizes:
@@ -220,12 +223,15 @@ class TensorRTEngine:
                 "Build an engine with that --size",
             )
         most = self._largest_batch
-        pieces = [images[start : start + most] for start in range(0, len(images), most)]
+        pieces = [
+            (images[start : start + most], None if priors is None else priors[start : start + most])
+            for start in range(0, len(images), most)
+        ]
         with self._lane() as lane:
             try:
                 if self.card_filter is not None:
-                    return [kept for piece in pieces for kept in lane.run_and_keep(piece, self.card_filter)]
-                return np.concatenate([lane.run(piece) for piece in pieces])
+                    return [kept for piece in pieces for kept in lane.run_and_keep(*piece, self.card_filter)]
+                return np.concatenate([lane.run(*piece) for piece in pieces])
             except EngineError as error:
                 raise EngineError(f"{self._path}: {error.message}", error.hint) from error
 
@@ -248,31 +254,42 @@ class _Lane:
         if self._context is None:
             raise EngineError("TensorRT has no memory for one more context", "Use fewer --workers")
         self._stream = card.stream()
-        batch = sidecar.largest_batch
-        most_px = max(height * width for height, width in sidecar.sizes)
-        self._addresses = {
-            "image": card.allocate(batch * 3 * most_px * FLOAT_BYTES),
-            # The guide is one pixel: full-size alpha is made from the coefficients, wherever that is best.
-            "guide": card.allocate(batch * 3 * FLOAT_BYTES),
-            "alpha": card.allocate(batch * FLOAT_BYTES),
-            "coefficients": card.allocate(batch * 2 * most_px // 4 * FLOAT_BYTES),  # at stride 2, or coarser
-        }
-        card.upload(np.zeros((batch, 3, 1, 1), np.float32), self._addresses["guide"], self._stream)
-        for name, address in self._addresses.items():
-            self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
+        self._tensors = _tensors(plan)
         self._shape: tuple[int, ...] = ()
         self._graph: Any = None
+        needed = self._needed_bytes(sidecar.largest_batch)
+        self._addresses = {name: card.allocate(count) for name, count in needed.items()}
+        for name in ("guide", "prior"):
+            if name in self._addresses:
+                card.upload(np.zeros(needed[name], np.uint8), self._addresses[name], self._stream)
+        self._had_prior = False  # there are zeros in its memory, until a pass brings another
+        for name, address in self._addresses.items():
+            self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
 
-    def run(self, images: NDArray[np.float32]) -> NDArray[np.float32]:
-        """(n, 3, h, w) → (n, 2, h', w'), float32."""
-        self._pass(images)
+    def _needed_bytes(self, batch: int) -> dict[str, int]:
+        """Memory of every tensor for the largest pass of any profile; outputs are what TensorRT says."""
+        needed = dict.fromkeys(self._tensors, 0)
+        for height, width in self._sizes:
+            self._choose((batch, 3, height, width))
+            for name in self._tensors:
+                shape = tuple(self._context.get_tensor_shape(name))
+                self._checked(min(shape) > 0, f"it does not know the shape of {name}")
+                needed[name] = max(needed[name], math.prod(shape) * FLOAT_BYTES)
+        self._shape = ()
+        return needed
+
+    def run(self, images: NDArray[np.float32], priors: NDArray[np.float32] | None) -> NDArray[np.float32]:
+        """(n, 3, h, w), and (n, 1, h, w) where there are priors → (n, 2, gh, gw), float32."""
+        self._pass(images, priors)
         result = np.empty(self._result_shape(), np.float32)
         self._card.download(self._addresses["coefficients"], result, self._stream)
         return result
 
-    def run_and_keep(self, images: NDArray[np.float32], card_filter: CardFilter) -> list[Unread]:
+    def run_and_keep(
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None, card_filter: CardFilter
+    ) -> list[Unread]:
         """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
-        self._pass(images)
+        self._pass(images, priors)
         shape = (1, *self._result_shape()[1:])
         step = math.prod(shape) * FLOAT_BYTES
         kept: list[Unread] = []
@@ -286,8 +303,13 @@ class _Lane:
     def _result_shape(self) -> tuple[int, ...]:
         return tuple(self._context.get_tensor_shape("coefficients"))
 
-    def _pass(self, images: NDArray[np.float32]) -> None:
+    def _pass(self, images: NDArray[np.float32], priors: NDArray[np.float32] | None) -> None:
         self._card.upload(np.ascontiguousarray(images), self._addresses["image"], self._stream)
+        if "prior" in self._addresses and (priors is not None or self._had_prior):
+            count, _, height, width = images.shape
+            given = np.zeros((count, 1, height, width), np.float32) if priors is None else priors
+            self._card.upload(np.ascontiguousarray(given), self._addresses["prior"], self._stream)
+            self._had_prior = True
         if images.shape != self._shape:
             self._choose(images.shape)
             self._enqueue()  # what TensorRT prepares at the first pass of a shape must not be captured
@@ -303,8 +325,11 @@ class _Lane:
         if context.active_optimization_profile != profile:
             self._checked(context.set_optimization_profile_async(profile, stream), f"no profile {profile}")
             self._card.wait(stream)
-        for name, wanted in (("image", shape), ("guide", (shape[0], 3, 1, 1))):
-            self._checked(context.set_input_shape(name, wanted), f"it takes no {name} of {wanted}")
+        # The guide is one pixel: full-size alpha is made from the coefficients, wherever that is best.
+        shapes = {"image": shape, "guide": (shape[0], 3, 1, 1), "prior": (shape[0], 1, *shape[2:])}
+        for name, wanted in shapes.items():
+            if name in self._tensors:
+                self._checked(context.set_input_shape(name, wanted), f"it takes no {name} of {wanted}")
         self._shape = shape
 
     def _enqueue(self) -> None:
@@ -314,6 +339,11 @@ class _Lane:
     def _checked(is_done: bool, message: str) -> None:
         if not is_done:
             raise EngineError(f"TensorRT: {message}")
+
+
+def _tensors(plan: Any) -> list[str]:
+    """Names of an engine's inputs and outputs."""
+    return [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
 
 
 def _card(device: str) -> Cuda:

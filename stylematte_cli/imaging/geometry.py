@@ -50,12 +50,33 @@ def as_rgb(image: Picture) -> Picture:
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
         raise InputError(f"a picture of shape {image.shape} is not supported", "Give (H, W, 3) RGB")
     if white == 1:
-        low, high = float(image.min()), float(image.max())
-        if not (-FLOAT_SLACK <= low and high <= 1 + FLOAT_SLACK):  # also false for NaN
-            raise InputError(f"float colours from {low:g} to {high:g}", "Scale them to [0, 1]")
+        _check_range(image, "colours")
     if image.shape[2] == 1:
         return np.repeat(image, 3, axis=2)
     return image[:, :, :3]
+
+
+def as_alpha(alpha: NDArray[Any]) -> NDArray[Any]:
+    """Check an alpha that somebody hands in.
+
+    Args:
+        alpha: (h, w) uint8, uint16, or float32 in [0, 1].
+
+    Raises:
+        InputError: Another shape or dtype, no pixels, or values outside [0, 1].
+    """
+    white = white_of(alpha.dtype)
+    if alpha.ndim != 2 or 0 in alpha.shape:
+        raise InputError(f"an alpha of shape {alpha.shape} is not supported", "Give (h, w)")
+    if white == 1:
+        _check_range(alpha, "alphas")
+    return alpha
+
+
+def _check_range(values: NDArray[Any], what: str) -> None:
+    low, high = float(values.min()), float(values.max())
+    if not (-FLOAT_SLACK <= low and high <= 1 + FLOAT_SLACK):  # also false for NaN
+        raise InputError(f"float {what} from {low:g} to {high:g}", "Scale them to [0, 1]")
 
 
 def to_dtype(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:

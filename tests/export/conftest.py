@@ -22,3 +22,10 @@ def exported() -> Exported:
     """A lively test network and its ONNX model; neither is to be changed."""
     network = lively("test")
     return Exported(network, export_onnx(network, ORIGIN))
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Exported:
+    """The same with what ships: the fine guided filter, and a prior that is listened to."""
+    network = lively("test_nano")
+    return Exported(network, export_onnx(network, ORIGIN))

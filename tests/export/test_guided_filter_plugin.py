@@ -7,6 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 
+from export.functions import with_functions
 from export.guided_filter import plugin
 from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, KernelError
 from export.guided_filter.nvrtc import ARCHITECTURE
@@ -103,7 +104,7 @@ def test_numbers_that_the_kernels_do_not_have_are_refused_before_anything_is_reg
 
 
 def test_nodes_ask_for_plugins_and_keep_their_bodies(rng):
-    model = red_detector()
+    model = with_functions(red_detector())
     before = model.SerializeToString()
     marked = plugin.with_plugin_nodes(model)
     assert model.SerializeToString() == before

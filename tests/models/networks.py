@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from models.encoders import PriorConv
 from models.presets import Preset
 from models.stylematte import StyleMatte, build_model
 from models.upsamplers import ConvGuidedFilter, FineGuidedFilter
@@ -12,7 +13,8 @@ def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
     """A random network whose logits spread over some ±3, in evaluation mode.
 
     Fresh weights say 0.5 everywhere, and agreement on that means nothing. Here every batch norm has
-    statistics, scale and shift of its own, the head speaks up, and a learned filter follows the guide.
+    statistics, scale and shift of its own, the head speaks up, a learned filter follows the guide, and a
+    prior is listened to.
     """
     generator = torch.Generator().manual_seed(seed)
     torch.manual_seed(seed)
@@ -33,6 +35,8 @@ def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
         spread = model(image, image).coarse_logits.std()
         model.eval()
         model.head.weight *= 1.5 / spread
+        for conv in (m for m in model.modules() if isinstance(m, PriorConv)):
+            conv.prior.normal_(0, 0.5, generator=generator)
         for norm in norms:
             norm.momentum = 0.1
     return model

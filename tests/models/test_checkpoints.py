@@ -1,5 +1,6 @@
 """Weights on disk: what comes back, and every file that is refused."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from models.checkpoints import CheckpointError, load_weights, save_weights
+from models.presets import PRESETS
 from models.stylematte import StyleMatte
+from stylematte_cli.weights import ASSETS
 from tests.models.networks import lively
 
 
@@ -36,6 +39,42 @@ def test_round_trip(path, model):
     assert loaded.preset == model.preset
     for name, tensor in model.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize("preset", ["test", "test_nano"])
+def test_weights_that_know_no_prior_make_the_network_they_were(tmp_path, preset):
+    old = lively(dataclasses.replace(PRESETS[preset], prior=False))
+    tensors = {name: tensor.contiguous() for name, tensor in old.state_dict().items()}
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"preset": preset})
+    loaded, _ = load_weights(tmp_path / "old.safetensors")
+    assert loaded.preset == PRESETS[preset]
+    image, guide = torch.rand(2, 3, 64, 96), torch.rand(2, 3, 100, 150)
+    with torch.inference_mode():
+        wanted = old(image, guide).fine_logits
+        torch.testing.assert_close(loaded(image, guide).fine_logits, wanted, atol=1e-4, rtol=1e-5)
+        if loaded.preset.prior:
+            prior = torch.rand(2, 1, 64, 96)
+            torch.testing.assert_close(loaded(image, guide, prior).fine_logits, wanted, atol=1e-4, rtol=1e-5)
+
+
+def test_the_shipped_weights_load_whether_they_know_a_prior_or_not():
+    model, _ = load_weights(ASSETS / "nano.safetensors")
+    stored = load_file(ASSETS / "nano.safetensors")
+    assert model.preset.prior
+    own = model.state_dict()
+    for name, tensor in stored.items():
+        assert torch.equal(own[name], tensor.float() if tensor.is_floating_point() else tensor), name
+    assert own.keys() - stored.keys() <= {"encoder.stem.conv.prior"}
+    if "encoder.stem.conv.prior" not in stored:
+        assert not own["encoder.stem.conv.prior"].any()
+
+
+def test_a_prior_comes_back(tmp_path):
+    model = lively("test_nano")
+    save_weights(model, tmp_path / "w.safetensors")
+    loaded, _ = load_weights(tmp_path / "w.safetensors")
+    assert torch.equal(loaded.encoder.stem.conv.prior, model.encoder.stem.conv.prior)
+    assert loaded.encoder.stem.conv.prior.any()
 
 
 def test_same_weights_make_the_same_file(tmp_path, model):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.fpn import HardSigmoid
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 from models.upsamplers import Bilinear
@@ -32,6 +33,7 @@ def test_nano_is_small():
 
 SMALL = [
     PRESETS["nano"],
+    PRESETS["test_nano"],
     PRESETS["test_swin"],
     PRESETS["test_official"],
     *(
@@ -53,7 +55,7 @@ def test_shapes_and_range(preset, pictures):
     assert torch.equal(prediction.alpha, torch.sigmoid(prediction.fine_logits))
 
 
-@pytest.mark.parametrize("preset", ["test", "test_swin", "test_official"])
+@pytest.mark.parametrize("preset", ["test", "test_nano", "test_swin", "test_official"])
 def test_a_batch_is_its_pictures_one_by_one(preset, pictures):
     model, (image, guide) = lively(preset), pictures
     with torch.inference_mode():
@@ -82,7 +84,7 @@ def test_coarse_guide_is_the_grey_picture_made_small(model):
     assert (guide[0, 0].diff(dim=1) > 0).all()
 
 
-@pytest.mark.parametrize("preset", ["test", "test_swin"])
+@pytest.mark.parametrize("preset", ["test", "test_nano", "test_swin"])
 def test_half_precision_keeps_the_filter_in_full(preset, pictures):
     model = lively(preset)
     with torch.inference_mode():
@@ -96,6 +98,68 @@ def test_half_precision_keeps_the_filter_in_full(preset, pictures):
     assert (half.alpha - full.alpha).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("preset", ["nano", "test_nano"])
+def test_no_prior_and_a_prior_of_zeros_are_the_same(preset, pictures):
+    image, guide = pictures
+    model = lively(preset)
+    with torch.inference_mode():
+        without = model(image, guide)
+        zeros = model(image, guide, torch.zeros_like(image[:, :1]))
+        half = model(image, guide, torch.rand(3, 1, 64, 96))
+        assert torch.equal(model.coarse(image).logits, without.coarse_logits)
+    assert torch.equal(without.fine_logits, zeros.fine_logits)
+    assert torch.equal(without.coarse_logits, zeros.coarse_logits)
+    assert (half.coarse_logits - without.coarse_logits).abs().mean() > 0.01
+
+
+def test_the_stem_is_one_convolution_of_picture_and_prior(pictures):
+    image, _ = pictures
+    model = lively("test_nano")
+    prior = torch.rand(3, 1, 64, 96)
+    stem = model.encoder.stem.conv
+    normalised = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    padded = [torch.nn.functional.pad(x, (0, 1, 0, 1)) for x in (normalised, prior)]
+    wanted = torch.nn.functional.conv2d(padded[0], stem.weight, stride=2)
+    wanted = wanted + torch.nn.functional.conv2d(padded[1], stem.prior, stride=2)
+    seen = []
+    stem.register_forward_hook(lambda _, __, out: seen.append(out))
+    with torch.inference_mode():
+        model.coarse(image, prior)
+    torch.testing.assert_close(seen[0], wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_fresh_network_does_not_know_what_a_prior_is_good_for(pictures):
+    image, _ = pictures
+    model = build_model("test_nano").eval()
+    with torch.inference_mode():
+        coarse = model.coarse(image, torch.rand(3, 1, 64, 96))
+        assert torch.equal(coarse.features, model.coarse(image).features)
+        assert coarse.features.std() > 0
+
+
+def test_the_prior_is_learned_where_the_stem_is_frozen(pictures):
+    image, _ = pictures
+    model = build_model("test_nano").train()
+    for name, parameter in model.encoder.named_parameters():
+        parameter.requires_grad_(model.encoder.level_of(name) >= 2)
+    model.coarse(image, torch.rand(3, 1, 64, 96)).logits.square().mean().backward()
+    stem = model.encoder.stem.conv
+    assert stem.weight.grad is None
+    assert stem.prior.grad.abs().max() > 0
+    stem.prior.grad = None
+    maps = model.encoder(model.normalise(image))
+    assert not maps[0].requires_grad  # nothing goes back through frozen levels without a prior
+    assert maps[-1].requires_grad
+
+
+def test_networks_without_a_prior_refuse_one(pictures):
+    image, guide = pictures
+    with pytest.raises(ValueError, match="preset test takes no prior"):
+        build_model("test")(image, guide, image[:, :1])
+    with pytest.raises(ValueError, match="encoder swinv2_test takes no prior"):
+        replace(PRESETS["test_swin"], prior=True)
+
+
 def test_presets_have_their_own_names():
     assert all(name == preset.name for name, preset in PRESETS.items())
 
@@ -104,10 +168,11 @@ def test_a_changed_preset_builds_what_it_says():
     assert isinstance(build_model(replace(PRESETS["test"], upsampler="bilinear")).upsampler, Bilinear)
 
 
-@pytest.mark.parametrize("preset", ["nano", "test"])
+@pytest.mark.parametrize("preset", ["nano", "test", "test_nano"])
 def test_levels_of_small_encoders(preset):
     encoder = build_model(preset).encoder
     levels = {name: encoder.level_of(name) for name, _ in encoder.named_parameters()}
+    assert levels.pop("stem.conv.prior", 4) == 4  # learns at the deepest level's rate
     assert {level for name, level in levels.items() if name.startswith("stem.")} == {0}
     image, heights = torch.zeros(1, 3, 64, 64), {}
     for index, block in enumerate(encoder.blocks):
@@ -151,3 +216,8 @@ def test_a_preset_of_ones_own_and_an_unknown_name():
     assert build_model(wide).upsampler.radius_px == 3
     with pytest.raises(KeyError, match="there are nano, "):
         build_model("giant")
+
+
+def test_the_gate_is_torchs_hard_sigmoid():
+    x = torch.linspace(-5, 5, 201)
+    torch.testing.assert_close(HardSigmoid()(x), torch.nn.functional.hardsigmoid(x), atol=1e-6, rtol=0)

@@ -133,6 +133,8 @@ class FakeContext:
         return shape[0] <= self.plan.largest_batch
 
     def get_tensor_shape(self, name):
+        if name in self.shapes:
+            return self.shapes[name]
         inputs = {key: np.zeros(shape, np.float32) for key, shape in self.shapes.items()}
         return self.plan.session.run([name], inputs)[0].shape
 
@@ -144,8 +146,8 @@ class FakeContext:
         return True
 
     def _run(self, shapes):
-        names = ["alpha", "coefficients"]
-        inputs = {name: self._at(name, shapes[name]) for name in ("image", "guide")}
+        names = [port.name for port in self.plan.session.get_outputs()]
+        inputs = {name: self._at(name, shapes[name]) for name in shapes}
         for name, result in zip(names, self.plan.session.run(names, inputs), strict=True):
             self._at(name, result.shape)[:] = result
 
@@ -165,6 +167,16 @@ class FakePlan:
         self.largest_batch = largest_batch
         self.broken = False
         self.contexts: list[FakeContext] = []
+
+    @property
+    def num_io_tensors(self):
+        return len(self._names())
+
+    def get_tensor_name(self, index):
+        return self._names()[index]
+
+    def _names(self):
+        return [port.name for port in (*self.session.get_inputs(), *self.session.get_outputs())]
 
     def create_execution_context(self):
         self.contexts.append(FakeContext(self))

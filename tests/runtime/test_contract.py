@@ -42,9 +42,51 @@ def test_file_of_another_tool_is_refused() -> None:
 
 
 def test_unknown_version_is_refused_with_a_hint() -> None:
-    with pytest.raises(InputError, match="version 2, this tool reads version 1") as error:
-        contract(contract="2")
+    with pytest.raises(InputError, match="version 3, this tool reads 1 and 2") as error:
+        contract(contract="3")
     assert "Update stylematte" in error.value.hint
+
+
+def test_version_1_says_nothing_of_what_version_2_added() -> None:
+    metadata = {prop.key: prop.value for prop in red_detector("1").metadata_props}
+    read = Contract.from_metadata(metadata, "red.onnx")
+    assert (read.fit, read.good_sizes, read.refiner) == ("keep", None, "")
+    assert read.working_size_for(1000, 2000) == contract().working_size_for(1000, 2000)
+    assert read.warning_for(4096) == ""
+
+
+def test_version_2_says_what_is_new() -> None:
+    read = contract(good_sizes="320,640", fit="stretch", refiner="hair.onnx", refiner_sha256="ab" * 32)
+    assert (read.good_sizes, read.fit) == ((320, 640), "stretch")
+    assert (read.refiner, read.refiner_sha256) == ("hair.onnx", "ab" * 32)
+    assert contract(good_sizes="").good_sizes is None
+    lacking = {key: value for key, value in METADATA.items() if key != "stylematte.fit"}
+    with pytest.raises(InputError, match=r"lacks 'stylematte\.fit'"):
+        Contract.from_metadata(lacking, "red.onnx")
+
+
+@pytest.mark.parametrize(
+    ("size", "warning"),
+    [
+        (64, ""),
+        (256, ""),
+        (None, ""),
+        (257, "red-detector was trained at sizes from 64 to 256; at 257 it loses subjects"),
+        (32, "red-detector was trained at sizes from 64 to 256; at 32 it loses details"),
+    ],
+)
+def test_sizes_that_the_network_is_not_good_at(size: int | None, warning: str) -> None:
+    assert contract().warning_for(size) == warning
+    assert contract(good_sizes="").warning_for(size) == ""
+
+
+@pytest.mark.parametrize("picture", [(1000, 1000), (600, 1800), (3, 4000)])
+def test_a_stretched_picture_is_a_square_whatever_its_shape(picture: tuple[int, int]) -> None:
+    read = contract(fit="stretch", working_size="320")
+    assert read.working_size_for(*picture) == (320, 320)
+    assert read.working_size_for(*picture, size=200) == (192, 192)
+    fixed = contract(fit="stretch", working_size="1024", working_sizes="1024x1024")
+    assert fixed.working_size_for(*picture) == fixed.working_size_for(*picture, size=512) == (1024, 1024)
 
 
 @pytest.mark.parametrize(
@@ -57,6 +99,13 @@ def test_unknown_version_is_refused_with_a_hint() -> None:
         ("parity", "[]"),
         ("parity", "{"),
         ("working_sizes", "64x64,96"),
+        ("std", "nan,1,1"),
+        ("mean", "inf,1,1"),
+        ("eps", "nan"),
+        ("good_sizes", "512"),
+        ("good_sizes", "640,320"),
+        ("good_sizes", "0,320"),
+        ("fit", "crop"),
     ],
 )
 def test_damaged_value_is_refused(key: str, value: str) -> None:

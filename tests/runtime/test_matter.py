@@ -2,13 +2,16 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 import stylematte_cli
+from export.precision import set_metadata
 from stylematte_cli.engines import open_engine
 from stylematte_cli.errors import InputError, UsageError
 from stylematte_cli.imaging.geometry import convert
 from stylematte_cli.matter import Matter
+from tests.conftest import red_detector
 
 GREY = (128, 128, 128)
 
@@ -107,6 +110,75 @@ def test_grey_and_rgba_are_taken(matter: Matter) -> None:
     grey = matter(rgba[..., 1])
     assert grey.image.shape == (60, 80, 3)
     assert grey.alpha.max() < 0.01
+
+
+def test_a_prior_is_believed_where_it_is_given(tmp_path: Path) -> None:
+    onnx.save(red_detector(prior=True), tmp_path / "believer.onnx")
+    matter = Matter(open_engine(tmp_path / "believer.onnx", device="cpu"))
+    image = np.full((120, 160, 3), GREY, np.uint8)
+    disc = red_disc((120, 160), 40)[..., 0] == 255
+    priors = [np.where(disc, white, 0).astype(kind) for kind, white in ((np.uint8, 255), (np.float32, 1))]
+    inside, outside = (red_disc((120, 160), r)[..., 0] == 255 for r in (32, 48))
+    for prior in (*priors, cv2.resize(priors[1], (320, 240))):
+        alpha = matter(image, prior).alpha
+        assert alpha[inside].min() > 0.9
+        assert alpha[~outside].max() < 0.1
+    nothing = matter(image).alpha
+    assert nothing.max() < 0.01
+    np.testing.assert_array_equal(matter(image, np.zeros((5, 5), np.float32)).alpha, nothing)
+    mixed = matter.batch([image, image], [None, priors[1]])
+    np.testing.assert_allclose(mixed[0].alpha, nothing, atol=1e-6)
+    np.testing.assert_allclose(mixed[1].alpha, matter(image, priors[1]).alpha, atol=1e-5)
+
+
+def test_priors_that_cannot_be_meant(matter: Matter, tmp_path: Path) -> None:
+    image = np.zeros((8, 8, 3), np.uint8)
+    with pytest.raises(UsageError, match="model red-detector takes no prior"):
+        matter(image, np.zeros((8, 8), np.float32))
+    onnx.save(red_detector(prior=True), tmp_path / "believer.onnx")
+    believer = Matter(open_engine(tmp_path / "believer.onnx", device="cpu"))
+    with pytest.raises(InputError, match=r"an alpha of shape \(8, 8, 3\)"):
+        believer(image, np.zeros((8, 8, 3), np.float32))
+    for wrong in (np.full((8, 8), 2, np.float32), np.full((8, 8), np.nan, np.float32)):
+        with pytest.raises(InputError, match="float alphas from"):
+            believer(image, wrong)
+    with pytest.raises(UsageError, match="1 priors for 2 pictures"):
+        believer.batch([image, image], [None])
+
+
+def test_a_size_that_the_model_is_not_good_at_is_told_in_one_line(
+    red_model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    engine = open_engine(red_model, device="cpu")
+    with caplog.at_level("WARNING", "stylematte"):
+        Matter(engine)
+        Matter(engine, 256)
+        assert caplog.text == ""
+        Matter(engine, 1024)
+    assert [r.message for r in caplog.records] == [
+        "red-detector was trained at sizes from 64 to 256; at 1024 it loses subjects"
+    ]
+
+
+def test_a_stretched_picture_comes_back_in_its_own_shape(tmp_path: Path) -> None:
+    model = red_detector()
+    set_metadata(model, "fit", "stretch")
+    onnx.save(model, tmp_path / "square.onnx")
+    matter = Matter(open_engine(tmp_path / "square.onnx", device="cpu"))
+    image = red_disc((200, 600), 60)
+    matte = matter(image)
+    assert matte.coefficients.shape == (2, 32, 32)
+    assert matte.alpha[image[..., 1] == 0].mean() > 0.85  # a coarse pixel is 19 wide
+    assert matte.alpha.shape == (200, 600)
+    x = np.mgrid[:200, :600][1]
+    assert np.average(x, weights=matte.alpha) == pytest.approx(299.5, abs=3)
+
+
+def test_files_of_version_1_keep_running(red_model: Path, tmp_path: Path) -> None:
+    onnx.save(red_detector("1"), tmp_path / "old.onnx")
+    image = cv2.GaussianBlur(red_disc((150, 210), 50), (0, 0), 2)
+    alphas = [Matter(open_engine(p, device="cpu"))(image).alpha for p in (red_model, tmp_path / "old.onnx")]
+    np.testing.assert_allclose(*alphas, atol=1e-6)
 
 
 def test_size_changes_what_the_network_sees(red_model: Path) -> None:

@@ -67,25 +67,54 @@ def test_coefficients_are_those_of_onnx_at_every_size_and_batch(card, engine_fil
         np.testing.assert_allclose(engine.coefficients(images), reference.coefficients(images), atol=1e-5)
 
 
-def with_finer_coefficients(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same, with A and b at half of working size."""
-    twice = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice")
+def with_finer_coefficients(model: onnx.ModelProto, factor: float = 2) -> onnx.ModelProto:
+    """The same, with A and b at half of working size, or what the factor says."""
+    twice = onnx.numpy_helper.from_array(np.array([1, 1, factor, factor], np.float32), "twice")
     model.graph.initializer.append(twice)
-    (index,) = (i for i, n in enumerate(model.graph.node) if n.op_type == "fgf_coefficients")
+    (index,) = (i for i, n in enumerate(model.graph.node) if n.output[0] == "coefficients")
     model.graph.node[index].output[0] = "coarse"
     finer = onnx.helper.make_node("Resize", ["coarse", "", "twice"], ["coefficients"], mode="linear")
     model.graph.node.insert(index + 1, finer)
     return model
 
 
-def test_coefficients_may_be_at_half_of_working_size(card, tmp_path, rng) -> None:
-    path = write(tmp_path, model=with_finer_coefficients(red_detector()))
+@pytest.mark.parametrize(
+    ("factor", "grid"), [(2, (32, 48)), (6, (96, 144)), (0.7, (11, 16))]
+)  # at half of working size, above it, and at no whole part of it
+def test_coefficients_may_be_on_any_grid(card, tmp_path, rng, factor, grid) -> None:
+    path = write(tmp_path, model=with_finer_coefficients(red_detector(), factor))
     engine = open_engine(path, "tensorrt")
     images = rng.random((2, 3, 64, 96), np.float32)
     got = engine.coefficients(images)
-    assert got.shape == (2, 2, 32, 48)
+    assert got.shape == (2, 2, *grid)
     wanted = open_engine(path.with_name("red.onnx"), "onnx", "cpu").coefficients(images)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+def test_a_prior_is_seen_and_forgotten(card, tmp_path, rng) -> None:
+    path = write(tmp_path, model=red_detector(prior=True))
+    engine = open_engine(path, "tensorrt", lanes=1)
+    reference = open_engine(path.with_name("red.onnx"), "onnx", "cpu")
+    assert engine.takes_prior
+    images = rng.random((3, 3, 64, 96), np.float32)  # more than a pass takes
+    priors = rng.random((3, 1, 64, 96), np.float32)
+    for given in (None, priors, priors, None, None):
+        for _ in range(engine.lanes):
+            wanted = reference.coefficients(images, given)
+            np.testing.assert_allclose(engine.coefficients(images, given), wanted, atol=1e-4)
+    assert np.abs(reference.coefficients(images, priors) - reference.coefficients(images)).max() > 1
+
+
+def test_outputs_that_nobody_asks_for_have_memory(card, tmp_path, rng) -> None:
+    model = red_detector()
+    model.graph.node.append(onnx.helper.make_node("Identity", ["fine_logits"], ["context"]))
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info("context", onnx.TensorProto.FLOAT, ["n", 1, "gh", "gw"])
+    )
+    path = write(tmp_path, model=model)
+    images = rng.random((2, 3, 64, 96), np.float32)
+    wanted = open_engine(path.with_name("red.onnx"), "onnx", "cpu").coefficients(images)
+    np.testing.assert_allclose(open_engine(path, "tensorrt").coefficients(images), wanted, atol=1e-5)
 
 
 def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_shape(
@@ -101,7 +130,8 @@ def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_sh
         counts.append((card.captures, card.launches))
     assert counts[:5] == [(0, 0), (2, 2), (2, 4), (2, 6), (2, 8)]
     assert counts[5:] == [(2, 8), (4, 10), (4, 10), (6, 12)]
-    assert [context.profiles for context in plan.contexts] == [[1, 0], [1, 0]]
+    # First each profile in turn, to learn what memory it takes; then as the pictures come.
+    assert [context.profiles for context in plan.contexts] == [[1, 0, 1, 0]] * 2
 
 
 def test_a_photo_becomes_a_matte(card, engine_file) -> None:

@@ -8,6 +8,7 @@ from safetensors.torch import save_file
 
 from models.encoders import from_signed_range
 from models.stylematte import MEAN, STD, build_model
+from tests.models.networks import lively
 from tests.models.test_encoders import STRIDES, folded_weights, plain_features
 from tests.training import drawn
 from training.backbone import fold, load_backbone
@@ -21,9 +22,10 @@ def weights():
     return folded_weights("mobilenet_v2_tiny", torch.Generator().manual_seed(3))
 
 
-def test_fills_the_encoder(data_root, tmp_path, weights):
+@pytest.mark.parametrize("preset", ["test", "test_nano"])
+def test_fills_the_encoder(data_root, tmp_path, weights, preset):
     save_file(weights, tmp_path / "w.safetensors")
-    model = build_model("test").eval()
+    model = lively(preset)
     load_backbone(model, tmp_path / "w.safetensors", RECIPE, data_root)
     picture = torch.rand(1, 3, 64, 64)
     wanted = plain_features(
