@@ -135,13 +135,14 @@ class _Level:
         # What is uncertain is looked up in the result of half the size, where there is one.
         self._scout_scale = 1 if before is None else 2
         self.alpha: Plane = coarse(picture, None) if before is None else before.alpha
+        self._band = band_of(self.alpha, self._radius_px // self._scout_scale, FADE_PX // self._scout_scale)
         self.touched: Plane = np.zeros((1, 1), np.float32)  # how much of `alpha` is refined, once settled
         self._blocks: dict[tuple[int, int], tuple[Plane, Plane]] = {}  # sums of alpha · weight, and of weight
 
     def look(self, run: Run, tiles: Tiles, budget_px: float) -> int:
         """Run the refiner on the most uncertain tiles; gives the pixels it was given."""
         core_px = tiles.side_px - 2 * MARGIN_PX
-        places = lay_tiles(self.alpha, core_px // self._scout_scale, self._radius_px // self._scout_scale)
+        places = lay_tiles(self.alpha, self._band > 0, core_px // self._scout_scale)
         most = int(min(budget_px / tiles.side_px**2, len(places)))
         weight = _weight(tiles.side_px)
         for first in range(0, most, tiles.count):
@@ -161,10 +162,9 @@ class _Level:
     def settle(self) -> None:
         """Make the alpha and what was refined whole, for the next level to read."""
         whole = (slice(0, self._size[0]), slice(0, self._size[1]))
-        own = list(self._own_patches())  # before anything changes: they look at the coarse alpha
         self.alpha = self._coarse_at(whole)
         self.touched = np.zeros(self._size, np.float32) if self._before is None else self._touched_at(whole)
-        for window, alpha, share in own:
+        for window, alpha, share in self._own_patches():
             self.alpha[window] += share * (alpha - self.alpha[window])
             self.touched[window] += share * (1 - self.touched[window])
 
@@ -196,29 +196,15 @@ class _Level:
             window = _clipped(row * BLOCK_PX, column * BLOCK_PX, BLOCK_PX, self._size)
             inside = tuple(slice(0, s.stop - s.start) for s in window)
             total, weights = total[inside], weights[inside]
-            share = np.minimum(1, 2 * weights) * self._band(window)
+            band = self._band[window] if self._before is None else self._up(self._band, window)
+            share = np.minimum(1, 2 * weights) * (band.astype(np.float32) / 255)
             yield Patch(window, total / np.maximum(weights, 1e-6), share)
-
-    def _band(self, window: Window) -> Plane:
-        """(h, w): 1 near what is uncertain, 0 from the band's radius on."""
-        reach = self._radius_px + 1
-        wide = tuple(slice(max(0, s.start - reach), s.stop + reach) for s in window)
-        soft = _is_uncertain(self._coarse_at(_bounded(wide, self._size))).astype(np.uint8)
-        inner = self._radius_px - FADE_PX
-        band = cv2.dilate(soft, np.ones((2 * inner + 1, 2 * inner + 1), np.uint8)).astype(np.float32)
-        band = cv2.blur(band, (2 * FADE_PX + 1,) * 2)
-        inside = tuple(
-            slice(s.start - w.start, s.start - w.start + s.stop - s.start)
-            for s, w in zip(window, wide, strict=True)
-        )
-        # A sliding mean of zeros may end a rounding above zero.
-        return np.where(band[inside] < 1e-3, np.float32(0), band[inside])
 
     def _coarse_at(self, window: Window) -> Plane:
         """Coarse alpha: from the level before where it looked, else from the coefficients."""
-        alpha = self._coarse(self._picture, window)
         if self._before is None:
-            return alpha
+            return self.alpha[window]
+        alpha = self._coarse(self._picture, window)
         touched = self._touched_at(window)
         if touched.any():
             alpha = alpha + touched * (self._up(self._before.alpha, window) - alpha)
@@ -278,7 +264,23 @@ class _Level:
                 weights[block] += weight[tile]
 
 
-def lay_tiles(alpha: Plane, core_px: int, radius_px: int) -> list[tuple[int, int]]:
+def band_of(alpha: Plane, radius_px: int, fade_px: int) -> NDArray[np.uint8]:
+    """Find where an alpha is uncertain, and what lies near.
+
+    Args:
+        alpha: (h, w) in [0, 1].
+        radius_px: Of the band, a square's.
+        fade_px: Over which the band's edge falls to 0, inside its radius.
+
+    Returns:
+        (h, w): 255 in the band, less towards its edge, 0 outside.
+    """
+    size = 2 * (radius_px - fade_px) + 1
+    band = cv2.dilate(_is_uncertain(alpha).astype(np.uint8) * 255, np.ones((size, size), np.uint8))
+    return np.asarray(cv2.blur(band, (2 * fade_px + 1,) * 2), np.uint8)
+
+
+def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple[int, int]]:
     """Cover the band of an alpha with squares.
 
     Strips of one square's height; in each, squares from the left, each beginning where the band is not
@@ -286,16 +288,13 @@ def lay_tiles(alpha: Plane, core_px: int, radius_px: int) -> list[tuple[int, int
 
     Args:
         alpha: (h, w) in [0, 1].
+        band: (h, w).
         core_px: Side of the squares.
-        radius_px: Of the band around what is uncertain.
 
     Returns:
         (top, left) of each, the most uncertain first; none that holds next to nothing.
     """
-    soft = _is_uncertain(alpha)
-    doubt = np.where(soft, 4 * alpha * (1 - alpha), 0)
-    size = 2 * radius_px + 1
-    band = cv2.dilate(soft.astype(np.uint8), np.ones((size, size), np.uint8))
+    doubt = np.where(_is_uncertain(alpha), 4 * alpha * (1 - alpha), 0)
     found: list[tuple[float, int, int]] = []
     rows = np.flatnonzero(band.any(1))
     top = int(rows[0]) if len(rows) else len(band)

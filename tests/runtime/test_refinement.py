@@ -14,6 +14,7 @@ from stylematte_cli.imaging.refinement import (
     Patch,
     Tiles,
     apply_patches,
+    band_of,
     lay_tiles,
     parse_detail,
     refine,
@@ -129,7 +130,7 @@ def test_the_budget_is_kept_and_the_most_uncertain_come_first() -> None:
     refiner = Refiner()
     refine(image, coarse, coarse.grid, refiner, TILES, 6.5 * TILES.side_px**2)
     assert refiner.passes == 3  # of two tiles each
-    places = lay_tiles(coarse(image, None), 40, 4)
+    places = lay_tiles(coarse.whole, band_of(coarse.whole, 4, 1) > 0, 40)
     doubts = [
         (4 * part * (1 - part) * ((part > UNCERTAIN[0]) & (part < UNCERTAIN[1]))).sum()
         for part in (coarse.whole[top : top + 40, left : left + 40] for top, left in places)
@@ -140,10 +141,19 @@ def test_the_budget_is_kept_and_the_most_uncertain_come_first() -> None:
 def test_tiles_cover_the_band() -> None:
     alpha = Blurred(strands(333, 517), 3.0).whole
     covered = np.zeros(alpha.shape, bool)
-    for top, left in lay_tiles(alpha, 40, 4):
+    for top, left in lay_tiles(alpha, band_of(alpha, 4, 1) > 0, 40):
         covered[top : top + 40, left : left + 40] = True
     soft = (alpha > UNCERTAIN[0]) & (alpha < UNCERTAIN[1])
     assert (soft & ~covered).sum() < 0.01 * soft.sum()
+
+
+def test_a_band_is_full_at_what_is_uncertain_and_nothing_beyond_its_radius() -> None:
+    alpha = np.zeros((41, 41), np.float32)
+    alpha[20, 20] = 0.5
+    band = band_of(alpha, 6, 2)
+    assert band[20, 20] == 255
+    rows, columns = np.nonzero(band)
+    assert {rows.min(), rows.max(), columns.min(), columns.max()} == {14, 26}
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.01])
