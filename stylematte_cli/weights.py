@@ -14,6 +14,7 @@ from stylematte_cli.errors import InputError, MissingError, UsageError
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
+REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,8 @@ def _known_files() -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder, suffix in ((ASSETS, ".onnx"), (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
         for path in sorted(folder.glob(f"*{suffix}")):
-            found.setdefault(path.stem, path)
+            if not path.stem.endswith(REFINER):
+                found.setdefault(path.stem, path)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Coarse alphas to train a refiner on: of a real coarse network, or true ones brought to a coarse grid and back."""
+"""Coarse alphas to train a refiner on: of a real network, or true ones brought to a coarse grid and back."""
 
 import random
 
@@ -44,7 +44,7 @@ def degraded(image: Tensor, alpha: Tensor, ratio: float) -> Tensor:
     Returns:
         (B, 1, H, W) in [0, 1]; every picture with its own faults, all with one way up.
     """
-    batch, _, height, width = alpha.shape
+    height, width = alpha.shape[-2:]
     size = (max(4, round(height / ratio)), max(4, round(width / ratio)))
     small = F.interpolate(_moved(alpha, ratio), size, mode="bilinear", antialias=True)
     if random.random() < 0.6:

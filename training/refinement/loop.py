@@ -1,4 +1,4 @@
-"""Train a refiner for a given time, beside one coarse network and on scenes of `training.refinement.scenes`."""
+"""Train a refiner for a given time, beside one coarse network, on scenes of `training.refinement.scenes`."""
 
 import argparse
 import copy
