@@ -20,6 +20,7 @@ import onnx
 import onnxruntime
 import torch
 
+from export.contract import feed
 from export.int8 import MOST_PHOTOS, to_int8
 from export.onnx import Origin, export_onnx
 from export.parity import at_working_size, read_photos
@@ -56,7 +57,7 @@ def through_onnx(model: onnx.ModelProto, image: np.ndarray, threads: int) -> Cal
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    inputs = {"image": image, "guide": np.zeros((len(image), 3, 1, 1), np.float32)}
+    inputs = feed([port.name for port in session.get_inputs()], image)
     return lambda: session.run(["coefficients"], inputs)
 
 

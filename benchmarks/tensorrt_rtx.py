@@ -5,7 +5,8 @@
 
 In a virtual environment of its own: the packages are 150 MB, for x86-64. RTX is a relative of the TensorRT
 that `stylematte export --format tensorrt` builds with, and shares its ONNX parser; what it builds is for
-other cards, and is thrown away. The guided filter is taken as the bodies of its functions.
+other cards, and is thrown away. The guided filter is in standard
+operators, as files for everybody have it.
 """
 
 import argparse
@@ -59,6 +60,8 @@ def build(path: Path, side: int) -> int:
     fixed = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim][2:]
     height, width = fixed if all(fixed) else (side, side)
     profile.set_shape("image", *[(1, 3, height, width)] * 3)
+    if any(port.name == "prior" for port in model.graph.input):
+        profile.set_shape("prior", *[(1, 1, height, width)] * 3)
     profile.set_shape("guide", (1, 3, 1, 1), (1, 3, 4 * height, 4 * width), (1, 3, 4096, 4096))
     config.add_optimization_profile(profile)
     began = time.perf_counter()

@@ -23,6 +23,7 @@ import cv2
 import numpy as np
 import onnxruntime
 
+from export.contract import feed
 from stylematte_cli.batch import STAGES, Job, run
 from stylematte_cli.engines import open_engine
 from stylematte_cli.engines.base import Contract, usable_cores
@@ -114,14 +115,14 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
 def plain_loop(sources: list[Path], out: Path, session: Any) -> dict[str, float]:
     """Do one photo after the other; returns the seconds of each stage."""
     contract = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, "the model")
-    guide = np.zeros((1, 3, 1, 1), np.float32)
+    names = [port.name for port in session.get_inputs()]
     spent = dict.fromkeys(STAGES, 0.0)
     for source in sources:
         marks = [time.perf_counter()]
         image = cv2.cvtColor(cv2.imread(str(source)), cv2.COLOR_BGR2RGB)
         marks.append(time.perf_counter())
         working = resize_to_working(image, contract.working_size_for(*image.shape[:2]))
-        (coefficients,) = session.run(["coefficients"], {"image": working[None], "guide": guide})
+        (coefficients,) = session.run(["coefficients"], feed(names, working[None]))
         marks.append(time.perf_counter())
         alpha = apply_coefficients(
             coefficients[0], image, contract.grey_weights, contract.grey_offset, np.uint8

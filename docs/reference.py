@@ -29,7 +29,7 @@ def weights(old, new):
 def resize(photo, h, w):
     """(H, W, 3) uint8 → (h, w, 3) uint8: first the axes that shrink, rounded, then those that grow."""
     for kind in (np.less_equal, np.greater):
-        axes = [kind(new, old) and new != old for new, old in zip((h, w), photo.shape)]
+        axes = [kind(new, old) and new != old for new, old in zip((h, w), photo.shape[:2], strict=True)]
         if any(axes):
             down = weights(photo.shape[0], h if axes[0] else photo.shape[0])
             across = weights(photo.shape[1], w if axes[1] else photo.shape[1])

@@ -68,18 +68,15 @@ class Plan:
         """Least, usual and greatest shape of the inputs, for every size."""
         batch, side = self.largest_batch, LARGEST_GUIDE_PX
         names = {port.name for port in self.model.graph.input}
-        return [
-            {
-                name: shapes
-                for name, shapes in {
-                    "image": [(1, 3, h, w), (1, 3, h, w), (batch, 3, h, w)],
-                    "guide": [(1, 3, 1, 1), (1, 3, 4 * h, 4 * w), (batch, 3, side, side)],
-                    "prior": [(1, 1, h, w), (1, 1, h, w), (batch, 1, h, w)],
-                }.items()
-                if name in names
+        profiles = []
+        for h, w in self.sizes:
+            shapes: dict[str, list[tuple[int, ...]]] = {
+                "image": [(1, 3, h, w), (1, 3, h, w), (batch, 3, h, w)],
+                "guide": [(1, 3, 1, 1), (1, 3, 4 * h, 4 * w), (batch, 3, side, side)],
+                "prior": [(1, 1, h, w), (1, 1, h, w), (batch, 1, h, w)],
             }
-            for h, w in self.sizes
-        ]
+            profiles.append({name: shape for name, shape in shapes.items() if name in names})
+        return profiles
 
 
 def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch: int) -> Plan:
@@ -109,9 +106,10 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
     side = side or int(metadata["stylematte.working_size"])
     if side < stride:
         raise PlanError(f"{name}: size {side} is below the network's stride of {stride}")
+    aspects = (1.0,) if metadata.get("stylematte.fit") == "stretch" else ASPECTS
     sizes = [
         tuple(max(1, round(s / stride)) * stride for s in (side / math.sqrt(a), side * math.sqrt(a)))
-        for a in ASPECTS
+        for a in aspects
     ]
     return Plan(name, model, tuple(dict.fromkeys((h, w) for h, w in sizes)), largest_batch)
 

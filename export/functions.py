@@ -32,7 +32,7 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     result = inliner.inline_local_functions(model)
     functions = tuple(f"{function.name}/" for function in model.functions)
-    renamed = {}
+    renamed: dict[str, str] = {}
     for node in result.graph.node:
         if node.name.startswith(functions):
             function = node.name.partition("/")[0]

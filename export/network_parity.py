@@ -6,8 +6,8 @@ import onnx
 import torch
 from torch import nn
 
-from export.divergence import Taps, first_divergence, tapped
 from export.contract import Float
+from export.divergence import Taps, first_divergence, tapped
 from export.parity import LIMITS, Parity, again_with_prior, cases_of, compare, run_onnx
 from models.stylematte import StyleMatte
 

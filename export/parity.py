@@ -1,5 +1,6 @@
 """Does a file say what it was made from? Measured on pictures and noise, before it is kept; without torch."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from export.divergence import first_divergence, tapped
 from export.contract import Float, feed
+from export.divergence import first_divergence, tapped
 from export.precision import Precision, rounded_in_float32
 
 Case = tuple[Float, ...]  # image (N,3,h,w), guide (N,3,H,W) and, where there is one, prior (N,1,h,w)
@@ -154,7 +155,8 @@ def takes_prior(model: onnx.ModelProto) -> bool:
 
 def again_with_prior(cases: dict[str, Case], run: Run) -> dict[str, Case]:
     """The photos once more, believing what was said of them, as in a clip: the first one, and the batch."""
-    chosen = [next(iter(cases)), *(name for name, (image, _) in cases.items() if len(image) > 1)]
+    batches = (name for name, (image, _) in cases.items() if len(image) > 1)
+    chosen = dict.fromkeys([next(iter(cases)), *itertools.islice(batches, 1)])
     return {
         f"{name}, with its alpha as prior": (*cases[name], own_alpha(run, cases[name][0])) for name in chosen
     }

@@ -23,8 +23,8 @@ HALF_OPS = frozenset(
 # Modules that stay float32 in every file. Measured with the first nano on 116 held-out photos, mean
 # and largest difference of alpha from float32, without the first two and with them: float16 5e-4 and 0.26
 # fall to 9e-5 and 0.019, bfloat16 3e-3 and 0.62 to 9e-4 and 0.16, int8 8e-3 and 0.92 to 2e-3 and 0.28. The
-# head makes the logits, and the guided filter multiplies differences of them, learned or not. The gates of the
-# whole picture are a few numbers, which multiply whole maps.
+# head makes the logits, and the guided filter multiplies differences of them, learned or not. The gates of
+# the whole picture are a few numbers, which multiply whole maps.
 SENSITIVE = re.compile(
     r"^(encoder\.stem|encoder\.blocks\.0|head|grey|upsampler|fpn\.context\.\d+\.whole|fgf_\w+)\b"
 )

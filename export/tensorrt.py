@@ -11,10 +11,21 @@ import cv2
 import numpy as np
 import onnx
 
+from export.contract import Float, feed
 from export.engine_plan import SIDECAR_VERSION, Identity, Plan, write_whole
 from export.guided_filter.nvrtc import ARCHITECTURE
 from export.guided_filter.plugin import register, with_plugin_nodes
-from export.parity import LIMITS, NOISE, Float, Parity, Run, compare, run_onnx
+from export.parity import (
+    LIMITS,
+    NOISE,
+    Case,
+    Parity,
+    Run,
+    again_with_prior,
+    compare,
+    run_onnx,
+    takes_prior,
+)
 from export.precision import rounded_in_float32
 
 WORKSPACE_BYTES = 4 << 30
@@ -137,28 +148,28 @@ def run_engine(trt: Any, engine: bytes, plan: Plan, card: Any) -> Run:
     if context is None:
         raise BuildError(f"TensorRT does not open the engine of {plan.name} that it built")
     stream = card.stream()
+    ports = plan.model.graph
 
-    def run(image: Float, guide: Float) -> Float:
-        count, _, height, width = guide.shape
-        arrays = {
-            "image": np.ascontiguousarray(image),
-            "guide": np.ascontiguousarray(guide),
-            "alpha": np.empty((count, 1, height, width), np.float32),
-            "coefficients": np.empty((count, 2, image.shape[2] // 4, image.shape[3] // 4), np.float32),
-        }
-        addresses = {name: card.allocate(array.nbytes) for name, array in arrays.items()}
+    def run(image: Float, guide: Float, prior: Float | None = None) -> Float:
+        arrays = feed([port.name for port in ports.input], image, guide, prior)
+        failure = BuildError(f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}")
+        addresses = {}
         try:
             is_done = context.set_optimization_profile_async(plan.sizes.index(image.shape[2:]), stream)
             card.wait(stream)
-            for name in ("image", "guide"):
-                card.upload(arrays[name], addresses[name], stream)
-                is_done = context.set_input_shape(name, arrays[name].shape) and is_done
+            for name, array in arrays.items():
+                addresses[name] = card.allocate(array.nbytes)
+                card.upload(np.ascontiguousarray(array), addresses[name], stream)
+                is_done = context.set_input_shape(name, array.shape) and is_done
+            if not is_done:
+                raise failure
+            for name in (port.name for port in ports.output):  # as large as TensorRT says
+                arrays[name] = np.empty(tuple(context.get_tensor_shape(name)), np.float32)
+                addresses[name] = card.allocate(arrays[name].nbytes)
             for name, address in addresses.items():
                 is_done = context.set_tensor_address(name, address) and is_done
             if not (is_done and context.execute_async_v3(stream)):
-                raise BuildError(
-                    f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}"
-                )
+                raise failure
             card.download(addresses["alpha"], arrays["alpha"], stream)
         finally:
             for address in addresses.values():
@@ -181,7 +192,10 @@ def check_engine(plan: Plan, run: Run, photos: dict[str, Float]) -> Parity:
     """
     half = plan.precision != "fp32"
     reference = run_onnx(rounded_in_float32(plan.model) if half else plan.model)
-    return compare(_cases(plan, photos), reference, run, LIMITS[plan.precision], "onnx")
+    cases = _cases(plan, photos)
+    if takes_prior(plan.model):
+        cases |= again_with_prior(cases, reference)
+    return compare(cases, reference, run, LIMITS[plan.precision], "onnx")
 
 
 def write_engine(
@@ -212,8 +226,8 @@ def write_engine(
         "sizes": plan.sizes,
         "largest_batch": plan.largest_batch,
         "profiles": plan.profiles(),
-        "inputs": {"image": "float32", "guide": "float32"},
-        "outputs": {"alpha": "float32", "coefficients": "float32"},
+        "inputs": {port.name: "float32" for port in plan.model.graph.input},
+        "outputs": {port.name: "float32" for port in plan.model.graph.output},
         "parity": parity.as_dict(),
         "build": build,
     }
@@ -221,11 +235,11 @@ def write_engine(
     write_whole(path.with_name(path.name + ".json"), (json.dumps(facts, indent=2) + "\n").encode())
 
 
-def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, tuple[Float, Float]]:
+def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, Case]:
     """(image, guide) by name: every photo, noise, every size at the largest batch, each batch at one size."""
     noise = np.random.default_rng(0).random((3, 333, 251), np.float32)
     guides = photos | {NOISE: noise}
-    cases = {}
+    cases: dict[str, Case] = {}
     for index, (name, guide) in enumerate(guides.items()):
         cases[name] = _case([guide], plan.sizes[index % len(plan.sizes)])
     several = [*photos.values()] * plan.largest_batch
@@ -238,7 +252,7 @@ def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, tuple[Float, Float
     return cases
 
 
-def _case(guides: list[Float], size: tuple[int, int]) -> tuple[Float, Float]:
+def _case(guides: list[Float], size: tuple[int, int]) -> Case:
     """The pictures at working size, and at the full size of the first of them."""
     height, width = guides[0].shape[1:]
     return np.stack([_resized(g, size) for g in guides]), np.stack(

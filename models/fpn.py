@@ -8,7 +8,7 @@ from models.encoders import ConvNorm
 
 
 class HardSigmoid(nn.Module):
-    """x / 6 + 1/2, clipped to [0, 1]: PyTorch's, written out, for OpenCV 5.0 computes the operator wrongly."""
+    """x / 6 + 1/2, clipped to [0, 1]; written out, since OpenCV 5.0 computes the operator wrongly."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape → the same."""

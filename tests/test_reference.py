@@ -1,4 +1,4 @@
-"""docs/reference.py and docs/reference.mjs: the preprocessing rule of the contract page gives the tool's alphas."""
+"""docs/reference.py and docs/reference.mjs: the contract page's rule gives the tool's alphas."""
 
 import importlib.util
 import json

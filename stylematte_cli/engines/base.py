@@ -85,7 +85,8 @@ class Contract:
             )
         if version not in CONTRACT_VERSIONS:
             raise InputError(
-                f"{where}: model contract version {version}, this tool reads {' and '.join(CONTRACT_VERSIONS)}",
+                f"{where}: model contract version {version}, and this tool reads "
+                + " and ".join(CONTRACT_VERSIONS),
                 "Update stylematte, or export the weights again with this version",
             )
 
@@ -142,8 +143,9 @@ class Contract:
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
         """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
 
-        With the fit `stretch` every picture is seen as the square nearest to `size`. Else, of all heights and widths that are multiples of `stride`, from one stride to 2 · size, or of
-        `working_sizes` where the file takes no others, take the pair with the least
+        With the fit `stretch` every picture is seen as the square nearest to `size`. Else, of all heights and
+        widths that are multiples of `stride`, from one stride to 2 · size, or of `working_sizes` where the
+        file takes no others, take the pair with the least
         |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
         side allowed.
 
@@ -233,8 +235,8 @@ class Engine(Protocol):
                 file that takes it. None is zeros.
 
         Returns:
-            (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a photo,
-            where the filter runs on the card too.
+            (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a
+            photo, where the filter runs on the card too.
 
         Raises:
             EngineError: The runtime failed.

@@ -4,6 +4,7 @@ import gc
 import sys
 
 import numpy as np
+import onnx
 import pytest
 
 from export.guided_filter import launch
@@ -17,7 +18,7 @@ from stylematte_cli.engines.cuda import Cuda
 from stylematte_cli.engines.tensorrt import Sidecar, TensorRTEngine
 from stylematte_cli.errors import EngineError
 from stylematte_cli.matter import Matter
-from tests.conftest import MEAN, STD
+from tests.conftest import MEAN, STD, red_detector
 from tests.export.fakes import Code, FakeDriver
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.runtime.fake_card import FakeCuda, FakePlan
@@ -92,6 +93,21 @@ def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
             assert got.dtype == kind
             assert np.abs(got.astype(int) - wanted.alpha_as(kind)).max() <= step
     assert np.ptp(mattes[0].alpha) > 0.9
+
+
+@pytest.mark.parametrize("road", [on_onnx, on_tensorrt])
+def test_a_prior_goes_to_the_card_too(road, card_filter, tmp_path, rng):
+    path = tmp_path / "believer.onnx"
+    onnx.save(red_detector(prior=True), path)
+    matter = Matter(road(path, card_filter), 128)
+    reference = Matter(open_engine(path, "onnx", "cpu"), 128)
+    pictures = [photo(rng, *size, np.uint8) for size in PHOTOS]
+    priors = [np.full(picture.shape[:2], 0.5, np.float32) for picture in pictures]
+    priors[0] = None
+    for given in (None, priors, None):
+        mattes, expected = matter.batch(pictures, given), reference.batch(pictures, given)
+        for matte, wanted in zip(mattes, expected, strict=True):
+            np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
 
 
 def test_cutouts_need_nothing_of_the_cpu(matter, rng):

@@ -18,8 +18,9 @@ from export.functions import plain, with_functions
 from export.network_parity import check_parity, taps_of_network
 from export.onnx import export_onnx
 from export.parity import ParityError, again_with_prior, cases_of, check_converted, run_onnx
-from export.precision import to_half
+from export.precision import set_metadata, to_half
 from models.presets import PRESETS
+from stylematte_cli.engines.base import Contract
 from tests.conftest import red_detector
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
@@ -102,6 +103,17 @@ def test_the_shipped_kind_of_file_is_the_network(shipped, rng, prior, working, f
     np.testing.assert_allclose(alpha, wanted, atol=1e-4)
 
 
+def test_a_file_says_what_sizes_its_network_is_good_at(shipped, exported):
+    contracts = [
+        Contract.from_metadata({e.key: e.value for e in model.metadata_props}, "x")
+        for _, model in (shipped, exported)
+    ]
+    preset = shipped.network.preset
+    assert contracts[0].good_sizes == (preset.least_size, preset.most_size) == (64, 192)
+    assert contracts[1].good_sizes is None  # nobody has said
+    assert [(c.fit, c.refiner, c.refiner_sha256) for c in contracts] == [("keep", "", "")] * 2
+
+
 def test_picture_and_prior_share_one_kernel(shipped):
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in shipped.model.graph.initializer}
     assert arrays["encoder.stem.conv.weight"].shape == (8, 4, 3, 3)
@@ -160,6 +172,13 @@ def test_int8_ranges_are_measured_with_and_without_prior(request, fixture):
         return
     assert [f["image"].max().round(1) for f in feeds] == [0.2, 0.2, 0.7, 0.7]
     assert [bool(f["prior"].any()) for f in feeds] == [False, True, False, True]
+
+
+def test_an_engine_of_a_stretching_network_sees_squares_alone(exported):
+    model = onnx.ModelProto()
+    model.CopyFrom(exported.model)
+    set_metadata(model, "fit", "stretch")
+    assert plan_for("test", model, 320, 1).sizes == ((320, 320),)
 
 
 def test_an_engine_has_a_profile_for_the_prior(shipped, exported):

@@ -243,3 +243,19 @@ def test_an_interrupted_build_leaves_no_process(plan, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         build_apart(plan, interrupt)
     assert not tensorrt.multiprocessing.active_children()
+
+
+def test_an_engine_of_the_shipped_kind_is_proven_with_its_prior(trt, card, shipped, photos):
+    plan = plan_for("test", shipped.model, 64, 2)
+    assert [kernel.name for kernel in plan.kernels()] == ["fgf_apply"]
+    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
+    parity = check_engine(plan, run, photos)
+    assert parity.pictures == 3 + len(plan.sizes) + 1 + 2
+    assert parity.max_difference == 0
+    assert not card._memory
+
+    def deaf(image, guide, prior=None):
+        return run(image, guide)
+
+    with pytest.raises(ParityError, match="a, with its alpha as prior: alpha of the file differs"):
+        check_engine(plan, deaf, photos)

@@ -31,6 +31,32 @@ def test_coefficients_are_those_of_a_run_with_the_whole_guide(
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_no_prior_is_zeros_of_every_size_out_of_one_array(tmp_path: Path, rng: np.random.Generator) -> None:
+    onnx.save(red_detector(prior=True), tmp_path / "believer.onnx")
+    engine = open_engine(tmp_path / "believer.onnx", device="cpu")
+    assert engine.takes_prior
+    arrays = set()
+    for shape in ((2, 64, 96), (1, 64, 64), (3, 32, 32), (2, 96, 64)):
+        images = rng.random((shape[0], 3, *shape[1:]), dtype=np.float32)
+        priors = np.zeros((shape[0], 1, *shape[1:]), np.float32)
+        np.testing.assert_array_equal(engine.coefficients(images), engine.coefficients(images, priors))
+        arrays.add(id(engine._zeros))  # type: ignore[attr-defined]
+    assert len(arrays) == 1
+
+
+def test_a_prior_moves_the_logits(tmp_path: Path, red_model: Path, rng: np.random.Generator) -> None:
+    onnx.save(red_detector(prior=True), tmp_path / "believer.onnx")
+    engine = open_engine(tmp_path / "believer.onnx", device="cpu")
+    batch, priors = images(rng), np.full((3, 1, 64, 96), 0.5, np.float32)
+    plain = open_engine(red_model, device="cpu")
+    assert not plain.takes_prior
+    moved = engine.coefficients(batch, priors) - plain.coefficients(batch)
+    np.testing.assert_allclose(moved[:, 1], 10, atol=1e-2)  # b, by 20 · 0.5
+    np.testing.assert_allclose(moved[:, 0], 0, atol=1e-2)
+    with pytest.raises(EngineError, match="ONNX Runtime failed on 3x3x64x96"):
+        engine.coefficients(batch, priors[..., :64])
+
+
 def test_batch_gives_what_single_pictures_give(red_model: Path, rng: np.random.Generator) -> None:
     engine = open_engine(red_model, device="cpu")
     batch = images(rng)
