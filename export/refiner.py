@@ -122,8 +122,8 @@ def _prove(model: Refiner, exported: onnx.ModelProto) -> None:
     shape = [d.dim_value for d in exported.graph.input[0].type.tensor_type.shape.dim]
     generator = torch.Generator().manual_seed(0)
     noise = [torch.rand(shape[0], 4, cells, cells, generator=generator) for cells in (3, 20, shape[2])]
-    tiles = sum(F.interpolate(n, shape[2:], mode="bilinear") for n in noise) * 1.4 - 1.6
-    image, coarse = tiles.clamp(0, 1).split([3, 1], dim=1)
+    scales = torch.stack([F.interpolate(n, shape[2:], mode="bilinear") for n in noise])
+    image, coarse = (scales.sum(0) * 1.4 - 1.6).clamp(0, 1).split([3, 1], dim=1)
     with torch.inference_mode():
         expected = model(image, coarse).numpy()
     session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])

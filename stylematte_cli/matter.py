@@ -89,8 +89,9 @@ class Matte:
     def _patches(self) -> list[Patch]:
         """What the refiner found: the same for every number type."""
         assert self.detail is not None
+        assert isinstance(self.coefficients, np.ndarray)
         refiner, budget_px = self.detail
-        grid = self.coefficients.shape[1:]
+        grid = self.coefficients.shape[1], self.coefficients.shape[2]
         return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
     @cached_property

@@ -37,12 +37,8 @@ def apply_coefficients(
         He, Sun, "Fast Guided Filter", 2015, algorithm 2, steps 5-6.
     """
     rows, window_columns = window or (slice(None), slice(None))
-    left, fraction = (
-        positions[window_columns] for positions in _aligned_positions(coefficients.shape[2], image.shape[1])
-    )
-    above, fractions = (
-        positions[rows] for positions in _aligned_positions(coefficients.shape[1], image.shape[0])
-    )
+    left, fraction = _aligned_positions(coefficients.shape[2], image.shape[1], window_columns)
+    above, fractions = _aligned_positions(coefficients.shape[1], image.shape[0], rows)
     image = image[rows, window_columns]
     height, width = image.shape[:2]
     alpha_white = white_of(dtype)
@@ -83,14 +79,14 @@ def apply_coefficients(
     return alpha
 
 
-def _aligned_positions(coarse: int, fine: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Where each fine pixel lies on the coarse grid when the corner pixels of both coincide.
+def _aligned_positions(coarse: int, fine: int, part: slice) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Where each fine pixel of a part lies on the coarse grid when the corner pixels of both coincide.
 
     Returns:
-        (fine,) index of the coarse pixel before it, and (fine,) float32 distance from that one.
+        (n,) index of the coarse pixel before it, and (n,) float32 distance from that one.
     """
     scale = (coarse - 1) / (fine - 1) if fine > 1 else 0.0
-    positions = np.arange(fine) * scale
+    positions = np.arange(fine)[part] * scale
     before = np.minimum(positions.astype(np.intp), coarse - 1)
     return before, (positions - before).astype(np.float32)
 

@@ -34,7 +34,7 @@ Coarse = Callable[[Picture, Window | None], Plane]  # alpha of a picture of any 
 class Tiles(NamedTuple):
     """What a refiner takes: how many tiles at once, and their side."""
 
-    count: int
+    batch: int
     side_px: int
 
 
@@ -145,12 +145,12 @@ class _Level:
         places = lay_tiles(self.alpha, self._band > 0, core_px // self._scout_scale)
         most = int(min(budget_px / tiles.side_px**2, len(places)))
         weight = _weight(tiles.side_px)
-        for first in range(0, most, tiles.count):
-            some = places[first : min(most, first + tiles.count)]
+        for first in range(0, most, tiles.batch):
+            some = places[first : min(most, first + tiles.batch)]
             windows = [self._window(top, left, tiles.side_px) for top, left in some]
             inputs = [self._tile(window, tiles.side_px) for window in windows]
             images, alphas = (
-                np.zeros((tiles.count, c, tiles.side_px, tiles.side_px), np.float32) for c in (3, 1)
+                np.zeros((tiles.batch, c, tiles.side_px, tiles.side_px), np.float32) for c in (3, 1)
             )
             for k, (image, alpha) in enumerate(inputs):
                 images[k], alphas[k, 0] = image, alpha
@@ -185,10 +185,10 @@ class _Level:
             if patch is None:
                 result.append(Patch(window, alpha, touched))
                 continue
-            below = touched * (1 - patch.share)
-            share = patch.share + below
+            below: Plane = touched * (1 - patch.share)
+            share: Plane = patch.share + below
             mixed = (patch.share * patch.alpha + below * alpha) / np.maximum(share, 1e-6)
-            result.append(Patch(window, mixed, share))
+            result.append(Patch(window, np.asarray(mixed, np.float32), share))
         return result
 
     def _own_patches(self) -> Iterator[Patch]:
@@ -198,7 +198,8 @@ class _Level:
             total, weights = total[inside], weights[inside]
             band = self._band[window] if self._before is None else self._up(self._band, window)
             share = np.minimum(1, 2 * weights) * (band.astype(np.float32) / 255)
-            yield Patch(window, total / np.maximum(weights, 1e-6), share)
+            alpha = np.asarray(total / np.maximum(weights, 1e-6), np.float32)
+            yield Patch(window, alpha, np.asarray(share, np.float32))
 
     def _coarse_at(self, window: Window) -> Plane:
         """Coarse alpha: from the level before where it looked, else from the coefficients."""
@@ -214,7 +215,7 @@ class _Level:
         assert self._before is not None
         return self._up(self._before.touched, window)
 
-    def _up(self, half: Plane, window: Window) -> Plane:
+    def _up(self, half: NDArray[Any], window: Window) -> Plane:
         """A window of this level out of an array of half its size, bilinear."""
         rows, columns = (
             ((np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * (n / side) - 0.5)
@@ -222,7 +223,7 @@ class _Level:
         )
         least = tuple(max(0, int(axis[0]) - 1) for axis in (rows, columns))
         part = half[least[0] : int(rows[-1]) + 3, least[1] : int(columns[-1]) + 3]
-        return _sampled(part, rows - least[0], columns - least[1])
+        return _sampled(part.astype(np.float32, copy=False), rows - least[0], columns - least[1])
 
     def _window(self, top: int, left: int, side: int) -> Window:
         """Of a tile, in pixels of this level; it may reach beyond the picture."""
@@ -238,7 +239,8 @@ class _Level:
         )
         if above or below or before or after:
             edges = (above, below, before, after)
-            image, alpha = (cv2.copyMakeBorder(x, *edges, cv2.BORDER_REPLICATE) for x in (image, alpha))
+            image = np.asarray(cv2.copyMakeBorder(image, *edges, cv2.BORDER_REPLICATE), np.float32)
+            alpha = np.asarray(cv2.copyMakeBorder(alpha, *edges, cv2.BORDER_REPLICATE), np.float32)
         return image.transpose(2, 0, 1), alpha
 
     def _add(self, window: Window, alpha: Plane, weight: Plane) -> None:

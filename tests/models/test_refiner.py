@@ -1,5 +1,6 @@
 """The refiner: what it starts from, what it costs, and its weights."""
 
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,7 @@ def test_the_one_that_ships_keeps_to_its_budget() -> None:
 def test_macs_are_those_of_the_layers() -> None:
     widths, stride_2 = TEST.widths, 9 / 4  # a 3×3 kernel at half the side
     by_hand = stride_2 * widths[0] * (16 + widths[0] + widths[0] + 4)  # stem, up and head
-    for level, (fine, coarse) in enumerate(zip(widths, widths[1:], strict=False), start=2):
+    for level, (fine, coarse) in enumerate(pairwise(widths), start=2):
         by_hand += (9 * fine * coarse + 9 * coarse * coarse + fine * coarse) / 4**level
         by_hand += 9 * coarse * coarse / 4**level * (level < 4)  # its way up; the coarsest has none
     assert macs_per_pixel(TEST) == pytest.approx(by_hand)

@@ -224,7 +224,6 @@ def train(arguments: argparse.Namespace) -> None:
     held_out = HeldOut(Scenes(Path(arguments.data), True, device), network, arguments.held_out)
     say(photos=len(scenes.photos), held_out={k: len(v) for k, v in held_out.crops.items()})
     model = Refiner(shape).to(device)
-    model = model.to(memory_format=torch.channels_last) if device.type == "cuda" else model
     average = copy.deepcopy(model).eval()
     optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-3, betas=(0.9, 0.99))
     pool = Pool(arguments.pool, device)
