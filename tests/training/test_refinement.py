@@ -46,7 +46,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_drawing_is_the_composite_of_one_foreground_with_its_alpha() -> None:
-    """The same strands before two backgrounds: their difference is that of the backgrounds times 1 − alpha."""
+    """The same strands before two backgrounds: they differ by the backgrounds' difference times 1 − alpha."""
     black, white = np.zeros((70, 90, 3), np.uint8), np.full((70, 90, 3), 255, np.uint8)
     # Colours depend on the background's brightness, and nothing is to be drawn into it: seeds without either.
     found = 0
