@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.engines.base import Contract, Engine, Unread
-from stylematte_cli.errors import UsageError
+from stylematte_cli.errors import MissingError, UsageError
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import (
@@ -162,11 +162,12 @@ def open_detail(
         threads: Likewise.
 
     Returns:
-        None where nothing is asked for, or where `auto` meets a model without a refiner.
+        None where nothing is asked for, or where `auto` meets a model without a refiner, or whose refiner
+        cannot be had: that is told to the logger `stylematte`.
 
     Raises:
         UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
-        MissingError: The model's refiner is not there.
+        MissingError: Detail was asked for, and the model's refiner is not there.
         InputError: It is not the one that belongs to the model, or damaged.
     """
     budget_px = parse_detail(text)
@@ -174,7 +175,13 @@ def open_detail(
         return None
     from stylematte_cli.engines.refiner import open_refiner  # ONNX Runtime is an extra
 
-    refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
+    try:
+        refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
+    except MissingError as error:
+        if text != "auto":
+            raise
+        log.warning("hair and fur are not looked at again: %s", error.message)
+        return None
     if refiner is None:
         if text != "auto":
             raise UsageError(

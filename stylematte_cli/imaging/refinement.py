@@ -26,6 +26,7 @@ FADE_PX = 3  # over which the band's edge goes over into the coarse alpha
 MARGIN_PX, RAMP_PX = 12, 8  # what tiles overlap, and how much of that they are blended over, on each side
 LEAST_DOUBT = 12.0  # of a tile, in pixels of alpha 0.5: below, there is nothing to find
 BLOCK_PX = 128
+SETTLED_PX = 2048  # side of the squares in which whole planes are made
 
 Plane = NDArray[np.float32]
 Coarse = Callable[[Picture, Window | None], Plane]  # alpha of a picture of any size, or of a window of it
@@ -99,10 +100,14 @@ def refine(
         picture = image if step == 0 else resize(image, _halved(image.shape[:2], step))
         radius_px = round(cell_px / 2**step) if before is None else 2 * LEAST_RADIUS_PX
         level = _Level(picture, coarse, before, radius_px)
-        budget_px -= level.look(run, tiles, budget_px)
+        if not (used_px := level.look(run, tiles, budget_px)) and before is not None:
+            break  # larger ones would cost still more
+        budget_px -= used_px
         if step:
             level.settle()
-        before = level
+            before = level
+    if step:
+        level = _Level(image, coarse, before, LEAST_RADIUS_PX)
     return level.patches()
 
 
@@ -122,7 +127,7 @@ class _Level:
     Args:
         picture: (h, w, 3).
         coarse: Gives its coarse alpha.
-        before: The level of half its size, done.
+        before: A smaller one, done.
         radius_px: Of the band around what is uncertain.
     """
 
@@ -132,18 +137,24 @@ class _Level:
         self._before = before
         self._size = picture.shape[:2]
         self._radius_px = min(MOST_RADIUS_PX, max(LEAST_RADIUS_PX, radius_px))
-        # What is uncertain is looked up in the result of half the size, where there is one.
-        self._scout_scale = 1 if before is None else 2
+        # What is uncertain is looked up in the smaller one's result, where there is one.
+        self._scout_scale = 1 if before is None else max(1, round(self._size[0] / before._size[0]))
         self.alpha: Plane = coarse(picture, None) if before is None else before.alpha
         self._band = band_of(self.alpha, self._radius_px // self._scout_scale, FADE_PX // self._scout_scale)
         self.touched: Plane = np.zeros((1, 1), np.float32)  # how much of `alpha` is refined, once settled
         self._blocks: dict[tuple[int, int], tuple[Plane, Plane]] = {}  # sums of alpha · weight, and of weight
 
     def look(self, run: Run, tiles: Tiles, budget_px: float) -> int:
-        """Run the refiner on the most uncertain tiles; gives the pixels it was given."""
+        """Run the refiner on the most uncertain tiles; gives the pixels it was given.
+
+        A level of which the budget covers less than half is left out, if there is a smaller one: some of a
+        subject's hair would be sharper than the rest.
+        """
         core_px = tiles.side_px - 2 * MARGIN_PX
         places = lay_tiles(self.alpha, self._band > 0, core_px // self._scout_scale)
         most = int(min(budget_px / tiles.side_px**2, len(places)))
+        if self._before is not None and most < len(places) / 2:
+            return 0
         weight = _weight(tiles.side_px)
         for first in range(0, most, tiles.batch):
             some = places[first : min(most, first + tiles.batch)]
@@ -161,9 +172,12 @@ class _Level:
 
     def settle(self) -> None:
         """Make the alpha and what was refined whole, for the next level to read."""
-        whole = (slice(0, self._size[0]), slice(0, self._size[1]))
-        self.alpha = self._coarse_at(whole)
-        self.touched = np.zeros(self._size, np.float32) if self._before is None else self._touched_at(whole)
+        if self._before is None:
+            self.touched = np.zeros(self._size, np.float32)
+        else:
+            self.alpha, self.touched = (np.empty(self._size, np.float32) for _ in range(2))
+            for window in _windows(self._size, SETTLED_PX):
+                self.alpha[window], self.touched[window] = self._coarse_at(window), self._touched_at(window)
         for window, alpha, share in self._own_patches():
             self.alpha[window] += share * (alpha - self.alpha[window])
             self.touched[window] += share * (1 - self.touched[window])
@@ -175,11 +189,9 @@ class _Level:
             return own
         by_place = {(patch.window[0].start, patch.window[1].start): patch for patch in own}
         result = []
-        for top, left in product(range(0, self._size[0], BLOCK_PX), range(0, self._size[1], BLOCK_PX)):
-            window = _clipped(top, left, BLOCK_PX, self._size)
-            patch = by_place.get((top, left))
-            half = tuple(slice(s.start // 2, s.stop // 2 + 1) for s in window)
-            if patch is None and not self._before.touched[half].any():
+        for window in _windows(self._size, BLOCK_PX):
+            patch = by_place.get((window[0].start, window[1].start))
+            if patch is None and not self._touched_below(window):
                 continue
             touched, alpha = self._touched_at(window), self._up(self._before.alpha, window)
             if patch is None:
@@ -215,15 +227,36 @@ class _Level:
         assert self._before is not None
         return self._up(self._before.touched, window)
 
-    def _up(self, half: NDArray[Any], window: Window) -> Plane:
-        """A window of this level out of an array of half its size, bilinear."""
-        rows, columns = (
-            ((np.arange(s.start, s.stop, dtype=np.float32) + 0.5) * (n / side) - 0.5)
-            for s, n, side in zip(window, half.shape, self._size, strict=True)
+    def _touched_below(self, window: Window) -> bool:
+        """Whether the smaller level found anything there."""
+        assert self._before is not None
+        part, _ = self._below(window, self._before.touched)
+        return bool(part.any())
+
+    def _up(self, smaller: NDArray[Any], window: Window) -> Plane:
+        """A window of this level out of an array of the smaller one's size, bilinear."""
+        part, (rows, columns) = self._below(window, smaller)
+        down, across = (n / side for n, side in zip(smaller.shape, self._size, strict=True))
+        matrix = np.array(
+            [
+                [across, 0, (window[1].start + 0.5) * across - 0.5 - columns.start],
+                [0, down, (window[0].start + 0.5) * down - 0.5 - rows.start],
+            ]
         )
-        least = tuple(max(0, int(axis[0]) - 1) for axis in (rows, columns))
-        part = half[least[0] : int(rows[-1]) + 3, least[1] : int(columns[-1]) + 3]
-        return _sampled(part.astype(np.float32, copy=False), rows - least[0], columns - least[1])
+        size = (window[1].stop - window[1].start, window[0].stop - window[0].start)
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        values = part.astype(np.float32, copy=False)
+        return np.asarray(
+            cv2.warpAffine(values, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32
+        )
+
+    def _below(self, window: Window, smaller: NDArray[Any]) -> tuple[NDArray[Any], Window]:
+        """What a window is interpolated from, and where it lies."""
+        rows, columns = (
+            slice(max(0, int(s.start * n / side) - 1), int(s.stop * n / side) + 2)
+            for s, n, side in zip(window, smaller.shape, self._size, strict=True)
+        )
+        return smaller[rows, columns], (rows, columns)
 
     def _window(self, top: int, left: int, side: int) -> Window:
         """Of a tile, in pixels of this level; it may reach beyond the picture."""
@@ -278,7 +311,7 @@ def band_of(alpha: Plane, radius_px: int, fade_px: int) -> NDArray[np.uint8]:
         (h, w): 255 in the band, less towards its edge, 0 outside.
     """
     size = 2 * (radius_px - fade_px) + 1
-    band = cv2.dilate(_is_uncertain(alpha).astype(np.uint8) * 255, np.ones((size, size), np.uint8))
+    band = cv2.dilate(_is_uncertain(alpha), np.ones((size, size), np.uint8))
     return np.asarray(cv2.blur(band, (2 * fade_px + 1,) * 2), np.uint8)
 
 
@@ -296,14 +329,14 @@ def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple
     Returns:
         (top, left) of each, the most uncertain first; none that holds next to nothing.
     """
-    doubt = np.where(_is_uncertain(alpha), 4 * alpha * (1 - alpha), 0)
     found: list[tuple[float, int, int]] = []
     rows = np.flatnonzero(band.any(1))
     top = int(rows[0]) if len(rows) else len(band)
     while top < len(band):
         strip = slice(top, top + core_px)
         columns = np.flatnonzero(band[strip].any(0))
-        in_column = np.concatenate([[0], np.cumsum(doubt[strip].sum(0))])
+        part = np.where(_is_uncertain(alpha[strip]), alpha[strip], 0)
+        in_column = np.concatenate([[0], np.cumsum(4 * (part * (1 - part)).sum(0))])
         right = 0
         for left in columns.tolist():
             if left >= right:
@@ -316,8 +349,9 @@ def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple
     return [(top, left) for amount, top, left in found if amount >= LEAST_DOUBT]
 
 
-def _is_uncertain(alpha: Plane) -> NDArray[np.bool_]:
-    return (alpha > UNCERTAIN[0]) & (alpha < UNCERTAIN[1])
+def _is_uncertain(alpha: Plane) -> NDArray[np.uint8]:
+    """255 where it is, else 0."""
+    return np.asarray(cv2.inRange(alpha, *UNCERTAIN), np.uint8)
 
 
 def _halved(size: Sequence[int], times: int) -> tuple[int, int]:
@@ -332,6 +366,12 @@ def _weight(side: int) -> Plane:
     return np.outer(ramp, ramp)
 
 
+def _windows(size: Sequence[int], side: int) -> Iterator[Window]:
+    """Cut a plane into squares; those at its right and lower edges are smaller."""
+    for top, left in product(range(0, size[0], side), range(0, size[1], side)):
+        yield _clipped(top, left, side, size)
+
+
 def _clipped(top: int, left: int, side: int, size: Sequence[int]) -> Window:
     return slice(top, min(top + side, size[0])), slice(left, min(left + side, size[1]))
 
@@ -339,17 +379,3 @@ def _clipped(top: int, left: int, side: int, size: Sequence[int]) -> Window:
 def _bounded(window: Sequence[slice], size: Sequence[int]) -> Window:
     rows, columns = (slice(max(0, s.start), min(s.stop, n)) for s, n in zip(window, size, strict=True))
     return rows, columns
-
-
-def _sampled(values: Plane, rows: NDArray[np.float32], columns: NDArray[np.float32]) -> Plane:
-    """Bilinear samples at the crossings of rows and columns, edges held."""
-    result = values
-    for axis, places in enumerate((rows, columns)):
-        places = np.clip(places, 0, values.shape[axis] - 1)
-        first = np.minimum(places.astype(np.intp), max(0, values.shape[axis] - 2))
-        part = (places - first).astype(np.float32)
-        part = part[:, None] if axis == 0 else part
-        low = result.take(first, axis)
-        high = result.take(np.minimum(first + 1, values.shape[axis] - 1), axis)
-        result = low + part * (high - low)
-    return result

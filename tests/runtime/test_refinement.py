@@ -190,3 +190,18 @@ def test_patches_keep_the_bits_where_they_have_no_share(dtype: type) -> None:
     assert np.all(np.abs(after[12:15, 5:25].astype(float) - white / 2) <= 1)
     after[12:15, 5:25] = alpha[12:15, 5:25]
     assert np.array_equal(after, alpha)
+
+
+def test_a_level_that_the_budget_does_not_half_cover_is_left_out() -> None:
+    """The smaller picture's result goes up then, everywhere alike, and still in the band alone."""
+    image = strands(900, 1100, thickness=5)
+    coarse = Blurred(image, 30.0)
+    full, some = Refiner(), Refiner()
+    before = coarse(image, None).copy()
+    best = apply_patches(before.copy(), refine(image, coarse, coarse.grid, full, TILES, math.inf))
+    budget_px = 2 * TILES.batch * TILES.side_px**2
+    after = apply_patches(before.copy(), refine(image, coarse, coarse.grid, some, TILES, budget_px))
+    assert 0 < some.passes <= 2 < full.passes
+    errors = [np.abs(alpha - coarse.truth).mean() for alpha in (before, after, best)]
+    assert errors[2] < errors[1] < errors[0]
+    assert np.array_equal(after[:60], before[:60])

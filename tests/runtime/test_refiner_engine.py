@@ -53,7 +53,9 @@ def test_detail_by_name_needs_a_refiner(red_model: Path) -> None:
         stylematte_cli.load(red_model, device="cpu", detail="fine")
 
 
-def test_a_refiner_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
+def test_a_refiner_that_is_not_the_models_is_refused(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     model = save_pair(tmp_path)
     contract = open_engine(model, device="cpu").contract
     refiner = tmp_path / contract.refiner
@@ -65,7 +67,12 @@ def test_a_refiner_that_is_not_the_models_is_refused(tmp_path: Path) -> None:
     refiner.unlink()
     with pytest.raises(MissingError, match="is not there"):
         open_refiner(model, contract, "cpu")
+    with pytest.raises(MissingError, match="is not there"):
+        stylematte_cli.load(model, device="cpu", detail="max")
     assert stylematte_cli.load(model, device="cpu", detail="off").detail is None
+    assert not caplog.messages
+    assert stylematte_cli.load(model, device="cpu").detail is None
+    assert "red_refiner.onnx: the refiner that red.onnx names is not there" in caplog.text
 
 
 def test_a_file_that_is_no_refiner_is_refused(tmp_path: Path) -> None:
