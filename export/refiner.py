@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -94,7 +95,7 @@ def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Ori
         model: Its metadata are changed.
         refiner: The refiner's weights.
         target: Path of the model file to be.
-        origin: Of the refiner.
+        origin: Of the refiner; where it says nothing of provenance, what the weights say stands.
 
     Returns:
         Path of the refiner's file.
@@ -105,7 +106,9 @@ def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Ori
         ParityError: The file does not do what the weights do.
     """
     path = target.with_name(f"{refiner.stem}.onnx")
-    save_onnx(export_refiner(load_refiner(refiner)[0], origin), path)
+    network, provenance = load_refiner(refiner)
+    origin = replace(origin, provenance=origin.provenance or provenance)
+    save_onnx(export_refiner(network, origin), path)
     set_metadata(model, "refiner", path.name)
     set_metadata(model, "refiner_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
     return path
