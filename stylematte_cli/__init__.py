@@ -36,6 +36,7 @@ def load(
     engine: str = "auto",
     size: int | None = None,
     threads: int | None = None,
+    detail: str = "auto",
 ) -> Matter:
     """Open a model, ready to matte pictures.
 
@@ -46,17 +47,21 @@ def load(
         size: Working size in pixels: side of the square with as many pixels as the network shall see.
             None takes the model's own.
         threads: CPU threads of the network. None takes all cores this process may use.
+        detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
+            `max`, or so many megapixels. Only for models with a refiner.
 
     Raises:
         MissingError: The weights, the runtime or the device are not here.
         InputError: The file is not a model of this tool.
-        UsageError: `device`, `engine`, `size` or `threads` cannot be meant.
+        UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
     from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter
+    from stylematte_cli.matter import Matter, open_detail
     from stylematte_cli.weights import resolve
 
-    return Matter(open_engine(resolve(weights), engine, device, threads), size)
+    path = resolve(weights)
+    opened = open_engine(path, engine, device, threads)
+    return Matter(opened, size, open_detail(detail, path, opened, device, threads))
 
 
 def __getattr__(name: str) -> object:

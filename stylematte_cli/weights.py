@@ -14,6 +14,7 @@ from stylematte_cli.errors import InputError, MissingError, UsageError
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
+REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,8 @@ def _known_files() -> dict[str, Path]:
     shipped = ((ASSETS, ".onnx"), (ASSETS, TRAINING))
     for folder, suffix in (*shipped, (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
         for path in sorted(folder.glob(f"*{suffix}")):
-            found.setdefault(path.stem, path)
+            if not path.stem.endswith(REFINER):
+                found.setdefault(path.stem, path)
     return found
 
 

@@ -12,12 +12,15 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stylematte_cli.commands.options import Device, Engine, Json, print_json, start_log
 from stylematte_cli.errors import MissingError, StyleMatteError
+
+if TYPE_CHECKING:
+    from stylematte_cli.engines.base import Contract
 
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte_cli`
@@ -282,7 +285,26 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
         f"a photo of {height}x{width} (height x width), seen by {engine.contract.preset} at {working}, in "
         f"{median_ms:.0f} ms; the first, with opening the model, in {first_ms:.0f} ms"
     )
-    return [*findings, Finding("matte", "ok", detail, facts=facts)]
+    findings.append(Finding("matte", "ok", detail, facts=facts))
+    if engine.contract.refiner:
+        findings.append(_refiner(path, engine.contract, device))
+    return findings
+
+
+def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
+    """Whether the second file that the model names is there, and the right one."""
+    from stylematte_cli.engines.refiner import open_refiner
+
+    try:
+        refiner = open_refiner(path, contract, device)
+    except MissingError as error:  # mattes are made without it
+        return Finding("refiner", "warn", error.message, error.hint)
+    except StyleMatteError as error:
+        return _failure("refiner", error)
+    assert refiner is not None
+    side_px = refiner.tiles.side_px
+    detail = f"{contract.refiner}, on tiles of {side_px}x{side_px}, {refiner.provider}"
+    return Finding("refiner", "ok", detail)
 
 
 def _session(provider: str, device: str) -> Finding:

@@ -105,6 +105,7 @@ def matte(
     engine: options.Engine = "auto",
     device: options.Device = "auto",
     size: options.Size = None,
+    detail: options.Detail = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, metavar="N", help="Most pictures in one network pass."),
@@ -145,7 +146,7 @@ def matte(
             every=every,
             rate=rate,
         )
-        model = Model(weights, engine, device, size)
+        model = Model(weights, engine, device, size, detail)
         if out is None:
             if wish.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")

@@ -32,6 +32,14 @@ Size = Annotated[
         help="Side of the square with as many pixels as the network sees; the model's own if not given.",
     ),
 ]
+Detail = Annotated[
+    str,
+    typer.Option(
+        "--detail",
+        metavar="auto|off|max|MP",
+        help="How much of hair and fur is looked at again at the photo's own size, in megapixels.",
+    ),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make finished files anew.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]

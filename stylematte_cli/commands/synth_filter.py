@@ -38,7 +38,7 @@ class Judge:
     """
 
     def __init__(self, weights: str, threshold: float, backdrop: Backdrop, device: str, side_px: int) -> None:
-        model = Model(weights, "auto", device, None).open(lanes=1)
+        model = Model(weights, "auto", device, None, "off").open(lanes=1)
         own = model.engine.contract.working_size
         model.size = min(own, max(_LEAST_SIZE_PX, side_px))
         self.matter, self.threshold, self.backdrop = model, threshold, backdrop
