@@ -11,6 +11,7 @@ Importing the package imports neither OpenCV nor a runtime: `stylematte --help` 
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from stylematte_cli.matter import Matte, Matter
 
     __version__: str
+
+# From 1.32 on, importing ONNX Runtime writes a device id into the user's cache and calls a server, unless
+# this is set before. `export` does the same, since it can be imported alone. Who sets it to 0 has chosen.
+os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 __all__ = ["Matte", "Matter", "StyleMatteError", "__version__", "load"]
 
@@ -31,6 +36,7 @@ def load(
     engine: str = "auto",
     size: int | None = None,
     threads: int | None = None,
+    detail: str = "auto",
 ) -> Matter:
     """Open a model, ready to matte pictures.
 
@@ -41,17 +47,21 @@ def load(
         size: Working size in pixels: side of the square with as many pixels as the network shall see.
             None takes the model's own.
         threads: CPU threads of the network. None takes all cores this process may use.
+        detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
+            `max`, or so many megapixels. Only for models with a refiner.
 
     Raises:
         MissingError: The weights, the runtime or the device are not here.
         InputError: The file is not a model of this tool.
-        UsageError: `device`, `engine`, `size` or `threads` cannot be meant.
+        UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
     from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter
+    from stylematte_cli.matter import Matter, open_detail
     from stylematte_cli.weights import resolve
 
-    return Matter(open_engine(resolve(weights), engine, device, threads), size)
+    path = resolve(weights)
+    opened = open_engine(path, engine, device, threads)
+    return Matter(opened, size, open_detail(detail, path, opened, device, threads))
 
 
 def __getattr__(name: str) -> object:

@@ -3,10 +3,9 @@
 import logging
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from typer.core import TyperGroup
 
 from stylematte_cli.commands import (
     bench,
@@ -21,22 +20,12 @@ from stylematte_cli.commands import (
     synth,
     train,
 )
-from stylematte_cli.errors import INTERRUPTED, StyleMatteError
-
-
-class _Verbs(TyperGroup):
-    """Lets Ctrl-C be told of, in whatever command: Typer makes a silent exit of it."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run a command."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            raise typer.Abort from None
-
+from stylematte_cli.commands.options import print_json
+from stylematte_cli.commands.verbs import Verb, Verbs
+from stylematte_cli.errors import INTERRUPTED, InputError, StyleMatteError, UsageError
 
 app = typer.Typer(
-    cls=_Verbs,
+    cls=Verbs,
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help loads in half the time and pipes well
@@ -45,17 +34,17 @@ app = typer.Typer(
 )
 
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
-app.command("matte")(matte.matte)
-app.command("train")(train.train)
-app.command("synth")(synth.synth)
-app.command("cycle")(cycle.cycle)
-app.command("export")(export.export)
-app.command("evaluate")(evaluate.evaluate)
-app.command("fid")(fid.fid)
-models.app.command("import")(import_released.import_released)
-app.add_typer(models.app, name="models")
-app.command("doctor")(doctor.doctor)
-app.command("bench")(bench.bench)
+app.command("matte", cls=Verb)(matte.matte)
+app.command("train", cls=Verb)(train.train)
+app.command("synth", cls=Verb)(synth.synth)
+app.command("cycle", cls=Verb)(cycle.cycle)
+app.command("export", cls=Verb)(export.export)
+app.command("evaluate", cls=Verb)(evaluate.evaluate)
+app.command("fid", cls=Verb)(fid.fid)
+models.app.command("import", cls=Verb)(import_released.import_released)
+app.add_typer(models.app, name="models", cls=Verbs)
+app.command("doctor", cls=Verb)(doctor.doctor)
+app.command("bench", cls=Verb)(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,29 +77,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 all done, 1 some inputs failed, 2 usage, 3 bad input, 4 something missing,
         5 engine failure, 130 interrupted.
     """
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
     try:
-        code = app(
-            None if arguments is None else list(arguments), prog_name="stylematte", standalone_mode=False
-        )
+        code = app(given, prog_name="stylematte", standalone_mode=False)
     except StyleMatteError as error:
-        return _fail(error.message, error.hint, error.exit_code)
+        return _fail(error.message, error.hint, error.exit_code, as_json, error.details)
     except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", "", INTERRUPTED)
+        return _fail("interrupted", "", INTERRUPTED, as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}", "", 3)
+        return _fail(f"{where}{error.strerror or error}", "", InputError.exit_code, as_json)
     except Exception as error:
         # Typer's usage errors share no public base class over the versions we allow.
         if hasattr(error, "format_message"):
-            return _fail(error.format_message(), "see `stylematte --help`, or --help after a command", 2)
+            context = getattr(error, "ctx", None)
+            verb = "stylematte" if context is None else context.command_path
+            return _fail(error.format_message(), f"See `{verb} --help`", UsageError.exit_code, as_json)
         raise
     return code if isinstance(code, int) else 0
 
 
-def _fail(message: str, hint: str, code: int) -> int:
+def _fail(message: str, hint: str, code: int, as_json: bool, details: Sequence[str] = ()) -> int:
+    """Say what failed in one line on stderr, and with --json as an object on stdout, too."""
+    if as_json:
+        error = {"exit_code": code, "message": message, "hint": hint, "details": list(details)}
+        print_json({"error": error})
     if hint and message[-1:] not in ".!?":
         message += "."
     line = " ".join(f"{message} {hint}".split())
     print(f"stylematte: error: {line}", file=sys.stderr)
+    for line in details:
+        print(f"  {line}", file=sys.stderr)
     logging.getLogger("stylematte").debug("where it came from:", exc_info=True)
     return code

@@ -1,5 +1,7 @@
 """What can go wrong for a user, and the exit code that says so."""
 
+from collections.abc import Sequence
+
 INTERRUPTED = 130  # exit code after Ctrl-C, which is no error of this tool
 
 
@@ -9,14 +11,16 @@ class StyleMatteError(Exception):
     Args:
         message: What happened, with the file, option or value it happened to.
         hint: What to do next; printed after the message. Empty when the message says it.
+        details: Lines below it, where there are several ways on.
     """
 
     exit_code = 5
 
-    def __init__(self, message: str, hint: str = "") -> None:
+    def __init__(self, message: str, hint: str = "", details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.details = tuple(details)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

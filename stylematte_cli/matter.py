@@ -1,21 +1,24 @@
 """Matter: picture in, matte out. The one place that joins preprocessing, engine and post-processing."""
 
 import logging
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.engines.base import Contract, Engine, Unread
-from stylematte_cli.errors import UsageError
+from stylematte_cli.errors import MissingError, UsageError
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import (
     Picture,
+    Window,
     as_alpha,
     as_rgb,
     convert,
@@ -24,6 +27,10 @@ from stylematte_cli.imaging.geometry import (
     to_float,
 )
 from stylematte_cli.imaging.guided_filter import apply_coefficients
+from stylematte_cli.imaging.refinement import Patch, apply_patches, parse_detail, refine
+
+if TYPE_CHECKING:
+    from stylematte_cli.engines.refiner import Refiner
 
 log = logging.getLogger("stylematte")
 
@@ -38,12 +45,14 @@ class Matte:
             and makes the alpha there.
         contract: Of the model they came from.
         given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
+        detail: Looks at the uncertain band again; None leaves the coarse alpha as it is.
     """
 
     image: Picture
     coefficients: NDArray[np.float32] | Unread
     contract: Contract
     given_alpha: NDArray[Any] | None = None
+    detail: "Detail | None" = None
 
     @cached_property
     def alpha(self) -> NDArray[np.float32]:
@@ -63,10 +72,27 @@ class Matte:
             return convert(self.given_alpha, dtype)
         if not isinstance(self.coefficients, np.ndarray):
             return self.coefficients.alpha_as(self.image, dtype)
+        alpha = self._coarse(self.image, dtype=dtype)
+        return alpha if self.detail is None else apply_patches(alpha, self._patches)
+
+    def _coarse(
+        self, picture: Picture, window: Window | None = None, dtype: DTypeLike = np.float32
+    ) -> NDArray[Any]:
+        """What the coefficients say of the picture at any size, or of a window of it."""
+        assert isinstance(self.coefficients, np.ndarray)
         contract = self.contract
         return apply_coefficients(
-            self.coefficients, self.image, contract.grey_weights, contract.grey_offset, dtype
+            self.coefficients, picture, contract.grey_weights, contract.grey_offset, dtype, window
         )
+
+    @cached_property
+    def _patches(self) -> list[Patch]:
+        """What the refiner found: the same for every number type."""
+        assert self.detail is not None
+        assert isinstance(self.coefficients, np.ndarray)
+        refiner, budget_px = self.detail
+        grid = self.coefficients.shape[1], self.coefficients.shape[2]
+        return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
     @cached_property
     def foreground(self) -> Picture:
@@ -105,6 +131,66 @@ class Matte:
         return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
 
 
+class Detail(NamedTuple):
+    """How the uncertain band is looked at again.
+
+    Attributes:
+        refiner: Of the model.
+        budget_px: The most pixels of tiles that a picture may cost; see `imaging.refinement.parse_detail`.
+    """
+
+    refiner: "Refiner"
+    budget_px: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on, as JSON can hold it."""
+        megapixels = "max" if self.budget_px == math.inf else self.budget_px / 1e6
+        return {"detail": megapixels, "refiner_sha256": self.refiner.sha256}
+
+
+def open_detail(
+    text: str, model: Path, engine: Engine, device: str = "auto", threads: int | None = None
+) -> Detail | None:
+    """Open what looks at the uncertain band again.
+
+    Args:
+        text: `auto`, `off`, `max`, or megapixels; see `imaging.refinement.parse_detail`.
+        model: File that the engine was opened from.
+        engine: Runs the model.
+        device: As for the engine.
+        threads: Likewise.
+
+    Returns:
+        None where nothing is asked for, or where `auto` meets a model without a refiner, or whose refiner
+        cannot be had: that is told to the logger `stylematte`.
+
+    Raises:
+        UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
+        MissingError: Detail was asked for, and the model's refiner is not there.
+        InputError: It is not the one that belongs to the model, or damaged.
+    """
+    budget_px = parse_detail(text)
+    if not budget_px:
+        return None
+    from stylematte_cli.engines.refiner import open_refiner  # ONNX Runtime is an extra
+
+    try:
+        refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
+    except MissingError as error:
+        if text != "auto":
+            raise
+        log.warning("hair and fur are not looked at again: %s", error.message)
+        return None
+    if refiner is None:
+        if text != "auto":
+            raise UsageError(
+                f"detail {text}: model {engine.contract.preset} has no refiner", "Leave it out, or give off"
+            )
+        return None
+    return Detail(refiner, budget_px)
+
+
 class Matter:
     """Mattes pictures with one model.
 
@@ -112,6 +198,7 @@ class Matter:
         engine: From `open_engine`.
         size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
             None takes the model's own.
+        detail: Looks at the uncertain band again, at the picture's own size; None does not.
 
     A size that the model was not trained at is told to the logger `stylematte`.
 
@@ -119,12 +206,13 @@ class Matter:
         UsageError: `size` is too small for the model.
     """
 
-    def __init__(self, engine: Engine, size: int | None = None) -> None:
+    def __init__(self, engine: Engine, size: int | None = None, detail: Detail | None = None) -> None:
         engine.contract.working_size_for(1, 1, size)
         if warning := engine.contract.warning_for(size):
             log.warning("%s", warning)
         self.engine = engine
         self.size = size
+        self.detail = detail
 
     def __call__(self, image: Picture, prior: NDArray[Any] | None = None) -> Matte:
         """Matte one picture.
@@ -176,7 +264,7 @@ class Matter:
                 else self.engine.coefficients(inputs, believed)
             )
             for index, coefficients in zip(indices, found, strict=True):
-                mattes[index] = Matte(pictures[index], coefficients, contract)
+                mattes[index] = Matte(pictures[index], coefficients, contract, detail=self.detail)
         return [mattes[index] for index in range(len(pictures))]
 
     def _checked_priors(

@@ -37,7 +37,9 @@ class Case:
         photo_size: (height, width) of the photo that is matted.
         runs: Timed passes.
         threads: CPU threads of a pass; None takes all cores.
-        prepare: Called with the opened engine and the device, before anything is timed.
+        prepare: Called with the opened engine and the device, before anything is timed; not where the refiner
+            works.
+        detail: As for `matter.open_detail`.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class Case:
     runs: int = 20
     threads: int | None = None
     prepare: Callable[[Engine, str], None] | None = None
+    detail: str = "off"
 
 
 @dataclass(frozen=True)
@@ -99,14 +102,15 @@ def measure(case: Case) -> Timing:
         StyleMatteError: The model cannot be opened or run.
     """
     from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter
+    from stylematte_cli.matter import Matter, open_detail
 
     photo = drawn_photo(*case.photo_size)
     started = time.perf_counter()
     engine = open_engine(case.path, case.engine, case.device, case.threads)
-    if case.prepare is not None:
+    detail = open_detail(case.detail, case.path, engine, case.device, case.threads)
+    if case.prepare is not None and detail is None:
         case.prepare(engine, case.device)
-    matter = Matter(engine, case.size)
+    matter = Matter(engine, case.size, detail)
     matter(photo).alpha_as(np.uint8)
     first_ms = 1000 * (time.perf_counter() - started)
     contract = engine.contract

@@ -14,6 +14,7 @@ from stylematte_cli.errors import InputError, MissingError, UsageError
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
+REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def new_path(name: str, overwrite: bool = False) -> Path:
     """
     if name != Path(name).name or name.startswith("."):
         raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
-    if (ASSETS / f"{name}.onnx").exists():
+    if any((ASSETS / f"{name}{suffix}").exists() for suffix in (".onnx", TRAINING)):
         raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
     path = cache_folder() / f"{name}{TRAINING}"
     if path.exists() and not overwrite:
@@ -187,9 +188,11 @@ def sha256_of(path: Path) -> str:
 def _known_files() -> dict[str, Path]:
     """Map names to files; a shipped model hides a cached one of the same name, a model its weights."""
     found: dict[str, Path] = {}
-    for folder, suffix in ((ASSETS, ".onnx"), (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
+    shipped = ((ASSETS, ".onnx"), (ASSETS, TRAINING))
+    for folder, suffix in (*shipped, (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
         for path in sorted(folder.glob(f"*{suffix}")):
-            found.setdefault(path.stem, path)
+            if not path.stem.endswith(REFINER):
+                found.setdefault(path.stem, path)
     return found
 
 

@@ -120,6 +120,14 @@ def red_detector(version: str = "2", prior: bool = False) -> onnx.ModelProto:
     return model
 
 
+def bolder_red_detector() -> onnx.ModelProto:
+    """Another file of the same weights, as int8 or another working size is: less red is foreground to it."""
+    model = red_detector()
+    (bias,) = (tensor for tensor in model.graph.initializer if tensor.name == "redness_bias")
+    bias.CopyFrom(onnx.numpy_helper.from_array(np.array([-2], np.float32), bias.name))
+    return model
+
+
 @pytest.fixture(scope="session")
 def red_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Path of the red detector as an ONNX file."""

@@ -1,6 +1,7 @@
 """What the runtime may not import, tried in fresh interpreters."""
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -50,6 +51,39 @@ stylematte_cli.StyleMatteError
 print([name for name in ("numpy", "cv2", "onnxruntime", "tqdm", "torch") if name in sys.modules])
 """
     assert run_python(code).strip() == "[]"
+
+
+MATTE = "['matte', sys.argv[2], '--out', 'out', '--weights', sys.argv[1]]"
+START = {
+    "the command": f"from stylematte_cli.app import main; sys.exit(main({MATTE}))",
+    "doctor": "from stylematte_cli.app import main; sys.exit(main(['doctor']))",
+    "from Python": "import stylematte_cli; stylematte_cli.load(sys.argv[1], device='cpu')",
+    "an engine": "from stylematte_cli.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]))",
+    "export": "import onnx; from export.parity import run_onnx; run_onnx(onnx.load(sys.argv[1]))",
+    "int8": "import export.int8, onnxruntime.quantization",
+}
+
+
+@pytest.mark.parametrize("code", START.values(), ids=START.keys())
+def test_onnx_runtime_reports_to_nobody_however_it_is_started(
+    code: str, red_model: Path, tmp_path: Path
+) -> None:
+    """From 1.32 on, importing it writes `deviceid` and a database of events below the user's cache."""
+    home, photo = tmp_path / "home", ROOT / "examples" / "photos" / "chelsea.png"
+    home.mkdir()
+    dropped = ("ORT_DISABLE_TELEMETRY", "XDG_CACHE_HOME", "GITHUB_ACTIONS", "CI")
+    environment = {key: value for key, value in os.environ.items() if key not in dropped}
+    environment |= {"HOME": str(home), "PYTHONPATH": str(ROOT)}
+    subprocess.run(
+        [sys.executable, "-c", f"import pathlib, sys\n{code}", str(red_model), str(photo)],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        timeout=120,
+        check=True,
+    )
+    found = [path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()]
+    assert not [name for name in found if "Microsoft" in name or "onnxruntime" in name]
 
 
 def test_version_is_the_installed_one_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -169,9 +169,9 @@ def fold(tensors: dict[str, Tensor], eps: float = 1e-3) -> dict[str, Tensor]:
 def _training_photos(recipe: Recipe, root: Path, count: int = 192) -> Tensor:
     """(N, 3, 224, 224) float32 RGB in [0, 1], none of them held out."""
     sets = [
-        read_set(root, d.folder, d.layout)
+        read_set(root, d.folder, d.rules)
         for d in recipe.sets
-        if d.kind in ("photos", "mattes", "unlabelled") and has_set(root, d.folder, d.layout)
+        if d.kind in ("photos", "mattes", "unlabelled") and has_set(root, d.folder, d.rules)
     ]
     samples = [sample for samples in sets for sample in split(samples, recipe.held_out_every)[0]]
     if not samples:

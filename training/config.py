@@ -1,7 +1,7 @@
 """Recipes: what a training run does, as TOML files that are checked before anything starts."""
 
 import dataclasses
-import tomllib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import UnionType
@@ -9,20 +9,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from models.encoders import ENCODER_LEVELS
 from models.presets import PRESETS, Preset
-from training.data.layouts import LAYOUTS
+from training.data.layouts import LAYOUTS, Layout
 from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
+from training.recipe_files import RecipeError, find_recipe, read_recipe
 
-RECIPES = Path(__file__).parent / "recipes"
-GENERATORS = "gan"  # recipes of this name and in this folder train generators
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
 Colours = Literal["estimated", "fused", "raw"]
 Resolution = Literal["full", "half", "working"]
 Augmentation = Literal["own", "published"]
-
-
-class RecipeError(ValueError):
-    """A recipe that cannot be used; the message names the file and the key."""
+LABEL_OF_KIND = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}  # the label that a set must have
+PLACES = ("image", "labels")  # fields of a set that say where it lies on one machine
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class DataSet:
         colours: What covers a new background: the subject's "estimated" colours, prepared before a run; a
             quicker estimate made as they are drawn, "fused"; or the "raw" photo's, in whose soft parts the
             old background shows.
+        image: Folder of the photos, where it is no part of a layout: `--image`.
+        labels: Folder of their labels, of the kind that `kind` needs: `--mask` or `--alpha`.
     """
 
     folder: str
@@ -55,6 +54,16 @@ class DataSet:
     incomplete: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     colours: Colours = "estimated"
+    image: str = ""
+    labels: str = ""
+
+    @property
+    def rules(self) -> Layout:
+        """How its files lie: as the layout says, or in the two folders that were named."""
+        if not self.image:
+            return LAYOUTS[self.layout]
+        label = LABEL_OF_KIND[self.kind]
+        return Layout("two folders", (self.image,), {label: (self.labels,)}, (label,))
 
 
 @dataclass(frozen=True)
@@ -72,6 +81,11 @@ class Validation:
     layout: str = "plain"
     photos: int = 50
     resolution: Resolution = "full"
+
+    @property
+    def rules(self) -> Layout:
+        """How its files lie."""
+        return LAYOUTS[self.layout]
 
 
 @dataclass(frozen=True)
@@ -140,6 +154,8 @@ class Recipe:
         validation: Sets scored while training goes on; the held-out part of `sets` where there are none.
         network: Fields of the preset that this recipe changes.
         about: One sentence for `stylematte train`.
+        init: Weights to begin with, a name or a file; none where empty, or where the command line says so.
+        open_sets: The sets are those found below the data root, or named on the command line.
     """
 
     preset: str
@@ -153,27 +169,44 @@ class Recipe:
     validation: tuple[Validation, ...] = ()
     network: dict[str, Any] = field(default_factory=dict)
     about: str = ""
+    init: str = ""
+    open_sets: bool = False
 
     def build_preset(self) -> Preset:
         """The preset with this recipe's changes."""
         return dataclasses.replace(PRESETS[self.preset], **self.network)
 
     def digest(self) -> dict[str, Any]:
-        """The recipe as plain values, to be saved beside what it made."""
-        return {key: value for key, value in dataclasses.asdict(self).items() if key != "about"}
+        """The recipe as plain values, to be saved beside what it made; no places on this machine."""
+        values = dataclasses.asdict(self)
+        values = {key: values[key] for key in _DIGESTED}
+        sets = [{k: v for k, v in data_set.items() if k not in PLACES} for data_set in values["sets"]]
+        return values | {"sets": tuple(sets)}
 
 
-def load_recipe(name_or_path: str) -> Recipe:
+# In the order of the first version: the text of a digest is what a run folder knows its recipe by.
+_DIGESTED = (
+    *("preset", "sets", "stages", "seed", "held_out_every", "ema_decay", "weight_decay", "clip_norm"),
+    *("validation", "network"),
+)
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name in `training/recipes` or by its path.
 
-    A recipe may say `extends = "name"`: then it starts from that one, and its own keys replace those of the
-    same name; `network` is joined key by key. `only_stages` picks stages by name, see `select_stages`.
+    A recipe may say `extends = "name"`, or the path of a file, seen from its own folder: then it starts from
+    that one, and its own keys replace those of the same name; `network` is joined key by key. `only_stages`
+    picks stages by name, see `select_stages`.
+
+    Args:
+        name_or_path: A name, or the path of a .toml file.
+        overrides: `key=value`, see `training.recipe_files.override`.
 
     Raises:
         RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
     """
     path = find_recipe(name_or_path)
-    table = read_recipe(path)
+    table = read_recipe(path, overrides)
     if "generator" in table:
         raise RecipeError(f"{path}: it trains a generator, not a matting network")
     for key in ("sets", "stages", "validation"):
@@ -215,61 +248,6 @@ def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
         raise RecipeError(f"{where}: no stage {strange!r}; the recipe has {', '.join(known)}")
     stages = (dataclasses.replace(s, optional=False) for s in recipe.stages if s.name in names)
     return dataclasses.replace(recipe, stages=tuple(stages))
-
-
-def find_recipe(name_or_path: str) -> Path:
-    """The file of a recipe.
-
-    Raises:
-        RecipeError: There is none.
-    """
-    path = Path(name_or_path)
-    if path.suffix != ".toml":
-        path = RECIPES / f"{name_or_path}.toml"
-    if not path.is_file():
-        names = ", ".join(recipe_names() + recipe_names(generators=True))
-        raise RecipeError(f"no recipe {name_or_path}; there are {names}, or give a .toml file")
-    return path
-
-
-def read_recipe(path: Path, children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The table of a file, on top of those that it extends.
-
-    Raises:
-        RecipeError: It is no TOML, or extends what is not there or itself.
-    """
-    try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: {error}") from None
-    if "extends" not in table:
-        return table
-    parent = table.pop("extends")
-    if not isinstance(parent, str):
-        raise RecipeError(f"{path}: extends must be the name of a recipe")
-    parent_path = find_recipe(parent)
-    if parent_path in (path, *children):
-        raise RecipeError(f"{path}: extends {parent}, which extends this one")
-    base = read_recipe(parent_path, (path, *children))
-    networks = [t.get("network", {}) for t in (base, table)]
-    if any(networks) and all(isinstance(n, dict) for n in networks):
-        table["network"] = networks[0] | networks[1]
-    return base | table
-
-
-def recipe_names(generators: bool = False) -> list[str]:
-    """Names of the recipes that come with the package: of matting networks, or of generators."""
-    names = sorted(p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.toml"))
-    return [name for name in names if (name.partition("/")[0] == GENERATORS) == generators]
-
-
-def trains_generator(name_or_path: str) -> bool:
-    """Whether a recipe is one of `training.gan.config`: it has a table [generator].
-
-    Raises:
-        RecipeError: It is not there, or no TOML.
-    """
-    return "generator" in read_recipe(find_recipe(name_or_path))
 
 
 def build_table(kind: type, row: dict[str, Any], where: str) -> Any:
@@ -338,7 +316,7 @@ def _check(recipe: Recipe, path: Path) -> None:
         if validation.photos < 1:
             raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
         _check_layout(validation, path)
-    if not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
+    if not recipe.open_sets and not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
         raise RecipeError(f"{path}: no stages")
@@ -379,7 +357,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
     shares = {s.folder: stage.shares.get(s.folder, s.share) for s in recipe.sets}
     if strange := set(stage.shares) - set(shares):
         raise RecipeError(f"{where}: shares of {sorted(strange)[0]}, which is no set of the recipe")
-    if min(shares.values()) < 0 or not any(shares.values()):
+    if shares and (min(shares.values()) < 0 or not any(shares.values())):
         raise RecipeError(f"{where}: shares must be 0 or more, and one of them above 0")
     if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):
         raise RecipeError(f"{where}: unknown loss {sorted(unknown)[0]}; known are {', '.join(LOSSES)}")

@@ -5,6 +5,7 @@ recipe, how networks are compared, and the report.
 """
 
 import dataclasses
+import itertools
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -45,6 +46,9 @@ class Step:
         run: Does the work, or goes on with it; returns plain values for the report.
         folder: Where it works.
         products: Files that are there when it is done.
+        grows: A setting of which more may be asked for later: the step then adds what is missing.
+        needs: Steps from whose products this one is made, besides those that its settings refuse.
+        keeps: Its folder is put aside, not written over, when one of `needs` has grown.
     """
 
     name: str
@@ -53,13 +57,17 @@ class Step:
     run: Callable[[], Result]
     folder: Path
     products: tuple[Path, ...]
+    grows: str = ""
+    needs: tuple[str, ...] = ()
+    keeps: bool = False
 
 
 def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -> dict[str, Result]:
     """Run the steps that are not done, in order.
 
     A step counts as done when its record tells of the same settings and all its products are as they were
-    left. One that began with other settings, from another network say, is refused: hours may lie in it.
+    left. One that began with other settings, from another network say, is refused: hours may lie in it. One
+    of which more is asked than before goes on, and those made from its products begin anew.
 
     Args:
         out: Run folder; gets steps/<name>.json.
@@ -78,7 +86,12 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         path = out / "steps" / f"{step.name}.json"
         settings = json.loads(json.dumps(step.settings()))
         record = _read(path)
-        if differing := [k for k in settings if record and record["settings"].get(k) != settings[k]]:
+        differing = [k for k in settings if record and record["settings"].get(k) != settings[k]]
+        if differing == [step.grows] and settings[step.grows] > record["settings"].get(step.grows, 0):
+            for line in _set_back(out, steps, step.name):
+                report(line)
+            record, differing = {}, []
+        if differing:
             raise CycleFolderError(
                 f"{path} tells of another {', '.join(differing)}; give another --out, or take away this file "
                 f"and {step.folder}, and those of the steps after it"
@@ -98,6 +111,28 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         _write(path, {"settings": settings, "result": result, "products": products})
         results[step.name] = result
     return results
+
+
+def _set_back(out: Path, steps: Sequence[Step], grown: str) -> list[str]:
+    """Forget the steps that were made from what a step left; hours of work are put aside, not thrown away.
+
+    Returns:
+        A line for each folder that was put aside.
+    """
+    lines, stale = [], {grown}
+    for step in steps:
+        if not stale & set(step.needs):
+            continue
+        stale.add(step.name)
+        if step.keeps and step.folder.exists():
+            places = (step.folder.with_name(f"{step.folder.name}_before_{n}") for n in itertools.count(1))
+            place = next(place for place in places if not place.exists())
+            step.folder.rename(place)
+            lines.append(
+                f"{step.folder.name}: there are more pictures now, the old one is put aside as {place}"
+            )
+        (out / "steps" / f"{step.name}.json").unlink(missing_ok=True)
+    return lines
 
 
 def _read(path: Path) -> Result:

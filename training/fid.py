@@ -5,6 +5,7 @@ References:
     equation 6 (FID). Bińkowski et al., "Demystifying MMD GANs", 2018, section 4 (KID).
 """
 
+import math
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,23 @@ class MissingDetectorError(DetectorError):
 
 
 class ScoreError(ValueError):
-    """Too few pictures for a score, or statistics that do not belong together."""
+    """Too few pictures for a score, statistics that do not belong together, or ones that are no numbers."""
+
+
+class FeatureError(ScoreError):
+    """Pictures of which a detector makes NaN or infinite features.
+
+    Attributes:
+        places: Their places in the order in which pictures were given, from 0.
+    """
+
+    def __init__(self, places: list[int]) -> None:
+        named = ", ".join(str(place + 1) for place in places[:3])
+        super().__init__(
+            f"of {len(places)} pictures, among them number {named}, the detector makes features that are no "
+            "numbers"
+        )
+        self.places = places
 
 
 class Detector(nn.Module):
@@ -188,6 +205,12 @@ class Statistics:
     features: Tensor | None = None
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all of it are numbers; sums of features that are none are none either."""
+        parts = [self.total, self.products, *([] if self.features is None else [self.features])]
+        return all(bool(part.isfinite().all()) for part in parts)
+
+    @property
     def mean(self) -> Tensor:
         """(d,) float64."""
         return self.total / self.count
@@ -208,17 +231,21 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
 
     Returns:
         Statistics on the CPU.
+
+    Raises:
+        FeatureError: Features are NaN or infinite.
     """
     device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
     metric = FrechetInceptionDistance(feature=detector).to(device)
-    kept = _Kept()
-    hook = detector.register_forward_hook(kept) if keep_features else None
+    kept = _Kept(keep_features)
+    hook = detector.register_forward_hook(kept)
     try:
         for batch in pictures:
             metric.update(batch.to(device), real=True)
     finally:
-        if hook is not None:
-            hook.remove()
+        hook.remove()
+    if kept.broken:
+        raise FeatureError(kept.broken)
     return Statistics(
         metric.real_features_sum.cpu(),
         metric.real_features_cov_sum.cpu(),
@@ -228,13 +255,21 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
 
 
 class _Kept:
-    """A forward hook that keeps what a detector gives."""
+    """A forward hook that keeps what a detector gives, and of which pictures that is no number."""
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_features: bool) -> None:
+        self.keeps_features = keeps_features
         self.features: list[Tensor] = []
+        self.broken: list[int] = []
+        self.count = 0
 
     def __call__(self, detector: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
-        self.features.append(features.float().cpu())
+        is_broken = ~features.isfinite().all(1)
+        if is_broken.any():
+            self.broken += (self.count + is_broken.nonzero().flatten()).tolist()
+        self.count += len(features)
+        if self.keeps_features:
+            self.features.append(features.float().cpu())
 
 
 class _AsTheyAre(nn.Module):
@@ -256,7 +291,7 @@ def fid(real: Statistics, generated: Statistics) -> float:
         generated: Of the other, by the same detector.
 
     Raises:
-        ScoreError: Less than two pictures, or features of different length.
+        ScoreError: Less than two pictures, features of different length, or ones that are no numbers.
     """
     _check(real, generated)
     metric = FrechetInceptionDistance(feature=_AsTheyAre(len(real.total)))
@@ -268,7 +303,10 @@ def fid(real: Statistics, generated: Statistics) -> float:
     metric.orig_dtype = torch.float64
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
-        return max(0.0, float(metric.compute()))  # equal sets differ from zero by rounding alone
+        distance = float(metric.compute())
+    if not math.isfinite(distance):  # max(0, nan) would be 0, a perfect score
+        raise ScoreError(f"the FID of these features is {distance}")
+    return max(0.0, distance)  # equal sets differ from zero by rounding alone
 
 
 def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, float]:
@@ -298,8 +336,10 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
     metric.update(generated.features.double(), real=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        mean, deviation = metric.compute()
-    return float(mean), float(deviation)
+        mean, deviation = (float(value) for value in metric.compute())
+    if not math.isfinite(mean):
+        raise ScoreError(f"the KID of these features is {mean}")
+    return mean, deviation
 
 
 def _check(real: Statistics, generated: Statistics) -> None:
@@ -307,6 +347,9 @@ def _check(real: Statistics, generated: Statistics) -> None:
         raise ScoreError(f"{real.count} real and {generated.count} generated pictures: two of each at least")
     if len(real.total) != len(generated.total):
         raise ScoreError("statistics of two detectors do not compare")
+    for what, found in (("real", real), ("generated", generated)):
+        if not found.is_finite:
+            raise ScoreError(f"the features of the {what} pictures are no numbers")
 
 
 def doubts(real: int, generated: int, num_features: int) -> list[str]:

@@ -28,6 +28,10 @@ Item = tuple[Sample, DataSet]
 SHOWN_A_SET = 2  # pictures of each set on a preview sheet
 
 
+class PredictionError(RuntimeError):
+    """An alpha that is no number; the message names the photo."""
+
+
 class Shown(NamedTuple):
     """A picture (H, W, 3) uint8 RGB with the alpha that it should have, (H, W) uint8."""
 
@@ -66,8 +70,8 @@ class HeldOut:
 
     def error(self, scores: dict[str, float]) -> float:
         """What the best weights have least of: the error in the band, and what is missing in IoU."""
-        band = 0.0 if math.isnan(scores["band"]) else scores["band"]  # no held-out picture has a band
-        return band + 1 - scores["iou"]
+        band = scores.get("band", 0.0)  # no held-out picture has a band, and then none ever has
+        return band + 1 - scores.get("iou", 1.0)
 
     def headline(self, scores: dict[str, float]) -> dict[str, float]:
         """All of them."""
@@ -138,21 +142,49 @@ def score(
     The network is left in evaluation mode.
 
     Returns:
-        `iou/<set>`, `band/<set>` for every set, and `iou`, `band`, the means over sets.
+        `iou/<set>`, `band/<set>` for every set, and `iou`, `band`, the means over sets. A set of which no
+        picture shows a subject has no IoU, and one without soft outlines no band error.
+
+    Raises:
+        DataError: No picture of any set shows a subject: a score over nothing is no score.
+        PredictionError: The network's answer is no number.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
+    with_subject: set[str] = set()
     for sample, data_set in items:
         image, alpha, band = labelled(sample, data_set, mattes, teacher)
-        predicted = predict(model, image, side)
-        rows[f"iou/{sample.folder}"].append(iou(predicted, alpha))
+        predicted = finite(predict(model, image, side), sample.image)
+        if alpha.max() >= 0.5:
+            with_subject.add(sample.folder)
+        value = iou(predicted, alpha)
+        # Nothing seen where nothing is: right, as long as other pictures of the set show a subject.
+        rows[f"iou/{sample.folder}"].append(1.0 if math.isnan(value) else value)
         if band.any():
             rows[f"band/{sample.folder}"].append(np.abs(predicted - alpha)[band].mean())
+    if not with_subject and not any(name.startswith("band/") for name in rows):
+        raise DataError(
+            f"no subject in any of the {len(items)} held-out pictures, so there is nothing to score; are "
+            "their masks empty?"
+        )
+    for folder in {sample.folder for sample, _ in items} - with_subject:  # of a poor teacher, say
+        del rows[f"iou/{folder}"]
     scores = {name: float(np.mean(values)) for name, values in rows.items()}
     for kind in ("iou", "band"):
-        means = [v for k, v in scores.items() if k.startswith(kind + "/")]
-        scores[kind] = float(np.mean(means)) if means else math.nan
+        if means := [v for k, v in scores.items() if k.startswith(kind + "/")]:
+            scores[kind] = float(np.mean(means))
     return scores
+
+
+def finite(predicted: NDArray[np.float32], photo: Path) -> NDArray[np.float32]:
+    """A network's answer as it is.
+
+    Raises:
+        PredictionError: It is no number somewhere: compared with anything, such a score is not the worse one.
+    """
+    if not np.isfinite(predicted).all():
+        raise PredictionError(f"{photo}: the network's alpha of it is no number")
+    return predicted
 
 
 def preview_sheet(model: StyleMatte, pictures: Iterable[Shown], side: float, path: Path) -> None:

@@ -1,8 +1,9 @@
-"""What a run says of itself, in numbers: a CSV file, and the same in TensorBoard."""
+"""What a run says of itself: numbers in a CSV file, and the same in TensorBoard with pictures."""
 
 import csv
 from pathlib import Path
 
+import cv2
 from torch.utils.tensorboard import SummaryWriter
 
 HEADER = ("step", "name", "value")
@@ -34,6 +35,12 @@ class Log:
             csv.writer(file).writerows((step, name, f"{value:.6g}") for name, value in values.items())
         for name, value in values.items():
             self.board.add_scalar(name, value, step)
+
+    def show(self, name: str, path: Path, step: int) -> None:
+        """Put a picture file on the board."""
+        image = cv2.imread(str(path))
+        if image is not None:
+            self.board.add_image(name, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what TensorBoard still holds back."""

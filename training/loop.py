@@ -17,18 +17,21 @@ from torch.utils.data import DataLoader
 from models.checkpoints import fill, save_weights
 from models.stylematte import StyleMatte, build_model
 from training.checkpoint import load_state, save_state
-from training.config import Recipe, RecipeError
+from training.config import Recipe, RecipeError, Stage
 from training.data.dataset import MattingDataset, Onwards, as_batch
 from training.held_out import HeldOut, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
-from training.optimiser import make_optimiser, set_rates, update_average
+from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
 from training.plan import make_plan
 from training.processes import check_batches, join_processes, reseed, spare_wide_depthwise
+from training.progress import Progress
+from training.provenance import write_config
 from training.teacher import Teacher
 from training.validation import Published
 
-STEPS_A_LINE = 50
+STEPS_A_ROW = 50
+FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
 
 
 class TrainingError(RuntimeError):
@@ -90,6 +93,7 @@ def train(
     initialise: Callable[[StyleMatte], None] | None = None,
     report: Callable[[str], None] = print,
     teacher: Teacher | None = None,
+    shows_bar: bool = False,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -100,6 +104,7 @@ def train(
         initialise: Fills a fresh network with trained weights; not called when a run goes on.
         report: Takes progress lines; the main process alone has some.
         teacher: Has the say where labels say nothing.
+        shows_bar: Show a bar on a terminal, beside the lines.
 
     Returns:
         Scores of the last validation, see `training.validation.score` and `training.held_out.score`; on the
@@ -134,7 +139,8 @@ def train(
         raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
     for line in plan.skipped:
         report(line)
-    run = Run(recipe, model, state, options, accelerator, teacher, judge, report)
+    progress = _progress(recipe, state, report, shows_bar and accelerator.is_main_process)
+    run = Run(recipe, model, state, options, accelerator, teacher, judge, progress)
 
     # Run the stages.
     scores: dict[str, float] = {}
@@ -151,6 +157,20 @@ def train(
 
 def _say_nothing(line: str) -> None:
     pass
+
+
+def _progress(
+    recipe: Recipe, state: dict[str, Any], report: Callable[[str], None], shows_bar: bool
+) -> Progress:
+    stages, before = recipe.stages[state["stage"] :], recipe.stages[: state["stage"]]
+    work = sum(_work(stage) * stage.steps for stage in stages) - _work(stages[0]) * state["step"]
+    done = sum(stage.steps for stage in before) + state["step"]
+    return Progress(report, sum(stage.steps for stage in recipe.stages), done, work, shows_bar)
+
+
+def _work(stage: Stage) -> float:
+    """What a step of a stage costs: the pixels that the network sees."""
+    return stage.batch_size * (stage.side[0] + stage.side[1]) ** 2 / 4
 
 
 def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
@@ -197,10 +217,10 @@ class Run:
         accelerator: Accelerator,
         teacher: Teacher | None,
         judge: Judge,
-        report: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self.recipe, self.options, self.state = recipe, options, state
-        self.accelerator, self.teacher, self.judge, self.report = accelerator, teacher, judge, report
+        self.accelerator, self.teacher, self.judge, self.progress = accelerator, teacher, judge, progress
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -226,8 +246,7 @@ class Run:
         self.log: Log | None = None
         if accelerator.is_main_process:
             options.out.mkdir(parents=True, exist_ok=True)
-            config = recipe.digest() | {"origin": state["origin"]}
-            (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, self._steps_before(state["stage"]) + state["step"])
 
     def forget_moments(self) -> None:
@@ -235,7 +254,8 @@ class Run:
         self.optimiser.optimizer.state.clear()
 
     def close(self) -> None:
-        """End the log."""
+        """End the log, and take the bar away."""
+        self.progress.close()
         if self.log is not None:
             self.log.close()
 
@@ -248,20 +268,25 @@ class Run:
         sums: dict[str, float] = {}
         began, count = time.perf_counter(), 0
         for step in range(start, stage.steps):
-            for name, value in self._step(number, step, batches).items():
+            latest = self._step(number, step, batches)
+            for name, value in latest.items():
                 sums[name] = sums.get(name, 0.0) + value
             done = step + 1
             count += 1
-            if done % min(STEPS_A_LINE, every) == 0 or done == stage.steps:
+            pace = count * stage.batch_size / (time.perf_counter() - began)
+            self._say_where(stage, done, latest["loss"], pace)
+            if done % min(STEPS_A_ROW, every) == 0 or done == stage.steps:
                 means = {name: value / count for name, value in sums.items()}
-                means["images_per_s"] = count * stage.batch_size / (time.perf_counter() - began)
-                self._tell(number, done, means)
+                means |= {"images_per_s": pace, "learning_rate": learning_rate(stage, step)}
+                if self.log is not None:
+                    self.log.write(self._steps_before(number) + done, means)
                 began, sums, count = time.perf_counter(), {}, 0
-            if done % every == 0 or done == stage.steps:
+            is_due = done % every == 0 or done == stage.steps
+            if is_due or (number == 0 and done == FIRST_LOOK_STEPS < every):
                 if self.accelerator.is_main_process:
-                    scores = self._validate(number, done)
+                    scores = self._validate(number, done, chooses=is_due)
                 self.accelerator.wait_for_everyone()
-                began = time.perf_counter()
+                began = time.perf_counter() - count * stage.batch_size / pace
         return scores
 
     def _loader(self, number: int, root: Path) -> DataLoader[Batch]:
@@ -323,31 +348,43 @@ class Run:
     def _steps_before(self, number: int) -> int:
         return sum(stage.steps for stage in self.recipe.stages[:number])
 
-    def _tell(self, number: int, done: int, means: dict[str, float]) -> None:
+    def _say_where(self, stage: Stage, done: int, loss: float, images_per_s: float) -> None:
         if self.log is None:
             return
-        stage = self.recipe.stages[number]
-        self.log.write(self._steps_before(number) + done, means)
-        self.report(
-            f"{stage.name} {done}/{stage.steps}  loss {means['loss']:.4f}  "
-            f"{means['images_per_s']:.1f} images/s"
+        self.progress.step(
+            lambda: f"{stage.name} {done}/{stage.steps}  loss {loss:.4f}  {images_per_s:.1f} images/s",
+            _work(stage),
+            is_last=done == stage.steps,
         )
 
-    def _validate(self, number: int, done: int) -> dict[str, float]:
-        """Score the average, draw previews, and write weights and state; on the main process."""
+    def _validate(self, number: int, done: int, chooses: bool) -> dict[str, float]:
+        """Score the average, draw previews, and write weights and state; on the main process.
+
+        Args:
+            number: Of the stage.
+            done: Its steps so far.
+            chooses: Whether these weights can be the best ones.
+
+        Raises:
+            TrainingError: The scores are no numbers.
+        """
         assert self.log is not None
         out, side = self.options.out, float(self.recipe.stages[number].side[1])
         total = self._steps_before(number) + done
         scores = self.judge.score(self.average, side)
         self.log.write(total, scores)
         shown = self.judge.headline(scores)
-        self.report("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
-        preview_sheet(self.average, self.judge.shown(), side, out / "previews" / f"{total:06d}.png")
+        self.progress.say("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
+        sheet = out / "previews" / f"{total:06d}.png"
+        preview_sheet(self.average, self.judge.shown(), side, sheet)
+        self.log.show("previews", sheet, total)
         provenance = {"recipe": self.recipe.digest(), "steps": total, "scores": scores}
         provenance |= {"origin": self.state["origin"]} if self.state["origin"] else {}
         save_weights(self.average, out / "last.safetensors", provenance)
         error = self.judge.error(scores)
-        if error < self.state["best"]:
+        if not math.isfinite(error):  # compared with the best, it would never be the worse one
+            raise TrainingError(f"the scores of step {done} of {self.recipe.stages[number].name} are {error}")
+        if chooses and error < self.state["best"]:
             self.state["best"] = error
             save_weights(self.average, out / "best.safetensors", provenance)
         self.state.update(

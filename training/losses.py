@@ -8,11 +8,8 @@ another, is the loss of the whole batch.
 from collections.abc import Callable
 
 import torch
-from kornia.losses import HausdorffERLoss
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-
-_EROSIONS = HausdorffERLoss()  # ten of them, weighted by their number squared
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -117,9 +114,13 @@ def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
         stretched to [0, 1], a picture at a time.
     """
     believed = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
+    # Imported here, so that what needs no erosions needs no kornia.
+    from kornia.losses import HausdorffERLoss
+
+    erosions = HausdorffERLoss().to(believed.device)  # ten of them, weighted by their number squared
     # Not its forward(): that takes class numbers, one channel a class, so that a lone channel would be
     # compared with class 0, the background. This is what it does with every channel.
-    return _EROSIONS.perform_erosion(believed, alpha).mean()
+    return erosions.perform_erosion(believed, alpha).mean()
 
 
 def composition(logits: Tensor, alpha: Tensor, weight: Tensor, contrast: Tensor) -> Tensor:

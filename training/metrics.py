@@ -34,7 +34,7 @@ CONVENTIONS = {
     "whole image",
     "Conn": "sum of differences of connectivity / 1000, steps of 0.1, 4-connectivity, theta 0.15, "
     "whole image",
-    "IoU": "intersection over union of alpha >= 0.5, whole image",
+    "IoU": "intersection over union of alpha >= 0.5, whole image; none where both are empty",
     "SAD-tri": "unknown band: sum |d| / 1000, prediction set to 1 and 0 where the trimap is 255 and 0",
     "MSE-tri": "unknown band: sum d^2 / unknown pixels, known pixels as for SAD-tri, a fraction",
     "MAD-tri": "unknown band: sum |d| / unknown pixels, known pixels as for SAD-tri, a fraction",
@@ -61,7 +61,7 @@ def measure(prediction: Alpha, truth: Alpha, trimap: Trimap | None = None) -> di
 
     Returns:
         Score by name, keys and conventions as in `CONVENTIONS`. MSE-tri and MAD-tri are NaN where the trimap
-        has no unknown pixel.
+        has no unknown pixel, IoU where neither alpha shows a subject.
 
     Raises:
         ValueError: The sizes differ.
@@ -127,11 +127,11 @@ def mad(prediction: Alpha, truth: Alpha) -> float:
 
 
 def iou(prediction: Alpha, truth: Alpha) -> float:
-    """Intersection over union of the two subjects cut at one half; 1 where both are empty."""
+    """Intersection over union of the two subjects cut at one half; NaN where both are empty."""
     _check_sizes(prediction, truth)
     a, b = prediction >= 0.5, truth >= 0.5
     union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
+    return np.count_nonzero(a & b) / union if union else float("nan")  # nothing to score is no score
 
 
 def grad(prediction: Alpha, truth: Alpha) -> float:

@@ -44,7 +44,7 @@ def make_plan(recipe: Recipe, root: Path) -> Plan:
     wanted = {s for stage in recipe.stages if not stage.optional for s in _folders(recipe, stage)}
     for stage in recipe.stages:
         rest = [s for s in needed_sets(recipe, stage) if s.folder not in wanted]
-        missing = [s.folder for s in rest if not has_set(root, s.folder, s.layout)]
+        missing = [s.folder for s in rest if not has_set(root, s.folder, s.rules)]
         if stage.optional and missing:
             skipped.append(f"stage {stage.name} left out: {root / missing[0]} is not there")
         else:

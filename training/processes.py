@@ -1,8 +1,10 @@
 """One process or many, through accelerate: `accelerate launch` and `torchrun` start them, this joins them."""
 
 import functools
+import os
 from datetime import timedelta
 
+import cv2
 import numpy as np
 import torch
 from accelerate import Accelerator
@@ -37,7 +39,8 @@ def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) ->
     kind = torch.device(device)
     if precision == "fp16" and kind.type == "cpu":
         raise ProcessError("fp16 needs a graphics card: on a processor use bf16 or fp32")
-    if kind.type == "cuda" and kind.index is not None:
+    # One of several takes the card of its number: touched before, the first card would bear all of them.
+    if kind.type == "cuda" and kind.index is not None and not is_one_of_several():
         torch.cuda.set_device(kind)
     accelerator = Accelerator(
         cpu=kind.type == "cpu",
@@ -52,6 +55,39 @@ def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) ->
     if accelerator.num_processes > 1 and kind.index not in (None, 0):
         raise ProcessError(f"{device}: several processes take a card each; give cuda, without a number")
     return accelerator
+
+
+def is_one_of_several() -> bool:
+    """Whether `accelerate launch` or `torchrun` started more processes than this one."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def choose_threads(device: str, cores: int) -> None:
+    """Divide the cores among the processes of this machine, where OMP_NUM_THREADS does not say otherwise.
+
+    The number depends on nothing that changes from one start to the next: other threads add up in another
+    order, and a run that goes on would not be the same to the last bit.
+
+    Args:
+        device: Where the network runs; beside a graphics card four threads are enough.
+        cores: That this process may use.
+    """
+    cv2.setNumThreads(1)  # pictures are many, so each takes one core
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    share = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+    torch.set_num_threads(share if torch.device(device).type == "cpu" else min(4, share))
+
+
+def describe(accelerator: Accelerator, precision: str, workers: int) -> str:
+    """What a run takes of the machine, in one line."""
+    count, threads = accelerator.num_processes, torch.get_num_threads()
+    processes = "1 process" if count == 1 else f"{count} processes"
+    each = "" if count == 1 else " each"
+    return (
+        f"{accelerator.device}, {precision}; {processes}; {threads} threads for torch, 1 for OpenCV, "
+        f"{workers} workers that prepare pictures{each}"
+    )
 
 
 def pictures_a_pass(batch_size: int, accelerator: Accelerator) -> int:

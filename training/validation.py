@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from models.published import matte_published
 from models.stylematte import StyleMatte
 from training.config import Recipe, Resolution
-from training.data.readers import DataError, read_label, read_rgb, read_set
-from training.held_out import SHOWN_A_SET, Shown, as_tensor, predict
+from training.data.readers import DataError, read_label, read_plane, read_rgb, read_set
+from training.held_out import SHOWN_A_SET, Shown, as_tensor, finite, predict
 from training.metrics import mad, mse, sad, trimap_scores
 
 IN_THE_BAND = ("SAD-tri", "MSE-tri", "MAD-tri")
@@ -102,25 +102,33 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
         trimaps; `sad`, `mse`, `mad` are the means over sets. Conventions: `training.metrics.CONVENTIONS`.
 
     Raises:
-        DataError: A file cannot be read, or sizes differ.
+        DataError: A file cannot be read, sizes differ, or no alpha shows a subject.
+        PredictionError: The network's answer is no number.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
+    shows_subject = False
     for photo in photos:
         image = read_rgb(photo.image)
         truth = np.asarray(read_label(photo.alpha) / np.float32(255), np.float32)
-        trimap = None if photo.trimap is None else read_label(photo.trimap)
+        trimap = None if photo.trimap is None else read_plane(photo.trimap)
         for path, label in ((photo.alpha, truth), (photo.trimap, trimap)):
             if label is not None and label.shape != image.shape[:2]:
                 raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
-        predicted = matte(model, image, photo.resolution)
+        shows_subject |= bool(truth.max() >= 0.5)
+        predicted = finite(matte(model, image, photo.resolution), photo.image)
         values = {"sad": sad(predicted, truth), "mse": mse(predicted, truth), "mad": mad(predicted, truth)}
         if trimap is not None:
             banded = trimap_scores(predicted, truth, trimap)
             values |= {name.lower(): banded[name] for name in IN_THE_BAND}
         for name, value in values.items():
             rows[f"{name}/{photo.set_name}"].append(value)
-    scores = {name: float(np.nanmean(values)) for name, values in rows.items()}
+    if not shows_subject:
+        raise DataError(
+            f"no subject in any alpha of the {len(photos)} validation photos, so there is nothing to score"
+        )
+    # A trimap without unknown pixels gives no score of its band.
+    scores = {n: float(np.nanmean(values)) for n, values in rows.items() if not np.isnan(values).all()}
     for kind in ("sad", "mse", "mad"):
         scores[kind] = float(np.mean([v for k, v in scores.items() if k.startswith(kind + "/")]))
     return scores

@@ -40,6 +40,7 @@ def bench(
             help="Working size, as for matte; give it again for more. The model's own if not given.",
         ),
     ] = None,
+    detail: options.Detail = "off",
     batch_size: Annotated[
         list[int] | None,
         typer.Option("--batch-size", min=1, metavar="N", help="Photos in a pass; give it again for more."),
@@ -68,7 +69,7 @@ def bench(
     paths = [resolve(name) for name in weights or ["nano"]]
     sizes: list[int | None] = [*size] if size else [None]
     cases = [
-        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, use_card)
+        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, use_card, detail)
         for path, one_engine, one_size, one_batch in product(
             paths, engine or ["auto"], sizes, batch_size or [1]
         )

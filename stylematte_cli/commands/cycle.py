@@ -9,8 +9,21 @@ from typing import Annotated
 
 import typer
 
-from stylematte_cli.commands.options import Device, Json, Quiet, print_json
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.options import (
+    BackboneWeights,
+    Count,
+    Detector,
+    Device,
+    Json,
+    LoaderWorkers,
+    Mattes,
+    Quiet,
+    StepsBetween,
+    Threshold,
+    Truncation,
+    print_json,
+)
+from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
 from stylematte_cli.errors import InputError, UsageError
 
 
@@ -41,46 +54,20 @@ def cycle(
             help="A trained generator, in place of the steps mattes and gan.",
         ),
     ] = "",
-    count: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep.")] = 2000,
-    truncation: Annotated[
-        str, typer.Option("--truncation", metavar="T|LOW:HIGH", help="As in `stylematte synth`.")
-    ] = "0.7",
-    threshold: Annotated[
-        float, typer.Option("--threshold", min=0.0001, max=1, help="Of the filter, as in `stylematte synth`.")
-    ] = 0.05,
+    count: Count = 2000,
+    truncation: Truncation = "0.7",
+    threshold: Threshold = None,
     steps: Annotated[int, typer.Option("--steps", min=1, help="Of fine-tuning.")] = 500,
     control: Annotated[
         bool,
         typer.Option("--control", help="Fine-tune without generated pictures, too, to tell what they bring."),
     ] = False,
-    mattes: Annotated[
-        Path | None,
-        typer.Option(
-            "--mattes",
-            metavar="DIR",
-            help="Mattes solved from masks, shared by runs.",
-        ),
-    ] = None,
-    backbone_weights: Annotated[
-        str,
-        typer.Option(
-            "--backbone-weights",
-            metavar="hub|FILE|none",
-            help="As in `stylematte train`.",
-        ),
-    ] = "",
-    detector: Annotated[
-        str,
-        typer.Option(
-            "--detector", metavar="NAME|FILE|none", help="Of the generator's scores, see `stylematte fid`."
-        ),
-    ] = "",
-    every: Annotated[
-        int | None,
-        typer.Option("--every", min=1, help="Steps between saved states."),
-    ] = None,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
-    device: Device = "cpu",
+    mattes: Mattes = None,
+    backbone_weights: BackboneWeights = "",
+    detector: Detector = "",
+    every: StepsBetween = None,
+    workers: LoaderWorkers = 2,
+    device: Device = "auto",
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -90,21 +77,24 @@ def cycle(
     of that name does, in a folder of its own below --out, and none is done twice: the same command goes on
     where a cycle was stopped. OUT/report.md tells what came out, report.json the same for programs.
     """
+    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
     with translated_errors():
+        from stylematte_cli.commands.synth_filter import THRESHOLD
         from stylematte_cli.commands.torch_device import usable_device
-        from training.config import load_recipe, trains_generator
+        from training.config import load_recipe
         from training.cycle import run_steps, write_report
         from training.gan.config import load_gan_recipe
+        from training.recipe_files import trains_generator
 
         if trains_generator(recipe):
             raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
         if not trains_generator(gan):
             raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
-        from stylematte_cli.commands.cycle_steps import Wish, all_steps, overlap
+        from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
 
         wish = Wish(
             data=data,
@@ -116,7 +106,7 @@ def cycle(
             trained_generator=generator,
             count=count,
             truncation=truncation,
-            threshold=threshold,
+            threshold=threshold or THRESHOLD,
             steps=steps,
             mattes=mattes or out / "mattes",
             backbone=backbone_weights,
@@ -126,6 +116,7 @@ def cycle(
             device=usable_device(device),
             quiet=quiet or as_json,
         )
+        check_inputs(wish)
         if shared := overlap(wish):
             print(
                 f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr
@@ -141,7 +132,7 @@ def cycle(
             "truncation": truncation,
             "steps": steps,
         }
-        write_report(out, settings | {"threshold": threshold}, results, scores)
+        write_report(out, settings | {"threshold": wish.threshold}, results, scores)
     if as_json:
         print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
     elif not quiet:

@@ -85,6 +85,25 @@ def overlap(wish: Wish) -> str:
     return next((s.folder for s in wish.gan.sets if s.folder in scored), "")
 
 
+def check_inputs(wish: Wish) -> None:
+    """Look for the data sets of both recipes and for the weights given, before anything is written.
+
+    Raises:
+        DataError: A set is missing, or nothing of it is left to train on.
+        MissingError: Weights are not here.
+    """
+    from training.gan.data import list_pictures
+    from training.plan import make_plan
+
+    make_plan(wish.recipe, wish.data)
+    if wish.weights:
+        find_trained(wish.weights)
+    if wish.trained_generator:
+        find_trained(wish.trained_generator, "--generator")
+    else:
+        list_pictures(wish.gan, wish.data)
+
+
 def all_steps(wish: Wish, control: bool) -> list["Step"]:
     """The steps of a cycle, in order."""
     steps = [] if wish.weights else [_pretrain(wish)]
@@ -101,7 +120,7 @@ def _pretrain(wish: Wish) -> "Step":
     from training.cycle import Step
 
     def run() -> "Result":
-        from stylematte_cli.commands.train import run_recipe
+        from stylematte_cli.commands.train_run import run_recipe
 
         run_recipe(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone, wish.quiet)
         return {"network": wish.recipe.preset}
@@ -220,7 +239,7 @@ def _synth(wish: Wish) -> "Step":
         for record in read_lines(manifest):
             outcomes[record["index"]] = record["outcome"]
         counts = Counter(outcomes.values())
-        judged = counts["ok"] + counts["rejected"]
+        judged = max(1, counts["ok"] + counts["rejected"])
         return {
             "kept": counts["ok"],
             "rejected": counts["rejected"],
@@ -241,6 +260,7 @@ def _synth(wish: Wish) -> "Step":
         run,
         wish.synthetic,
         (manifest,),
+        grows="n",
     )
 
 
@@ -256,7 +276,7 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         return found | ({"synthetic": sha256_of(manifest)} if with_synthetic else {})
 
     def run() -> "Result":
-        from stylematte_cli.commands.train import run_recipe
+        from stylematte_cli.commands.train_run import run_recipe
 
         root = gather_data(wish.data, wish.synthetic, wish.out / "data") if with_synthetic else wish.data
         run_recipe(recipe, root, wish.run_options(name), "", str(wish.before), "", wish.quiet)
@@ -269,6 +289,8 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         run,
         wish.out / name,
         (wish.out / name / "last.safetensors",),
+        needs=("synth",) if with_synthetic else (),
+        keeps=True,
     )
 
 
@@ -291,4 +313,5 @@ def _score(wish: Wish, control: bool) -> "Step":
         run,
         sheets,
         tuple(sheets / f"{name}.png" for name in weights),
+        needs=("finetune",),
     )

@@ -1,5 +1,6 @@
 """`stylematte doctor`: what is installed, what a session really gets, and what mends the rest."""
 
+import os
 import platform
 import shutil
 import subprocess
@@ -11,14 +12,18 @@ from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from stylematte_cli.commands.options import Device, Engine, Json, print_json, start_log
 from stylematte_cli.errors import MissingError, StyleMatteError
 
+if TYPE_CHECKING:
+    from stylematte_cli.engines.base import Contract
+
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
+TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte_cli`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
 EXTRAS = {
@@ -136,7 +141,18 @@ def _runtimes() -> list[Finding]:
         return [*findings, Finding("onnxruntime", "fail", detail, fix, dict(wheels))]
     providers = onnxruntime.get_available_providers()
     detail = f"{' and '.join(present) or onnxruntime.__version__}, compiled in: {', '.join(providers)}"
-    return [*findings, Finding("onnxruntime", "ok", detail, facts={**wheels, "providers": providers})]
+    findings.append(Finding("onnxruntime", "ok", detail, facts={**wheels, "providers": providers}))
+    return [*findings, _telemetry()]
+
+
+def _telemetry() -> Finding:
+    """Whether ONNX Runtime reports to its makers: not from here, unless the environment has it so."""
+    value = os.environ.get(TELEMETRY_SWITCH, "")
+    facts = {TELEMETRY_SWITCH: value}
+    if value.lower() in ("1", "true", "yes", "on"):
+        return Finding("telemetry", "ok", f"ONNX Runtime's is off ({TELEMETRY_SWITCH}={value})", facts=facts)
+    detail = f"{TELEMETRY_SWITCH}={value} in your environment leaves ONNX Runtime's on"
+    return Finding("telemetry", "note", detail, f"unset {TELEMETRY_SWITCH} to have it off", facts)
 
 
 def _graphics_card() -> list[Finding]:
@@ -269,7 +285,26 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
         f"a photo of {height}x{width} (height x width), seen by {engine.contract.preset} at {working}, in "
         f"{median_ms:.0f} ms; the first, with opening the model, in {first_ms:.0f} ms"
     )
-    return [*findings, Finding("matte", "ok", detail, facts=facts)]
+    findings.append(Finding("matte", "ok", detail, facts=facts))
+    if engine.contract.refiner:
+        findings.append(_refiner(path, engine.contract, device))
+    return findings
+
+
+def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
+    """Whether the second file that the model names is there, and the right one."""
+    from stylematte_cli.engines.refiner import open_refiner
+
+    try:
+        refiner = open_refiner(path, contract, device)
+    except MissingError as error:  # mattes are made without it
+        return Finding("refiner", "warn", error.message, error.hint)
+    except StyleMatteError as error:
+        return _failure("refiner", error)
+    assert refiner is not None
+    side_px = refiner.tiles.side_px
+    detail = f"{contract.refiner}, on tiles of {side_px}x{side_px}, {refiner.provider}"
+    return Finding("refiner", "ok", detail)
 
 
 def _session(provider: str, device: str) -> Finding:

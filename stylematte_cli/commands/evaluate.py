@@ -179,9 +179,9 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
     from stylematte_cli.media.images import read_alpha
     from training import metrics
 
-    prediction, truth = read_alpha(pair.prediction), read_alpha(pair.truth)
+    warnings: list[str] = []
+    prediction, truth = (_read_alpha(path, warnings) for path in (pair.prediction, pair.truth))
     _check_sizes(pair, "prediction", prediction, truth)
-    warnings = []
     trimap = None
     if radius_px is not None:
         trimap = metrics.trimap_from_alpha(truth, radius_px)
@@ -195,6 +195,23 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
                 f"{pair.trimap}: value {values} counted as unknown; code that looks for 128 alone would not"
             )
     return Result(pair, metrics.measure(prediction, truth, trimap), warnings)
+
+
+def _read_alpha(path: Path, warnings: list[str]) -> Any:
+    """Read an alpha, and note what is none."""
+    import numpy as np
+
+    from stylematte_cli.media.images import alpha_of, is_coloured, read_image
+
+    photo = read_image(path)
+    alpha = alpha_of(photo)
+    if is_coloured(photo):
+        warnings.append(f"{path}: a picture in colours, no alpha: its red channel is scored")
+    levels = np.iinfo(photo.pixels.dtype).max
+    if alpha.any() and alpha.max() * levels < 1.5:
+        warnings.append(f"{path}: a mask of 0 and 1, scored as 0 and {levels}")
+        alpha = alpha * np.float32(levels)
+    return alpha
 
 
 def _score_clip(

@@ -1,29 +1,81 @@
 """What `stylematte train` says of recipes and plans, in words. Lines out; nothing is printed here."""
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from training.config import Recipe, Stage
+    from training.estimate import Estimate
     from training.gan.config import GanRecipe
     from training.plan import Plan
 
 
 def explain_all() -> Iterator[str]:
-    """Every recipe of the package; those in a folder, which vary another one, in one line each."""
-    from training.config import load_recipe, recipe_names
-    from training.gan.config import load_gan_recipe
+    """Every recipe of the package by what it needs and what it gives; variants of another in one line."""
+    from training.recipe_files import recipe_names
 
-    names = recipe_names()
-    for name in (n for n in names if "/" not in n):
-        yield from explain(name, load_recipe(name))
-        yield ""
-    for name in (n for n in names if "/" in n):
-        yield f"{name}: {load_recipe(name).about}"
-    for name in recipe_names(generators=True):
-        yield f"{name}: {load_gan_recipe(name).about}"
-    yield from ("", "more of one: stylematte train RECIPE")
-    yield "run one:     stylematte train RECIPE --data DIR --out DIR"
+    names = [*recipe_names(), *recipe_names(generators=True)]
+    for name in (n for n in names if not _is_variant(n)):
+        facts = _recipe_facts(name)
+        yield f"{name}: {facts['about']}"
+        yield f"  needs {facts['needs']}"
+        yield f"  gives {facts['gives']}"
+    yield ""
+    for name in (n for n in names if _is_variant(n)):
+        yield f"{name}: {_recipe_facts(name)['about']}"
+    yield from (
+        "",
+        "more of one: stylematte train RECIPE --list",
+        "all of its keys: stylematte train --print RECIPE",
+    )
+    yield "run one:     stylematte train RECIPE, with its data sets below ./data"
+
+
+def list_as_dict(name: str) -> dict[str, Any]:
+    """The same for programs; one recipe where a name is given."""
+    from training.recipe_files import recipe_names
+
+    names = [name] if name else [*recipe_names(), *recipe_names(generators=True)]
+    return {"recipes": [{"name": one, **_recipe_facts(one)} for one in names]}
+
+
+def explain_recipe(name: str, overrides: Sequence[str]) -> Iterator[str]:
+    """One recipe of either kind, in full."""
+    from training.config import load_recipe
+    from training.gan.config import load_gan_recipe
+    from training.recipe_files import trains_generator
+
+    if trains_generator(name):
+        yield from explain_generator(name, load_gan_recipe(name, overrides))
+    else:
+        yield from explain(name, load_recipe(name, overrides))
+
+
+def _is_variant(name: str) -> bool:
+    return name.startswith("ablation/") or name == "gan"
+
+
+def _recipe_facts(name: str) -> dict[str, Any]:
+    """What a recipe is about, the sets that it cannot do without, and what comes out."""
+    from stylematte_cli.commands.train_choice import needed, where_had
+    from training.config import load_recipe
+    from training.gan.config import load_gan_recipe
+    from training.recipe_files import trains_generator
+
+    sets = [one.folder for one in needed(name)]
+    if trains_generator(name):
+        gan = load_gan_recipe(name)
+        gives = f"a generator of RGBA pictures of {gan.generator.size_px} px"
+        needs = f"{', '.join(sets)} ({where_had(name)}), or a folder of photos as --data"
+        return {"about": gan.about, "trains": "generator", "sets": sets, "needs": needs, "gives": gives}
+    recipe = load_recipe(name)
+    gives = f"weights of the matting network {recipe.preset}"
+    needs = f"{', '.join(sets)} ({where_had(name)})"
+    if recipe.open_sets:
+        needs = "photos and masks: --image DIR --mask DIR, or ./data/NAME/image beside ./data/NAME/mask"
+    elif all(s.kind == "unlabelled" for s in recipe.sets):
+        needs = "any folder of photos as --data, and --teacher FILE"
+    return {"about": recipe.about, "trains": "matting", "sets": sets, "needs": needs, "gives": gives}
 
 
 def explain(name: str, recipe: "Recipe") -> Iterator[str]:
@@ -32,6 +84,11 @@ def explain(name: str, recipe: "Recipe") -> Iterator[str]:
     yield f"{name}: {recipe.about}".rstrip(": ")
     yield f"  network {recipe.preset}{changes}"
     yield from (f"  {_stage_line(stage)}" for stage in recipe.stages)
+    if recipe.init:
+        yield f"  begins with the weights {recipe.init}"
+    if recipe.open_sets:
+        yield "  data: photos and masks, --image and --mask, or those found below --data"
+        return
     yield "  data below --data:"
     for data_set in recipe.sets:
         if stages := _drawn_by(recipe, data_set.folder):
@@ -72,6 +129,30 @@ def explain_plan(name: str, plan: "Plan") -> Iterator[str]:
     for folder, count in plan.pictures.items():
         yield f"  {folder}: {count} pictures to train on, {plan.held_out[folder]} held out"
     yield from (f"  {line}" for line in plan.skipped)
+
+
+def explain_estimate(estimate: "Estimate", device: str) -> Iterator[str]:
+    """How long a run will take and how much it will write, about."""
+    yield f"a step takes about {_duration(estimate.step_s)} on {device} ({estimate.how})"
+    total = f"the run about {_duration(estimate.run_s)}, scores and the reading of photos not counted"
+    if estimate.to_prepare:
+        total += (
+            f"; of that {_duration(estimate.prepare_s)} to prepare {estimate.to_prepare} photos first, "
+            "mattes and colours (an estimate)"
+        )
+    yield total
+    yield f"writes about {max(1, round(estimate.written_bytes / 1e6))} MB (an estimate)"
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return (
+                f"{seconds / length:.0f} {unit}"
+                if seconds >= 10 * length
+                else f"{seconds / length:.1f} {unit}"
+            )
+    return f"{seconds:.1f} s" if seconds >= 1 else f"{seconds * 1000:.0f} ms"
 
 
 def _stage_line(stage: "Stage") -> str:

@@ -30,7 +30,7 @@ class Wanted:
 
 
 def export(
-    out: options.Out,
+    out: options.Out = Path("engines"),
     weights: Annotated[
         str,
         typer.Option(
@@ -79,7 +79,8 @@ def export(
     """Make a model file from trained weights, and prove it.
 
     Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json; with a precision
-    DIR/<name>_<precision>.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this card and no
+    DIR/<name>_<precision>.onnx; where <name>_refiner.safetensors lies beside the weights, also
+    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this card and no
     other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
     options.start_log(quiet=quiet or as_json)
@@ -100,6 +101,7 @@ def export(
     if as_json:
         options.print_json({"file": str(target), **facts})
     elif not quiet:
+        lines.append(f"next: stylematte matte ./photos --out ./alphas --weights {target}")
         typer.echo("\n".join(lines))
 
 
@@ -116,7 +118,7 @@ def _make_onnx(
     source = find_trained(weights)
     name = source.stem if wanted.precision == "fp32" else f"{source.stem}_{wanted.precision}"
     target = out / f"{name}.onnx"
-    from stylematte_cli.weights import read_card, sha256_of
+    from stylematte_cli.weights import REFINER, TRAINING, read_card, sha256_of
 
     if target.exists() and not overwrite:
         if not may_exist:
@@ -139,6 +141,15 @@ def _make_onnx(
         log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
         origin = Origin(sha256_of(source), __version__, licence, provenance)
         built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
+        refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
+        if refiner.is_file():
+            from export.refiner import save_beside
+
+            theirs = Origin(
+                sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {})
+            )
+            refiner = save_beside(built.model, refiner, target, theirs)
+            lines.append(f"{refiner}: looks at hair and fur again; keep it beside the model")
         save_onnx(built.model, target)
     facts = {
         "name": name,

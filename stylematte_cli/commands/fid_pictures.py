@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("stylematte")
 
 _READERS = 4
+MOST_NAMED = 5  # files that one line names
 _CACHE_VERSION = 1  # of what the statistics depend on
 
 Pixels = NDArray[np.uint8]
@@ -81,19 +82,20 @@ class PictureSet:
         behind = self.backdrop.behind(path.relative_to(self.folder).as_posix())
         return np.asarray(composite(pixels, alpha, behind), np.uint8)
 
-    def batches(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """Yield all pictures, those of equal size together: (N, 3, H, W), N at most `size`."""
+    def batches(self, size: int) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
+        """Yield all pictures, those of equal size together: files, and (N, 3, H, W), N at most `size`."""
         with ThreadPoolExecutor(_READERS) as pool:
             groups = [self.files[i : i + size] for i in range(0, len(self.files), size)]
-            ready = [pool.submit(self.read, path) for path in groups[0]]
+            ready = [(path, pool.submit(self.read, path)) for path in groups[0]]
             for following in [*groups[1:], ()]:
-                ahead = [pool.submit(self.read, path) for path in following]
-                by_size: dict[tuple[int, ...], list[Pixels]] = defaultdict(list)
-                for future in ready:
+                ahead = [(path, pool.submit(self.read, path)) for path in following]
+                by_size: dict[tuple[int, ...], list[tuple[Path, Pixels]]] = defaultdict(list)
+                for path, future in ready:
                     picture = future.result()
-                    by_size[picture.shape].append(picture)
-                for pictures in by_size.values():
-                    yield np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+                    by_size[picture.shape].append((path, picture))
+                for pairs in by_size.values():
+                    paths, pictures = zip(*pairs, strict=True)
+                    yield list(paths), np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
                 ready = ahead
 
     def key(self, detector: "Detector") -> str:
@@ -112,11 +114,12 @@ def read_statistics(
     """Run pictures through a detector, or read what that came to the last time.
 
     Raises:
-        InputError: A picture cannot be read: without it the score would be that of another set.
+        InputError: A picture cannot be read, or its features are no numbers: without it the score would be
+            that of another set.
     """
     import torch
 
-    from training.fid import statistics
+    from training.fid import FeatureError, statistics
 
     path = cache_folder() / "fid" / f"{pictures.key(detector)[:32]}.safetensors"
     kept = _load(path) if cache else None
@@ -124,12 +127,23 @@ def read_statistics(
         log.info("%s: statistics of %d pictures read from %s", pictures.folder, kept.count, path)
         return kept
 
+    seen: list[Path] = []
+
     def batches() -> "Iterator[Tensor]":
         count = -(-len(pictures.files) // batch_size)
-        for batch in with_progress(pictures.batches(batch_size), count, "group", quiet):
+        for paths, batch in with_progress(pictures.batches(batch_size), count, "group", quiet):
+            seen.extend(paths)
             yield torch.from_numpy(batch)
 
-    found = statistics(detector, batches(), keep_features)
+    try:
+        found = statistics(detector, batches(), keep_features)
+    except FeatureError as error:
+        named = [str(seen[place]) for place in error.places]
+        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        raise InputError(
+            f"{', '.join(named[:MOST_NAMED])}{more}: the detector makes features of it that are no numbers",
+            "Leave such pictures out, or give another --detector",
+        ) from None
     if cache:
         _keep(path, found)
     return found
@@ -143,9 +157,10 @@ def _load(path: Path) -> "Statistics | None":
 
     try:
         tensors = load(path.read_bytes())
-        return Statistics(
+        kept = Statistics(
             tensors["total"], tensors["products"], int(tensors["count"]), tensors.get("features")
         )
+        return kept if kept.is_finite else None
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError) as error:

@@ -11,6 +11,7 @@ import typer
 
 from stylematte_cli.commands import options
 from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
+from stylematte_cli.commands.verbs import typed_line
 from stylematte_cli.errors import InputError, UsageError
 from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 
@@ -23,6 +24,7 @@ DEFAULT_RATE = "24"
 
 
 def matte(
+    context: typer.Context,
     inputs: Annotated[
         list[Path],
         typer.Argument(
@@ -103,6 +105,7 @@ def matte(
     engine: options.Engine = "auto",
     device: options.Device = "auto",
     size: options.Size = None,
+    detail: options.Detail = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option("--batch-size", min=1, metavar="N", help="Most pictures in one network pass."),
@@ -127,9 +130,10 @@ def matte(
     """
     with _own_stderr(verbose):
         options.start_log(verbose, quiet)
-        _check_usage(inputs, out, as_json, dry_run)
+        made = output or ("alpha" if background is None else "composite")
+        _check_usage(inputs, out, as_json, dry_run, f"{typed_line(context)} --out ./{made}s")
         wish = _read_wish(
-            output=output,
+            output=made,
             background=background,
             kind=kind,
             bit_depth=bit_depth,
@@ -142,7 +146,7 @@ def matte(
             every=every,
             rate=rate,
         )
-        model = Model(weights, engine, device, size)
+        model = Model(weights, engine, device, size, detail)
         if out is None:
             if wish.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")
@@ -153,7 +157,7 @@ def matte(
 
 def _read_wish(
     *,
-    output: "Output | None",
+    output: "Output",
     background: str | None,
     kind: str | None,
     bit_depth: str | None,
@@ -175,7 +179,6 @@ def _read_wish(
     from stylematte_cli.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(background)
-    output = output or ("alpha" if background is None else "composite")
     photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
     clip_kind = kind or ("prores" if output in ("cutout", "foreground") else "mp4")
     is_premultiplied = colours == "premultiplied"
@@ -216,10 +219,11 @@ def _read_wish(
     )
 
 
-def _check_usage(inputs: list[Path], out: Path | None, as_json: bool, dry_run: bool) -> None:
+def _check_usage(inputs: list[Path], out: Path | None, as_json: bool, dry_run: bool, whole: str) -> None:
+    """Refuse what cannot be meant; `whole` is the line to type where --out is missing."""
     if STDIN not in inputs:
         if out is None:
-            raise UsageError("--out DIR is missing", "It names the folder for the results")
+            raise UsageError("--out DIR is missing, the folder for the results", f"Type: {whole}")
         return
     if len(inputs) > 1 or out is not None or as_json or dry_run:
         raise UsageError(

@@ -39,17 +39,21 @@ class Model:
     engine: str
     device: str
     size: int | None
+    detail: str
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
         from stylematte_cli.commands.card import use_card
         from stylematte_cli.engines import open_engine
-        from stylematte_cli.matter import Matter
+        from stylematte_cli.matter import Matter, open_detail
         from stylematte_cli.weights import resolve
 
-        engine = open_engine(resolve(self.weights), self.engine, self.device, lanes=lanes)
-        use_card(engine, self.device)
-        return Matter(engine, self.size)
+        path = resolve(self.weights)
+        engine = open_engine(path, self.engine, self.device, lanes=lanes)
+        detail = open_detail(self.detail, path, engine, self.device)
+        if detail is None:  # else coefficients are needed here, for windows of the coarse alpha
+            use_card(engine, self.device)
+        return Matter(engine, self.size, detail)
 
 
 @dataclass(frozen=True)
@@ -166,42 +170,60 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     Returns:
         The exit code.
     """
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte_cli.engines.base import made_by, usable_cores
+    from stylematte_cli.matter import Matter
     from stylematte_cli.media import images
     from stylematte_cli.media.manifest import Manifest
     from stylematte_cli.media.paths import CLIP_FORMATS, collect
+    from stylematte_cli.media.pattern import is_pattern
     from stylematte_cli.media.results import SUFFIXES
 
     started = time.perf_counter()
     suffix = SUFFIXES[wish.job.kind]
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
-    photos = [item for item in work.items if not item.is_clip]
-    clips = [item for item in work.items if item.is_clip]
+    # What is not there is told of now: if that is all, no folder is made for it.
+    there: list[Item] = []
+    for item in work.items:
+        if is_pattern(item.source) or item.source.exists():
+            there.append(item)
+        else:
+            work.problems.append((item.source, "no such file"))
+    photos = [item for item in there if not item.is_clip]
+    clips = [item for item in there if item.is_clip]
     clip_job = _check(wish, photos, clips)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
-    weights = matter.engine.contract.weights_sha256
+    made = made_by(matter.engine)
 
     def plan(items: "list[Item]", settings: dict[str, Any]) -> Plan:
-        manifest = Manifest(out, settings, weights)
+        manifest = Manifest(out, settings, made)
         states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in items]
         return Plan(items, states, manifest)
 
-    plans = [plan(photos, wish.settings(model.size)), plan(clips, wish.clip_settings(model.size))]
+    looked_at_again = {} if matter.detail is None else matter.detail.settings
+    clip_matter = matter
+    if model.detail == "auto":  # for photos: frame by frame it takes long, and what changes there flickers
+        clip_matter = Matter(matter.engine, matter.size)
+    clip_detail = {} if clip_matter.detail is None else looked_at_again
+    plans = [
+        plan(photos, wish.settings(model.size) | looked_at_again),
+        plan(clips, wish.clip_settings(model.size) | clip_detail),
+    ]
     tally = Tally()
     for path, reason in work.problems:
         tally.fail(path, f"{path}: {reason}")
     _tell_kept(plans)
     if how.dry_run:
-        _print_plan(plans, how.as_json)
+        _print_plan(plans, looked_at_again, how.as_json)
         return tally.exit_code
 
-    images.remove_leftovers({item.output.parent for item in work.items} | {item.output for item in clips})
+    images.remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
     try:
-        _do_photos(plans[0], matter, wish, how, workers, tally)
+        if plans[0].todo:  # else nothing is written, not even a folder
+            _do_photos(plans[0], matter, wish, how, workers, tally)
         if clip_job is not None and plans[1].todo:
-            _do_clips(plans[1], matter, clip_job, how, cores, tally)
+            _do_clips(plans[1], clip_matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
         tally.is_interrupted = True
     seconds = time.perf_counter() - started
@@ -212,7 +234,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
             "workers": cores if clips else workers,
             "engine": matter.engine.name,
             "provider": matter.engine.provider,
-            "weights_sha256": weights,
+            "weights_sha256": matter.engine.contract.weights_sha256,
+            "model_sha256": made["model_sha256"],
             "settings": plans[0].manifest.settings,
         }
         if clips:
@@ -307,15 +330,18 @@ def _do_clip(
     return outcome
 
 
-def _print_plan(plans: Sequence[Plan], as_json: bool) -> None:
+def _print_plan(plans: Sequence[Plan], detail: dict[str, Any], as_json: bool) -> None:
     lines = [
         {"input": str(item.source), "output": str(item.output), "state": state}
         for plan in plans
         for item, state in zip(plan.items, plan.states, strict=True)
     ]
     if as_json:
-        options.print_json({"dry_run": True, "items": lines})
+        options.print_json({"dry_run": True, "items": lines, **detail})
         return
+    if detail and plans[0].todo:
+        most = "all" if detail["detail"] == "max" else f"at most {detail['detail']:g} megapixels"
+        log.info("detail: of each photo %s around hair and fur looked at again", most)
     for line in lines:
         typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
 

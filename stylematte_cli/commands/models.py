@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stylematte_cli.commands.options import Json, print_json, start_log
+from stylematte_cli.commands.verbs import Verb
 from stylematte_cli.errors import InputError, MissingError
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def models(context: typer.Context) -> int:
     return list_models() if context.invoked_subcommand is None else 0
 
 
-@app.command("list")
+@app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
     """List models and training weights that are here: name, kind, size, licence, place, summary."""
     from stylematte_cli.weights import cache_folder, list_weights
@@ -65,7 +66,7 @@ def list_models(as_json: Json = False) -> int:
     return 0
 
 
-@app.command("show")
+@app.command("show", cls=Verb)
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or a file.")],
     as_json: Json = False,

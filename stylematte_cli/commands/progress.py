@@ -83,5 +83,7 @@ def _pace(done: int, total: int | None, seconds: float, unit: str) -> str:
     rate = done / max(seconds, 1e-6)
     if total is None:
         return f"{done} {unit}s, {rate:.1f} {unit}s/s"
+    if not done:  # all that was made so far may have been thrown away
+        return f"0 of {total} {unit}s so far"
     left = max(0, total - done) / rate
     return f"{done} of {total} {unit}s, {rate:.1f} {unit}s/s, {int(left // 60)}:{int(left % 60):02} left"

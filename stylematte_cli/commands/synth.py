@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte_cli.commands.options import (
+    Count,
     Device,
     Json,
     Out,
     Overwrite,
     Quiet,
+    Threshold,
+    Truncation,
     Verbose,
     print_json,
     start_log,
@@ -29,27 +32,21 @@ if TYPE_CHECKING:
     from stylematte_cli.commands.synth_filter import Judge
     from training.synthesis import Plan
 
+DEFAULT_GENERATOR = "faces"
 WHERE_GENERATORS_COME_FROM = (
-    "Give --weights FILE: trained with `stylematte train gan`, or the released generators through "
-    "`stylematte models import humans.pkl`"
+    f"Import released ones: `stylematte models import humans.pkl --name {DEFAULT_GENERATOR}`; or train some: "
+    "`stylematte train gan`, and give their file as --weights FILE"
 )
 
 
 def synth(
-    out: Out,
-    count: Annotated[int, typer.Option("--n", min=1, metavar="N", help="Pictures to keep.")] = 100,
-    truncation: Annotated[
-        str,
-        typer.Option(
-            "--truncation",
-            metavar="T|LOW:HIGH",
-            help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
-            "picture has its own, and none within 0.1 of 0.",
-        ),
-    ] = "0.7",
+    out: Out = Path("synthetic"),
+    count: Count = 100,
+    truncation: Truncation = "0.7",
     weights: Annotated[
-        str, typer.Option("--weights", metavar="NAME|FILE", help="The generator, a .safetensors file.")
-    ] = "",
+        str,
+        typer.Option("--weights", metavar="NAME|FILE", help="The generator: a name, or a .safetensors file."),
+    ] = DEFAULT_GENERATOR,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")] = 8,
     form: Annotated[
@@ -77,12 +74,7 @@ def synth(
             help="Keep only what the matting network agrees with; also for pictures already there.",
         ),
     ] = False,
-    threshold: Annotated[
-        float | None,
-        typer.Option(
-            "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
-        ),
-    ] = None,
+    threshold: Threshold = None,
     matting: Annotated[
         str, typer.Option("--matting", metavar="NAME|FILE", help="Matting network of the filter.")
     ] = "nano",
@@ -112,8 +104,7 @@ def synth(
     start_log(verbose, quiet)
     if threshold is not None and not use_filter:
         raise UsageError("--threshold is the filter's", "Add --filter")
-    if not weights:
-        raise MissingError("no generator comes with stylematte", WHERE_GENERATORS_COME_FROM)
+    path = _find_generator(weights or DEFAULT_GENERATOR)
     _check_preview(preview, out)
     require("torch", extra="train")
     with translated_errors():
@@ -122,7 +113,6 @@ def synth(
         from stylematte_cli.weights import sha256_of
 
         plan = _read_plan(seed, truncation, jitter)
-        path = find_trained(weights)
         device = usable_device(device)
         generator = _open_generator(path, device)
         side_px = _choose_side(size, generator.config.size_px)
@@ -141,6 +131,16 @@ def synth(
         print_json(report)
     else:
         _print(report, out)
+
+
+def _find_generator(name_or_path: str) -> Path:
+    try:
+        return find_trained(name_or_path)
+    except MissingError as error:
+        if name_or_path != DEFAULT_GENERATOR:
+            raise
+        message = f"weights {DEFAULT_GENERATOR!r}, the generator that draws if none is named, are not here"
+        raise MissingError(message, WHERE_GENERATORS_COME_FROM) from error
 
 
 def _check_preview(preview: Path | None, out: Path) -> None:

@@ -1,5 +1,7 @@
 """The filter of `stylematte synth`: keeps a picture where the matting network agrees with its alpha."""
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,6 +11,7 @@ from numpy.typing import NDArray
 
 from stylematte_cli.commands.backdrop import Backdrop
 from stylematte_cli.commands.matte_files import Model
+from stylematte_cli.engines.base import made_by
 from stylematte_cli.imaging.compose import composite
 from stylematte_cli.imaging.geometry import to_float
 
@@ -35,13 +38,14 @@ class Judge:
     """
 
     def __init__(self, weights: str, threshold: float, backdrop: Backdrop, device: str, side_px: int) -> None:
-        model = Model(weights, "auto", device, None).open(lanes=1)
+        model = Model(weights, "auto", device, None, "off").open(lanes=1)
         own = model.engine.contract.working_size
         model.size = min(own, max(_LEAST_SIZE_PX, side_px))
         self.matter, self.threshold, self.backdrop = model, threshold, backdrop
         self.conditions = {
-            "weights_sha256": model.engine.contract.weights_sha256,
+            **made_by(model.engine),
             "backgrounds": backdrop.text,
+            "backgrounds_sha256": hashlib.sha256(json.dumps(backdrop.facts()).encode()).hexdigest(),
             "size": model.size,
         }
 

@@ -1,5 +1,6 @@
 """The way from commands to the packages that need torch: asked for, their errors turned into ours."""
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -19,6 +20,15 @@ def require(*packages: str, extra: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingError(f"{package} is not installed", f'pip install "stylematte[{extra}]"')
+
+
+def let_threads_sleep() -> None:
+    """Let OpenMP's threads sleep where they wait for each other; to be called before torch is imported.
+
+    They spin otherwise, and beside other programs take from each other the time that they wait for: a step of
+    nano on two busy cores took four to nine times as long.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 @contextmanager

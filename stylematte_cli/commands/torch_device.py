@@ -1,8 +1,14 @@
 """The device of torch that `--device` means; not in `toolkit`, which the runtime's commands import too."""
 
+import sys
+from typing import TYPE_CHECKING
+
 import torch
 
 from stylematte_cli.errors import MissingError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 
 def usable_device(device: str) -> str:
@@ -17,3 +23,18 @@ def usable_device(device: str) -> str:
     if device not in there_are:
         raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
     return device
+
+
+def set_up_threads(device: str) -> None:
+    """Choose how many threads a run has, before the first of them starts."""
+    from stylematte_cli.engines.base import usable_cores
+    from training.processes import choose_threads
+
+    choose_threads(device, usable_cores())
+
+
+def say_where(processes: "Accelerator", precision: str, workers: int) -> None:
+    """Say on stderr what a run takes of the machine."""
+    from training.processes import describe
+
+    print(f"stylematte: {describe(processes, precision, workers)}", file=sys.stderr)

@@ -1,51 +1,96 @@
-"""`stylematte train`: a recipe and data sets become weights."""
+"""`stylematte train`: data sets become weights, by a recipe that is named or that fits what is there."""
 
-import sys
+import dataclasses
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stylematte_cli.commands.explain import explain, explain_all, explain_plan
-from stylematte_cli.commands.options import Device, Json, Quiet, Weights, print_json
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
+from stylematte_cli.commands.options import (
+    BackboneWeights,
+    Detector,
+    Device,
+    Json,
+    LoaderWorkers,
+    Mattes,
+    Quiet,
+    StepsBetween,
+    print_json,
+)
+from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
+from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
+from stylematte_cli.commands.train_run import Request, train_matting
 from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from training.config import Recipe
-    from training.loop import RunOptions
 
 PRECISIONS = ("fp32", "bf16", "fp16")
+DATA, RUNS = Path("data"), Path("runs")
+EVERY = 500  # steps between scores
 
 
 def train(
     recipe: Annotated[
         str,
         typer.Argument(
-            metavar="[RECIPE]", help="A recipe of the package, or a .toml file; without one, explains them."
+            metavar="[RECIPE]",
+            help="A recipe of the package, or a .toml file; if not given, the one that fits the data.",
         ),
     ] = "",
     data: Annotated[
-        Path | None, typer.Option("--data", metavar="DIR", help="Folder that holds the data sets.")
+        Path | None,
+        typer.Option("--data", metavar="DIR", help="Folder that holds the data sets; ./data if not given."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option("--image", metavar="DIR", help="Photos of your own, in place of --data.")
+    ] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", metavar="DIR", help="Their masks, of the same names.")
+    ] = None,
+    alpha: Annotated[
+        Path | None, typer.Option("--alpha", metavar="DIR", help="Their soft alphas, in place of --mask.")
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", metavar="DIR", help="Run folder; goes on with the run in it."),
+        typer.Option(
+            "--out",
+            "-o",
+            metavar="DIR",
+            help="Run folder; goes on with the run in it. ./runs/RECIPE if not given.",
+        ),
+    ] = None,
+    list_recipes: Annotated[
+        bool, typer.Option("--list", help="Say what each recipe needs and gives, or one of them.")
+    ] = False,
+    print_recipe: Annotated[
+        bool, typer.Option("--print", help="Print the recipe with every key, as TOML, and stop.")
+    ] = False,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Another value in the recipe: stages.matting.steps=100; may be given again.",
+        ),
     ] = None,
     stages: Annotated[
         str, typer.Option("--stages", metavar="A,B", help="Only these stages of the recipe.")
     ] = "",
-    weights: Weights = "",
-    backbone_weights: Annotated[
+    init: Annotated[
         str,
         typer.Option(
-            "--backbone-weights",
-            metavar="hub|FILE|none",
-            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
+            "--init",
+            "--weights",
+            metavar="NAME|FILE|none",
+            help="Trained weights to begin with; the recipe's own if not given.",
         ),
     ] = "",
+    backbone_weights: BackboneWeights = "",
     teacher: Annotated[
         str, typer.Option("--teacher", metavar="NAME|FILE", help="Trained weights that label what has none.")
     ] = "",
@@ -55,8 +100,16 @@ def train(
     check_data: Annotated[
         bool, typer.Option("--check-data", help="Look through the data sets for what is wrong, and stop.")
     ] = False,
+    full_check: Annotated[
+        bool,
+        typer.Option(
+            "--full-check",
+            help="The same, but decode every file and look for near copies of scored photos among the "
+            "trained ones, and stop.",
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
-    device: Device = "cpu",
+    device: Device = "auto",
     precision: Annotated[
         str,
         typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on graphics cards."),
@@ -64,34 +117,21 @@ def train(
     accumulate: Annotated[
         int, typer.Option("--accumulate", min=1, help="Passes a step: so many times less memory.")
     ] = 1,
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2,
-    every: Annotated[
-        int | None,
-        typer.Option(
-            "--every",
-            min=1,
-            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
-        ),
-    ] = None,
-    mattes: Annotated[
-        Path | None,
-        typer.Option(
-            "--mattes", metavar="DIR", help="Prepared mattes, shared by runs; OUT/mattes if not given."
-        ),
-    ] = None,
-    detector: Annotated[
-        str,
-        typer.Option(
-            "--detector", metavar="NAME|FILE|none", help="Of a generator's scores, see `stylematte fid`."
-        ),
-    ] = "",
+    workers: LoaderWorkers = 2,
+    every: StepsBetween = None,
+    mattes: Mattes = None,
+    detector: Detector = "",
     resume: Annotated[
         bool, typer.Option("--resume", help="Insist that --out holds a run to go on with.")
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Train a network by a recipe.
+    """Train a network, by a recipe that is named or by the one that fits the data.
+
+    Looks into ./data, says what is there, which recipe fits, how long it will take and what it will write,
+    and trains into ./runs/RECIPE. Photos of your own: --image DIR --mask DIR, or folders
+    ./data/NAME/image and ./data/NAME/mask, fine-tune the model that ships.
 
     The run folder gets the weights (best.safetensors, last.safetensors), config.json, log.csv, TensorBoard
     files and preview pictures. Stop it at any time, even with kill -9: the same command goes on where the
@@ -101,192 +141,207 @@ def train(
     Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
     are matted first, by nano or by the model named as --teacher.
     """
+    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
+    sets = list(overrides or [])
     with translated_errors():
-        from training.config import trains_generator
+        from stylematte_cli.commands.torch_device import usable_device
+        from training.loop import RunOptions
+        from training.recipe_files import trains_generator
 
-        if not recipe:
-            _print(explain_all())
+        if list_recipes:
+            _list(recipe, sets, as_json)
             return
-        if trains_generator(recipe):
+        is_own = _check_own(image, mask, alpha, data)
+        choice, say = None, _speaker(quiet, as_json)
+        is_generator = bool(recipe) and trains_generator(recipe)
+        torch_device = usable_device(device)
+        if not recipe and is_own:
+            recipe = SCRATCH if backbone_weights else FINETUNE
+        elif not recipe and print_recipe:
+            raise UsageError("--print needs the name of a recipe", "See `stylematte train --list`")
+        elif not recipe:
+            choice = choose_recipe(data or DATA, torch_device != "cpu", bool(backbone_weights))
+            recipe = choice.recipe
+            is_generator = trains_generator(recipe)
+            for line in _explain_choice(choice, data or DATA):
+                say(line)
+        folder = out or RUNS / (Path(recipe).stem if recipe.endswith(".toml") else recipe)
+        if print_recipe:
+            _print_recipe(recipe, sets, stages, student, is_generator)
+            return
+        if is_generator:
             refuse_matting_options(
                 {
                     "--stages": bool(stages),
-                    "--weights": bool(weights),
+                    "--init": bool(init),
                     "--student": bool(student),
                     "--check-data": check_data,
+                    "--full-check": full_check,
                     "--precision": precision != "fp32",
-                    "--json": as_json,
+                    "--image": is_own,
                 }
             )
-            train_generator(
+            facts = train_generator(
                 Wish(
-                    *(recipe, data, out, mattes, teacher, backbone_weights, detector, device),
+                    *(recipe, data or DATA, folder, mattes, teacher, backbone_weights, detector, device),
                     *(accumulate, workers, every, resume, dry_run, quiet),
+                    overrides=tuple(sets),
+                    say=say,
                 )
             )
-            return
-        if detector:
-            raise UsageError("--detector is for recipes that train a generator", "Leave it out")
-        plan = _choose(recipe, stages, student)
-        if data is None:
-            if out is not None or check_data or dry_run:
-                raise UsageError("--data is needed", "The folder that holds the recipe's data sets")
-            _print(explain(recipe, plan))
-        elif not data.is_dir():
-            raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-        elif check_data:
-            _check_data(plan, data, workers, quiet, as_json)
-        elif dry_run:
-            from training.plan import make_plan
-
-            _print(explain_plan(recipe, make_plan(plan, data)))
-        elif out is None:
-            raise UsageError("--out is needed", "A folder for weights, log and previews")
         else:
-            _check_usage(out, resume, precision, backbone_weights, weights)
-            from stylematte_cli.commands.torch_device import usable_device
-            from training.loop import RunOptions
+            if detector:
+                raise UsageError("--detector is for recipes that train a generator", "Leave it out")
+            chosen = _choose(recipe, sets, stages, student)
+            root, chosen = _with_data(recipe, chosen, data or DATA, image, mask, alpha)
+            if check_data or full_check:
+                _check_data(chosen, root, full_check, workers, quiet, as_json)
+                return
+            _check_usage(folder, resume, precision, torch_device, backbone_weights, init)
+            where = mattes or folder / "mattes"
+            options = RunOptions(
+                *(folder, where, torch_device, precision, accumulate, workers, every or EVERY)
+            )
+            starts_from = _init_of(chosen, init, student, backbone_weights)
+            request = Request(
+                recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
+            )
+            facts = train_matting(request, dry_run)
+    if as_json and _is_first_process():
+        print_json(facts)
 
-            device = usable_device(device)
-            if precision == "fp16" and device == "cpu":
-                raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
-            where = mattes or out / "mattes"
-            options = RunOptions(out, where, device, precision, accumulate, workers, every or 500)
-            run_recipe(plan, data, options, teacher, weights, backbone_weights, quiet)
+
+def _is_first_process() -> bool:
+    """Whether this process speaks for all that train together; accelerate and torchrun number them."""
+    return os.environ.get("RANK", "0") == "0"
 
 
-def _print(lines: Any) -> None:
-    for line in lines:
+def _speaker(quiet: bool, as_json: bool) -> Callable[[str], None]:
+    """Takes what there is to say: stdout, or stderr where stdout is for JSON."""
+    if quiet or not _is_first_process():
+        return lambda line: None
+    return lambda line: typer.echo(line, err=as_json)
+
+
+def _list(name: str, overrides: list[str], as_json: bool) -> None:
+    if as_json:
+        print_json(list_as_dict(name))
+        return
+    for line in explain_recipe(name, overrides) if name else explain_all():
         typer.echo(line)
 
 
-def _choose(name: str, stages: str, student: str) -> "Recipe":
-    """The recipe with the stages and the network that were asked for."""
-    import dataclasses
+def _print_recipe(name: str, overrides: list[str], stages: str, student: str, is_generator: bool) -> None:
+    from training.gan.config import load_gan_recipe
+    from training.recipe_text import as_toml
 
+    recipe = load_gan_recipe(name, overrides) if is_generator else _choose(name, overrides, stages, student)
+    typer.echo(as_toml(recipe), nl=False)
+
+
+def _check_own(image: Path | None, mask: Path | None, alpha: Path | None, data: Path | None) -> bool:
+    """Whether folders of one's own are named; refuses halves of a pair."""
+    labels = [path for path in (mask, alpha) if path is not None]
+    if image is None and not labels:
+        return False
+    if image is None or len(labels) != 1:
+        raise UsageError("--image goes with --mask or with --alpha", "Give two folders: photos, and labels")
+    if data is not None:
+        raise UsageError("--image and --data exclude each other", "Give the one or the other")
+    for path in (image, *labels):
+        if not path.is_dir():
+            raise InputError(f"{path}: no such folder", "--image and --mask are folders of files named alike")
+    return True
+
+
+def _explain_choice(choice: Choice, root: Path) -> list[str]:
+    lines = [f"in {root}:", *(f"  {one}" for one in choice.found)]
+    return [*lines, f"recipe {choice.recipe}: {choice.why}", *(f"  {line}" for line in choice.others)]
+
+
+def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Recipe":
+    """The recipe with the values, the stages and the network that were asked for."""
     from models.presets import PRESETS
     from training.config import load_recipe, select_stages
 
-    recipe = load_recipe(name)
+    recipe = load_recipe(name, overrides)
     if stages:
         recipe = select_stages(recipe, tuple(part.strip() for part in stages.split(",")), "--stages")
     if not student:
         return recipe
     if student not in PRESETS:
-        raise UsageError(f"--student {student} is no network", f"There are {', '.join(PRESETS)}")
+        names = ", ".join(name for name in PRESETS if not name.startswith("test"))
+        raise UsageError(f"--student {student} is no network", f"There are {names}")
     return dataclasses.replace(recipe, preset=student, network={})
 
 
-def _check_data(plan: "Recipe", data: Path, workers: int, quiet: bool, as_json: bool) -> None:
+def _with_data(
+    name: str, recipe: "Recipe", data: Path, image: Path | None, mask: Path | None, alpha: Path | None
+) -> tuple[Path, "Recipe"]:
+    """The data root, and the recipe with the sets that it leaves open."""
+    from training.config import DataSet
+    from training.data.found import find_sets, own_sets, with_sets
+
+    if image is not None:
+        if not recipe.open_sets:
+            raise UsageError(
+                f"--image: recipe {name} names its own data sets", f"Take {FINETUNE} or {SCRATCH}, or none"
+            )
+        photos, labels = image.resolve(), (mask or alpha or image).resolve()
+        folder = photos.parent.name if photos.name in ("image", "images") else photos.name
+        own = DataSet(
+            folder or "own",
+            "mattes" if mask is None else "photos",
+            1.0,
+            image=str(photos),
+            labels=str(labels),
+        )
+        return photos, with_sets(recipe, photos, (own,))
+    if not data.is_dir():
+        raise InputError(
+            f"{data}: no such folder",
+            f"--data is the folder that holds the data sets; `stylematte train {name} --list` names them",
+        )
+    if recipe.open_sets:
+        sets = own_sets(find_sets(data))
+        if not any(s.kind in ("photos", "mattes") for s in sets):
+            raise InputError(
+                f"{data}: no photos with masks in it",
+                f"Put them in {data}/NAME/image and {data}/NAME/mask, or give --image and --mask",
+            )
+        recipe = with_sets(recipe, data, sets)
+    return data, recipe
+
+
+def _init_of(recipe: "Recipe", init: str, student: str, backbone: str) -> str:
+    """Weights to begin with: those named, else the recipe's; other networks and encoders begin without."""
+    if init:
+        return "" if init == "none" else init
+    return "" if student or backbone else recipe.init
+
+
+def _check_data(plan: "Recipe", data: Path, full: bool, workers: int, quiet: bool, as_json: bool) -> None:
     from training.data.check import check_data
 
-    report = check_data(plan, data, workers=max(1, workers), quiet=quiet)
+    report = check_data(plan, data, full, max(1, workers), quiet)
     if as_json:
         print_json(report.as_dict())
     else:
-        _print(report.lines())
+        for line in report.lines():
+            typer.echo(line)
     if report.errors:
         raise typer.Exit(InputError.exit_code)
 
 
-def _check_usage(out: Path, resume: bool, precision: str, backbone: str, weights: str) -> None:
+def _check_usage(out: Path, resume: bool, precision: str, device: str, backbone: str, init: str) -> None:
     if resume and not (out / "state.pt").exists():
         raise InputError(f"{out} holds no run to go on with", "Give its folder, or leave out --resume")
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is not known", ", ".join(PRECISIONS))
+    if precision == "fp16" and device == "cpu":
+        raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
     if backbone not in ("", "hub", "none") and not Path(backbone).exists():
         raise MissingError(f"--backbone-weights: {backbone} is not there", "Give a file, hub or none")
-    if weights and backbone not in ("", "none"):
-        raise UsageError("--weights and --backbone-weights exclude each other", "The former have an encoder")
-
-
-def run_recipe(
-    recipe: "Recipe",
-    data: Path,
-    options: "RunOptions",
-    teacher: str,
-    weights: str,
-    backbone: str,
-    quiet: bool,
-) -> None:
-    """Run a recipe of a matting network, or go on with it: mattes first, then the loop."""
-    import dataclasses
-
-    from stylematte_cli.weights import sha256_of
-    from training.loop import train as run
-    from training.plan import make_plan
-    from training.processes import check_batches, join_processes
-    from training.teacher import Teacher
-
-    paths = {
-        option: find_trained(name, f"--{option}")
-        for option, name in (("teacher", teacher), ("weights", weights))
-        if name
-    }
-    origin = {option: sha256_of(path) for option, path in paths.items()}
-    start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
-    processes = join_processes(options.device, options.precision, options.accumulate)
-    quiet = quiet or not processes.is_main_process
-    if begins_with:
-        origin["backbone"] = begins_with
-    goes_on = (options.out / "state.pt").exists()
-    if not quiet and not goes_on and "weights" not in paths:
-        named = begins_with if backbone in ("", "hub", "none") else backbone
-        print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
-    taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
-    ready = make_plan(recipe, data).recipe
-    check_batches(ready, processes)  # before hours go into mattes
-    with processes.main_process_first():
-        _prepare_mattes(ready, data, options, quiet)
-    options = dataclasses.replace(options, origin=origin)
-    run(recipe, data, options, start, (lambda line: None) if quiet else typer.echo, taught_by)
-    processes.end_training()
-    if not quiet:
-        best = options.out / "best.safetensors"
-        typer.echo(f"weights: {best}; next: stylematte export --weights {best} --out DIR")
-
-
-def _start(
-    recipe: "Recipe", data: Path, weights: Path | None, backbone: str
-) -> tuple[Callable[[Any], None] | None, str]:
-    """What fills the fresh network, and the name or hash of pretrained encoder weights."""
-    from stylematte_cli.weights import sha256_of
-    from training.backbone import load_backbone
-    from training.checkpoint import load_start
-
-    preset = recipe.build_preset()
-    if weights is not None:
-        trained = load_start(weights, preset)
-        return lambda model: model.load_state_dict(trained.state_dict()), ""
-    if backbone == "none" or (not backbone and not preset.hub):
-        return None, ""
-    if backbone in ("", "hub"):
-        return lambda model: load_backbone(model, "hub", recipe, data), preset.hub
-    path = Path(backbone)
-    name = sha256_of(path) if path.is_file() else path.name
-    return lambda model: load_backbone(model, path, recipe, data), name
-
-
-def _prepare_mattes(recipe: "Recipe", data: Path, options: "RunOptions", quiet: bool) -> None:
-    from training.data.subjects import prepare_set, read_data_set
-
-    samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
-    if not quiet:
-        _warn_of_twins(recipe, samples)
-    for data_set in recipe.sets:
-        prepare_set(recipe, data_set, samples[data_set.folder], options.mattes, max(1, options.workers))
-
-
-def _warn_of_twins(plan: "Recipe", samples: dict[str, list[Any]]) -> None:
-    from training.data.readers import split
-    from training.data.twins import find_twins
-
-    for folder in (s.folder for s in plan.sets if s.kind == "photos"):
-        trained, held_out = split(samples[folder], plan.held_out_every)
-        if count := sum(find_twins(held_out, trained)):
-            typer.echo(
-                f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
-                "scores on them flatter",
-                err=True,
-            )
+    if init not in ("", "none") and backbone not in ("", "none"):
+        raise UsageError("--init and --backbone-weights exclude each other", "The former have an encoder")

@@ -1,6 +1,7 @@
 """`stylematte train gan/…`: photos and their mattes become a generator of RGBA pictures."""
 
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ class Wish:
 
     Attributes:
         recipe: Name or file.
-        data: Data root; None explains the recipe.
+        data: Data root.
         out: Run folder.
         mattes: Folder of prepared mattes; OUT/mattes if None.
         matter: Model that mattes photos which have no alpha.
@@ -36,11 +37,13 @@ class Wish:
         resume: The run folder must hold a run.
         dry_run: Say what would be done.
         quiet: Say nothing.
+        overrides: `key=value` for the recipe.
+        say: Takes what there is to say.
     """
 
     recipe: str
-    data: Path | None
-    out: Path | None
+    data: Path
+    out: Path
     mattes: Path | None
     matter: str
     backbone: str
@@ -52,6 +55,8 @@ class Wish:
     resume: bool
     dry_run: bool
     quiet: bool
+    overrides: tuple[str, ...] = ()
+    say: Callable[[str], None] = typer.echo
 
 
 def refuse_matting_options(given: dict[str, bool]) -> None:
@@ -71,53 +76,53 @@ def refuse_matting_options(given: dict[str, bool]) -> None:
             )
 
 
-def train_generator(wish: Wish) -> None:
-    """Explain a recipe, say what it would do, or run it."""
+def train_generator(wish: Wish) -> dict[str, Any]:
+    """Say what a recipe would do, or run it; facts for --json."""
     from training.gan.config import load_gan_recipe
-
-    recipe = load_gan_recipe(wish.recipe)
-    if wish.data is None:
-        if wish.out is not None or wish.dry_run:
-            raise UsageError("--data is needed", "The folder of the pictures, or the one that holds the sets")
-        for line in explain_generator(wish.recipe, recipe):
-            typer.echo(line)
-        return
-    if not wish.data.is_dir():
-        raise InputError(f"{wish.data}: no such folder", "--data is a folder of pictures, or of data sets")
-    if wish.dry_run:
-        _say_what_would_be_done(wish, recipe, wish.data)
-    elif wish.out is None:
-        raise UsageError("--out is needed", "A folder for weights, log and sheets")
-    else:
-        run_gan(wish, recipe, wish.data, wish.out)
-
-
-def _say_what_would_be_done(wish: Wish, recipe: "GanRecipe", data: Path) -> None:
     from training.gan.data import list_pictures, without_alpha
 
-    samples = list_pictures(recipe, data)
-    cache = wish.mattes or (wish.out or Path()) / "mattes"
-    for line in explain_generator(wish.recipe, recipe):
-        typer.echo(line)
-    lacking = len(without_alpha(samples, cache))
-    typer.echo(f"  {len(samples)} pictures to train on, {lacking} of them to be matted first")
-    typer.echo(f"  {recipe.steps} steps")
+    recipe = load_gan_recipe(wish.recipe, wish.overrides)
+    if not wish.data.is_dir():
+        raise InputError(f"{wish.data}: no such folder", "--data is a folder of pictures, or of data sets")
+    if wish.resume and not (wish.out / "state.pt").exists():
+        raise InputError(f"{wish.out} holds no run to go on with", "Give its folder, or leave out --resume")
+    samples = list_pictures(recipe, wish.data)
+    lacking = len(without_alpha(samples, wish.mattes or wish.out / "mattes"))
+    facts = {
+        "recipe": wish.recipe,
+        "data": str(wish.data),
+        "out": str(wish.out),
+        "resumed": (wish.out / "state.pt").exists(),
+        "dry_run": wish.dry_run,
+        "pictures": len(samples),
+        "to_matte": lacking,
+        "steps": recipe.steps,
+    }
+    if wish.dry_run:
+        for line in explain_generator(wish.recipe, recipe):
+            wish.say(line)
+        wish.say(f"  {len(samples)} pictures to train on, {lacking} of them to be matted first")
+        wish.say(f"  {recipe.steps} steps, into {wish.out}")
+        return facts
+    run_gan(wish, recipe, wish.data, wish.out)
+    return facts | {"weights": {n: str(wish.out / f"{n}.safetensors") for n in ("best", "last")}}
 
 
 def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     """Run a recipe, or go on with it: mattes first, then the loop."""
-    from stylematte_cli.commands.torch_device import usable_device
+    from stylematte_cli.commands.torch_device import say_where, set_up_threads, usable_device
     from training.gan.loop import GanOptions, train_gan
     from training.processes import join_processes
 
-    if wish.resume and not (out / "state.pt").exists():
-        raise InputError(f"{out} holds no run to go on with", "Give its folder, or leave out --resume")
     device = usable_device(wish.device)
     mattes = wish.mattes or out / "mattes"
     backbone, detector = _backbone(wish.backbone, recipe), _choose_detector(wish.detector)
     _check_there(recipe, backbone, detector)
+    set_up_threads(device)
     processes = join_processes(device)
     quiet = wish.quiet or not processes.is_main_process
+    if not quiet:
+        say_where(processes, "fp32", wish.workers)
     with processes.main_process_first():
         prepare_mattes(recipe, data, mattes, wish.matter, device, quiet)
     options = GanOptions(
@@ -126,11 +131,11 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
         folders=detector_folders(),
         backbone=backbone,
     )
-    train_gan(recipe, data, options, (lambda line: None) if quiet else typer.echo)
+    train_gan(recipe, data, options, (lambda line: None) if quiet else wish.say, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = out / "best.safetensors"
-        typer.echo(f"weights: {best}; next: stylematte synth --weights {best} --n 1000 --out DIR")
+        wish.say(f"weights: {best}; next: stylematte synth --weights {best} --n 1000")
 
 
 def _backbone(given: str, recipe: "GanRecipe") -> Path | None:

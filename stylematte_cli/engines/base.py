@@ -215,6 +215,7 @@ class Engine(Protocol):
         lanes: How many threads may call it at once.
         card_filter: Makes the alphas on the card, once it is set; see `engines.card_filter`.
         takes_prior: The file has the input `prior`.
+        file_sha256: Hex digest of the file that was opened, model or engine; computed once, when asked for.
     """
 
     contract: Contract
@@ -223,6 +224,9 @@ class Engine(Protocol):
     lanes: int
     card_filter: "CardFilter | None"
     takes_prior: bool
+
+    @property
+    def file_sha256(self) -> str: ...  # noqa: D102
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
@@ -242,6 +246,14 @@ class Engine(Protocol):
             EngineError: The runtime failed.
         """
         ...
+
+
+def made_by(engine: Engine) -> dict[str, str]:
+    """What of an engine changes results: records that lack it, or say another, are of another model.
+
+    The weights do not tell files apart: those of float32, int8 and several working sizes are the same.
+    """
+    return {"model_sha256": engine.file_sha256, "engine": f"{engine.name}, {engine.provider}"}
 
 
 def usable_cores() -> int:

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from stylematte_cli.engines.base import Contract, Unread, usable_cores
 from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.errors import EngineError, InputError, MissingError
+from stylematte_cli.weights import sha256_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'
@@ -39,6 +41,11 @@ class OnnxEngine:
         self._path = path
         self._session = session
         self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
+
+    @cached_property
+    def file_sha256(self) -> str:
+        """Of the model file; see `Engine`."""
+        return sha256_of(self._path)
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
@@ -97,12 +104,27 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
         MissingError: No ONNX Runtime, or no CUDA although it was asked for by name.
         InputError: Not an ONNX file, or not one of ours.
     """
+    session, why = open_session(path, device, threads, lanes)
+    return _engine(path, session, lanes, threads_of(threads, lanes), why)
+
+
+def threads_of(threads: int | None, lanes: int) -> int:
+    """Threads of one pass: with several lanes one, else all cores where nothing else is asked for."""
+    return (threads or usable_cores()) if lanes == 1 else 1
+
+
+def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tuple[Any, str]:
+    """Open an ONNX file on a device, whatever it holds; arguments and errors as of `open_onnx`.
+
+    Returns:
+        The session, and why it runs where it does.
+    """
     ort = _import_onnxruntime()
     wants_cuda = device.startswith("cuda")
     has_cuda = CUDA in ort.get_available_providers()
     if wants_cuda and not has_cuda:
         raise MissingError(f"device {device}: this ONNX Runtime {ort.__version__} has no CUDA", SWAP_HINT)
-    threads = (threads or usable_cores()) if lanes == 1 else 1
+    threads = threads_of(threads, lanes)
 
     reason = ""
     if has_cuda and device != "cpu":
@@ -116,7 +138,7 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
             reason = _one_line(error)
         else:
             if session.get_providers()[0] == CUDA:
-                return _engine(path, session, lanes, threads, "asked for" if wants_cuda else "CUDA is there")
+                return session, "asked for" if wants_cuda else "CUDA is there"
             reason = "the CUDA libraries did not load"
 
     try:
@@ -134,7 +156,7 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
     if wants_cuda:
         raise MissingError(f"device {device}: the session did not get it: {reason}", LIBRARIES_HINT)
     why = "asked for" if device == "cpu" else reason or f"this ONNX Runtime {ort.__version__} has no CUDA"
-    return _engine(path, session, lanes, threads, why)
+    return session, why
 
 
 def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> OnnxEngine:

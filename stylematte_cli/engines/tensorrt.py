@@ -19,6 +19,7 @@ from stylematte_cli.engines.base import Contract, Unread
 from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.engines.cuda import INSTALL_HINT, Cuda
 from stylematte_cli.errors import EngineError, InputError, MissingError
+from stylematte_cli.weights import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"
@@ -120,7 +121,7 @@ def find_engine(onnx_path: Path, here: dict[str, str]) -> tuple[Path | None, str
     """
     reasons = []
     candidates = sorted(onnx_path.parent.glob(f"{onnx_path.stem}.*{SUFFIX}"))
-    digest = _sha256(onnx_path) if candidates else ""
+    digest = sha256_of(onnx_path) if candidates else ""
     for path in candidates:
         try:
             sidecar = Sidecar.read(path)
@@ -205,6 +206,7 @@ class TensorRTEngine:
         self.lanes = lanes
         self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
         self.takes_prior = "prior" in _tensors(plan)
+        self.file_sha256 = sidecar.engine_sha256  # compared when it was opened
         self._path = path
         self._largest_batch = sidecar.largest_batch
         self._sizes = sidecar.sizes
@@ -358,11 +360,6 @@ def _import_tensorrt() -> Any:
             raise MissingError("TensorRT is not installed", INSTALL_HINT) from None
         raise MissingError(f"TensorRT does not start: {error}", INSTALL_HINT) from error
     return tensorrt
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _text(sizes: tuple[tuple[int, int], ...]) -> str:

@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte_cli.errors import InputError
 
 Picture = NDArray[Any]  # (H, W, 3) uint8, uint16 or float32
+Window = tuple[slice, slice]  # rows and columns
 
 WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
 STRIP_PX = 1 << 17  # pixels worked on at once: a few float planes of this many stay in a core's L2 cache

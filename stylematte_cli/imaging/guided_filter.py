@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.imaging.geometry import STRIP_PX, Picture, white_of
+from stylematte_cli.imaging.geometry import STRIP_PX, Picture, Window, white_of
 
 
 def apply_coefficients(
@@ -15,6 +15,7 @@ def apply_coefficients(
     grey_weights: tuple[float, float, float],
     grey_offset: float,
     dtype: DTypeLike = np.float32,
+    window: Window | None = None,
 ) -> NDArray[np.generic]:
     """Compute alpha = sigmoid(A↑ · grey + b↑) at the picture's size, strip by strip.
 
@@ -27,19 +28,23 @@ def apply_coefficients(
         grey_weights: Channel weights of the guide, for colours in [0, 1].
         grey_offset: Offset of the guide.
         dtype: Of the result: float32 in [0, 1], or uint8 or uint16 with 255 or 65535 for 1.
+        window: Rows and columns of the picture to do; all if not given.
 
     Returns:
-        (H, W) alpha.
+        (H, W) alpha, or that of the window.
 
     Reference:
         He, Sun, "Fast Guided Filter", 2015, algorithm 2, steps 5-6.
     """
+    rows, window_columns = window or (slice(None), slice(None))
+    left, fraction = _aligned_positions(coefficients.shape[2], image.shape[1], window_columns)
+    above, fractions = _aligned_positions(coefficients.shape[1], image.shape[0], rows)
+    image = image[rows, window_columns]
     height, width = image.shape[:2]
     alpha_white = white_of(dtype)
     grey_row = np.array([[*grey_weights, 0]], np.float32) / np.float32(white_of(image.dtype))
     grey_row[0, 3] = grey_offset
 
-    left, fraction = _aligned_positions(coefficients.shape[2], width)
     # Minus, because the sigmoid wants exp(-logits).
     negative = np.negative(coefficients)
     columns = negative.take(left, axis=2, mode="clip")
@@ -51,7 +56,6 @@ def apply_coefficients(
 
     alpha = np.empty((height, width), dtype)
     rounding = 0.0 if alpha_white == 1 else 0.5
-    above, fractions = _aligned_positions(coefficients.shape[1], height)
     most = max(1, STRIP_PX // width)
     for first in range(0, height, most):
         strip = slice(first, first + most)
@@ -75,14 +79,14 @@ def apply_coefficients(
     return alpha
 
 
-def _aligned_positions(coarse: int, fine: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Where each fine pixel lies on the coarse grid when the corner pixels of both coincide.
+def _aligned_positions(coarse: int, fine: int, part: slice) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Where each fine pixel of a part lies on the coarse grid when the corner pixels of both coincide.
 
     Returns:
-        (fine,) index of the coarse pixel before it, and (fine,) float32 distance from that one.
+        (n,) index of the coarse pixel before it, and (n,) float32 distance from that one.
     """
     scale = (coarse - 1) / (fine - 1) if fine > 1 else 0.0
-    positions = np.arange(fine) * scale
+    positions = np.arange(fine)[part] * scale
     before = np.minimum(positions.astype(np.intp), coarse - 1)
     return before, (positions - before).astype(np.float32)
 

@@ -25,8 +25,9 @@ class Record:
         input: The source as given.
         output: The result, relative to the manifest's folder, with `/`.
         outcome: `ok` or `failed`; `begun` for a sequence of frames that is written one by one.
-        settings: All that the result depends on, but for the input and the weights.
-        weights_sha256: Of the model that made it.
+        settings: All that the result depends on, but for the input and the model.
+        model_sha256: Of the model file that was opened.
+        engine: What ran it, and where.
         sha256: Of the input's bytes; empty where it could not be read.
         bytes: Size of the input.
         mtime_ns: When the input was last changed.
@@ -40,7 +41,8 @@ class Record:
     output: str
     outcome: str
     settings: dict[str, Any]
-    weights_sha256: str
+    model_sha256: str
+    engine: str
     sha256: str = ""
     bytes: int = 0
     mtime_ns: int = 0
@@ -56,16 +58,17 @@ class Manifest:
     Args:
         out: The output folder, which need not exist yet.
         settings: Of this run.
-        weights_sha256: Of this run's model.
+        model: Of this run, as `engines.base.made_by` has it. Lines of before there was such a thing are of
+            another one.
 
     Raises:
         InputError: There is a manifest and it cannot be read.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], weights_sha256: str) -> None:
+    def __init__(self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str]) -> None:
         self.path = out / NAME
         self.settings = dict(settings)
-        self.weights_sha256 = weights_sha256
+        self.model: dict[str, Any] = dict(model)
         self._done = _read(self.path)
         self._lines: JsonLines | None = None
 
@@ -95,7 +98,8 @@ class Manifest:
         line = self._done.get(self._name(item))
         if line is None:
             return "kept"
-        if line.get("settings") != self.settings or line.get("weights_sha256") != self.weights_sha256:
+        is_same_model = all(line.get(key) == value for key, value in self.model.items())
+        if line.get("settings") != self.settings or not is_same_model:
             return "changed"
         if not _is_same_input(item.source, line):
             return "changed"
@@ -109,9 +113,7 @@ class Manifest:
             outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
-        line = Record(
-            str(item.source), self._name(item), outcome, self.settings, self.weights_sha256, **facts
-        )
+        line = Record(str(item.source), self._name(item), outcome, self.settings, **self.model, **facts)
         if self._lines is not None:
             self._lines.append(asdict(line))
 

@@ -1,15 +1,19 @@
 """The frame of the command line: help that costs nothing, one line for a mistake, the right exit code."""
 
+import json
 import resource
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer.main
 
 from stylematte_cli import __version__
 from stylematte_cli import app as app_module
 from stylematte_cli.app import main
+from stylematte_cli.commands.verbs import EXAMPLES
 from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError, UsageError
 
 ROOT = Path(__file__).parents[2]
@@ -61,6 +65,130 @@ def test_short_help_version_and_nothing(capsys: pytest.CaptureFixture[str]) -> N
     assert capsys.readouterr().out == f"stylematte {__version__}\n"
     assert main([]) == 2
     assert "Usage: stylematte" in capsys.readouterr().out
+
+
+def all_commands() -> list[str]:
+    """Paths of all commands: "matte", "models show"."""
+
+    def walk(command: object, path: str) -> list[str]:
+        below = getattr(command, "commands", {})
+        return [path, *(p for name, one in below.items() for p in walk(one, f"{path} {name}".strip()))]
+
+    return walk(typer.main.get_command(app_module.app), "")
+
+
+@pytest.mark.parametrize("path", all_commands())
+def test_help_begins_with_an_example(path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*path.split(), "--help"]) == 0
+    first, empty, usage = capsys.readouterr().out.splitlines()[:3]
+    assert (first, empty) == (f"Example: {EXAMPLES[path]}", "")
+    assert usage.startswith(f"Usage: stylematte {path}".strip())
+    words = shlex.split(EXAMPLES[path])
+    assert words[0] == "stylematte"
+    assert " ".join(words[1:]).startswith(path)
+
+
+def test_nothing_typed_shows_one_example_a_verb(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr().out
+    verbs = [path for path in all_commands() if path and " " not in path]
+    assert [shown.count(f"$ {EXAMPLES[verb]}\n") for verb in verbs] == [1] * len(verbs)
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+def test_no_example_is_of_a_command_that_is_gone() -> None:
+    assert set(EXAMPLES) == set(all_commands())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "help_line"),
+    [
+        (["matte"], "See `stylematte matte --help`"),
+        (["matte", "a.jpg", "--colour", "red"], "See `stylematte matte --help`"),
+        (["models", "show"], "See `stylematte models show --help`"),
+        (["models", "shw"], "See `stylematte models --help`"),
+        (["mat"], "See `stylematte --help`"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_verb(
+    arguments: list[str], help_line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"{help_line}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["matte", "--json"], 2, "Missing argument 'INPUT'."),
+        (["models", "show", "gone", "--json"], 4, "weights 'gone' are not known"),
+        (["synth", "--seed", "-1", "--json"], 2, "Invalid value for '--seed'"),
+        (["evaluate", "gone", "gone", "--json"], 3, "gone"),
+    ],
+)
+def test_with_json_an_error_is_an_object_on_stdout(
+    arguments: list[str],
+    code: int,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == code
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
+    assert set(error) == {"exit_code", "message", "hint", "details"}
+    assert error["exit_code"] == code
+    assert message in error["message"]
+    assert captured.err.startswith("stylematte: error: ")
+    assert captured.err.count("\n") == 1
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["matte", "gone.jpg", "--out", "out"],
+        ["export", "--weights", "gone", "--out", "out"],
+        ["export", "--weights", "gone.safetensors", "--out", "out"],
+        ["export", "--int8", "--photos", "gone", "--out", "out"],
+        ["synth", "--weights", "gone", "--out", "out"],
+        ["synth", "--out", "out"],
+        ["train", "nano", "--data", "gone", "--out", "out"],
+        ["train", "nano", "--data", ".", "--out", "out"],
+        ["train", "gan", "--data", ".", "--out", "out"],
+        ["cycle", "--data", "gone", "--out", "out"],
+        ["cycle", "--data", ".", "--out", "out"],
+        ["cycle", "--data", ".", "--weights", "gone", "--out", "out"],
+        ["cycle", "--data", ".", "--generator", "gone", "--out", "out"],
+        ["fid", "gone", "gone"],
+        ["evaluate", "gone", "gone", "--csv", "out/scores.csv"],
+        ["models", "import", "gone.pth"],
+    ],
+)
+def test_a_missing_input_leaves_nothing_behind(
+    arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
+    assert main(arguments) in (1, 2, 3, 4)
+    assert not any(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["matte", "my photos"], "stylematte matte 'my photos' --out ./alphas"),
+        (["matte", "a", "--output", "cutout"], "stylematte matte a --output cutout --out ./cutouts"),
+        (["matte", "a", "--background", "red"], "stylematte matte a --background red --out ./composites"),
+    ],
+)
+def test_matte_without_out_shows_the_whole_line_to_type(
+    arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    assert capsys.readouterr().err.endswith(f"Type: {line}\n")
 
 
 @pytest.mark.parametrize(

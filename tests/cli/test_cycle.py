@@ -116,10 +116,33 @@ def test_a_lost_product_is_made_again(done, words, tmp_path, capsys):
 
 
 def test_other_settings_are_refused(done, words, capsys):
-    others = [word if word != "6" else "7" for word in words]
-    assert main([*others, "--out", str(done)]) == 3
-    line = capsys.readouterr().err.splitlines()[-1]
-    assert "steps/synth.json tells of another n; give another --out, or take away this file and" in line
+    for option, value, named in (("--n", "5", "n"), ("--truncation", "0.5", "truncation")):
+        others = list(words)
+        others[others.index(option) + 1] = value
+        assert main([*others, "--out", str(done)]) == 3
+        line = capsys.readouterr().err.splitlines()[-1]
+        said = f"steps/synth.json tells of another {named}; give another --out, or take away this file and"
+        assert said in line
+
+
+def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(done, words, tmp_path, capsys):
+    out = Path(shutil.copytree(done, tmp_path / "cycle", symlinks=True))
+    drawn = {path.name: path.read_bytes() for path in (out / "synthetic").glob("*.png")}
+    weights = (out / "finetune" / "last.safetensors").read_bytes()
+    more = list(words)
+    more[more.index("--n") + 1] = "8"
+    assert main([*more, "--out", str(out)]) == 0
+    said = [line for line in capsys.readouterr().out.splitlines() if line[1:3] == f"/{len(STEPS)}"]
+    anew = [line.split()[1] for line in said if "done before" not in line]
+    assert anew == ["synth:", "finetune:", "score:"]
+    now = {path.name: path.read_bytes() for path in (out / "synthetic").glob("*.png")}
+    assert len(now) == 8
+    assert all(now[name] == content for name, content in drawn.items())
+    assert (out / "finetune_before_1" / "last.safetensors").read_bytes() == weights
+    assert (out / "finetune" / "last.safetensors").exists()
+    assert json.loads((out / "report.json").read_text())["steps"]["synth"]["kept"] == 8
+    assert main([*more, "--out", str(out)]) == 0
+    assert capsys.readouterr().out.count("done before") == len(STEPS)
 
 
 def test_trained_weights_take_the_place_of_training(done, words, tmp_path):

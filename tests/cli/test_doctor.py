@@ -10,6 +10,7 @@ from stylematte_cli import weights
 from stylematte_cli.app import main
 from stylematte_cli.engines import cuda as cuda_module
 from stylematte_cli.engines import tensorrt
+from tests.refiners import save_pair
 from tests.runtime.fake_card import FakeCuda
 
 
@@ -49,6 +50,15 @@ def test_a_healthy_machine(assets, capsys):
     assert findings["image formats"]["facts"]["png"] is True
     assert findings["matte"]["facts"]["median_ms"] > 0
     assert findings["matte"]["facts"]["first_ms"] > 0
+
+
+def test_telemetry_is_off_unless_the_environment_has_it_on(assets, capsys, monkeypatch):
+    finding = report(capsys)[1]["telemetry"]
+    assert (finding["state"], finding["facts"]) == ("ok", {"ORT_DISABLE_TELEMETRY": "1"})
+    assert "off" in finding["detail"]
+    monkeypatch.setenv("ORT_DISABLE_TELEMETRY", "0")
+    finding = report(capsys)[1]["telemetry"]
+    assert (finding["state"], finding["fix"]) == ("note", "unset ORT_DISABLE_TELEMETRY to have it off")
 
 
 def test_the_report_for_people_says_the_same(assets, capsys):
@@ -177,3 +187,20 @@ def test_an_engine_asked_for_by_name_and_not_there(assets, capsys, card):
     assert code == 4
     assert findings["matte"]["state"] == "fail"
     assert "TensorRT is not installed" in findings["matte"]["detail"]
+
+
+def test_the_refiner_that_the_model_names(assets, capsys):
+    model = save_pair(assets)
+    model.replace(assets / f"{weights.DEFAULT}.onnx")
+    code, found = report(capsys)
+    assert code == 0
+    assert found["refiner"]["detail"].startswith("red_refiner.onnx, on tiles of 64x64")
+    (assets / "red_refiner.onnx").write_bytes(b"another")
+    code, found = report(capsys)
+    assert code == 4
+    assert found["refiner"]["state"] == "fail"
+    (assets / "red_refiner.onnx").unlink()
+    code, found = report(capsys)
+    assert code == 0
+    assert found["refiner"]["state"] == "warn"
+    assert "--detail off" in found["refiner"]["fix"]

@@ -88,6 +88,34 @@ def test_where_the_alpha_is_read_from(tmp_path, alphas, capsys, kind):
     assert report["mean"] == pytest.approx(expected(*alphas), rel=1e-5)
 
 
+def test_photos_in_the_place_of_alphas_are_named(tmp_path, alphas, capsys, rng):
+    truth = write(tmp_path / "truth.png", alphas[1])
+    photo = write(tmp_path / "photo.png", rng.integers(0, 256, (24, 31, 3), np.uint8))
+    report = run_json(capsys, photo, truth)
+    said = "a picture in colours, no alpha: its red channel is scored"
+    assert report["warnings"] == [f"{photo}: {said}"]
+    assert main(["evaluate", str(truth), str(photo)]) == 0
+    assert f"warning: {photo}: {said}" in capsys.readouterr().err
+    # Grey in three channels is an alpha, and so is what JPEG makes of it; colours beside an alpha are none.
+    colours = rng.integers(0, 256, (24, 31, 3), np.uint8)
+    for name, pixels in {
+        "grey.png": np.dstack([alphas[0]] * 3),
+        "grey.jpg": np.dstack([alphas[0]] * 3),
+        "rgba.png": np.dstack([colours, alphas[0]]),
+    }.items():
+        assert run_json(capsys, write(tmp_path / name, pixels), truth)["warnings"] == []
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_masks_of_0_and_1_are_scored_as_what_they_mean(tmp_path, alphas, capsys, kind):
+    mask = (alphas[1] > 127).astype(kind)
+    whole = write(tmp_path / "whole.png", (mask * 255).astype(np.uint8))
+    ones = write(tmp_path / "ones.png", mask)
+    report = run_json(capsys, ones, whole)
+    assert (report["mean"]["SAD"], report["mean"]["IoU"]) == (0.0, 1.0)
+    assert report["warnings"] == [f"{ones}: a mask of 0 and 1, scored as 0 and {np.iinfo(kind).max}"]
+
+
 def test_sixteen_bits_are_not_rounded_to_eight(tmp_path, capsys):
     pred = write(tmp_path / "p.png", np.full((4, 4), 100, np.uint16))
     gt = write(tmp_path / "g.png", np.zeros((4, 4), np.uint8))
@@ -231,6 +259,7 @@ def test_a_band_that_no_image_has_is_null_not_nan(tmp_path, capsys):
     text = capsys.readouterr().out
     assert "NaN" not in text
     assert json.loads(text)["mean"]["MSE-tri"] is None
+    assert json.loads(text)["mean"]["IoU"] is None  # of nothing with nothing
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,23 @@ def test_refusals(folders, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
+def test_a_picture_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
+    whole = Means.forward
+
+    def breaks(self, pictures):
+        made = whole(self, pictures)
+        made[pictures.float().mean((1, 2, 3)) > 240] = float("nan")
+        return made
+
+    monkeypatch.setattr(Means, "forward", breaks)
+    save(folders[1] / "white.png", np.full((16, 16, 3), 255, np.uint8))
+    assert main(["fid", *map(str, folders), "--device", "cpu", "--quiet"]) == 3
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert f"{folders[1] / 'white.png'}: the detector makes features" in captured.err
+    assert captured.err.count("\n") == 1
+
+
 def test_a_missing_detector_is_named_with_its_place(folders, tmp_path, capsys, monkeypatch):
     monkeypatch.undo()
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))

@@ -1,5 +1,6 @@
 """`stylematte matte` on good and bad input: the right pixels, or the file named and the rest done."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 import av
 import cv2
 import numpy as np
+import onnx
 import pytest
 
 from stylematte_cli.app import main
 from stylematte_cli.media.images import read_image
+from tests.conftest import bolder_red_detector, red_detector
 from tests.pictures import (
     ASSETS,
     STORED,
@@ -316,6 +319,46 @@ def test_second_run_does_what_is_new_or_changed(
     assert load(out / "b.png").shape == (100, 90)
     assert summary("--size", "64") == {"done": 3, "finished_before": 0, "kept": 0}
     assert summary("--size", "64", "--overwrite") == {"done": 3, "finished_before": 0, "kept": 0}
+
+
+def test_mattes_of_another_file_of_the_same_weights_are_made_anew(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(tmp_path / "in" / "a.png", np.full((64, 64, 3), (140, 120, 120), np.uint8))
+    model, out = tmp_path / "model.onnx", tmp_path / "out"
+
+    def run() -> dict:
+        words = (
+            "matte",
+            tmp_path / "in",
+            "--out",
+            out,
+            "--weights",
+            model,
+            "--device",
+            "cpu",
+            "--json",
+            "-q",
+        )
+        assert main([str(word) for word in words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    onnx.save(red_detector(), model)
+    first = run()
+    assert first["model_sha256"] == hashlib.sha256(model.read_bytes()).hexdigest()
+    assert load(out / "a.png").max() < 10
+    onnx.save(bolder_red_detector(), model)
+    second = run()
+    assert second["weights_sha256"] == first["weights_sha256"]
+    assert (second["done"], second["finished_before"]) == (1, 0)
+    assert load(out / "a.png").min() > 100
+    # What an old version wrote knows the weights alone.
+    manifest = out / "manifest.jsonl"
+    line = json.loads(manifest.read_text().splitlines()[-1])
+    del line["model_sha256"], line["engine"]
+    manifest.write_text(json.dumps(line | {"weights_sha256": first["weights_sha256"]}) + "\n")
+    assert run()["done"] == 1
+    assert run()["finished_before"] == 1
 
 
 def test_files_of_others_are_kept_and_reported(

@@ -2,6 +2,7 @@
 
 import dataclasses
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -12,14 +13,18 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 
 from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator, GeneratorConfig, rgba_of
+from stylematte_cli import weights as weights_module
 from stylematte_cli.app import main
 from stylematte_cli.commands import synth, synth_files
+from stylematte_cli.errors import UsageError
 from stylematte_cli.media import images
+from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe
 from training.data.check import check_data
@@ -300,6 +305,32 @@ def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys
     assert not list((after / "rejected").iterdir())
 
 
+def test_another_file_of_the_same_matting_weights_and_other_backgrounds_filter_anew(
+    tmp_path, weights, monkeypatch
+):
+    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    out, model, behind = tmp_path / "out", tmp_path / "model.onnx", tmp_path / "behind"
+    behind.mkdir()
+
+    def measured() -> dict[int, str]:
+        options = ("--n", 8, "--filter", "--matting", model, "--threshold", 1, "--backgrounds", behind)
+        before = len(manifest(out)) if out.exists() else 0
+        run(out, weights, *options)
+        return {line["index"]: line["filter"]["model_sha256"] for line in manifest(out)[before:]}
+
+    cv2.imwrite(str(behind / "a.png"), np.full((32, 32, 3), 100, np.uint8))
+    onnx.save(red_detector(), model)
+    first = measured()
+    assert set(first.values()) == {hashlib.sha256(model.read_bytes()).hexdigest()}
+    assert measured() == {}
+    onnx.save(bolder_red_detector(), model)
+    second = measured()
+    assert set(second) >= set(first)
+    assert set(second.values()) == {hashlib.sha256(model.read_bytes()).hexdigest()}
+    cv2.imwrite(str(behind / "b.png"), np.full((32, 32, 3), 30, np.uint8))
+    assert set(measured()) >= set(first)
+
+
 def test_a_filter_that_rejects_all_stops_the_run(tmp_path, weights, red_model, capsys):
     out = tmp_path / "out"
     options = ("--n", 1000, "--filter", "--matting", red_model, "--threshold", 0.0001, "--size", 16)
@@ -360,8 +391,7 @@ def test_a_folder_holds_pictures_of_one_kind(tmp_path, weights, capsys):
         (("--jitter", "0.9:5"), 2, "--jitter 0.9:5"),
         (("--size", 64), 2, "draws 32 px"),
         (("--threshold", 0.1), 2, "--filter"),
-        (("--weights", ""), 4, "stylematte train gan"),
-        (("--weights", "faces"), 4, "'faces' are not here"),
+        (("--weights", "gone"), 4, "'gone' are not here"),
         (("--device", "cuda:7"), 4, "cuda:7"),
     ],
 )
@@ -372,6 +402,41 @@ def test_refusals(tmp_path, weights, capsys, options, code, words):
     assert words in err
     assert err.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """The folder of what ships, and a home and a working folder without anything."""
+    assets = tmp_path / "assets"
+    (tmp_path / "work").mkdir()
+    assets.mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(weights_module, "ASSETS", assets)
+    monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
+    return assets
+
+
+def test_without_a_generator_one_line_says_where_one_is_had(package, capsys):
+    assert main(["synth", "--n", "10000", "--truncation", "0.7"]) == 4
+    err = capsys.readouterr().err
+    assert "weights 'faces', the generator that draws if none is named, are not here" in err
+    assert "`stylematte models import humans.pkl --name faces`" in err
+    assert "`stylematte train gan`" in err
+    assert err.count("\n") == 1
+    assert not any(Path.cwd().iterdir())
+
+
+def test_a_generator_that_ships_draws_if_none_is_named(package, capsys):
+    (package / "faces.safetensors").write_bytes(b"weights of discs")
+    assert main(["synth", "--n", "2", "--device", "cpu", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["out"], report["pictures"]) == ("synthetic", 2)
+    assert report["settings"]["weights_sha256"] == hashlib.sha256(b"weights of discs").hexdigest()
+    assert main(["models", "list", "--json"]) == 0
+    (listed,) = json.loads(capsys.readouterr().out)["models"]
+    assert (listed["name"], listed["kind"], listed["shipped"]) == ("faces", "training", True)
+    with pytest.raises(UsageError, match="a model that ships is called so"):
+        weights_module.new_path("faces")
 
 
 def stylegan3(path: Path, channels: int = 4) -> Path:

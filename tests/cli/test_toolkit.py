@@ -1,6 +1,9 @@
 """Errors of the toolkits become the tool's, with the exit code that fits."""
 
 import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -37,3 +40,16 @@ def test_mistakes_of_our_own_pass():
     with pytest.raises(ValueError, match="ours") as caught, translated_errors():
         raise ValueError("ours")
     assert not isinstance(caught.value, InputError)
+
+
+def test_threads_sleep_before_torch_is_there_and_the_user_has_the_last_word(monkeypatch):
+    code = (
+        "import os, sys; from stylematte_cli.app import main; main(['train']); "
+        "assert 'torch' in sys.modules; print(os.environ['OMP_WAIT_POLICY'], file=sys.stderr)"
+    )
+    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
+    for given, wanted in ((None, "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        environment = os.environ | ({} if given is None else {"OMP_WAIT_POLICY": given})
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
+        assert done.stderr.splitlines()[-1] == wanted

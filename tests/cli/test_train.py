@@ -19,9 +19,9 @@ from stylematte_cli.commands.toolkit import translated_errors
 from stylematte_cli.errors import InputError
 from tests.training import drawn
 from training import backbone, loop
-from training.config import RECIPES
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
+from training.recipe_files import RECIPES, recipe_names
 
 
 @pytest.fixture(scope="module")
@@ -57,40 +57,43 @@ def refused(capsys, *arguments, code: int) -> str:
     return line
 
 
-def test_without_arguments_it_explains_the_recipes(capsys):
-    assert run() == 0
+def test_the_list_says_what_each_recipe_needs_and_gives(capsys):
+    assert run("--list") == 0
+    text = capsys.readouterr().out
+    assert "\n  needs P3M-10k (https://github.com/JizhiziLi/P3M)\n  gives weights of the matting" in text
+    assert "\nfinetune: Fine-tunes" in text
+    assert "  needs photos and masks: --image DIR --mask DIR, or" in text
+    assert "gives a generator of RGBA pictures of 256 px\n" in text
+    assert "\nablation/bilinear: The reference without guided filter" in text
+    assert run("--list", "--json") == 0
+    listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["recipes"]}
+    assert set(listed) == {*recipe_names(), *recipe_names(generators=True)}
+    assert listed["stylematte"]["sets"] == ["P3M-10k"]  # the others are optional
+
+
+def test_one_recipe_is_explained_in_full(capsys, recipe):
+    assert run("stylematte", "--list") == 0
     text = capsys.readouterr().out
     assert "  network tiny\n  segmentation: 15 epochs of 4 photos, 800 px; fine bce, fine dice\n" in text
     assert "animals (optional): " in text
     assert "    AM-2k: mattes, layout am-2k; stages animals\n" in text
     assert "    P3M-10k: scored, 50 photos, full size, layout p3m-500-p\n" in text
-    assert "  network nano\n  segmentation: 4600 steps of 12 photos, 224-320 px; coarse bce" in text
-    assert "\nablation/bilinear: The reference without guided filter" in text
-    assert "stylematte train RECIPE --data DIR --out DIR" in text
-
-
-def test_with_a_recipe_alone_it_explains_that_one(capsys, recipe):
-    assert run("ablation/conv_gf") == 0
+    assert run("ablation/conv_gf", "--list") == 0
     text = capsys.readouterr().out
     assert "  network tiny, upsampler = conv_gf\n" in text
     assert "AM-2k" not in text  # no stage of it reads them
-    assert run(recipe, "--stages", "matting") == 0
-    text = capsys.readouterr().out
-    assert "  matting: 4 steps of 2 photos, 64-96 px; fine l2, fine laplacian\n" in text
-    assert "segmentation" not in text
+    assert run(recipe, "--list", "--set", "stages.matting.steps=9") == 0
+    assert "  matting: 9 steps of 2 photos, 64-96 px; fine l2, fine laplacian\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("given", "needed"),
-    [
-        (["--data", "."], "--out is needed"),
-        (["--out", "x"], "--data is needed"),
-        (["--check-data"], "--data is needed"),
-        (["--dry-run"], "--data is needed"),
-    ],
-)
-def test_data_and_out_are_needed(capsys, recipe, given, needed):
-    assert needed in refused(capsys, recipe, *given, code=2)
+def test_data_and_out_are_folders_here_if_not_given(capsys, data, recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    line = refused(capsys, recipe, code=3)
+    assert line.startswith("stylematte: error: data: no such folder. --data is the folder that holds")
+    (tmp_path / "data").symlink_to(data)
+    assert run(recipe, "--dry-run") == 0
+    assert f"  into {Path('runs/mine')}\n" in capsys.readouterr().out
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["data"]
 
 
 def test_a_dry_run_says_what_would_be_done(capsys, data, recipe, tmp_path):
@@ -133,6 +136,24 @@ def test_the_data_is_checked(capsys, data, recipe, tmp_path):
     (broken / drawn.PEOPLE / "mask" / "photo_1.png").unlink()
     assert run(recipe, "--data", broken, "--check-data", "--json") == 3
     assert json.loads(capsys.readouterr().out)["errors"] > 0
+
+
+def test_near_copies_of_held_out_photos_are_found_by_a_full_check(capsys, data, recipe, tmp_path):
+    copied = Path(shutil.copytree(data, tmp_path / "data"))
+    photos = sorted((data / drawn.PEOPLE / "image").iterdir())
+    scored = next(p for p in photos if held_out(p))
+    twin = next(p for p in photos if not held_out(p))
+    for kind in ("image", "mask", "hair"):
+        folder = copied / drawn.PEOPLE / kind
+        shutil.copy(folder / scored.name, folder / twin.name)
+    assert run(recipe, "--data", copied, "--check-data") == 0
+    assert "near copy" not in capsys.readouterr().out
+    assert run(recipe, "--data", copied, "--full-check", "--json") == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["is_full"]
+    assert report["sets"][0]["twins"] >= 1
+    assert run(recipe, "--data", copied, "--full-check") == 0
+    assert "held-out pictures have a near copy in the trained part" in capsys.readouterr().out
 
 
 def test_recipes_that_cannot_be_used(capsys, tmp_path):
@@ -185,12 +206,12 @@ def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypa
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
     arguments = (recipe, "--data", data, "--out", tmp_path / "out", "--mattes", trained / "mattes")
     arguments += ("--workers", 0, "--stages", "matting")
-    line = refused(capsys, *arguments, "--weights", "nano", code=3)
+    line = refused(capsys, *arguments, "--init", "nano", code=3)
     assert "nano.safetensors: weights of preset nano, and the recipe trains test" in line
-    line = refused(capsys, *arguments, "--weights", "nanno", code=4)
-    assert "--weights: weights 'nanno' are not here" in line
+    line = refused(capsys, *arguments, "--init", "nanno", code=4)
+    assert "--init: weights 'nanno' are not here" in line
     best = trained / "best.safetensors"
-    line = refused(capsys, *arguments, "--weights", best, "--backbone-weights", "hub", code=2)
+    line = refused(capsys, *arguments, "--init", best, "--backbone-weights", "hub", code=2)
     assert "exclude each other" in line
     assert not (tmp_path / "out").exists()
     seen = []
@@ -252,7 +273,8 @@ def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_pa
     capsys.readouterr()
     assert run(*arguments, "--every", 5) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == "going on at stage 1, step 6"
+    assert f"  goes on with the run in {out}" in lines
+    assert "going on at stage 1, step 6" in lines
     assert lines[-1].startswith(f"weights: {out / 'best.safetensors'}; next: stylematte export")
     assert (out / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
 
@@ -320,7 +342,7 @@ def test_a_student_learns_from_a_teacher(capsys, trained, data, tmp_path):
     assert "its photos have no labels; give a teacher" in refused(capsys, *arguments, code=3)
     teacher = trained / "best.safetensors"
     assert run(*arguments, "--teacher", teacher, "--student", "test", "--every", 3) == 0
-    assert "scores: iou/. " in capsys.readouterr().out
+    assert "  scores: " in capsys.readouterr().out
     model, provenance = load_weights(tmp_path / "out" / "best.safetensors")
     assert model.preset.name == "test"
     assert provenance["origin"] == {"teacher": hashlib.sha256(teacher.read_bytes()).hexdigest()}

@@ -11,7 +11,7 @@ from stylematte_cli.media.manifest import NAME, Manifest, read_and_identify
 from stylematte_cli.media.paths import Item
 
 SETTINGS = {"output": "alpha", "format": "png"}
-WEIGHTS = "w" * 64
+MODEL = {"model_sha256": "m" * 64, "engine": "onnx, CPUExecutionProvider"}
 
 
 @pytest.fixture
@@ -27,15 +27,17 @@ def item(tmp_path: Path) -> Item:
 
 
 def record(folder: Path, item: Item, outcome: str = "ok") -> None:
-    manifest = Manifest(folder / "out", SETTINGS, WEIGHTS)
+    manifest = Manifest(folder / "out", SETTINGS, MODEL)
     manifest.open()
     _, identity = read_and_identify(item.source)
     manifest.record(item, outcome, {**identity, "size": (4, 5), "seconds": {"read": 0.5}})
     manifest.close()
 
 
-def state(folder: Path, item: Item, settings: dict[str, str] = SETTINGS, weights: str = WEIGHTS) -> str:
-    return Manifest(folder / "out", settings, weights).state_of(item)
+def state(
+    folder: Path, item: Item, settings: dict[str, str] = SETTINGS, model: dict[str, str] = MODEL
+) -> str:
+    return Manifest(folder / "out", settings, model).state_of(item)
 
 
 def test_line_says_everything(tmp_path: Path, item: Item) -> None:
@@ -45,7 +47,7 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "output": "sub/a.png",
         "outcome": "ok",
         "settings": SETTINGS,
-        "weights_sha256": WEIGHTS,
+        **MODEL,
         # sha256sum of "photo"
         "sha256": "55c64d0fcd6f9d5f7c828093857e3fdfda68478bb4e9bd24d481ef391c7804e8",
         "bytes": 5,
@@ -60,7 +62,8 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
 def test_done_until_something_changes(tmp_path: Path, item: Item) -> None:
     assert state(tmp_path, item) == "done"
     assert state(tmp_path, item, settings={**SETTINGS, "format": "webp"}) == "changed"
-    assert state(tmp_path, item, weights="v" * 64) == "changed"
+    assert state(tmp_path, item, model={**MODEL, "model_sha256": "n" * 64}) == "changed"
+    assert state(tmp_path, item, model={**MODEL, "engine": "tensorrt, TensorRT"}) == "changed"
 
     os.utime(item.source, ns=(1, 1))
     assert state(tmp_path, item) == "done", "touched, but the same bytes"
@@ -69,6 +72,14 @@ def test_done_until_something_changes(tmp_path: Path, item: Item) -> None:
 
     item.output.unlink()
     assert state(tmp_path, item) == "new"
+
+
+def test_lines_that_know_the_weights_alone_are_of_another_model(tmp_path: Path, item: Item) -> None:
+    path = tmp_path / "out" / NAME
+    line = json.loads(path.read_text())
+    del line["model_sha256"], line["engine"]
+    path.write_text(json.dumps(line | {"weights_sha256": "w" * 64}) + "\n")
+    assert state(tmp_path, item) == "changed"
 
 
 def test_result_that_the_manifest_does_not_know_is_kept(tmp_path: Path, item: Item) -> None:
@@ -95,7 +106,7 @@ def test_half_a_line_is_passed_over_and_the_next_is_whole(tmp_path: Path, item: 
 def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written") as caught:
-        Manifest(tmp_path / "file" / "out", SETTINGS, WEIGHTS).open()
+        Manifest(tmp_path / "file" / "out", SETTINGS, MODEL).open()
     assert caught.value.hint
 
 
@@ -103,7 +114,7 @@ def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
 def test_read_only_folder_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o500)
     with pytest.raises(InputError, match="cannot be written: Permission denied"):
-        Manifest(tmp_path / "out", SETTINGS, WEIGHTS).open()
+        Manifest(tmp_path / "out", SETTINGS, MODEL).open()
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from models.checkpoints import load_weights
 from tests.training import drawn
-from training.config import RECIPES, load_recipe
+from training.config import load_recipe
 from training.loop import RunOptions, train
+from training.recipe_files import RECIPES
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 
 from tests.training import drawn
-from training.config import RecipeError, load_recipe, recipe_names, select_stages
+from training.config import load_recipe, select_stages
+from training.recipe_files import RecipeError, recipe_names
 
 
 def load(tmp_path, text: str):
@@ -197,3 +198,20 @@ def test_ablations_differ_in_what_they_compare():
     synthetic = load_recipe("ablation/synthetic")
     assert synthetic.stages[:-1] == reference.stages
     assert not synthetic.stages[-1].optional
+
+
+def test_what_a_recipe_extends_is_seen_from_its_own_folder(tmp_path, monkeypatch):
+    (tmp_path / "base.toml").write_text(drawn.TOML)
+    (tmp_path / "mine.toml").write_text('extends = "base.toml"\nseed = 9\n')
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "deeper" / "other.toml").write_text('extends = "../mine.toml"\nclip_norm = 2.0\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    recipe = load_recipe("../deeper/other.toml")
+    assert (recipe.seed, recipe.clip_norm, recipe.preset) == (9, 2.0, "test")
+    (tmp_path / "mine.toml").write_text('extends = "none.toml"\n')
+    with pytest.raises(RecipeError, match=r"mine\.toml: extends none\.toml: no recipe"):
+        load_recipe("../mine.toml")
+    (tmp_path / "mine.toml").write_text('extends = "deeper/../mine.toml"\n')
+    with pytest.raises(RecipeError, match="which extends this one"):
+        load_recipe("../mine.toml")

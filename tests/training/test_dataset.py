@@ -18,6 +18,7 @@ from training.data.dataset import (
     Subject,
     compose,
     read_subject,
+    scaled_near,
     shape_near,
 )
 from training.data.pseudo_alpha import cached_paths
@@ -160,7 +161,7 @@ def test_items_are_what_the_network_takes(dataset):
         assert item["image"].shape[0] == item["guide"].shape[0] == 3
         assert item["alpha"].shape == item["weight"].shape == (1, *full)
         assert not any(side % 32 for side in (height, width, *full))
-        assert full == (round(height * 1.5 / 32) * 32, round(width * 1.5 / 32) * 32)
+        assert full == scaled_near((height, width), 1.5)
         for tensor in item.values():
             assert tensor.dtype == torch.float32
             assert 0 <= tensor.min() <= tensor.max() <= 1
@@ -275,3 +276,20 @@ def test_a_photo_with_an_incomplete_mask_never_shows_its_own_background(data_roo
     outside = view.alpha == 0
     assert outside.any()
     assert (view.picture[outside] == green[0, 0]).all()
+
+
+def test_a_guide_has_the_shape_of_what_the_network_sees():
+    assert scaled_near((320, 480), 1.25) == (384, 576)
+    assert scaled_near((256, 256), 1.25) == (320, 320)
+    assert scaled_near((320, 480), 1.0) == (320, 480)
+    assert scaled_near((32, 32), 1.25) == (32, 32)
+    apart = []
+    for side in range(224, 321, 8):
+        for aspect in ASPECTS:
+            size = shape_near(side, aspect)
+            guide = scaled_near(size, 1.25)
+            assert not any(n % 32 for n in guide)
+            assert all(abs(n - 1.25 * m) < 32 for n, m in zip(guide, size, strict=True))
+            apart.append(abs(np.log(guide[0] / guide[1] * size[1] / size[0])))
+    assert max(apart) < 0.07  # rounded apart they are off by up to 0.105, and by 0.038 in the mean
+    assert np.mean(apart) < 0.02

@@ -100,6 +100,36 @@ def test_scores_that_cannot_be():
         fid(some, other)
 
 
+class Breaks(Means):
+    """Makes NaN of pictures that begin with white, infinity of those that begin with black."""
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        made, first = super().forward(pictures), pictures[:, 0, 0, 0]
+        made[first == 255, 3] = torch.nan
+        made[first == 0, 4] = torch.inf
+        return made
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("keep_features", [False, True])
+def test_features_that_are_no_numbers_are_no_score(value, keep_features):
+    a = pictures(1, 60, low=1).clamp(max=254)
+    sound = statistics(Breaks(), [a], keep_features)
+    a[[7, 41], 0, 0, 0] = value
+    with pytest.raises(scores.FeatureError, match="of 2 pictures, among them number 8, 42") as caught:
+        statistics(Breaks(), a.split(16), keep_features)
+    assert caught.value.places == [7, 41]
+    bad = scores.Statistics(
+        sound.total * torch.nan, sound.products, sound.count, torch.full((60, 12), torch.nan)
+    )
+    for pair in ((sound, bad), (bad, sound)):
+        with pytest.raises(ScoreError, match="are no numbers"):
+            fid(*pair)
+    if keep_features:
+        with pytest.raises(ScoreError, match="generated pictures are no numbers"):
+            kid(sound, bad)
+
+
 def test_doubts():
     assert "singular" in scores.doubts(300, 5000, 320)[0]
     assert "few" in scores.doubts(900, 5000, 320)[0]

@@ -3,11 +3,14 @@
 import csv
 import dataclasses
 import json
+import shlex
+import sys
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import PRESETS
@@ -93,7 +96,11 @@ def test_a_run_leaves_what_it_promises(whole):
         *("last.safetensors", "best.safetensors"),
     }
     config = json.loads((out / "config.json").read_text())
+    (start,) = config.pop("starts")
     assert config == json.loads(json.dumps(RECIPE.digest())) | {"origin": {}}
+    assert start["command"] == shlex.join(sys.argv)
+    assert torch.__version__.startswith(start["versions"]["torch"].partition("+")[0])
+    assert set(start["versions"]) >= {"python", "torch", "accelerate"}
     assert list((out / "tensorboard").iterdir())
     assert set(scores) == {"iou", "band", f"iou/{drawn.PEOPLE}", f"band/{drawn.PEOPLE}"}
     assert 0 <= scores["iou"] <= 1
@@ -113,6 +120,55 @@ def test_the_log_has_every_number(whole):
         )
     assert log["iou"][10] == pytest.approx(scores["iou"], rel=1e-4)
     assert all(value > 0 for value in log["images_per_s"].values())
+
+
+def test_the_board_has_rates_and_sheets(whole):
+    board = EventAccumulator(str(whole[0] / "tensorboard")).Reload()
+    assert [event.step for event in board.Images("previews")] == [3, 6, 9, 10]
+    rates = {event.step: event.value for event in board.Scalars("learning_rate")}
+    assert rates[6] == pytest.approx(learning_rate(FIRST, 5))
+    assert rates[10] == pytest.approx(learning_rate(SECOND, 3))
+
+
+def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
+    """It comes long before --every, chooses no weights, and a run goes on from its state."""
+    run_long = {"workers": 0, "every": 100}
+    for name, steps in (("never", 99), ("looked", 2)):
+        monkeypatch.setattr(loop, "FIRST_LOOK_STEPS", steps)
+        train(RECIPE, data_root, RunOptions(tmp_path / name, mattes, **run_long), report=lambda line: None)
+    never, looked = (tmp_path / name for name in ("never", "looked"))
+    assert list(read_log(looked)["iou"]) == [2, 6, 10]
+    assert list(read_log(never)["iou"]) == [6, 10]
+    assert (looked / "previews" / "000002.png").exists()
+    assert_same_state(load_state(looked / "state.pt"), load_state(never / "state.pt"))
+    for file in ("last.safetensors", "best.safetensors"):
+        assert (looked / file).read_bytes() == (never / file).read_bytes()
+    # Killed after the look, it goes on from there.
+    step = loop.Run._step
+
+    def killed(self, number, done, batches):
+        if done == 4:
+            raise KilledError
+        return step(self, number, done, batches)
+
+    again = tmp_path / "again"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Run, "_step", killed)
+        with pytest.raises(KilledError):
+            train(RECIPE, data_root, RunOptions(again, mattes, **run_long), report=lambda line: None)
+    assert not (again / "best.safetensors").exists()  # weights of a first look are chosen by nobody
+    lines = []
+    train(RECIPE, data_root, RunOptions(again, mattes, **run_long), report=lines.append)
+    assert lines[0] == "going on at stage 1, step 2"
+    assert_same_state(load_state(again / "state.pt"), load_state(never / "state.pt"))
+    assert len(json.loads((again / "config.json").read_text())["starts"]) == 2
+
+
+def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop.HeldOut, "error", lambda self, scores: float("nan"))
+    with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
+        run(data_root, mattes, tmp_path)
+    assert not (tmp_path / "best.safetensors").exists()
 
 
 def test_previews_show_picture_label_alpha_and_composite(whole, data_root):

@@ -63,8 +63,8 @@ def test_whole_image_by_hand():
     assert metrics.iou(np.float32([[1, 0], [1, 0]]), truth) == pytest.approx(1 / 3)
 
 
-def test_iou_of_two_empty_alphas_is_one():
-    assert metrics.iou(np.zeros((3, 3), np.float32), np.zeros((3, 3), np.float32)) == 1.0
+def test_there_is_no_iou_of_two_empty_alphas():
+    assert np.isnan(metrics.iou(np.zeros((3, 3), np.float32), np.zeros((3, 3), np.float32)))
 
 
 def test_sad_of_a_large_image_keeps_its_digits():

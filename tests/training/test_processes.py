@@ -15,10 +15,11 @@ from torch import nn
 from models.stylematte import build_model
 from stylematte_cli.app import main
 from tests.training import drawn
+from training import processes
 from training.checkpoint import load_state
 from training.config import load_recipe
 from training.data.dataset import Onwards
-from training.processes import spare_wide_depthwise
+from training.processes import choose_threads, spare_wide_depthwise
 
 # A learned upsampler: the first stage, of coarse losses, gives it no gradients, and nobody may wait for them.
 # Batch norms keep their statistics: in training they take those of what one process sees at once, and half a
@@ -50,7 +51,9 @@ def run_here(arguments: Sequence[str], out: Path) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        assert main([*arguments, "--out", str(out)]) == 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("OMP_NUM_THREADS", "1")
+            assert main([*arguments, "--out", str(out)]) == 0
     finally:
         torch.set_num_threads(threads)
     return out
@@ -77,12 +80,18 @@ def losses(out: Path) -> dict[tuple[int, str], float]:
 
 
 def assert_same_run(out: Path, other: Path) -> None:
-    """Weights, averages and losses to some 1e-6: gradients are sums in another order."""
+    """Weights, averages and losses to some 1e-6: gradients are sums in another order.
+
+    Adam divides by a gradient's own size, so where one is next to nothing its rounding is a step: one number
+    in a hundred may be off by a hundredth of a step.
+    """
     one, two = load_state(out / "state.pt"), load_state(other / "state.pt")
     assert (one["stage"], one["step"]) == (two["stage"], two["step"])
     for part in ("model", "average"):
         for name, tensor in one[part].items():
-            torch.testing.assert_close(tensor, two[part][name], atol=2e-6, rtol=1e-5, msg=name)
+            torch.testing.assert_close(tensor, two[part][name], atol=5e-5, rtol=1e-5, msg=name)
+            is_close = torch.isclose(tensor, two[part][name], atol=2e-6, rtol=1e-5)
+            assert (~is_close).sum() <= is_close.numel() // 100, name
     assert losses(out) == pytest.approx(losses(other), rel=2e-5, abs=2e-6)
 
 
@@ -165,3 +174,50 @@ def test_wide_depthwise_convolutions_stay_in_float32_under_autocast():
     torch.testing.assert_close(wide(picture), wanted)
     assert wide.weight.grad.abs().min() > 0
     assert list(model.state_dict()) == names
+
+
+def test_a_run_says_what_it_takes_of_the_machine(arguments, tmp_path, capfd):
+    script = [*TWO_PROCESSES, "-m", "stylematte_cli", *arguments, "--device", "cpu"]
+    assert finish([*script, "--out", str(tmp_path / "two")]) == 0
+    said = capfd.readouterr().out
+    assert (
+        said.count("2 processes; 1 threads for torch, 1 for OpenCV, 0 workers that prepare pictures each")
+        == 1
+    )
+    run_here([*arguments, "--device", "cpu"], tmp_path / "one")
+    assert "stylematte: cpu, fp32; 1 process; 1 threads for torch" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("environment", "device", "wanted"),
+    [
+        ({}, "cpu", 8),
+        ({"LOCAL_WORLD_SIZE": "4"}, "cpu", 2),
+        ({"LOCAL_WORLD_SIZE": "16"}, "cpu", 1),
+        ({}, "cuda:0", 4),
+        ({"OMP_NUM_THREADS": "3"}, "cpu", None),
+    ],
+)
+def test_threads_are_shared_and_what_the_user_says_counts(monkeypatch, environment, device, wanted):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    chosen = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    choose_threads(device, cores=8)
+    assert chosen == ([] if wanted is None else [wanted])
+
+
+@pytest.mark.parametrize(("world", "touched"), [("1", ["cuda:0"]), ("2", [])])
+def test_one_of_several_processes_does_not_touch_the_first_card(monkeypatch, world, touched):
+    """Accelerate gives each the card of its local rank; no card is needed to see what comes before."""
+    seen = []
+    monkeypatch.setenv("WORLD_SIZE", world)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(str(device)))
+
+    class Joined:
+        num_processes = int(world)
+
+    monkeypatch.setattr(processes, "Accelerator", lambda **_: Joined())
+    processes.join_processes("cuda:0")
+    assert seen == touched

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from training.config import DataSet, Recipe, Validation
 from training.data.inspection import Look, Seen, look_at
-from training.data.layouts import LAYOUTS
+from training.data.layouts import Layout
 from training.data.readers import (
     DataError,
     Listing,
@@ -23,12 +23,15 @@ from training.data.readers import (
     label_of,
     list_set,
     lonely_pictures,
+    read_set,
     samples_of,
 )
 from training.data.subjects import needed_sets, what_lacks
 from training.data.twins import match_signs
 
 QUICK_LOOKS = 100  # labels of a set that the quick pass decodes, spread evenly
+_LITTLE, _MUCH = 0.005, 0.9  # shares of a photo that few subjects stay below, or go beyond
+_NOTED = 24  # pictures of a set whose labels are looked into before a run
 _NAMED = 3  # files that one line names
 _SHOWN = 10  # errors of a set that people are shown
 
@@ -45,7 +48,8 @@ class SetReport:
         labels: Label → how many pictures have it.
         held_out: Pictures that are not trained on; of a validation set those that are scored.
         megapixels: Mean size of its pictures.
-        looked_into: How many of its alphas were decoded.
+        looked_into: How many of its labels were decoded, the alphas of cut-outs among them.
+        whole: Whether every label was decoded.
         twins: Scored pictures with a near copy among the trained ones; None where nobody looked.
         errors: What would stop a run, or train on what is not there.
         warnings: What a run survives, and its scores perhaps do not.
@@ -59,6 +63,7 @@ class SetReport:
     held_out: int = 0
     megapixels: float = 0.0
     looked_into: int = 0
+    whole: bool = False
     twins: int | None = None
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
@@ -68,6 +73,8 @@ class SetReport:
         parts = [f"{self.pictures} pictures of {self.megapixels:.2f} megapixels"]
         parts += [f"{count} with {label}" for label, count in self.labels.items()]
         parts += [f"{self.held_out} {'to be scored' if self.kind == 'validation' else 'held out'}"]
+        if self.labels and not self.whole:
+            parts.append(f"{self.looked_into} of {sum(self.labels.values())} labels looked into")
         head = f"{self.folder} ({self.kind}, layout {self.layout}): {', '.join(parts)}"
         errors = [f"  error: {e}" for e in self.errors[:_SHOWN]]
         if len(self.errors) > _SHOWN:
@@ -104,8 +111,8 @@ class DataReport:
         what = (
             "full check: every file was decoded"
             if self.is_full
-            else f"quick check: the headers of all files, and what is in at most {QUICK_LOOKS} labels a set; "
-            "a full one decodes every file and looks for twins"
+            else f"quick check: the headers of all files, and what is in the labels of at most {QUICK_LOOKS} "
+            "pictures a set; --full-check decodes every file and looks for near copies of scored pictures"
         )
         found = f"{self.errors} errors, {self.warnings} warnings"
         return [line for s in self.sets for line in s.lines()] + [what, found]
@@ -169,6 +176,40 @@ def check_data(
     return DataReport(str(root), full, [one.report for one in sets])
 
 
+def label_notes(plan: Recipe, root: Path) -> list[str]:
+    """Look into a few labels of every set before a run: are they masks or alphas at all?
+
+    Args:
+        plan: The recipe, made ready for the data that is there.
+        root: Folder that holds its sets.
+
+    Returns:
+        Lines to be said: masks that are scaled, and what looks empty or inverted.
+
+    Raises:
+        DataError: A label cannot be read or is a map of classes, or no label of a set shows a subject.
+    """
+    lines: list[str] = []
+    tables: list[DataSet | Validation] = [*plan.sets, *plan.validation]
+    for table in tables:
+        kind = table.kind if isinstance(table, DataSet) else "validation"
+        if kind in ("backgrounds", "unlabelled"):
+            continue
+        samples = read_set(root, table.folder, table.rules)
+        step = max(1, -(-len(samples) // _NOTED))
+        one = _Set(SetReport(table.folder, table.layout, kind), table, samples[::step])
+        one.seen = list(_each(list(one.looks(full=False)), workers=1))
+        if problems := [problem for seen in one.seen for problem in seen.problems]:
+            raise DataError(problems[0])
+        if (known := [seen for seen in one.seen if seen.covered is not None]) and not any(
+            seen.covered for seen in known
+        ):
+            raise DataError(f"{root / table.folder}: no subject in any of {len(known)} labels looked into")
+        _judge_masks(one)
+        lines += [f"{table.folder}: {line}" for line in (*one.report.warnings, *one.report.errors)]
+    return lines
+
+
 def _each(looks: list[Look], workers: int) -> Iterator[Seen]:
     """Look at each on several threads, results in order; OpenCV lets go of the lock while it decodes."""
     pool = ThreadPoolExecutor(max(1, workers))
@@ -180,8 +221,8 @@ def _each(looks: list[Look], workers: int) -> Iterator[Seen]:
 
 def _list(one: _Set, plan: Recipe, root: Path) -> None:
     """Find the files of a set, and what lacks its partner."""
-    report, rules = one.report, LAYOUTS[one.plan.layout]
-    if isinstance(one.plan, DataSet) and not has_set(root, report.folder, report.layout):
+    report, rules = one.report, one.plan.rules
+    if isinstance(one.plan, DataSet) and not has_set(root, report.folder, rules):
         readers = [stage for stage in plan.stages if one.plan in needed_sets(plan, stage)]
         if all(stage.optional for stage in readers):
             names = ", ".join(stage.name for stage in readers)
@@ -190,11 +231,11 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
             )
             return
     try:
-        found = list_set(root, report.folder, report.layout)
+        found = list_set(root, report.folder, rules)
     except DataError as error:
         report.errors.append(str(error))
         return
-    _match(report, found)
+    _match(report, found, rules)
     if not found.pictures:
         report.errors.append(f"{found.places[0]}: no pictures in it")
         return
@@ -220,9 +261,8 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
             report.errors.append("every picture of it is held out, none is left to train on")
 
 
-def _match(report: SetReport, found: Listing) -> None:
+def _match(report: SetReport, found: Listing, rules: Layout) -> None:
     """Note pictures without labels, labels without pictures, and names of the set's list without pictures."""
-    rules = LAYOUTS[report.layout]
     _note(report.errors, f"in {rules.listed}, but not there", found.unlisted)
     for label, files in found.labels.items():
         lonely = lonely_pictures(found, label, rules)
@@ -245,12 +285,14 @@ def _sum_up(one: _Set) -> None:
         hollow = [name for name, seen in pairs if getattr(seen, what)]
         _note(report.warnings, f"labels that are {value} all over", hollow)
     soft = [seen.is_hard for seen in one.seen if seen.is_hard is not None]
-    report.looked_into = len(soft)
+    report.looked_into = sum(seen.decoded for seen in one.seen)
+    report.whole = report.looked_into >= sum(report.labels.values())
     if hard := sum(soft):
         report.warnings.append(
             f"{hard} of {len(soft)} alphas looked into ({100 * hard / len(soft):.0f} %) are 0 and 255 alone: "
             "masks, perhaps, where soft mattes are wanted"
         )
+    _judge_masks(one)
     values = sorted({value for seen in one.seen for value in seen.odd_values})
     _note(
         report.warnings,
@@ -258,6 +300,43 @@ def _sum_up(one: _Set) -> None:
         "here, and which the published trimap scores pass over",
         [name for name, seen in pairs if seen.odd_values],
     )
+
+
+def _judge_masks(one: _Set) -> None:
+    """Say which masks are scaled, and whether they cover nothing, or all but the subject."""
+    report = one.report
+    scaled: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for sample, seen in zip(one.samples, one.seen, strict=True):
+        for kind, values in seen.scaled.items():
+            scaled.setdefault((kind, values), []).append(sample.key)
+    for (kind, values), names in scaled.items():
+        numbers = " and ".join(map(str, values))
+        what = f"labels in {kind} have {numbers} alone: masks, which are scaled to 0 and 255"
+        _note(report.warnings, what, names)
+    covered = [(seen.covered, seen.border) for seen in one.seen if seen.covered is not None]
+    if not covered:
+        return
+    count = len(covered)
+    little = sum(share < _LITTLE for share, _ in covered)
+    much = sum(share > _MUCH for share, _ in covered)
+    border = sum(share > 0.5 for _, share in covered)
+    if 2 * little >= count:
+        report.errors.append(
+            f"empty, perhaps: {little} of {count} labels looked into cover less than {100 * _LITTLE:g} % of "
+            "their photos"
+        )
+    if report.kind == "cutouts":  # often cut close around the subject
+        return
+    if 2 * much >= count:
+        report.errors.append(
+            f"inverted, perhaps: {much} of {count} labels looked into cover more than {100 * _MUCH:g} % of "
+            "their photos; the subject is to be 255"
+        )
+    elif 2 * border > count:
+        report.errors.append(
+            f"inverted, perhaps: in {border} of {count} labels looked into the subject fills most of the "
+            "border; it is to be 255, and all else 0"
+        )
 
 
 def _find_twins(sets: list[_Set], plan: Recipe) -> None:

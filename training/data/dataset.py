@@ -4,6 +4,7 @@ Sample i of a stage is always the same picture, whatever worker draws it: its ra
 stage, i). That is what makes a resumed run continue exactly.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -66,8 +67,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(1)
         size = self._batch_size_px(index)
-        scale = self.stage.guide_scale / STRIDE
-        guide_size = (round(size[0] * scale) * STRIDE, round(size[1] * scale) * STRIDE)
+        guide_size = scaled_near(size, self.stage.guide_scale)
         rng = np.random.default_rng((*self.seed, index))
         view = self._draw(rng, guide_size)
         guide, *parts = self._lit(rng, view)
@@ -299,6 +299,22 @@ def shape_near(side: float, aspect: float) -> tuple[int, int]:
     height = max(1, round(side / np.sqrt(aspect) / STRIDE)) * STRIDE
     width = max(1, round(side * np.sqrt(aspect) / STRIDE)) * STRIDE
     return height, width
+
+
+def scaled_near(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    """(height, width), multiples of the stride, near `scale` times a size and above all of its shape.
+
+    Each side is rounded down or up. Sides rounded apart would stretch what the network sees: 320×480 times
+    1.25 is 384×608 so, 5 % off, and 384×576 here.
+    """
+    sides = [{math.floor(n * scale / STRIDE), math.ceil(n * scale / STRIDE)} for n in size]
+    choices = [(h * STRIDE, w * STRIDE) for h in sides[0] for w in sides[1] if h and w]
+
+    def errors(choice: tuple[int, int]) -> tuple[float, float]:
+        down, across = (math.log(n / (m * scale)) for n, m in zip(choice, size, strict=True))
+        return round(abs(down - across), 9), abs(down + across)
+
+    return min(choices, key=errors)
 
 
 class Onwards(Sampler[list[int]]):

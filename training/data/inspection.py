@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.headers import read_size
-from training.data.readers import DataError, Sample, read_grey, read_label
+from training.data.masks import border_coverage, coverage, to_full_range
+from training.data.readers import DataError, Sample, label_meaning, read_grey, read_plane
 from training.data.twins import brightness_signs
 
 Pixels = NDArray[np.uint8]
@@ -41,6 +42,10 @@ class Seen:
         empty: Labels that are 0 all over.
         full: Labels that are 255 all over.
         is_hard: Whether its alpha has no value between 0 and 255; None where that was not looked at.
+        decoded: Labels of which every pixel was looked at.
+        scaled: Masks in other numbers than 0 and 255, and in which.
+        covered: Share of the picture that its mask or alpha covers; None where that was not looked at.
+        border: The same of the outermost pixels alone.
         odd_values: Values of its trimap besides 0, 128 and 255.
         signs: What it looks like, see `training.data.twins`.
     """
@@ -50,6 +55,10 @@ class Seen:
     empty: list[str] = field(default_factory=list)
     full: list[str] = field(default_factory=list)
     is_hard: bool | None = None
+    decoded: int = 0
+    scaled: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    covered: float | None = None
+    border: float = 0.0
     odd_values: list[int] = field(default_factory=list)
     signs: NDArray[np.bool_] | None = None
 
@@ -64,7 +73,7 @@ def look_at(look: Look) -> Seen:
     for kind, path in look.sample.labels.items():
         try:
             size = _header_size(path)
-            label = read_label(path) if size is None or look.decodes_all or look.decodes_labels else None
+            label = read_plane(path) if size is None or look.decodes_all or look.decodes_labels else None
         except (DataError, OSError) as error:
             seen.problems.append(str(error))
             continue
@@ -72,7 +81,10 @@ def look_at(look: Look) -> Seen:
         if seen.size is not None and size != seen.size:
             seen.problems.append(f"{path}: size {size}, its picture has {seen.size}")
         if label is not None:
-            _look_into(kind, label, seen)
+            try:
+                _look_into(kind, path, label, seen)
+            except DataError as error:
+                seen.problems.append(str(error))
     return seen
 
 
@@ -90,7 +102,7 @@ def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:
         rgba = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
         if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
             raise DataError(f"{path}: not an RGBA cut-out")
-        _look_into("alpha", np.asarray(rgba[..., 3], np.uint8), seen)
+        _look_into("alpha", path, np.ascontiguousarray(rgba[..., 3], np.uint8), seen)
         return rgba.shape[0], rgba.shape[1]
     if size is not None and not look.decodes_all:
         return size
@@ -99,15 +111,27 @@ def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:
     return grey.shape[0], grey.shape[1]
 
 
-def _look_into(kind: str, label: Pixels, seen: Seen) -> None:
-    counts = cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
-    is_hard = not counts[1:255].any()
-    if kind in ("mask", "alpha"):
-        if is_hard and not counts[255]:
-            seen.empty.append(kind)
-        elif is_hard and not counts[0]:
-            seen.full.append(kind)
+def _look_into(kind: str, path: Path, label: Pixels, seen: Seen) -> None:
+    """Look at every pixel of a label.
+
+    Raises:
+        DataError: It is a map of classes.
+    """
+    seen.decoded += 1
+    if kind == "trimap":
+        seen.odd_values = [int(v) for v in np.unique(label) if v not in (0, 128, 255)]
+        return
+    meaning = label_meaning(label, path)
+    if meaning.kind == "mask":
+        seen.scaled[kind] = meaning.values
+        label = to_full_range(label, meaning)
+    if kind == "hair":
+        return
+    is_hard = not ((label > 0) & (label < 255)).any()
+    if is_hard and not label.any():
+        seen.empty.append(kind)
+    elif is_hard and label.all():
+        seen.full.append(kind)
     if kind == "alpha":
         seen.is_hard = is_hard
-    elif kind == "trimap":
-        seen.odd_values = [int(v) for v in np.flatnonzero(counts) if v not in (0, 128, 255)]
+    seen.covered, seen.border = coverage(label), border_coverage(label)

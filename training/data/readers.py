@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
+from training.data.masks import Meaning, meaning_of, to_full_range
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -66,24 +67,25 @@ def is_held_out(key: str, every: int) -> bool:
     return every > 0 and zlib.crc32(key.encode()) % every == 0
 
 
-def list_set(root: Path, name: str, layout: str = "plain") -> Listing:
+def list_set(root: Path, name: str, layout: str | Layout = "plain") -> Listing:
     """Find the files of one data set, without a look at whether they fit together.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie, a name of `LAYOUTS`.
+        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
 
     Raises:
         DataError: No such folder, or it does not look like the layout.
     """
-    rules = LAYOUTS[layout]
+    rules = _rules(layout)
     base = root / name
     places = _places(base, rules.pictures) or _places(root, rules.beside)
     if not places:
         if not base.is_dir():
             raise DataError(f"{base}: no such data set folder")
-        raise DataError(f"{base}: not laid out as {layout}; it has none of {', '.join(rules.pictures)}")
+        how = next((name for name, known in LAYOUTS.items() if known is rules), rules.about)
+        raise DataError(f"{base}: not laid out as {how}; it has none of {', '.join(rules.pictures)}")
     found = Listing(base if base.is_dir() else root, places)
     for place in places:
         # Of several folders each has names of its own, and folders below each again.
@@ -102,13 +104,13 @@ def list_set(root: Path, name: str, layout: str = "plain") -> Listing:
     return found
 
 
-def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
+def read_set(root: Path, name: str, layout: str | Layout = "plain") -> list[Sample]:
     """List one data set.
 
     Args:
         root: Folder that holds the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie, a name of `LAYOUTS`.
+        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
 
     Returns:
         Samples in name order. Label files match by stem; a picture that lacks a label that others of its set
@@ -117,7 +119,7 @@ def read_set(root: Path, name: str, layout: str = "plain") -> list[Sample]:
     Raises:
         DataError: No such folder, no pictures, or pictures without their labels.
     """
-    found, rules = list_set(root, name, layout), LAYOUTS[layout]
+    found, rules = list_set(root, name, layout), _rules(layout)
     if not found.pictures:
         flat = " and no image/ folder in it" if layout == "plain" and found.places == [found.folder] else ""
         raise DataError(f"{found.places[0]}: no pictures{flat or ' in it'}")
@@ -159,9 +161,14 @@ def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rule
     return path
 
 
-def has_set(root: Path, name: str, layout: str = "plain") -> bool:
+def has_set(root: Path, name: str, layout: str | Layout = "plain") -> bool:
     """Whether a set lies below the data root, or where its layout may lie besides."""
-    return bool(_places(root / name, LAYOUTS[layout].pictures) or _places(root, LAYOUTS[layout].beside))
+    rules = _rules(layout)
+    return bool(_places(root / name, rules.pictures) or _places(root, rules.beside))
+
+
+def _rules(layout: str | Layout) -> Layout:
+    return LAYOUTS[layout] if isinstance(layout, str) else layout
 
 
 def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
@@ -224,7 +231,36 @@ def read_grey(path: Path) -> NDArray[np.uint8]:
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
-    """Read channel 0 of a label as (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
+    """Read a mask, hair map or alpha as (H, W) uint8 from 0 to 255.
+
+    A mask in other numbers, 0 and 1 say, is scaled: see `training.data.masks`. All that trains, solves,
+    scores or checks reads labels here.
+
+    Raises:
+        DataError: The file cannot be decoded, or is a map of classes.
+    """
+    label = read_plane(path)
+    return to_full_range(label, label_meaning(label, path))
+
+
+def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
+    """What the values of a label mean that was read by `read_plane`.
+
+    Raises:
+        DataError: They are classes; the message has the values.
+    """
+    meaning = meaning_of(label)
+    if meaning.kind == "map":
+        listed = ", ".join(map(str, meaning.values[:8])) + (", ..." if len(meaning.values) > 8 else "")
+        raise DataError(
+            f"{path}: a map of classes (values {listed}), neither a mask nor an alpha; write the subject as "
+            "255 and all else as 0"
+        )
+    return meaning
+
+
+def read_plane(path: Path) -> NDArray[np.uint8]:
+    """Read channel 0 of a label as it is, (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
     label = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)  # one channel where the file has one
     if label is None:
         raise DataError(f"{path}: not a label that can be read")

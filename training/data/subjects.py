@@ -9,13 +9,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from training.config import DataSet, Recipe, Stage
+from training.config import LABEL_OF_KIND, DataSet, Recipe, Stage
 from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
-from training.data.readers import DataError, Sample, read_label, read_rgb, read_set
+from training.data.readers import DataError, Sample, read_label, read_plane, read_rgb, read_set
 
 Pixels = NDArray[np.uint8]
-
-_NEEDS = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}
 
 
 @dataclass
@@ -86,7 +84,7 @@ def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
     Raises:
         DataError: See `read_set`; or the set has other labels than its kind needs, or nothing else is in it.
     """
-    samples = read_set(root, data_set.folder, data_set.layout)
+    samples = read_set(root, data_set.folder, data_set.rules)
     if lack := what_lacks(data_set, samples[0].labels):
         raise DataError(f"{root / data_set.folder}: {lack}")
     believed = [sample for sample in samples if sample.image.stem not in data_set.wrong]
@@ -97,7 +95,7 @@ def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
 
 def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
     """Say which label a set's kind needs and it does not have; "" where all is well."""
-    needed = _NEEDS.get(data_set.kind)
+    needed = LABEL_OF_KIND.get(data_set.kind)
     if needed is None or needed in labels:
         return ""
     lack = f"a set of kind {data_set.kind} needs a folder {needed}/"
@@ -192,8 +190,9 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
         path, weight_path = sample.labels["alpha"], sample.labels.get("weight")
     else:
         path, weight_path = cached["alpha"], cached["weight"]
-    alpha = read_label(path)
-    weight = np.full_like(alpha, 255) if weight_path is None else read_label(weight_path)
+    # What we solved is read as it is; of a label from elsewhere two values may stand for 0 and 1.
+    alpha = read_label(path) if data_set.kind == "mattes" else read_plane(path)
+    weight = np.full_like(alpha, 255) if weight_path is None else read_plane(weight_path)
     for label_path, label in ((path, alpha), (weight_path or path, weight)):
         _check_size(label_path, label, image)
     colours: dict[str, Callable[[], Pixels]] = {

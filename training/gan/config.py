@@ -1,14 +1,16 @@
 """Recipes that train a generator, as TOML files that are checked before anything starts."""
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from models.gan.augment import OPERATIONS
 from models.gan.generator import GeneratorConfig
-from training.config import RecipeError, build_table, check_word, find_recipe, read_recipe
+from training.config import build_table, check_word
 from training.data.layouts import LAYOUTS
+from training.recipe_files import RecipeError, find_recipe, read_recipe
 
 Reals = Literal["photos", "composites"]
 Backbone = Literal["clip", "encoder", "none"]
@@ -154,14 +156,14 @@ _TABLES = {
 }
 
 
-def load_gan_recipe(name_or_path: str) -> GanRecipe:
-    """Read a recipe by its name in `training/recipes` or by its path; `extends` as in `training.config`.
+def load_gan_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> GanRecipe:
+    """Read a recipe; name or path, `extends` and `overrides` as in `training.config.load_recipe`.
 
     Raises:
         RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
     """
     path = find_recipe(name_or_path)
-    table = read_recipe(path)
+    table = read_recipe(path, overrides)
     rows = table.get("sets", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise RecipeError(f"{path}: sets must be tables, each under [[sets]]")

@@ -14,7 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from training.data.pseudo_alpha import cached_paths
-from training.data.readers import DataError, Sample, has_set, read_label, read_rgb, read_set, split
+from training.data.readers import (
+    DataError,
+    Sample,
+    has_set,
+    read_label,
+    read_plane,
+    read_rgb,
+    read_set,
+    split,
+)
 from training.gan.config import GanRecipe, PictureSet
 
 Pixels = NDArray[np.uint8]
@@ -22,10 +31,14 @@ IN_MEMORY_BYTES = 2**31  # sets below this are read once
 
 
 class Source(NamedTuple):
-    """A photo, and the file of its alpha; None where the photo has four channels."""
+    """A photo, and the file of its alpha; None where the photo has four channels.
+
+    `is_made` tells an alpha that a network made: whatever its values, it is no mask in other numbers.
+    """
 
     image: Path
     alpha: Path | None
+    is_made: bool = False
 
 
 def list_pictures(recipe: GanRecipe, root: Path) -> list[Sample]:
@@ -72,7 +85,7 @@ def find_source(sample: Sample, mattes: Path) -> Source | None:
         return Source(sample.image, sample.labels["alpha"])
     prepared = cached_paths(sample, mattes)["alpha"]
     if prepared.exists():
-        return Source(sample.image, prepared)
+        return Source(sample.image, prepared, is_made=True)
     return Source(sample.image, None) if _has_four_channels(sample.image) else None
 
 
@@ -101,7 +114,8 @@ def read_rgba(source: Source, size_px: int) -> Pixels:
             raise DataError(f"{source.image}: not an RGBA picture of 8 bits")
         rgba = cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA)
     else:
-        image, alpha = read_rgb(source.image), read_label(source.alpha)
+        image = read_rgb(source.image)
+        alpha = read_plane(source.alpha) if source.is_made else read_label(source.alpha)
         if alpha.shape != image.shape[:2]:
             raise DataError(f"{source.alpha}: size {alpha.shape}, its picture has {image.shape[:2]}")
         rgba = np.dstack([image, alpha])

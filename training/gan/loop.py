@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from training.checkpoint import load_state, save_state
 from training.config import RecipeError
 from training.data.dataset import Onwards
+from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
@@ -26,9 +27,12 @@ from training.gan.sheets import Sheets, name_at
 from training.log import Log
 from training.loop import RunFolderError, TrainingError
 from training.processes import join_processes, reseed
+from training.progress import Progress
+from training.provenance import write_config
 
-SECONDS_A_LINE = 20.0
 STEPS_A_ROW = 50
+_SHOWN = ("generator", "discriminator", "augment_p")  # on a line
+FIRST_LOOK_STEPS = 50  # sheets come so early: to see that it works
 
 
 class Pass(NamedTuple):
@@ -77,7 +81,11 @@ class GanOptions:
 
 
 def train_gan(
-    recipe: GanRecipe, root: Path, options: GanOptions, report: Callable[[str], None] = print
+    recipe: GanRecipe,
+    root: Path,
+    options: GanOptions,
+    report: Callable[[str], None] = print,
+    shows_bar: bool = False,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -86,6 +94,7 @@ def train_gan(
         root: Folder of the data sets.
         options: Where and how.
         report: Takes progress lines; the main process alone has some.
+        shows_bar: Show a bar on a terminal, beside the lines.
 
     Returns:
         Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
@@ -111,7 +120,10 @@ def train_gan(
     if "players" in state:
         players.load_state_dict(state["players"])
         report(f"going on at {state['step'] * recipe.batch_size / 1000:g} kimg")
-    run = GanRun(recipe, options, accelerator, players, reals, state, report)
+    left = recipe.steps - state["step"]
+    shows_bar = shows_bar and accelerator.is_main_process
+    progress = Progress(report, recipe.steps, state["step"], left, shows_bar)
+    run = GanRun(recipe, options, accelerator, players, reals, state, progress)
 
     # Step.
     scores: dict[str, float] = {}
@@ -125,6 +137,8 @@ def train_gan(
                 if accelerator.is_main_process:
                     scores = run.snapshot(step + 1)
                 accelerator.wait_for_everyone()
+            elif step + 1 == FIRST_LOOK_STEPS and accelerator.is_main_process:
+                run.look(step + 1)
     finally:
         run.close()
     return scores
@@ -182,29 +196,30 @@ class GanRun:
         players: Players,
         reals: Pictures,
         state: dict[str, Any],
-        report: Callable[[str], None],
+        progress: Progress,
     ) -> None:
         self.recipe, self.options, self.state = recipe, options, state
-        self.accelerator, self.players, self.report = accelerator, players, report
+        self.accelerator, self.players, self.progress = accelerator, players, progress
         every = options.every or round(recipe.snapshot_kimg * 1000 / recipe.batch_size)
         self.every = max(1, every)
         self.sheets = Sheets(options.out, recipe)
         self.scorer: Scorer | None = None
         self.log: Log | None = None
         self.rows: dict[str, list[Tensor]] = {}  # losses since the last row of the log
-        self.began, self.told = time.perf_counter(), time.perf_counter()
+        self.began = time.perf_counter()
+        self.latest: dict[str, float] = {}
         self.stepped = 0
         if accelerator.is_main_process:
             options.out.mkdir(parents=True, exist_ok=True)
-            config = recipe.digest() | {"origin": state["origin"]}
-            (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+            write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
                 self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
-                report(f"scores: {self.scorer.about}")
+                progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
-        """End the log."""
+        """End the log, and take the bar away."""
+        self.progress.close()
         if self.log is not None:
             self.log.close()
 
@@ -260,13 +275,23 @@ class GanRun:
         self.stepped += 1
         done = step + 1
         if self.stepped >= STEPS_A_ROW or done == recipe.steps or self.is_snapshot(done):
-            self._tell(done)
+            self._write(done)
+        if self.log is not None:
+            self.progress.step(lambda: self._where(done), 1.0, is_last=done == recipe.steps)
 
     def is_snapshot(self, done: int) -> bool:
         """Whether a snapshot is due after so many steps."""
         return done % self.every == 0 or done == self.recipe.steps
 
-    def _tell(self, done: int) -> None:
+    def _where(self, done: int) -> str:
+        losses = "".join(f"  {name} {self.latest[name]:.3f}" for name in _SHOWN if name in self.latest)
+        pace = self.latest.get("images_per_s")
+        return f"{done * self.recipe.batch_size / 1000:.1f}/{self.recipe.kimg:g} kimg{losses}" + (
+            "" if pace is None else f"  {pace:.1f} images/s"
+        )
+
+    def _write(self, done: int) -> None:
+        """Add a row to the log: means since the last one."""
         names = list(self.rows)
         means = torch.stack([torch.stack(values).mean() for values in self.rows.values()])
         means = self.accelerator.reduce(means, "mean")
@@ -283,17 +308,23 @@ class GanRun:
             return
         seen = done * self.recipe.batch_size
         self.log.write(seen, values)
-        if now - self.told >= SECONDS_A_LINE or done == self.recipe.steps:
-            self.told = now
-            self.report(
-                f"{seen / 1000:.1f}/{self.recipe.kimg:g} kimg  generator {values['generator']:.3f}  "
-                f"discriminator {values['discriminator']:.3f}  p {values['augment_p']:.3f}  "
-                f"{values['images_per_s']:.1f} images/s"
-            )
+        self.latest = values
 
     def _kept(self) -> str:
         path = self.options.out / "state.pt"
         return f"{path} is the last good state" if path.exists() else "nothing was saved before"
+
+    def look(self, done: int) -> None:
+        """Draw a sheet long before the first snapshot; on the main process."""
+        began, seen = time.perf_counter(), done * self.recipe.batch_size
+        self._draw(seen)
+        self.progress.say(f"  {seen / 1000:g} kimg: first pictures in {self.sheets.folder}")
+        self.began += time.perf_counter() - began
+
+    def _draw(self, seen: int) -> None:
+        assert self.log is not None
+        for name, path in self.sheets.draw(self.players.average, seen).items():
+            self.log.show(name, path, seen)
 
     def snapshot(self, done: int) -> dict[str, float]:
         """Draw sheets, score the average, and write weights and state; on the main process."""
@@ -304,15 +335,18 @@ class GanRun:
         if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
             raise TrainingError(f"weights are no numbers after {seen / 1000:g} kimg; {self._kept()}")
         began = time.perf_counter()
-        self.sheets.draw(average, seen)
-        scores = {} if self.scorer is None else self.scorer.score(average)
+        self._draw(seen)
+        try:
+            scores = {} if self.scorer is None else self.scorer.score(average)
+        except ScoreError as broken:
+            raise TrainingError(f"no score after {seen / 1000:g} kimg: {broken}; {self._kept()}") from broken
         provenance: dict[str, Any] = {"recipe": self.recipe.digest(), "kimg": seen / 1000, "scores": scores}
         if self.scorer is not None:
             self.log.write(seen, scores)
             if self.state.get("detector") != self.scorer.about:  # scores of two detectors do not compare
                 self.state.update(detector=self.scorer.about, best=math.inf)
             shown = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
-            self.report(f"  {seen / 1000:g} kimg: {shown}  (detector {self.scorer.detector_name})")
+            self.progress.say(f"  {seen / 1000:g} kimg: {shown}  (detector {self.scorer.detector_name})")
             provenance["detector"] = self.scorer.about
         if self.state["origin"]:
             provenance["origin"] = self.state["origin"]

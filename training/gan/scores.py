@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models.gan.generator import Generator
-from training.fid import Statistics, fid, load_detector, statistics
+from training.fid import ScoreError, Statistics, fid, load_detector, statistics
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures
 from training.gan.sheets import draw
@@ -55,7 +55,11 @@ class Scorer:
 
     @torch.inference_mode()
     def score(self, generator: Generator) -> dict[str, float]:
-        """FID of a generator, in evaluation mode; the same noise every time."""
+        """FID of a generator, in evaluation mode; the same noise every time.
+
+        Raises:
+            ScoreError: It draws what is no number, or the detector makes such features of it.
+        """
         drawn = self._measure(self._drawn(generator))
         return {name: fid(self.real[name], drawn[name]) for name in drawn}
 
@@ -63,6 +67,8 @@ class Scorer:
         """Statistics of (N, 4, H, W) batches in [0, 1], of colours and of composites, both as 8 bits."""
         sums: dict[str, Statistics] = {}
         for rgba in batches:
+            if not rgba.isfinite().all():  # as bytes they would be some picture or other
+                raise ScoreError("the generator draws pictures that are no numbers")
             composites = rgba[:, 3:] * rgba[:, :3] + (1 - rgba[:, 3:]) * _GREY
             for name, seen in (("fid", rgba[:, :3]), ("fid_composite", composites)):
                 part = statistics(self.detector, [(seen * 255).round().to(torch.uint8)])

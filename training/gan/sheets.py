@@ -38,14 +38,19 @@ class Sheets:
         pictures = torch.from_numpy(np.stack([reals.picture(int(n)) for n in numbers]))
         _write(self.folder / "reals.png", checker_sheet(pictures.float() / 255, COLUMNS))
 
-    def draw(self, generator: Generator, seen: int) -> None:
-        """Show what a generator draws after `seen` real pictures: a grid, and rows of truncations."""
+    def draw(self, generator: Generator, seen: int) -> dict[str, Path]:
+        """Show what a generator draws after `seen` real pictures: a grid, and rows of truncations.
+
+        Returns:
+            The files of both, by what they show.
+        """
         name = name_at(seen)
-        _write(self.folder / f"{name}.png", checker_sheet(draw(generator, self.z, 1.0), COLUMNS))
+        files = {"sheet": self.folder / f"{name}.png", "truncation": self.folder / f"{name}_truncation.png"}
+        _write(files["sheet"], checker_sheet(draw(generator, self.z, 1.0), COLUMNS))
         z = self.z[:TRUNCATED].repeat_interleave(len(TRUNCATIONS), 0)
         psi = torch.tensor(TRUNCATIONS).repeat(TRUNCATED)
-        rows = checker_sheet(draw(generator, z, psi), len(TRUNCATIONS))
-        _write(self.folder / f"{name}_truncation.png", rows)
+        _write(files["truncation"], checker_sheet(draw(generator, z, psi), len(TRUNCATIONS)))
+        return files
 
 
 def name_at(seen: int) -> str:

@@ -5,8 +5,9 @@ import re
 import pytest
 
 from tests.training.gan import runs
-from training.config import RecipeError, load_recipe, recipe_names, trains_generator
+from training.config import load_recipe
 from training.gan.config import load_gan_recipe
+from training.recipe_files import RecipeError, recipe_names, trains_generator
 
 
 @pytest.mark.parametrize("name", recipe_names(generators=True))

@@ -13,16 +13,19 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.gan.checkpoints import load_generator
 from stylematte_cli.app import main
+from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.config import RecipeError
 from training.data.readers import DataError
-from training.gan import players
+from training.gan import loop as gan_loop
+from training.gan import players, scores
 from training.gan.loop import GanOptions, GanRun, train_gan
 from training.loop import RunFolderError, TrainingError
 
@@ -161,6 +164,27 @@ def test_folders_and_batches_that_do_not_fit(recipe, root, tmp_path, whole):
         run(recipe, tmp_path / "nowhere", tmp_path / "out")
 
 
+def test_first_pictures_come_before_the_first_snapshot_and_change_nothing(
+    recipe, root, tmp_path, monkeypatch, whole
+):
+    monkeypatch.setattr(gan_loop, "FIRST_LOOK_STEPS", 2)
+    run(recipe, root, tmp_path)
+    assert (tmp_path / "sheets" / "000000.016.png").exists()
+    assert not (tmp_path / "snapshots" / "000000.016.safetensors").exists()
+    assert_same_state(load_state(tmp_path / "state.pt"), load_state(whole[0] / "state.pt"))
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in board.Images("sheet")] == [16, 40, 80]
+
+
+def test_a_generator_that_draws_no_numbers_has_no_score(recipe, root, tmp_path, monkeypatch):
+    drawn = scores.draw
+    monkeypatch.setattr(scores, "draw", lambda *a: drawn(*a) * torch.nan)
+    options = {"detector": "nano", "folders": (ASSETS,)}
+    with pytest.raises(TrainingError, match=r"no score after 0\.04 kimg: the generator draws pictures"):
+        run(recipe, root, tmp_path, **options)
+    assert not (tmp_path / "best.safetensors").exists()
+
+
 def test_what_is_finished_is_left_alone(recipe, root, whole):
     before = (whole[0] / "state.pt").stat().st_mtime_ns
     assert run(recipe, root, whole[0]) == {}
@@ -178,4 +202,5 @@ def test_sheets_show_the_pictures_over_a_checkerboard(whole):
 def test_the_config_says_what_was_learnt(whole, recipe):
     config = json.loads((whole[0] / "config.json").read_text())
     assert config["generator"]["size_px"] == 16
+    assert all("versions" in start for start in config.pop("starts"))
     assert config == json.loads(json.dumps(recipe.digest() | {"origin": {}}))

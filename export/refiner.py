@@ -1,0 +1,136 @@
+"""A refiner's weights become the ONNX file that lies beside a model file (docs/model-contract.md)."""
+
+import hashlib
+import json
+import logging
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import helper
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from export.functions import OPSET
+from export.onnx import ExportError, Origin, save_onnx
+from export.parity import ParityError
+from export.precision import set_metadata
+from models.refiner import Refiner, load_refiner
+
+CONTRACT_VERSION = "1"
+TILES = 4  # in one pass
+MOST_DIFFERENCE = 1e-4  # of alpha, from torch
+
+
+class _Named(nn.Module):
+    """Gives inputs and output the contract's names."""
+
+    def __init__(self, model: Refiner) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, coarse: Tensor) -> Tensor:
+        return self.model(image, coarse)
+
+
+def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.ModelProto:
+    """Write a refiner as a plain ONNX model of one static shape.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        origin: Goes into the metadata.
+        tiles: In one pass.
+
+    Returns:
+        A model that passes `onnx.checker`.
+
+    Raises:
+        ExportError: The network cannot be traced, or the result is no valid model.
+        ParityError: It does not do what the network does.
+    """
+    side = model.shape.tile_px
+    examples = (torch.rand(tiles, 3, side, side), torch.rand(tiles, 1, side, side))
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                _Named(model),
+                examples,
+                input_names=["image", "coarse"],
+                output_names=["alpha"],
+                opset_version=OPSET,
+                dynamo=True,
+                verbose=False,
+            )
+    except Exception as error:  # torch raises many kinds here, none of them documented
+        raise ExportError(f"torch cannot export this refiner: {error}") from error
+    assert program is not None  # None comes only with the exporter that dynamo replaces
+    result = program.model_proto
+    result.producer_name, result.producer_version = "stylematte", origin.tool_version
+    values = {
+        "refiner_contract": CONTRACT_VERSION,
+        "refiner": model.shape.name,
+        "weights_sha256": origin.weights_sha256,
+        "tool_version": origin.tool_version,
+        "licence": origin.licence,
+        "provenance": json.dumps(origin.provenance),
+    }
+    helper.set_model_props(result, {f"stylematte.{key}": value for key, value in values.items()})
+    try:
+        onnx.checker.check_model(result, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"the exported refiner is not valid ONNX: {error}") from None
+    _prove(model, result)
+    return result
+
+
+def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Origin) -> Path:
+    """Write a refiner beside where a model file shall lie, and let the model name it.
+
+    Args:
+        model: Its metadata are changed.
+        refiner: The refiner's weights.
+        target: Path of the model file to be.
+        origin: Of the refiner; where it says nothing of provenance, what the weights say stands.
+
+    Returns:
+        Path of the refiner's file.
+
+    Raises:
+        CheckpointError: Not a refiner's weights.
+        ExportError: It cannot be exported.
+        ParityError: The file does not do what the weights do.
+    """
+    path = target.with_name(f"{refiner.stem}.onnx")
+    network, provenance = load_refiner(refiner)
+    origin = replace(origin, provenance=origin.provenance or provenance)
+    save_onnx(export_refiner(network, origin), path)
+    set_metadata(model, "refiner", path.name)
+    set_metadata(model, "refiner_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    return path
+
+
+def _prove(model: Refiner, exported: onnx.ModelProto) -> None:
+    """Compare with torch on tiles of noise at several scales, with alphas from clear to opaque.
+
+    Raises:
+        ParityError: They disagree.
+    """
+    import onnxruntime
+
+    shape = [d.dim_value for d in exported.graph.input[0].type.tensor_type.shape.dim]
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.rand(shape[0], 4, cells, cells, generator=generator) for cells in (3, 20, shape[2])]
+    scales = torch.stack([F.interpolate(n, shape[2:], mode="bilinear") for n in noise])
+    image, coarse = (scales.sum(0) * 1.4 - 1.6).clamp(0, 1).split([3, 1], dim=1)
+    with torch.inference_mode():
+        expected = model(image, coarse).numpy()
+    session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
+    (found,) = session.run(["alpha"], {"image": image.numpy(), "coarse": coarse.numpy()})
+    worst = float(np.abs(found - expected).max())
+    if not worst <= MOST_DIFFERENCE:  # also true for NaN
+        raise ParityError(f"the exported refiner differs from torch by {worst:.1e}")

@@ -1,0 +1,83 @@
+"""The classes behind the verbs: help that begins with an example, and the line that was typed."""
+
+import shlex
+import textwrap
+from typing import Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# One line a command, by its path; every command has one.
+EXAMPLES = {
+    "": "stylematte matte ./photos --out ./alphas",
+    "matte": "stylematte matte ./photos --out ./alphas",
+    "train": "stylematte train",
+    "synth": "stylematte synth --n 10000 --truncation 0.7",
+    "cycle": "stylematte cycle --data ./data --out ./runs/cycle",
+    "export": "stylematte export --fp16",
+    "evaluate": "stylematte evaluate ./alphas ./truth",
+    "fid": "stylematte fid ./photos ./synthetic",
+    "models": "stylematte models list",
+    "models list": "stylematte models list --json",
+    "models show": "stylematte models show nano",
+    "models import": "stylematte models import stylematte_pure.pth",
+    "doctor": "stylematte doctor",
+    "bench": "stylematte bench --weights nano",
+}
+TYPED = "stylematte.typed"  # key of a context's `meta`
+
+
+def example_of(path: str) -> str:
+    """The example of a command, named by its path: "stylematte models show"."""
+    return EXAMPLES[path.partition(" ")[2]]
+
+
+def typed_line(context: typer.Context) -> str:
+    """The command line that was typed, quoted for a shell."""
+    return str(context.meta[TYPED])
+
+
+class Verb(TyperCommand):
+    """A command whose help begins with its example."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        _write_example(ctx, formatter)
+        super().format_help(ctx, formatter)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the arguments, and remember them as they were typed."""
+        ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
+        return super().parse_args(ctx, args)
+
+
+class Verbs(TyperGroup):
+    """Commands, listed with one example each."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is told of, where Typer would make a silent exit of it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise typer.Abort from None
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Write the help."""
+        _write_example(ctx, formatter)
+        super().format_help(ctx, formatter)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        """Write a line and an example for each command."""
+        names = [name for name in self.list_commands(ctx) if not self.commands[name].hidden]
+        start = max(map(len, names)) + 4
+        with formatter.section("Commands"):
+            for name in names:
+                about = self.commands[name].get_short_help_str(limit=10 * formatter.width)
+                first, *more = textwrap.wrap(about, formatter.width - start)
+                lines = [f"  {name}".ljust(start) + first, *(" " * start + line for line in more)]
+                lines.append(" " * start + f"$ {example_of(f'{ctx.command_path} {name}')}")
+                formatter.write("".join(f"{line}\n" for line in lines))
+
+
+def _write_example(ctx: Any, formatter: Any) -> None:
+    formatter.write(f"Example: {example_of(ctx.command_path)}\n\n")
