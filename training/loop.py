@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from models.checkpoints import save_weights
 from models.stylematte import StyleMatte, build_model
-from training.checkpoint import load_state, save_state
+from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError
 from training.data.dataset import MattingDataset, Onwards
 from training.held_out import HeldOut, Shown, preview_sheet
@@ -29,14 +29,6 @@ from training.teacher import Teacher
 from training.validation import Published
 
 STEPS_A_LINE = 50
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why."""
-
-
-class RunFolderError(ValueError):
-    """A run folder that this run cannot use; the message names it."""
 
 
 class Judge(Protocol):

@@ -73,6 +73,15 @@ def train(
             help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
         ),
     ] = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            "--stop-after",
+            metavar="SECONDS",
+            min=0,
+            help="End a generator's run with a snapshot after so long; the same command goes on.",
+        ),
+    ] = None,
     mattes: Annotated[
         Path | None,
         typer.Option(
@@ -101,7 +110,7 @@ def train(
     Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
     are matted first, by nano or by the model named as --teacher.
     """
-    require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
+    require("torch", "accelerate", "tensorboard", extra="train")
     with translated_errors():
         from training.config import trains_generator
 
@@ -122,12 +131,15 @@ def train(
             train_generator(
                 Wish(
                     *(recipe, data, out, mattes, teacher, backbone_weights, detector, device),
-                    *(accumulate, workers, every, resume, dry_run, quiet),
+                    *(accumulate, workers, every, stop_after, resume, dry_run, quiet),
                 )
             )
             return
         if detector:
             raise UsageError("--detector is for recipes that train a generator", "Leave it out")
+        if stop_after is not None:
+            raise UsageError("--stop-after is for recipes that train a generator", "Leave it out")
+        require("kornia", "pymatting", extra="train")
         plan = _choose(recipe, stages, student)
         if data is None:
             if out is not None or check_data or dry_run:

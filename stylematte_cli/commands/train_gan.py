@@ -33,6 +33,7 @@ class Wish:
         accumulate: Passes a step.
         workers: Processes that read pictures.
         every: Steps between snapshots; the recipe's where None.
+        stop_after: Seconds after which the run ends; None: never.
         resume: The run folder must hold a run.
         dry_run: Say what would be done.
         quiet: Say nothing.
@@ -49,6 +50,7 @@ class Wish:
     accumulate: int
     workers: int
     every: int | None
+    stop_after: float | None
     resume: bool
     dry_run: bool
     quiet: bool
@@ -121,7 +123,7 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     with processes.main_process_first():
         prepare_mattes(recipe, data, mattes, wish.matter, device, quiet)
     options = GanOptions(
-        *(out, mattes, device, wish.accumulate, wish.workers, wish.every),
+        *(out, mattes, device, wish.accumulate, wish.workers, wish.every, wish.stop_after),
         detector=detector,
         folders=detector_folders(),
         backbone=backbone,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models.gan.augment import Augment
 from models.gan.backbones import load_backbone
@@ -60,15 +61,13 @@ class Players:
         self.vision_aided: VisionAided | None = None
         if vision.backbone != "none":
             self.vision_aided = VisionAided(load_backbone(vision.backbone, backbone)).to(device)
-        self.augment = Augment(recipe.augmentation.operations, recipe.augmentation.p).to(device)
-        betas = (0.0, 0.99)
+        self.augment = Augment(recipe.augmentation.operations, recipe.augmentation.p)
         self.optimisers = {
-            "generator": torch.optim.Adam(self.generator.parameters(), recipe.generator_rate, betas),
-            "discriminator": torch.optim.Adam(self.discriminator.parameters(), critic.rate, betas),
+            "generator": self._adam(self.generator, recipe.generator_rate),
+            "discriminator": self._adam(self.discriminator, critic.rate),
         }
         if self.vision_aided is not None:
-            heads = self.vision_aided.heads.parameters()
-            self.optimisers["vision_aided"] = torch.optim.Adam(heads, vision.rate, betas)
+            self.optimisers["vision_aided"] = self._adam(self.vision_aided.heads, vision.rate)
         self.signs = torch.zeros(2, device=device)  # sum of the answers' signs, and their number
         self.fakes: list[Tensor] = []
 
@@ -135,7 +134,8 @@ class Players:
                 terms["vision"] = self._vision_loss(shown_reals.detach(), shown_fakes, one.backgrounds)
                 loss = loss + terms["vision"]
             (loss / len(passes)).backward()
-            self.signs += torch.stack([real_logits.detach().sign().sum(), self.signs.new_tensor(len(one.z))])
+            self.signs[0] += real_logits.detach().sign().sum()
+            self.signs[1] += len(one.z)
             values.append(_detached(terms))
         self._move("discriminator", self.discriminator.parameters())
         if self.vision_aided is not None:
@@ -158,11 +158,9 @@ class Players:
         recipe = self.recipe
         half_life = recipe.ema_kimg or recipe.batch_size * 10 / 32
         decay = average_decay(recipe.batch_size, seen, half_life, recipe.ema_rampup)
-        sources = dict(self.generator.named_parameters())
-        for name, target in self.average.named_parameters():
-            target.lerp_(sources[name], 1 - decay)
-        for average, current in zip(self.average.buffers(), self.generator.buffers(), strict=True):
-            average.copy_(current)
+        average, generator = self.average, self.generator
+        get_ema_multi_avg_fn(decay)(list(average.parameters()), list(generator.parameters()), 0)
+        torch._foreach_copy_(list(average.buffers()), list(generator.buffers()))
 
     def adapt(self, step: int) -> None:
         """Change the probability of augmentation by how sure the discriminator is of real pictures."""
@@ -198,6 +196,10 @@ class Players:
             optimiser.load_state_dict(state["optimisers"][name])
         if self.vision_aided is not None:
             self.vision_aided.heads.load_state_dict(state["vision_aided"])
+
+    def _adam(self, module: nn.Module, rate: float) -> torch.optim.Adam:
+        on_card = self.accelerator.device.type == "cuda"
+        return torch.optim.Adam(module.parameters(), rate, (0.0, 0.99), fused=True if on_card else None)
 
     def _learns(self, generator: bool) -> None:
         """Let gradients reach one side alone."""
