@@ -5,14 +5,21 @@ are means over pictures of equal say: so the mean over the parts of a batch, on 
 another, is the loss of the whole batch.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from kornia.losses import HausdorffERLoss
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-_EROSIONS = HausdorffERLoss()  # ten of them, weighted by their number squared
+
+@functools.cache
+def _erosions() -> Any:
+    """Ten of them, weighted by their number squared; kornia is wanted by this loss alone."""
+    from kornia.losses import HausdorffERLoss
+
+    return HausdorffERLoss()
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -96,7 +103,7 @@ def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
     believed = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
     # Not its forward(): that takes class numbers, one channel a class, so that a lone channel would be
     # compared with class 0, the background. This is what it does with every channel.
-    return _EROSIONS.perform_erosion(believed, alpha).mean()
+    return _erosions().perform_erosion(believed, alpha).mean()
 
 
 def composition(logits: Tensor, alpha: Tensor, weight: Tensor, contrast: Tensor) -> Tensor:
