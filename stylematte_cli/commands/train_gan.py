@@ -149,11 +149,12 @@ def _backbone(given: str, recipe: "GanRecipe") -> Path | None:
 def _check_there(recipe: "GanRecipe", backbone: Path | None, detector: str) -> None:
     """Open what a run needs besides pictures: before hours go into mattes."""
     from models.gan.backbones import load_backbone
-    from training.fid import load_detector
 
     if recipe.vision_aided.backbone != "none":
         load_backbone(recipe.vision_aided.backbone, backbone)
     if detector and recipe.score_pictures:
+        from training.fid import load_detector
+
         load_detector(detector, detector_folders())
 
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -22,10 +22,12 @@ from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
 from training.gan.players import Players
-from training.gan.scores import Scorer
 from training.gan.sheets import Sheets, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
+
+if TYPE_CHECKING:
+    from training.gan.scores import Scorer
 
 SECONDS_A_LINE = 20.0
 STEPS_A_ROW = 50
@@ -216,6 +218,8 @@ class GanRun:
             (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
+                from training.gan.scores import Scorer  # torchmetrics takes its time
+
                 self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
                 report(f"scores: {self.scorer.about}")
 

@@ -114,6 +114,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(recipe, root, tmp_path, mo
     assert kept[0] == kept[1]
 
 
+def test_stopped_by_time_it_goes_on_to_the_same_bits(recipe, root, tmp_path, whole):
+    lines = []
+    run(recipe, root, tmp_path / "run", lines.append, stop_after_s=0)
+    assert lines[-1] == "stopped after 0 s; the same command goes on"
+    assert load_state(tmp_path / "run" / "state.pt")["step"] == 1
+    run(recipe, root, tmp_path / "run")
+    states = [load_state(folder / "state.pt")["players"] for folder in (whole[0], tmp_path / "run")]
+    assert_same_state(*states)
+
+
 def test_killed_while_saving_it_keeps_the_state_before(recipe, root, tmp_path):
     (tmp_path / "mine.toml").write_text(runs.TOML)
     words = ["train", tmp_path / "mine.toml", "--data", root, "--out", tmp_path / "run", "--detector", "none"]
