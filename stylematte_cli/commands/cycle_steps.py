@@ -171,7 +171,7 @@ def _gan(wish: Wish) -> "Step":
         run_gan(
             GanWish(
                 *(wish.gan_name, wish.data, folder, wish.faces, str(wish.model), "", wish.detector),
-                *(wish.device, 1, wish.workers, wish.every, None, False, False, wish.quiet),
+                *(wish.device, 1, wish.workers, wish.every, False, False, wish.quiet),
             ),
             wish.gan,
             wish.data,

@@ -131,7 +131,7 @@ def train(
             train_generator(
                 Wish(
                     *(recipe, data, out, mattes, teacher, backbone_weights, detector, device),
-                    *(accumulate, workers, every, stop_after, resume, dry_run, quiet),
+                    *(accumulate, workers, every, resume, dry_run, quiet, stop_after),
                 )
             )
             return

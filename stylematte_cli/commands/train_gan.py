@@ -33,10 +33,10 @@ class Wish:
         accumulate: Passes a step.
         workers: Processes that read pictures.
         every: Steps between snapshots; the recipe's where None.
-        stop_after: Seconds after which the run ends; None: never.
         resume: The run folder must hold a run.
         dry_run: Say what would be done.
         quiet: Say nothing.
+        stop_after: Seconds after which the run ends; None: never.
     """
 
     recipe: str
@@ -50,10 +50,10 @@ class Wish:
     accumulate: int
     workers: int
     every: int | None
-    stop_after: float | None
     resume: bool
     dry_run: bool
     quiet: bool
+    stop_after: float | None = None
 
 
 def refuse_matting_options(given: dict[str, bool]) -> None:

@@ -218,9 +218,11 @@ class GanRun:
             (options.out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                from training.gan.scores import Scorer  # torchmetrics takes its time
+                from training.gan import scores  # torchmetrics takes its time
 
-                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
+                self.scorer = scores.Scorer(
+                    options.detector, options.folders, recipe, reals, accelerator.device
+                )
                 report(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
