@@ -5,11 +5,21 @@ are means over pictures of equal say: so the mean over the parts of a batch, on 
 another, is the loss of the whole batch.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
+
+
+@functools.cache
+def _erosions(device: torch.device) -> Any:
+    """Ten of them, weighted by their number squared; kornia is wanted by this loss alone."""
+    from kornia.losses import HausdorffERLoss
+
+    return HausdorffERLoss().to(device)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
@@ -114,13 +124,9 @@ def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
         stretched to [0, 1], a picture at a time.
     """
     believed = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
-    # Imported here, so that what needs no erosions needs no kornia.
-    from kornia.losses import HausdorffERLoss
-
-    erosions = HausdorffERLoss().to(believed.device)  # ten of them, weighted by their number squared
     # Not its forward(): that takes class numbers, one channel a class, so that a lone channel would be
     # compared with class 0, the background. This is what it does with every channel.
-    return erosions.perform_erosion(believed, alpha).mean()
+    return _erosions(believed.device).perform_erosion(believed, alpha).mean()
 
 
 def composition(logits: Tensor, alpha: Tensor, weight: Tensor, contrast: Tensor) -> Tensor:
