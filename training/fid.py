@@ -233,7 +233,8 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
     Raises:
         FeatureError: Features are NaN or infinite.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance  # slow to load, and no need of a run without scores
+    # Here: it loads slowly, and a run without scores needs none of it.
+    from torchmetrics.image.fid import FrechetInceptionDistance
 
     device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
     metric = FrechetInceptionDistance(feature=detector).to(device)

@@ -44,9 +44,9 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     Items are dicts of uint8 tensors, 255 = 1: `image` (3, h, w) and `guide` (3, H, W) RGB, `alpha` and
     `weight` (1, H, W). All items of a batch have one size, drawn for the batch. A stage with priors adds
-    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast` (3, H, W)
-    float32 in [-1, 1]: foreground minus background of a composite, and 0 for a photo on its own background,
-    whose foreground and background are not known. `as_batch` makes floats of them.
+    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast`
+    (3, H, W) float32 in [-1, 1]: foreground minus background of a composite, and 0 for a pair and for a photo
+    on its own background, whose foreground and background are not known. `as_batch` makes floats of them.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from training.gan.loop import Pass
 
 ADAPT_EVERY = 4  # steps between changes of the augmentation
-# On a card the generator's gradients run through float16, whose numbers end at 6e-8: without a factor they were
-# off by 2 to 20 %, with factors of 16 to 256 by 0.6 %.
+# On a card the generator's gradients run through float16, whose numbers end at 6e-8: without a factor they
+# were off by 2 to 20 %, with factors of 16 to 256 by 0.6 %.
 LOSS_SCALE = 128.0
 Values = dict[str, Tensor]
 
