@@ -172,7 +172,7 @@ def _create_session(ort: Any, path: Path, providers: list[Any], threads: int) ->
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Without VNNI an x86 CPU adds two products of 8 bits in 16, and int8 files overflow; float files run as ever.
+    # Without VNNI an x86 CPU adds two products of 8 bits in 16, where int8 files overflow.
     options.add_session_config_entry("session.x64quantprecision", "1")
     # Without enable_fallback=0 a failing provider is swapped for the CPU, with a banner on stdout.
     return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
