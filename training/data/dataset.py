@@ -44,9 +44,9 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     Items are dicts of uint8 tensors, 255 = 1: `image` (3, h, w) and `guide` (3, H, W) RGB, `alpha` and
     `weight` (1, H, W). All items of a batch have one size, drawn for the batch. A stage with priors adds
-    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast` (3, H, W)
-    float32 in [-1, 1]: foreground minus background of a composite, and 0 for a photo on its own background,
-    whose foreground and background are not known. `as_batch` makes floats of them.
+    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast`
+    (3, H, W) float32 in [-1, 1]: foreground minus background of a composite, and 0 for a photo on its own
+    background, whose foreground and background are not known. `as_batch` makes floats of them.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
@@ -214,7 +214,7 @@ def _layer(rng: np.random.Generator, subject: Subject, size: tuple[int, int]) ->
         border = cv2.BORDER_CONSTANT
     colours = augment.warp(subject.colours(), matrix, size, cv2.BORDER_REFLECT_101)
     cover, doubt = (augment.warp(x, matrix, size, border) for x in (subject.alpha, 255 - subject.weight))
-    return Layer(colours, cover / np.float32(255), doubt / np.float32(255))
+    return Layer(colours, *(np.divide(plane, 255, dtype=np.float32) for plane in (cover, doubt)))
 
 
 def compose(rng: np.random.Generator, subject: Subject, background: Pixels, count: int = 1) -> View:
