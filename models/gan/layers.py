@@ -76,4 +76,4 @@ def sent(x: Tensor, device: torch.device) -> Tensor:
     """The same on a device; a card is not waited for, so that it works while the next work is prepared."""
     if device.type == "cpu" or x.device == device:
         return x
-    return x.pin_memory().to(device, non_blocking=True)
+    return x.to(device) if x.is_cuda else x.pin_memory().to(device, non_blocking=True)

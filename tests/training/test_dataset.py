@@ -16,6 +16,7 @@ from training.data.dataset import (
     MattingDataset,
     Onwards,
     Subject,
+    as_batch,
     compose,
     read_subject,
     scaled_near,
@@ -162,10 +163,12 @@ def test_items_are_what_the_network_takes(dataset):
         assert item["alpha"].shape == item["weight"].shape == (1, *full)
         assert not any(side % 32 for side in (height, width, *full))
         assert full == scaled_near((height, width), 1.5)
-        for tensor in item.values():
+        assert {tensor.dtype for tensor in item.values()} == {torch.uint8}
+        batch = as_batch({name: tensor[None] for name, tensor in item.items()}, torch.device("cpu"))
+        for name, tensor in batch.items():
             assert tensor.dtype == torch.float32
-            assert 0 <= tensor.min() <= tensor.max() <= 1
-        subjects += bool((item["alpha"] > 0.9).any())
+            assert torch.equal((tensor[0] * 255).round().byte(), item[name])  # 255 is 1
+        subjects += bool((batch["alpha"] > 0.9).any())
     assert subjects > 12
 
 

@@ -143,7 +143,7 @@ def test_items_are_square_and_the_same_each_time(data_root, mattes, dataset):
         assert item["guide"].shape == item["contrast"].shape == (3, 96, 96)
         assert item["alpha"].shape == (1, 96, 96)
         assert all(torch.equal(item[key], again[index][key]) for key in item)
-        shown += bool((item["alpha"] > 0.9).any())
+        shown += bool((item["alpha"] > 0.9 * 255).any())
     assert shown > 6
 
 

@@ -138,7 +138,7 @@ def test_unlabelled_photos_say_nothing(root, tmp_path):
     dataset = MattingDataset(root, tmp_path, Recipe("test", (photos,), (still,)), 0)
     items = [dataset[index] for index in range(8)]
     assert not any(item["weight"].any() for item in items)
-    assert any(item["image"].std() > 0.1 for item in items)
+    assert any(item["image"].float().std() > 0.1 * 255 for item in items)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,12 @@ def test_contrast_is_foreground_minus_background_in_the_same_light(root, cache, 
     monkeypatch.setattr("training.data.augment.random_camera", lambda rng, image: image)
     asked = dataclasses.replace(STAGE, fine={"composition": 1.0})
     item = MattingDataset(root, cache, recipe(RAW, asked), 0)[0]
-    inside, outside = item["alpha"][0] == 1, item["alpha"][0] == 0
-    behind = item["guide"][:, outside][:, :1]
-    assert (item["guide"][:, outside] == behind).all()  # the backgrounds have one colour each
-    expected = item["guide"][:, inside] - behind
+    inside, outside = item["alpha"][0] == 255, item["alpha"][0] == 0
+    assert inside.any()
+    guide = item["guide"].float() / 255
+    behind = guide[:, outside][:, :1]
+    assert (guide[:, outside] == behind).all()  # the backgrounds have one colour each
+    expected = guide[:, inside] - behind
     assert (item["contrast"][:, inside] - expected).abs().max() <= 1.01 / 255
 
 

@@ -74,7 +74,7 @@ def _moved(rng: Rng, wanted: Plane) -> Plane:
     """An earlier frame's alpha: shifted, larger or smaller, and softer or harder than the right one."""
     height, width = wanted.shape
     scale, angle = rng.uniform(0.92, 1.08), rng.normal(0, 3)
-    matrix = cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale)
+    matrix = np.asarray(cv2.getRotationMatrix2D((width / 2, height / 2), angle, scale), np.float64)
     matrix[:, 2] += rng.normal(0, 0.03, 2) * (width, height)
     moved = cv2.warpAffine(wanted, matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
     if rng.random() < 0.4:

@@ -58,7 +58,7 @@ def fused_colours(image: Pixels, alpha: Pixels) -> Pixels:
     Reference:
         Forte, "Approximate Fast Foreground Colour Estimation", 2021, one pass of its algorithm.
     """
-    opacity = alpha[..., None] / np.float32(255)
+    opacity = np.divide(alpha[..., None], 255, dtype=np.float32)
     reach = 2 * (max(alpha.shape) // 20) + 1
 
     def local_mean(share: NDArray[np.float32]) -> NDArray[np.float32]:
