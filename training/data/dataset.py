@@ -50,6 +50,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
+        self.arguments = (root, mattes, recipe, stage_number)
         self.mattes, self.stage = mattes, recipe.stages[stage_number]
         self.seed = (recipe.seed, stage_number)
         every = recipe.held_out_every
@@ -63,6 +64,11 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         shares = np.array([self.stage.shares.get(s.folder, s.share) for s, _ in self.sets])
         self.shares = shares / shares.sum()
         self.has_contrast = "composition" in self.stage.fine
+
+    def __reduce__(self) -> tuple[type["MattingDataset"], tuple[Path, Path, Recipe, int]]:
+        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each worker
+        # would have to be up before the next one starts: eleven took over a minute.
+        return MattingDataset, self.arguments
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(1)
