@@ -22,8 +22,8 @@ from training.data.readers import DataError, read_rgb, split
 from training.data.subjects import Pixels, Subject, needed_sets, read_data_set, read_subject
 
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
-# Few: a GPU takes seconds to choose and compile kernels for a size that it has not met. An H100 took 4 to 18 a
-# step, in bfloat16, where every step had a size of its own.
+# Few: a GPU takes seconds to choose and compile kernels for a size that it has not met. An H100 took 4 to 18
+# a step, in bfloat16, where every step had a size of its own.
 SIDES_A_STAGE = 4
 STRIDE = 32
 
