@@ -163,7 +163,7 @@ def open_detail(
 
     Returns:
         None where nothing is asked for, or where `auto` meets a model without a refiner, or whose refiner
-        cannot be had: that is told to the logger `stylematte`.
+        is not there: the logger `stylematte` is told at the level `DEBUG`.
 
     Raises:
         UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
@@ -180,7 +180,7 @@ def open_detail(
     except MissingError as error:
         if text != "auto":
             raise
-        log.warning("hair and fur are not looked at again: %s", error.message)
+        log.debug("hair and fur are not looked at again: %s", error.message)
         return None
     if refiner is None:
         if text != "auto":

@@ -12,6 +12,14 @@ from models.presets import Preset
 from models.stylematte import StyleMatte
 
 
+class TrainingError(RuntimeError):
+    """A run that cannot go on; the message says why."""
+
+
+class RunFolderError(ValueError):
+    """A run folder that this run cannot use; the message names it."""
+
+
 class StateError(ValueError):
     """A run's state that cannot be read; the message names the file."""
 

@@ -15,7 +15,7 @@ from training.losses import FINE_ONLY, LOSSES
 from training.recipe_files import RecipeError, find_recipe, read_recipe
 
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
-Colours = Literal["estimated", "raw"]
+Colours = Literal["estimated", "fused", "raw"]
 Resolution = Literal["full", "half", "working"]
 Augmentation = Literal["own", "published"]
 LABEL_OF_KIND = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}  # the label that a set must have
@@ -38,8 +38,9 @@ class DataSet:
         belief: Factor on the weight of its labels, below 1 for sets with known slips.
         incomplete: Stems of photos that show a subject which their mask leaves out; used as cut-outs alone.
         wrong: Stems of photos whose label is not to be believed at all; never drawn.
-        colours: What covers a new background: the subject's "estimated" colours, or the "raw" photo's, in
-            whose soft parts the old background shows.
+        colours: What covers a new background: the subject's "estimated" colours, prepared before a run; a
+            quicker estimate made as they are drawn, "fused"; or the "raw" photo's, in whose soft parts the
+            old background shows.
         image: Folder of the photos, where it is no part of a layout: `--image`.
         labels: Folder of their labels, of the kind that `kind` needs: `--mask` or `--alpha`.
     """
@@ -101,6 +102,8 @@ class Stage:
         encoder_rate: Factor on it for the encoder.
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
+        pairs: Share of pictures that are two subjects on a background; half of them overlap.
+        prior: Share of pictures for which the network is given a prior, see `training.data.priors`.
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.
@@ -122,6 +125,8 @@ class Stage:
     encoder_rate: float = 0.3
     warmup_steps: int = 100
     composite: float = 0.3
+    pairs: float = 0.0
+    prior: float = 0.0
     shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
@@ -361,6 +366,9 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
     if not stage.fine and not stage.coarse:
         raise RecipeError(f"{where}: no losses")
     check_word(stage.augmentation, get_args(Augmentation), where)
+    for key in ("composite", "pairs", "prior"):
+        if not 0 <= getattr(stage, key) <= 1:
+            raise RecipeError(f"{where}: {key} must be from 0 to 1")
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:

@@ -14,8 +14,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-from torchmetrics.image.fid import FrechetInceptionDistance
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from models.checkpoints import load_encoder
 from models.encoders import Encoder
@@ -235,6 +233,9 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
     Raises:
         FeatureError: Features are NaN or infinite.
     """
+    # Here: it loads slowly, and a run without scores needs none of it.
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
     metric = FrechetInceptionDistance(feature=detector).to(device)
     kept = _Kept(keep_features)
@@ -293,6 +294,8 @@ def fid(real: Statistics, generated: Statistics) -> float:
     Raises:
         ScoreError: Less than two pictures, features of different length, or ones that are no numbers.
     """
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
     _check(real, generated)
     metric = FrechetInceptionDistance(feature=_AsTheyAre(len(real.total)))
     # torchmetrics' own sums, put back as they were taken out: sets that do not change are read once.
@@ -323,6 +326,8 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
     Raises:
         ScoreError: As for `fid`, or no features.
     """
+    from torchmetrics.image.kid import KernelInceptionDistance
+
     _check(real, generated)
     if real.features is None or generated.features is None:
         raise ScoreError("KID needs the features themselves; these statistics have sums alone")

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 
 from models.checkpoints import fill, save_weights
 from models.stylematte import StyleMatte, build_model
-from training.checkpoint import load_state, save_state
+from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError, Stage
-from training.data.dataset import MattingDataset, Onwards
+from training.data.dataset import MattingDataset, Onwards, as_batch
 from training.held_out import HeldOut, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
@@ -32,14 +32,6 @@ from training.validation import Published
 
 STEPS_A_ROW = 50
 FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
-
-
-class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says why."""
-
-
-class RunFolderError(ValueError):
-    """A run folder that this run cannot use; the message names it."""
 
 
 class Judge(Protocol):
@@ -335,10 +327,7 @@ class Run:
         return {"loss": loss} | means
 
     def _on_device(self, batch: Batch) -> Batch:
-        device = self.accelerator.device
-        batch = {
-            k: v.to(device, memory_format=torch.channels_last, non_blocking=True) for k, v in batch.items()
-        }
+        batch = as_batch(batch, self.accelerator.device)
         if self.teacher is None:
             return batch
         with self.accelerator.autocast():

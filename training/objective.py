@@ -45,12 +45,13 @@ class Objective(nn.Module):
         """Predict, and compare with the labels.
 
         Args:
-            batch: As `training.data.dataset.MattingDataset` describes its items, with a batch axis.
+            batch: As `training.data.dataset.as_batch` makes it.
 
         Returns:
             Weighted losses by name, see `stage_losses`; their sum is what is minimised.
         """
-        prediction = self.model(batch["image"], batch["guide"])
+        prior = (batch["prior"],) if "prior" in batch else ()
+        prediction = self.model(batch["image"], batch["guide"], *prior)
         with torch.autocast(batch["alpha"].device.type, enabled=False):  # sums over many pixels
             return stage_losses(self.stage, prediction, batch)
 

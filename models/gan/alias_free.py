@@ -67,12 +67,14 @@ class Resampler(nn.Module):
     """A filter along one axis with a change of rate: y[j] = Σ x[k] · taps[k·up − j·down + offset].
 
     A matrix product of a short stretch of the input with one small matrix gives a block of outputs; that is
-    many times as fast as a convolution of single channels, on processors above all.
+    many times as fast as a convolution of single channels, on processors above all. On a card one product
+    with the whole matrix, zeros and all, is faster than the many launches of the blocks.
     """
 
     block: Tensor
+    whole: Tensor
 
-    def __init__(self, taps: Tensor, up: int, down: int, offset: int, size: int) -> None:
+    def __init__(self, taps: Tensor, up: int, down: int, offset: int, length: int, size: int) -> None:
         """Lay out the matrix.
 
         Args:
@@ -80,6 +82,7 @@ class Resampler(nn.Module):
             up: Factor by which the rate rises; with a `down` of 1.
             down: Factor by which it falls; with an `up` of 1.
             offset: Tap of the input's first sample in the first output.
+            length: Of the input.
             size: Length of the output.
         """
         super().__init__()
@@ -88,14 +91,30 @@ class Resampler(nn.Module):
         self.step = self.count * down // up  # how far the next block's inputs are from this one's
         first = -(offset // up)
         last = ((self.count - 1) * down - offset + len(taps) - 1) // up
-        index = torch.arange(first, last + 1) * up - torch.arange(self.count)[:, None] * down + offset
-        inside = (index >= 0) & (index < len(taps))
-        block = torch.where(inside, taps[index.clamp(0, len(taps) - 1)], 0.0)
         self.first = first
-        self.register_buffer("block", block.float(), persistent=False)
+
+        def matrix(inputs: Tensor, outputs: int) -> Tensor:
+            index = inputs * up - torch.arange(outputs)[:, None] * down + offset
+            inside = (index >= 0) & (index < len(taps))
+            return torch.where(inside, taps[index.clamp(0, len(taps) - 1)], 0.0).float()
+
+        block, whole = matrix(torch.arange(first, last + 1), self.count), matrix(torch.arange(length), size)
+        self.register_buffer("block", block, persistent=False)
+        self.register_buffer("whole", whole, persistent=False)
 
     def forward(self, x: Tensor, axis: int) -> Tensor:
         """(h, B, w) → (h, B, size) for axis 2, (size, B, w) for axis 0."""
+        return self.at_once(x, axis) if x.is_cuda else self.by_blocks(x, axis)
+
+    def at_once(self, x: Tensor, axis: int) -> Tensor:
+        """The same by one matrix product."""
+        whole = self.whole.to(x.dtype)
+        if axis == 0:
+            return (whole @ x.flatten(1)).unflatten(1, x.shape[1:])
+        return x @ whole.T
+
+    def by_blocks(self, x: Tensor, axis: int) -> Tensor:
+        """The same by one matrix product a block."""
         block = self.block.to(x.dtype)
         length = x.shape[axis]
         y = x.new_empty((self.size, *x.shape[1:]) if axis == 0 else (*x.shape[:2], self.size))
@@ -150,14 +169,14 @@ class FilteredLeakyReLU(nn.Module):
         inner = (out_size - 1) * down + m  # samples at the higher rate that the outputs need
         offset = ((out_size - 1) * down + n + m - 2 - (size - 1) * up) // 2
         self.slope, self.limit = slope, clamp / gain
-        self.up = Resampler(up_filter * up, up, 1, offset, inner)
-        self.up_transposed = Resampler(up_filter.flip(0) * up, 1, up, n - 1 - offset, size)
+        self.up = Resampler(up_filter * up, up, 1, offset, size, inner)
+        self.up_transposed = Resampler(up_filter.flip(0) * up, 1, up, n - 1 - offset, inner, size)
         # The gain is the filter's, which saves a pass over the larger picture.
         parts = _separable(down_filter * gain if down_filter.ndim == 2 else down_filter * math.sqrt(gain))
         self.signs = [sign for sign, _ in parts]
-        self.down = nn.ModuleList(Resampler(taps, 1, down, 0, out_size) for _, taps in parts)
+        self.down = nn.ModuleList(Resampler(taps, 1, down, 0, inner, out_size) for _, taps in parts)
         self.down_transposed = nn.ModuleList(
-            Resampler(taps.flip(0), down, 1, m - 1, inner) for _, taps in parts
+            Resampler(taps.flip(0), down, 1, m - 1, out_size, inner) for _, taps in parts
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,12 +4,14 @@ Each operation happens with probability p to each picture, and p follows how far
 its real pictures by heart. Geometry moves all channels, colour changes RGB alone: an alpha has none.
 """
 
+import functools
 import math
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
+
+from models.gan.layers import sent
 
 GEOMETRY = ("flip", "turn", "shift", "scale", "rotate", "stretch", "drift")
 COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
@@ -28,7 +30,8 @@ class Augment(nn.Module):
 
     Attributes:
         operations: Which of `OPERATIONS`; in their order.
-        p: () probability of each operation for each picture; a buffer, so that it is saved with a run.
+        p: () probability of each operation for each picture; a buffer, so that it is saved with a run. All
+            that is random is drawn on the processor: leave the module there, and no card is waited for.
 
     Reference:
         Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020, appendix B.
@@ -56,7 +59,7 @@ class Augment(nn.Module):
         p = float(self.p)
         geometry = draw_geometry(count, side, p, [n for n in self.operations if n in GEOMETRY])
         colour = draw_colour(count, p, [n for n in self.operations if n in COLOUR])
-        return apply_colour(apply_geometry(pictures, geometry), colour.to(pictures.device))
+        return apply_colour(apply_geometry(pictures, geometry), colour)
 
 
 def draw_geometry(count: int, side: int, p: float, operations: list[str]) -> Tensor:
@@ -158,55 +161,69 @@ def apply_geometry(pictures: Tensor, matrices: Tensor) -> Tensor:
     moved = ((matrices - torch.eye(3)).abs() > 1e-6).flatten(1).any(1)
     if not moved.any():
         return pictures
-    where = moved.nonzero()[:, 0].to(pictures.device)
+    where = sent(moved.nonzero()[:, 0], pictures.device)
     # Pixels to the picture's own coordinates, [-1, 1] from border to border: the shift alone has a unit.
     theta = matrices[moved, :2].clone()
     theta[:, :, 2] *= 2 / pictures.shape[-1]
     fine = upsample(pictures[where])
-    grid = F.affine_grid(theta.to(fine), list(fine.shape), align_corners=False)
+    grid = F.affine_grid(sent(theta, fine.device), list(fine.shape), align_corners=False)
     sampled = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
     return pictures.index_copy(0, where, downsample(sampled))
 
 
 def apply_colour(pictures: Tensor, matrices: Tensor) -> Tensor:
-    """Change colours of (N, C, H, W) pictures by (N, 4, 4) matrices; channels from the fourth on stay."""
-    if torch.equal(matrices, torch.eye(4, device=matrices.device).expand_as(matrices)):
+    """Change colours of (N, C, H, W) pictures by (N, 4, 4) matrices; channels from the fourth on stay.
+
+    The matrices are on the CPU, see `draw_colour`.
+    """
+    if torch.equal(matrices, torch.eye(4).expand_as(matrices)):
         return pictures
+    matrices = sent(matrices, pictures.device)
     rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], pictures[:, :3])
     return torch.cat([rgb + matrices[:, :3, 3, None, None], pictures[:, 3:]], 1)
 
 
 def upsample(pictures: Tensor) -> Tensor:
-    """Twice the resolution of (N, C, H, W), by a windowed sinc, mirrored at the borders."""
-    phases = torch.stack([_sinc(-0.25), _sinc(0.25)])[:, None].to(pictures)  # (2, 1, 7)
-
-    def widen(rows: Tensor) -> Tensor:
-        return F.conv1d(_mirrored(rows, _REACH), phases).transpose(1, 2).flatten(1)
-
-    return _each_axis(pictures, widen)
+    """Twice the resolution of square (N, C, H, H), by a windowed sinc, mirrored at the borders."""
+    return _each_axis(pictures, _up_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
 
 
 def downsample(pictures: Tensor) -> Tensor:
-    """Half the resolution of (N, C, H, W), by the same low-pass."""
-    # A coarse pixel lies between two fine ones; from it to the six on either side, in coarse pixels.
-    taps = _window(torch.arange(-_REACH + 0.25, _REACH, 0.5))
-    kernel = (taps / taps.sum()).view(1, 1, -1).to(pictures)
-    return _each_axis(
-        pictures, lambda rows: F.conv1d(_mirrored(rows, 2 * _REACH - 1), kernel, stride=2).flatten(1)
-    )
+    """Half the resolution of square (N, C, H, H), by the same low-pass."""
+    return _each_axis(pictures, _down_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
 
 
-def _each_axis(pictures: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
-    """Apply a function of (n, 1, length) rows along the width, then along the height."""
-    for _ in range(2):
-        n, c, h, w = pictures.shape
-        pictures = change(pictures.reshape(n * c * h, 1, w)).reshape(n, c, h, -1).transpose(2, 3)
-    return pictures
+def _each_axis(pictures: Tensor, matrix: Tensor) -> Tensor:
+    """Multiply rows and columns of (N, C, H, H) by an (out, H) matrix: (N, C, out, out)."""
+    return matrix @ (pictures @ matrix.T)
 
 
-def _mirrored(rows: Tensor, pad: int) -> Tensor:
-    """(n, 1, length) rows with `pad` more at either end, the outermost repeated: as grid_sample reflects."""
-    return torch.cat([rows[..., :pad].flip(-1), rows, rows[..., -pad:].flip(-1)], -1)
+@functools.lru_cache(maxsize=32)
+def _up_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(2 side, side): each pixel becomes two, a quarter of a pixel to either side of its centre."""
+    phases = torch.stack([_sinc(-0.25), _sinc(0.25)])  # (2, 7)
+    matrix = torch.zeros(2 * side, side)
+    for place in range(2 * side):
+        for tap, weight in enumerate(phases[place % 2]):
+            matrix[place, _mirrored(place // 2 + tap - _REACH, side)] += weight
+    return matrix.to(device, dtype)
+
+
+@functools.lru_cache(maxsize=32)
+def _down_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """(side / 2, side): a coarse pixel lies between two fine ones; from it to the six on either side."""
+    taps = _window(torch.arange(-_REACH + 0.25, _REACH, 0.5))  # in coarse pixels
+    matrix = torch.zeros(side // 2, side)
+    for place in range(side // 2):
+        for tap, weight in enumerate(taps / taps.sum()):
+            matrix[place, _mirrored(2 * place + tap - 2 * _REACH + 1, side)] += weight
+    return matrix.to(device, dtype)
+
+
+def _mirrored(place: int, side: int) -> int:
+    """A place beyond the border, brought back with the outermost repeated: as grid_sample reflects."""
+    place %= 2 * side
+    return min(place, 2 * side - 1 - place)
 
 
 def _sinc(place: float) -> Tensor:

@@ -9,20 +9,23 @@ from models.checkpoints import GENERATOR, CheckpointError, fill, read_tensors, w
 from models.gan.generator import Generator, GeneratorConfig
 
 
-def save_generator(generator: Generator, path: Path, provenance: dict[str, Any]) -> None:
+def save_generator(generator: Generator, path: Path, provenance: dict[str, Any], half: bool = False) -> None:
     """Write a generator, whole or not at all; the same weights make the same file, byte for byte.
 
     Args:
         generator: Network whose state dict is written, float32.
         path: Target, `.safetensors`.
         provenance: What made the weights; kept as JSON in the metadata.
+        half: Write what was learnt as float16, which halves the file; running means and filters stay float32.
     """
     metadata = {
         "network": GENERATOR,
         "config": json.dumps(dataclasses.asdict(generator.config)),
         "provenance": json.dumps(provenance),
     }
-    write_tensors(path, generator.state_dict(), metadata)
+    learnt = {name for name, _ in generator.named_parameters()} if half else set()
+    tensors = generator.state_dict()
+    write_tensors(path, {n: t.half() if n in learnt else t for n, t in tensors.items()}, metadata)
 
 
 def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:

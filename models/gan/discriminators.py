@@ -55,6 +55,8 @@ class Discriminator(nn.Module):
         Returns:
             (N, 1) logits, high for real ones.
         """
+        if x.is_cuda:  # its matrix units take channels last; convolutions would turn each map about and back
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks(leaky_relu(self.from_rgba(x)))  # (N, C, 4, 4)
         if self.group > 1:
             x = torch.cat([x, _minibatch_std(x, self.group)], 1)

@@ -1,4 +1,4 @@
-"""Layers that generator and discriminators share."""
+"""What generator and discriminators share."""
 
 import math
 
@@ -70,3 +70,10 @@ class EqualisedConv2d(nn.Module):
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
     """Leaky ReLU of slope 0.2; the gain keeps the mean square of normal input about what it was."""
     return F.leaky_relu(x, 0.2) * gain
+
+
+def sent(x: Tensor, device: torch.device) -> Tensor:
+    """The same on a device; a card is not waited for, so that it works while the next work is prepared."""
+    if device.type == "cpu" or x.device == device:
+        return x
+    return x.to(device) if x.is_cuda else x.pin_memory().to(device, non_blocking=True)

@@ -119,6 +119,15 @@ def train(
     ] = 1,
     workers: LoaderWorkers = 2,
     every: StepsBetween = None,
+    stop_after: Annotated[
+        float | None,
+        typer.Option(
+            "--stop-after",
+            metavar="SECONDS",
+            min=0,
+            help="End a generator's run with a snapshot after so long; the same command goes on.",
+        ),
+    ] = None,
     mattes: Mattes = None,
     detector: Detector = "",
     resume: Annotated[
@@ -142,7 +151,7 @@ def train(
     are matted first, by nano or by the model named as --teacher.
     """
     let_threads_sleep()
-    require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
+    require("torch", "accelerate", "tensorboard", extra="train")
     sets = list(overrides or [])
     with translated_errors():
         from stylematte_cli.commands.torch_device import usable_device
@@ -185,7 +194,7 @@ def train(
             facts = train_generator(
                 Wish(
                     *(recipe, data or DATA, folder, mattes, teacher, backbone_weights, detector, device),
-                    *(accumulate, workers, every, resume, dry_run, quiet),
+                    *(accumulate, workers, every, resume, dry_run, quiet, stop_after),
                     overrides=tuple(sets),
                     say=say,
                 )
@@ -193,6 +202,9 @@ def train(
         else:
             if detector:
                 raise UsageError("--detector is for recipes that train a generator", "Leave it out")
+            if stop_after is not None:
+                raise UsageError("--stop-after is for recipes that train a generator", "Leave it out")
+            require("kornia", "pymatting", extra="train")
             chosen = _choose(recipe, sets, stages, student)
             root, chosen = _with_data(recipe, chosen, data or DATA, image, mask, alpha)
             if check_data or full_check:

@@ -37,6 +37,7 @@ class Wish:
         resume: The run folder must hold a run.
         dry_run: Say what would be done.
         quiet: Say nothing.
+        stop_after: Seconds after which the run ends; None: never.
         overrides: `key=value` for the recipe.
         say: Takes what there is to say.
     """
@@ -55,6 +56,7 @@ class Wish:
     resume: bool
     dry_run: bool
     quiet: bool
+    stop_after: float | None = None
     overrides: tuple[str, ...] = ()
     say: Callable[[str], None] = typer.echo
 
@@ -126,7 +128,7 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     with processes.main_process_first():
         prepare_mattes(recipe, data, mattes, wish.matter, device, quiet)
     options = GanOptions(
-        *(out, mattes, device, wish.accumulate, wish.workers, wish.every),
+        *(out, mattes, device, wish.accumulate, wish.workers, wish.every, wish.stop_after),
         detector=detector,
         folders=detector_folders(),
         backbone=backbone,
@@ -152,11 +154,12 @@ def _backbone(given: str, recipe: "GanRecipe") -> Path | None:
 def _check_there(recipe: "GanRecipe", backbone: Path | None, detector: str) -> None:
     """Open what a run needs besides pictures: before hours go into mattes."""
     from models.gan.backbones import load_backbone
-    from training.fid import load_detector
 
     if recipe.vision_aided.backbone != "none":
         load_backbone(recipe.vision_aided.backbone, backbone)
     if detector and recipe.score_pictures:
+        from training.fid import load_detector
+
         load_detector(detector, detector_folders())
 
 

@@ -54,6 +54,17 @@ class Verb(TyperCommand):
 class Verbs(TyperGroup):
     """Commands, listed with one example each."""
 
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help, which is False where it is not given.
+
+        It is None as Typer makes it, which Typer then has pydantic read: a tenth of a second, for nothing,
+        before the help of any verb.
+        """
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False
+        return option
+
     def invoke(self, ctx: Any) -> Any:
         """Run a command; Ctrl-C is told of, where Typer would make a silent exit of it."""
         try:

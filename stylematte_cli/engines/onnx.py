@@ -2,7 +2,6 @@
 
 import logging
 import re
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from stylematte_cli.engines.base import Contract, Unread, usable_cores
 from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.errors import EngineError, InputError, MissingError
-from stylematte_cli.weights import sha256_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'
@@ -41,11 +39,6 @@ class OnnxEngine:
         self._path = path
         self._session = session
         self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
-
-    @cached_property
-    def file_sha256(self) -> str:
-        """Of the model file; see `Engine`."""
-        return sha256_of(self._path)
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
@@ -179,6 +172,8 @@ def _create_session(ort: Any, path: Path, providers: list[Any], threads: int) ->
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # Without VNNI an x86 CPU adds two products of 8 bits in 16, where int8 files overflow.
+    options.add_session_config_entry("session.x64quantprecision", "1")
     # Without enable_fallback=0 a failing provider is swapped for the CPU, with a banner on stdout.
     return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 

@@ -11,7 +11,7 @@ from models.checkpoints import CheckpointError
 from stylematte_cli.commands.toolkit import translated_errors
 from stylematte_cli.errors import EngineError, InputError, MissingError
 from training.backbone import MissingBackboneError
-from training.loop import TrainingError
+from training.checkpoint import TrainingError
 
 
 @pytest.mark.parametrize(

@@ -92,6 +92,9 @@ def test_what_cannot_be_meant(capsys, recipe, photos, tmp_path):
     assert "--detector is for recipes that train a generator" in refused(
         capsys, "nano", "--detector", "nano", code=2
     )
+    assert "--stop-after is for recipes that train a generator" in refused(
+        capsys, "nano", "--stop-after", "9", code=2
+    )
     assert "no such folder" not in refused(
         capsys, recipe, "--data", tmp_path, "--out", tmp_path / "out", code=3
     )

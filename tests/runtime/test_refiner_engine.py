@@ -70,8 +70,11 @@ def test_a_refiner_that_is_not_the_models_is_refused(
     with pytest.raises(MissingError, match="is not there"):
         stylematte_cli.load(model, device="cpu", detail="max")
     assert stylematte_cli.load(model, device="cpu", detail="off").detail is None
-    assert not caplog.messages
-    assert stylematte_cli.load(model, device="cpu").detail is None
+    assert "is not there" not in caplog.text
+    with caplog.at_level("DEBUG", "stylematte"):
+        assert stylematte_cli.load(model, device="cpu").detail is None
+    (told,) = (record for record in caplog.records if "looked at again" in record.message)
+    assert told.levelname == "DEBUG"  # nobody asked for detail: -v alone says it
     assert "red_refiner.onnx: the refiner that red.onnx names is not there" in caplog.text
 
 

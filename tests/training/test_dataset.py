@@ -16,6 +16,7 @@ from training.data.dataset import (
     MattingDataset,
     Onwards,
     Subject,
+    as_batch,
     compose,
     read_subject,
     scaled_near,
@@ -96,7 +97,7 @@ def test_light_and_camera_keep_size_and_type(rng):
 def test_compose_puts_the_foreground_where_alpha_is_and_nothing_elsewhere(rng):
     alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 6) * 255).astype(np.uint8)
     colours = np.full((120, 100, 3), (200, 40, 90), np.uint8)
-    subject = Subject(colours, alpha, np.full_like(alpha, 255), colours, own_background=False)
+    subject = Subject(colours, alpha, np.full_like(alpha, 255), lambda: colours, own_background=False)
     background = rng.integers(0, 256, (96, 128, 3), np.uint8)
     for count in (1, 2, 3):
         view = compose(rng, subject, background, count)
@@ -116,7 +117,7 @@ def test_compose_of_nothing_is_the_background(rng):
     nothing = np.zeros((50, 40), np.uint8)
     colours = np.zeros((50, 40, 3), np.uint8)
     background = rng.integers(0, 256, (64, 64, 3), np.uint8)
-    view = compose(rng, Subject(colours, nothing, nothing + 255, colours, False), background)
+    view = compose(rng, Subject(colours, nothing, nothing + 255, lambda: colours, False), background)
     np.testing.assert_array_equal(view.picture, background)
     assert view.alpha.max() == 0
     assert view.weight.min() == 255
@@ -126,7 +127,9 @@ def test_compose_carries_doubt_with_the_subject(rng):
     alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 2) * 255).astype(np.uint8)
     weight = np.where(alpha > 0, 51, 255).astype(np.uint8)
     colours = np.zeros((120, 100, 3), np.uint8)
-    view = compose(rng, Subject(colours, alpha, weight, colours, False), np.zeros((96, 96, 3), np.uint8))
+    view = compose(
+        rng, Subject(colours, alpha, weight, lambda: colours, False), np.zeros((96, 96, 3), np.uint8)
+    )
     assert np.abs(view.weight[view.alpha == 255].astype(int) - 51).max() <= 1
     assert (view.weight[view.alpha == 0] >= 51).all()
     assert view.weight.max() == 255
@@ -160,10 +163,12 @@ def test_items_are_what_the_network_takes(dataset):
         assert item["alpha"].shape == item["weight"].shape == (1, *full)
         assert not any(side % 32 for side in (height, width, *full))
         assert full == scaled_near((height, width), 1.5)
-        for tensor in item.values():
+        assert {tensor.dtype for tensor in item.values()} == {torch.uint8}
+        batch = as_batch({name: tensor[None] for name, tensor in item.items()}, torch.device("cpu"))
+        for name, tensor in batch.items():
             assert tensor.dtype == torch.float32
-            assert 0 <= tensor.min() <= tensor.max() <= 1
-        subjects += bool((item["alpha"] > 0.9).any())
+            assert torch.equal((tensor[0] * 255).round().byte(), item[name])  # 255 is 1
+        subjects += bool((batch["alpha"] > 0.9).any())
     assert subjects > 12
 
 

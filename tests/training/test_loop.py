@@ -243,9 +243,9 @@ def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tm
     seen = {}
     last = loop.Run._validate
 
-    def look(self, number, done):
+    def look(self, number, done, chooses):
         seen[number] = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        return last(self, number, done)
+        return last(self, number, done, chooses)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Run, "_validate", look)

@@ -138,7 +138,7 @@ def test_unlabelled_photos_say_nothing(root, tmp_path):
     dataset = MattingDataset(root, tmp_path, Recipe("test", (photos,), (still,)), 0)
     items = [dataset[index] for index in range(8)]
     assert not any(item["weight"].any() for item in items)
-    assert any(item["image"].std() > 0.1 for item in items)
+    assert any(item["image"].float().std() > 0.1 * 255 for item in items)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +217,12 @@ def test_contrast_is_foreground_minus_background_in_the_same_light(root, cache, 
     monkeypatch.setattr("training.data.augment.random_camera", lambda rng, image: image)
     asked = dataclasses.replace(STAGE, fine={"composition": 1.0})
     item = MattingDataset(root, cache, recipe(RAW, asked), 0)[0]
-    inside, outside = item["alpha"][0] == 1, item["alpha"][0] == 0
-    behind = item["guide"][:, outside][:, :1]
-    assert (item["guide"][:, outside] == behind).all()  # the backgrounds have one colour each
-    expected = item["guide"][:, inside] - behind
+    inside, outside = item["alpha"][0] == 255, item["alpha"][0] == 0
+    assert inside.any()
+    guide = item["guide"].float() / 255
+    behind = guide[:, outside][:, :1]
+    assert (guide[:, outside] == behind).all()  # the backgrounds have one colour each
+    expected = guide[:, inside] - behind
     assert (item["contrast"][:, inside] - expected).abs().max() <= 1.01 / 255
 
 
@@ -228,7 +230,7 @@ def test_parts_of_a_group_of_cutouts_make_the_composite(rng):
     alpha = np.round(drawn.soft_disc((120, 100), (60, 50), 30, 12) * 255).astype(np.uint8)
     colours = np.dstack([np.full_like(alpha, 200), alpha // 2, np.arange(100, dtype=np.uint8) + 0 * alpha])
     background = rng.integers(0, 256, (96, 128, 3), np.uint8)
-    subject = Subject(colours, alpha, np.full_like(alpha, 255), colours, own_background=False)
+    subject = Subject(colours, alpha, np.full_like(alpha, 255), lambda: colours, own_background=False)
     for count in (1, 2, 3):
         view = compose(rng, subject, background, count)
         part = view.alpha[..., None] / 255

@@ -12,10 +12,12 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from training.config import Recipe
 from training.data import augment, published
+from training.data.priors import draw_prior
 from training.data.readers import DataError, read_rgb, split
 from training.data.subjects import Pixels, Subject, needed_sets, read_data_set, read_subject
 
@@ -26,25 +28,29 @@ STRIDE = 32
 class View(NamedTuple):
     """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8.
 
-    `parts` are the foreground and background (H, W, 3) of a composite; nobody knows those of a photo.
+    `parts` are the foreground and background (H, W, 3) of a composite; nobody knows those of a photo. Where
+    there are two subjects, `one` is the alpha of one of them (H, W).
     """
 
     picture: Pixels
     alpha: Pixels
     weight: Pixels
     parts: tuple[Pixels, ...] = ()
+    one: Pixels | None = None
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     """Endless training pictures of one stage.
 
-    Items are dicts of float32 tensors: `image` (3, h, w) and `guide` (3, H, W) RGB in [0, 1], `alpha` and
-    `weight` (1, H, W) in [0, 1]. All items of a batch have one size, drawn for the batch. Where the stage
-    has a composition loss there is `contrast` (3, H, W) in [-1, 1], too: foreground minus background of a
-    composite, and 0 for a photo on its own background, whose foreground and background are not known.
+    Items are dicts of uint8 tensors, 255 = 1: `image` (3, h, w) and `guide` (3, H, W) RGB, `alpha` and
+    `weight` (1, H, W). All items of a batch have one size, drawn for the batch. A stage with priors adds
+    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast`
+    (3, H, W) float32 in [-1, 1]: foreground minus background of a composite, and 0 for a pair and for a photo
+    on its own background, whose foreground and background are not known. `as_batch` makes floats of them.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
+        self.arguments = (root, mattes, recipe, stage_number)
         self.mattes, self.stage = mattes, recipe.stages[stage_number]
         self.seed = (recipe.seed, stage_number)
         every = recipe.held_out_every
@@ -59,29 +65,58 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         self.shares = shares / shares.sum()
         self.has_contrast = "composition" in self.stage.fine
 
+    def __reduce__(self) -> tuple[type["MattingDataset"], tuple[Path, Path, Recipe, int]]:
+        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each worker
+        # would have to be up before the next one starts: eleven took over a minute.
+        return MattingDataset, self.arguments
+
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         cv2.setNumThreads(1)
         size = self._batch_size_px(index)
         guide_size = scaled_near(size, self.stage.guide_scale)
         rng = np.random.default_rng((*self.seed, index))
-        data_set, samples = self.sets[rng.choice(len(self.sets), p=self.shares)]
-        subject = read_subject(samples[rng.integers(len(samples))], data_set, self.mattes)
-        if self.stage.augmentation == "published":
-            view = self._published_view(rng, subject, guide_size)
-            guide, *parts = self._lit(rng, view)
-        else:
-            view = self._view(rng, subject, guide_size)
-            guide, *parts = self._lit(rng, view)
+        view = self._draw(rng, guide_size)
+        guide, *parts = self._lit(rng, view)
+        if self.stage.augmentation == "own":
             guide = augment.random_camera(rng, guide)
-        image = guide
-        if guide_size != size:
-            image = np.asarray(cv2.resize(guide, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
-        item = {"image": image, "guide": guide, "alpha": view.alpha, "weight": view.weight}
+        item = {"image": _resized(guide, size), "guide": guide, "alpha": view.alpha, "weight": view.weight}
+        if self.stage.prior:
+            item |= self._prior(rng, view, size)
         tensors = {name: _as_planes(pixels) for name, pixels in item.items()}
         if self.has_contrast:
-            known = [_as_planes(part) for part in parts]
+            known = [_as_planes(part).float() / 255 for part in parts]
             tensors["contrast"] = known[0] - known[1] if known else torch.zeros(3, *guide_size)
         return tensors
+
+    def _draw(self, rng: np.random.Generator, size: tuple[int, int]) -> View:
+        if self.stage.pairs and rng.random() < self.stage.pairs:
+            pair = [subject for subject in (self._whole_subject(rng), self._whole_subject(rng)) if subject]
+            if len(pair) == 2:
+                return compose_pair(rng, (pair[0], pair[1]), self._background(rng, size))
+        subject = self._subject(rng)
+        if self.stage.augmentation == "published":
+            return self._published_view(rng, subject, size)
+        return self._view(rng, subject, size)
+
+    def _subject(self, rng: np.random.Generator) -> Subject:
+        data_set, samples = self.sets[rng.choice(len(self.sets), p=self.shares)]
+        return read_subject(samples[rng.integers(len(samples))], data_set, self.mattes)
+
+    def _whole_subject(self, rng: np.random.Generator) -> Subject | None:
+        """One that can stand anywhere: with colours of its own, and cut off by no border but the lower."""
+        for _ in range(6):
+            subject = self._subject(rng)
+            if subject.foreground is not None and subject.alpha.max() > 127 and not is_cut_off(subject.alpha):
+                return subject
+        return None
+
+    def _prior(self, rng: np.random.Generator, view: View, size: tuple[int, int]) -> dict[str, Pixels]:
+        """The prior, and the alpha that it asks for."""
+        if rng.random() >= self.stage.prior:
+            return {"prior": np.zeros(size, np.uint8)}
+        wanted = view.alpha if view.one is None else view.one
+        prior, is_right = draw_prior(rng, _resized(wanted, size), _resized(view.alpha, size))
+        return {"prior": prior, "alpha": wanted if is_right else view.alpha}
 
     def _lit(self, rng: np.random.Generator, view: View) -> list[Pixels]:
         """The picture in another light, and its parts in the same where they are asked for."""
@@ -152,43 +187,99 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         return augment.random_light(rng, background)
 
 
+class Layer(NamedTuple):
+    """A subject at its place in a picture.
+
+    Attributes:
+        colours: (H, W, 3) uint8 RGB.
+        cover: (H, W) float32 opacity.
+        doubt: (H, W) float32, 0 where the opacity is believed.
+    """
+
+    colours: Pixels
+    cover: NDArray[np.float32]
+    doubt: NDArray[np.float32]
+
+
+def is_cut_off(alpha: Pixels) -> bool:
+    """Whether the left, right or upper border of a picture cuts its subject."""
+    return bool(max(alpha[0].max(), alpha[:, 0].max(), alpha[:, -1].max()) > 10)
+
+
+def _layer(rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> Layer | None:
+    """Place a subject; one that is cut off stays where it was, so that no straight cut shows."""
+    source = subject.alpha.shape
+    rows, columns = np.where(subject.alpha.max(1) > 10)[0], np.where(subject.alpha.max(0) > 10)[0]
+    if not len(rows):
+        return None
+    box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    if is_cut_off(subject.alpha):
+        matrix, border = augment.random_view(rng, source, size), cv2.BORDER_REFLECT_101
+    else:
+        matrix = augment.place(rng, source, box, size, on_floor=box[2] == source[0])
+        border = cv2.BORDER_CONSTANT
+    colours = augment.warp(subject.colours(), matrix, size, cv2.BORDER_REFLECT_101)
+    cover, doubt = (augment.warp(x, matrix, size, border) for x in (subject.alpha, 255 - subject.weight))
+    return Layer(colours, cover / np.float32(255), doubt / np.float32(255))
+
+
 def compose(rng: np.random.Generator, subject: Subject, background: Pixels, count: int = 1) -> View:
     """Put a subject on a background, `count` times at different places.
-
-    A subject that the photo's left, right or upper border cuts stays where it was: no straight cut shows.
 
     Returns:
         A view of the background's size.
     """
-    foreground = subject.colours()
     size = background.shape[:2]
     picture = background.astype(np.float32)
     alpha = np.zeros(size, np.float32)
     weight = np.ones(size, np.float32)
-    source = subject.alpha.shape
-    rows, columns = np.where(subject.alpha.max(1) > 10)[0], np.where(subject.alpha.max(0) > 10)[0]
-    if not len(rows):
-        return View(background, alpha.astype(np.uint8), np.full(size, 255, np.uint8))
-    box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
-    cut_off = box[0] == 0 or box[1] == 0 or box[3] == source[1]
+    colours = background
     for _ in range(count):
-        if cut_off:
-            matrix = augment.random_view(rng, source, size)
-            border = cv2.BORDER_REFLECT_101
-        else:
-            matrix = augment.place(rng, source, box, size, on_floor=box[2] == source[0])
-            border = cv2.BORDER_CONSTANT
-        colours = augment.warp(foreground, matrix, size, cv2.BORDER_REFLECT_101)
-        cover = augment.warp(subject.alpha, matrix, size, border) / np.float32(255)
-        believed = augment.warp(255 - subject.weight, matrix, size, border) / np.float32(255)
-        picture += cover[..., None] * (colours - picture)
-        alpha += cover * (1 - alpha)
-        weight = np.minimum(weight, 1 - believed)
+        layer = _layer(rng, subject, size)
+        if layer is None:
+            return View(background, alpha.astype(np.uint8), np.full(size, 255, np.uint8))
+        picture += layer.cover[..., None] * (layer.colours - picture)
+        alpha += layer.cover * (1 - alpha)
+        weight = np.minimum(weight, 1 - layer.doubt)
+        colours = layer.colours
     if count > 1:  # the mean of all layers, weighted with what shows of each
         layers = (picture - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
         colours = np.where(alpha[..., None] > 0.01, np.clip(layers + 0.5, 0, 255), colours).astype(np.uint8)
-    rounded = [np.clip(x + 0.5, 0, 255).astype(np.uint8) for x in (picture, alpha * 255, weight * 255)]
-    return View(rounded[0], rounded[1], rounded[2], (colours, background))
+    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255)]
+    return View(planes[0], planes[1], planes[2], (colours, background))
+
+
+def compose_pair(rng: np.random.Generator, subjects: tuple[Subject, Subject], background: Pixels) -> View:
+    """Put two subjects on a background; `one` of the view is what shows of either of them.
+
+    Returns:
+        A view of the background's size. `one` is the subject in front or the one behind, but never one of
+        which less than a fifth shows.
+    """
+    size = background.shape[:2]
+    layers = [layer for layer in (_layer(rng, subject, size) for subject in subjects) if layer is not None]
+    picture = background.astype(np.float32)
+    weight = np.ones(size, np.float32)
+    shown: list[NDArray[np.float32]] = []
+    for layer in layers:
+        picture += layer.cover[..., None] * (layer.colours - picture)
+        weight = np.minimum(weight, 1 - layer.doubt)
+        shown = [alpha * (1 - layer.cover) for alpha in shown] + [layer.cover]
+    alpha = np.sum(shown, axis=0)
+    choice = [x for x, layer in zip(shown, layers, strict=True) if x.sum() > 0.2 * layer.cover.sum()]
+    one = choice[rng.integers(len(choice))] if choice else alpha
+    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255, one * 255)]
+    return View(planes[0], planes[1], planes[2], (), planes[3])
+
+
+def _rounded(x: NDArray[np.float32]) -> Pixels:
+    return np.clip(x + 0.5, 0, 255).astype(np.uint8)
+
+
+def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
+    if image.shape[:2] == size:
+        return image
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _plain_colour(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
@@ -196,9 +287,17 @@ def _plain_colour(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
 
 
 def _as_planes(pixels: Pixels) -> torch.Tensor:
-    """(C, H, W) float32 in [0, 1] of (H, W[, C]) uint8."""
-    planes = np.atleast_3d(pixels).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(planes)).float().div_(255)
+    """(C, H, W) of (H, W[, C]), both uint8."""
+    return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)))
+
+
+def as_batch(items: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
+    """Items on a device, bytes as float32 in [0, 1]: a quarter of the memory on the way there."""
+    batch = {}
+    for name, item in items.items():
+        item = item.to(device, memory_format=torch.channels_last, non_blocking=True)
+        batch[name] = item.float().div_(255) if item.dtype == torch.uint8 else item
+    return batch
 
 
 def shape_near(side: float, aspect: float) -> tuple[int, int]:

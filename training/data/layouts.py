@@ -5,7 +5,14 @@ from dataclasses import dataclass, field
 
 ALPHA = ("mask", "alpha", "matte", "pha")  # in the public sets a folder mask/ holds soft alphas
 TRIMAP = ("trimap", "trimaps")
-NO_PHOTOS = (*ALPHA, *TRIMAP, "hair", "facemask", "usr")  # folders that a search for photos passes over
+NO_PHOTOS = (
+    *ALPHA,
+    *TRIMAP,
+    "hair",
+    "weight",
+    "facemask",
+    "usr",
+)  # folders that a search for photos passes over
 
 
 def _each(places: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
@@ -44,9 +51,10 @@ _COMPOSITION = ("Combined_Dataset", ".")
 
 LAYOUTS: dict[str, Layout] = {
     "plain": Layout(
-        "image/ beside mask/ (binary, to be solved), hair/, alpha/ or trimap/; or a flat folder of pictures",
+        "image/ beside mask/ (binary, to be solved), hair/, alpha/ (and weight/, its confidence) or trimap/; "
+        "or a flat folder of pictures",
         ("image", "."),
-        {"mask": ("mask",), "hair": ("hair",), "alpha": ("alpha",), "trimap": ("trimap",)},
+        {name: (name,) for name in ("mask", "hair", "alpha", "weight", "trimap")},
     ),
     "photos": Layout("any folder of pictures, and those in folders below", (".",), nested=True),
     "p3m-10k": Layout(

@@ -1,6 +1,7 @@
 """One sample read from disk: its picture, what is known of its alpha, and how far that is believed."""
 
-from collections.abc import Collection
+import functools
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Subject:
         image: RGB photo, or foreground colours of a cut-out.
         alpha: Opacity, 255 = 1.
         weight: Belief in `alpha`, 255 = 1.
-        foreground: Colours without the old background, or the file that holds them; None where the background
+        foreground: Makes the colours without the old background, (H, W, 3) uint8; None where the background
             cannot be exchanged.
         own_background: Whether `image` is a photo that stands by itself.
     """
@@ -31,23 +32,50 @@ class Subject:
     image: Pixels
     alpha: Pixels
     weight: Pixels
-    foreground: Pixels | Path | None
+    foreground: Callable[[], Pixels] | None
     own_background: bool
 
     def colours(self) -> Pixels:
-        """The foreground, read only now where it is a file: most photos keep their own background.
+        """The foreground, made only now: most photos keep their own background.
 
         Raises:
-            DataError: The file is not there or cannot be read.
+            DataError: It is in a file that is not there or cannot be read.
         """
         assert self.foreground is not None
-        if not isinstance(self.foreground, Path):
-            return self.foreground
-        if not self.foreground.exists():
-            raise DataError(f"{self.foreground}: no such file; foreground colours are prepared before a run")
-        colours = read_rgb(self.foreground)
-        _check_size(self.foreground, colours[..., 0], self.image)
-        return colours
+        return self.foreground()
+
+
+def fused_colours(image: Pixels, alpha: Pixels) -> Pixels:
+    """Estimate the foreground from two blurs, in a few milliseconds.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        alpha: (H, W) uint8 opacity.
+
+    Returns:
+        (H, W, 3) uint8 RGB; the image itself where alpha is 255.
+
+    Reference:
+        Forte, "Approximate Fast Foreground Colour Estimation", 2021, one pass of its algorithm.
+    """
+    opacity = np.divide(alpha[..., None], 255, dtype=np.float32)
+    reach = 2 * (max(alpha.shape) // 20) + 1
+
+    def local_mean(share: NDArray[np.float32]) -> NDArray[np.float32]:
+        blurred = cv2.blur(np.dstack([image * share, share]), (reach, reach))
+        return np.asarray(blurred[..., :3] / np.maximum(blurred[..., 3:], 1e-4), np.float32)
+
+    foreground, background = local_mean(opacity), local_mean(1 - opacity)
+    foreground += opacity * (image - opacity * foreground - (1 - opacity) * background)
+    return np.where(opacity == 1, image, np.clip(foreground + 0.5, 0, 255)).astype(np.uint8)
+
+
+def _prepared_colours(path: Path, image: Pixels) -> Pixels:
+    if not path.exists():
+        raise DataError(f"{path}: no such file; foreground colours are prepared before a run")
+    colours = read_rgb(path)
+    _check_size(path, colours[..., 0], image)
+    return colours
 
 
 def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
@@ -82,7 +110,9 @@ def needed_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
     """Sets that a stage reads: those it draws, and the backgrounds where it exchanges any."""
     drawn = {s.folder for s in recipe.sets if stage.shares.get(s.folder, s.share) > 0}
     subjects = [s for s in recipe.sets if s.folder in drawn]
-    exchanges = stage.composite > 0 or any(s.kind == "cutouts" or s.incomplete for s in subjects)
+    exchanges = max(stage.composite, stage.pairs) > 0 or any(
+        s.kind == "cutouts" or s.incomplete for s in subjects
+    )
     return [s for s in recipe.sets if s.folder in drawn or (exchanges and s.kind == "backgrounds")]
 
 
@@ -108,7 +138,7 @@ def prepare_set(recipe: Recipe, data_set: DataSet, samples: list[Sample], cache:
     if data_set.kind == "photos":
         return prepare(samples, data_set.band, cache, workers)
     drawing = [t for t in recipe.stages if t.shares.get(data_set.folder, data_set.share) > 0]
-    exchanged = data_set.incomplete or any(stage.composite > 0 for stage in drawing)
+    exchanged = data_set.incomplete or any(max(stage.composite, stage.pairs) > 0 for stage in drawing)
     if data_set.kind == "mattes" and data_set.colours == "estimated" and drawing and exchanged:
         return prepare_foregrounds(samples, cache, workers)
     return 0
@@ -152,27 +182,30 @@ def _read_cutout(sample: Sample) -> Subject:
             raise DataError(f"{sample.image}: not an RGBA cut-out")
         foreground = np.ascontiguousarray(rgba[..., 2::-1], np.uint8)
         alpha = np.ascontiguousarray(rgba[..., 3], np.uint8)
-    return Subject(foreground, alpha, np.full_like(alpha, 255), foreground, own_background=False)
+    return Subject(foreground, alpha, np.full_like(alpha, 255), lambda: foreground, own_background=False)
 
 
 def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[str, Path]) -> Subject:
-    colours: Pixels | Path = cached["foreground"]
     if data_set.kind == "mattes":
-        path = sample.labels["alpha"]
-        alpha = read_label(path)
-        weight = np.full_like(alpha, int(255 * data_set.belief))
-        if data_set.colours == "raw":
-            colours = image
+        path, weight_path = sample.labels["alpha"], sample.labels.get("weight")
     else:
-        path = cached["alpha"]
-        alpha, weight = read_plane(path), read_plane(cached["weight"])
-        weight = (weight * data_set.belief).astype(np.uint8)
-    _check_size(path, alpha, image)
+        path, weight_path = cached["alpha"], cached["weight"]
+    # What we solved is read as it is; of a label from elsewhere two values may stand for 0 and 1.
+    alpha = read_label(path) if data_set.kind == "mattes" else read_plane(path)
+    weight = np.full_like(alpha, 255) if weight_path is None else read_plane(weight_path)
+    for label_path, label in ((path, alpha), (weight_path or path, weight)):
+        _check_size(label_path, label, image)
+    colours: dict[str, Callable[[], Pixels]] = {
+        "estimated": functools.partial(_prepared_colours, cached["foreground"], image),
+        "fused": functools.partial(fused_colours, image, alpha),
+        "raw": lambda: image,
+    }
     # A subject with a part left out is no cut-out: on another background the slip would become a truth.
-    is_whole = data_set.kind == "mattes" or (weight == 0).mean() < 0.005
+    is_whole = weight_path is None or (weight == 0).mean() < 0.005
     is_complete = sample.image.stem not in data_set.incomplete
-    exchanges = is_whole or not is_complete
-    return Subject(image, alpha, weight, colours if exchanges else None, own_background=is_complete)
+    foreground = colours[data_set.colours] if is_whole or not is_complete else None
+    weight = (weight * data_set.belief).astype(np.uint8)
+    return Subject(image, alpha, weight, foreground, own_background=is_complete)
 
 
 def _check_size(path: Path, label: Pixels, image: Pixels) -> None:

@@ -1,7 +1,7 @@
 """Real pictures for a generator: photos with an alpha, square, at its size."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from models.gan.layers import sent
 from training.data.pseudo_alpha import cached_paths
 from training.data.readers import (
     DataError,
@@ -157,13 +158,28 @@ class Pictures(Dataset[Tensor]):
                 self.kept = np.stack(list(pool.map(read, range(count))))
 
     def __getitem__(self, index: int) -> Tensor:
+        number = self._number(index)
+        picture = self.picture(number % self.count)
+        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]) if number >= self.count else picture)
+
+    def _number(self, index: int) -> int:
+        """Which picture stands at a place of the row; from `count` on they are mirrored."""
         epoch, place = divmod(index, self.count * (2 if self.mirror else 1))
         if self.order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
             self.order = (epoch, rng.permutation(self.count * (2 if self.mirror else 1)))
-        number = int(self.order[1][place])
-        picture = self.picture(number % self.count)
-        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]) if number >= self.count else picture)
+        return int(self.order[1][place])
+
+    def batches(self, numbers: Iterable[list[int]], device: torch.device) -> Iterator[Tensor]:
+        """Batches of a set that is kept, from a copy on a device: (N, C, H, H) uint8 there."""
+        kept = torch.from_numpy(self.kept).to(device)
+        for indices in numbers:
+            chosen = torch.tensor([self._number(index) for index in indices])
+            pictures = kept[sent(chosen % self.count, device)]
+            if self.mirror:
+                is_mirrored = sent(chosen >= self.count, device)[:, None, None, None]
+                pictures = torch.where(is_mirrored, pictures.flip(-1), pictures)
+            yield pictures
 
     def picture(self, number: int) -> Pixels:
         """A picture as it is, by its number."""

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,7 +14,8 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from training.checkpoint import load_state, save_state
+from models.gan.layers import sent
+from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
 from training.config import RecipeError
 from training.data.dataset import Onwards
 from training.fid import ScoreError
@@ -22,13 +23,14 @@ from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
 from training.gan.players import Players
-from training.gan.scores import Scorer
 from training.gan.sheets import Sheets, name_at
 from training.log import Log
-from training.loop import RunFolderError, TrainingError
 from training.processes import join_processes, reseed
 from training.progress import Progress
 from training.provenance import write_config
+
+if TYPE_CHECKING:
+    from training.gan.scores import Scorer
 
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
@@ -61,6 +63,8 @@ class GanOptions:
         accumulate: Passes whose gradients make one step. The recipe's batch is divided by it.
         workers: Processes that read pictures, where the set is too large for memory.
         every: Steps between snapshots; the recipe's where it is None.
+        stop_after_s: Seconds after which a run ends with a snapshot, before the recipe's end; None: never.
+            The same options go on from there.
         detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
         folders: Where detectors are looked for that are given by name.
         backbone: File or folder of the vision-aided discriminator's network, see
@@ -74,6 +78,7 @@ class GanOptions:
     accumulate: int = 1
     workers: int = 2
     every: int | None = None
+    stop_after_s: float | None = None
     detector: str = ""
     folders: tuple[Path, ...] = ()
     backbone: Path | None = None
@@ -106,6 +111,7 @@ def train_gan(
         TrainingError: A loss is no longer a number.
     """
     # Initialise.
+    began = time.monotonic()
     accelerator = join_processes(options.device)
     if not accelerator.is_main_process:
         report = _say_nothing
@@ -133,15 +139,27 @@ def train_gan(
         passes = run.passes(reals, backgrounds, size)
         for step in range(state["step"], recipe.steps):
             run.step(step, [next(passes) for _ in range(options.accumulate)])
-            if run.is_snapshot(step + 1):
+            is_over = _is_over(options, began, accelerator)
+            if is_over or run.is_snapshot(step + 1):
                 if accelerator.is_main_process:
                     scores = run.snapshot(step + 1)
                 accelerator.wait_for_everyone()
             elif step + 1 == FIRST_LOOK_STEPS and accelerator.is_main_process:
                 run.look(step + 1)
+            if is_over:
+                progress.say(f"stopped after {options.stop_after_s:g} s; the same command goes on")
+                break
     finally:
         run.close()
     return scores
+
+
+def _is_over(options: GanOptions, began: float, accelerator: Accelerator) -> bool:
+    """Whether the time that was allowed is over; all processes say the same."""
+    if options.stop_after_s is None:
+        return False
+    is_over = time.monotonic() - began >= options.stop_after_s
+    return is_over if accelerator.num_processes == 1 else any(gather_object([is_over]))
 
 
 def _say_nothing(line: str) -> None:
@@ -214,7 +232,11 @@ class GanRun:
             write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
+                from training.gan import scores  # torchmetrics takes its time
+
+                self.scorer = scores.Scorer(
+                    options.detector, options.folders, recipe, reals, accelerator.device
+                )
                 progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
@@ -234,22 +256,26 @@ class GanRun:
                 reseed(self.recipe.seed, step, number, accelerator.process_index)
                 z = torch.randn(size, self.recipe.generator.z_dim)
                 colours = torch.rand(size, 3, 1, 1) * 2 - 1
-                real = _in_signed_range(next(real_batches))
+                z, colours, real = (sent(x, accelerator.device) for x in (z, colours, next(real_batches)))
+                real = _in_signed_range(real)
                 behind = colours.expand(-1, -1, *real.shape[2:])
                 if behind_batches is not None:
-                    behind = _in_signed_range(next(behind_batches))
-                yield Pass(*(x.to(accelerator.device, non_blocking=True) for x in (z, real, behind)))
+                    behind = _in_signed_range(sent(next(behind_batches), accelerator.device))
+                yield Pass(z, real, behind)
 
     def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
-        accelerator = self.accelerator
-        workers = 0 if pictures.kept is not None else self.options.workers
+        """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
+        accelerator, workers = self.accelerator, self.options.workers
+        numbers = Onwards(
+            *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
+            *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
+        )
+        if pictures.kept is not None:
+            return pictures.batches(numbers, accelerator.device)
         return iter(
             DataLoader(
                 pictures,
-                batch_sampler=Onwards(
-                    *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
-                    *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
-                ),
+                batch_sampler=numbers,
                 num_workers=workers,
                 # A forked child would inherit thread pools without their threads, and hang.
                 multiprocessing_context="spawn" if workers else None,
@@ -351,7 +377,7 @@ class GanRun:
         if self.state["origin"]:
             provenance["origin"] = self.state["origin"]
         (out / "snapshots").mkdir(exist_ok=True)
-        save_generator(average, out / "snapshots" / f"{name_at(seen)}.safetensors", provenance)
+        save_generator(average, out / "snapshots" / f"{name_at(seen)}.safetensors", provenance, half=True)
         save_generator(average, out / "last.safetensors", provenance)
         if (error := scores.get("fid", -seen)) < self.state["best"]:  # without scores the last is the best
             self.state["best"] = error

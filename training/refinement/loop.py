@@ -202,7 +202,7 @@ class HeldOut:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Run until the time is over; write averaged weights and a log every minute."""
+    """Cut the first crops, train until the time is over; write averaged weights and a log every minute."""
     began = time.monotonic()
     device = torch.device(arguments.device)
     out = Path(arguments.out)
@@ -237,9 +237,11 @@ def train(arguments: argparse.Namespace) -> None:
     while pool.added[0] < arguments.first:
         more(scenes.random())
     say(first=pool.added)
-    step, saved, losses = 0, time.monotonic(), torch.zeros((), device=device)
+    step, started, losses = 0, time.monotonic(), torch.zeros((), device=device)
+    saved = started
     since = 0
-    while (spent := time.monotonic() - began) < arguments.seconds:
+    # However long the first crops took: a slow machine would else not take one step.
+    while (spent := time.monotonic() - started) < arguments.seconds:
         share = spent / arguments.seconds
         rate = arguments.lr * min(1.0, (step + 1) / 300) * (0.5 * (1 + math.cos(math.pi * share)) + 0.01)
         for group in optimiser.param_groups:
@@ -290,7 +292,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder of photos/, cutouts/ and backgrounds/")
     parser.add_argument("--coarse", required=True, help="weights of the coarse network")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--seconds", type=float, default=400)
+    parser.add_argument("--seconds", type=float, default=400, help="of training, after the first crops")
     parser.add_argument("--shape", choices=sorted(REFINERS), default="nano_refiner")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=96)

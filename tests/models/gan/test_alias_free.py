@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import signal, special
 
-from models.gan.alias_free import FilteredLeakyReLU, lowpass_filter
+from models.gan.alias_free import FilteredLeakyReLU, Resampler, lowpass_filter
 
 DESIGNS = [(12, 2.0, 4.5, 32.0), (24, 5.0, 6.0, 64.0), (12, 128.0, 60.0, 512.0), (6, 8.0, 16.0, 32.0)]
 
@@ -84,6 +84,17 @@ def test_gradient(up, down, size, out_size, radial):
     torch.manual_seed(0)
     x = torch.randn(1, 2, size, size, dtype=torch.double, requires_grad=True)
     assert torch.autograd.gradcheck(layer(up, down, size, out_size, radial).double(), (x,))
+
+
+@pytest.mark.parametrize("radial", [False, True])
+@pytest.mark.parametrize(("up", "down", "size", "out_size"), [(2, 2, 70, 70), (4, 2, 18, 28), (2, 4, 40, 12)])
+def test_one_product_is_all_blocks(up, down, size, out_size, radial):
+    resamplers = [m for m in layer(up, down, size, out_size, radial).modules() if isinstance(m, Resampler)]
+    assert len(resamplers) >= 4
+    for one in resamplers:
+        for axis in (0, 2):
+            x = torch.randn(one.whole.shape[1], 3, one.whole.shape[1])
+            assert torch.allclose(one.at_once(x, axis), one.by_blocks(x, axis), rtol=0, atol=1e-5)
 
 
 def test_pictures_worked_on_in_parts(monkeypatch):

@@ -25,6 +25,21 @@ def test_round_trip(tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.safetensors", "g.safetensors"]
 
 
+@torch.no_grad()
+def test_in_half_what_was_learnt_is_rounded_and_nothing_else(tmp_path):
+    generator, z = lively("t"), torch.randn(2, 12)
+    save_generator(generator, tmp_path / "whole.safetensors", {})
+    save_generator(generator, tmp_path / "half.safetensors", {}, half=True)
+    assert (tmp_path / "half.safetensors").stat().st_size < (tmp_path / "whole.safetensors").stat().st_size
+    loaded, _ = load_generator(tmp_path / "half.safetensors")
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, generator.get_parameter(name).half().float()), name
+    for name, buffer in loaded.named_buffers():
+        assert torch.equal(buffer, generator.get_buffer(name)), name
+    assert torch.allclose(loaded(z), generator(z), atol=0.02)
+
+
 def test_other_files_are_refused(tmp_path):
     path = tmp_path / "w.safetensors"
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):

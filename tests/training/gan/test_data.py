@@ -89,6 +89,15 @@ def test_every_epoch_has_all_in_an_order_of_its_own(mirror):
     assert tuple(again[2 * length + 4].flatten().tolist()) == epochs[2][4]  # without the ones before
 
 
+@pytest.mark.parametrize("mirror", [False, True])
+def test_batches_of_a_kept_set_are_its_pictures(mirror):
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 4, 3, 3), np.uint8)
+    pictures = data.Pictures(lambda n: pixels[n], 5, mirror, 1, 36)
+    numbers = [list(range(first, first + 4)) for first in range(0, 24, 4)]  # over the end of an epoch
+    found = list(pictures.batches(numbers, torch.device("cpu")))
+    assert torch.equal(torch.cat(found), torch.stack([pictures[n] for n in range(24)]))
+
+
 def test_large_sets_stay_on_disk(monkeypatch):
     monkeypatch.setattr(data, "IN_MEMORY_BYTES", 10)
     reads = []

@@ -21,13 +21,12 @@ from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
-from training.checkpoint import load_state
+from training.checkpoint import RunFolderError, TrainingError, load_state
 from training.config import RecipeError
 from training.data.readers import DataError
 from training.gan import loop as gan_loop
 from training.gan import players, scores
 from training.gan.loop import GanOptions, GanRun, train_gan
-from training.loop import RunFolderError, TrainingError
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +114,16 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(recipe, root, tmp_path, mo
     logs = [(folder / "log.csv").read_text().splitlines() for folder in (unbroken, tmp_path / "run")]
     kept = [[line for line in log if "images_per_s" not in line] for log in logs]
     assert kept[0] == kept[1]
+
+
+def test_stopped_by_time_it_goes_on_to_the_same_bits(recipe, root, tmp_path, whole):
+    lines = []
+    run(recipe, root, tmp_path / "run", lines.append, stop_after_s=0)
+    assert lines[-1] == "stopped after 0 s; the same command goes on"
+    assert load_state(tmp_path / "run" / "state.pt")["step"] == 1
+    run(recipe, root, tmp_path / "run")
+    states = [load_state(folder / "state.pt")["players"] for folder in (whole[0], tmp_path / "run")]
+    assert_same_state(*states)
 
 
 def test_killed_while_saving_it_keeps_the_state_before(recipe, root, tmp_path):

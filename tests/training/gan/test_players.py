@@ -123,6 +123,19 @@ def test_several_passes_are_one_step(recipe):
         assert torch.allclose(tensor, results[1][name], atol=1e-6), name
 
 
+def test_the_losses_scale_changes_no_step(recipe, pooling):
+    weights = []
+    for scale in (1.0, players.LOSS_SCALE):
+        torch.manual_seed(3)
+        all_of_them = Players(recipe, Accelerator(cpu=True))
+        assert all_of_them.loss_scale == 1
+        all_of_them.loss_scale = scale
+        all_of_them.update_generator([one_pass(recipe)], 1000, 0.0)
+        weights.append(snapshot(all_of_them.generator))
+    for name, weight in weights[0].items():
+        assert torch.equal(weight, weights[1][name]), name  # a power of two moves exponents alone
+
+
 def test_the_average_is_a_mean_of_weights(recipe, pooling):
     all_of_them = Players(recipe, Accelerator(cpu=True))
     before = snapshot(all_of_them.average)
