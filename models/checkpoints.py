@@ -11,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+from models.archives import ArchiveError, check_archive
 from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset
 from models.stylematte import MEAN, STD, StyleMatte, build_model
@@ -148,16 +149,18 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """Read a file of `torch.save` that holds tensors by name; nothing in it is run.
 
     Raises:
-        CheckpointError: It is damaged, or holds something else; the message names the first thing.
+        CheckpointError: It is damaged, a bomb, or holds something else; the message names the first thing.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged or refused file
-        raise CheckpointError(
-            f"{path}: damaged, or not a file of plain tensors ({type(error).__name__})"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            check_archive(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except ArchiveError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many kinds for a damaged or refused file
+            raise CheckpointError(f"{path}: damaged, or not a file of plain tensors") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not tensors by name, but {type(content).__name__}")
     for name, value in content.items():

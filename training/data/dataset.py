@@ -66,8 +66,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         self.has_contrast = "composition" in self.stage.fine
 
     def __reduce__(self) -> tuple[type["MattingDataset"], tuple[Path, Path, Recipe, int]]:
-        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each worker
-        # would have to be up before the next one starts: eleven took over a minute.
+        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each
+        # worker would have to be up before the next one starts: eleven took over a minute.
         return MattingDataset, self.arguments
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
