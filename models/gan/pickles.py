@@ -131,10 +131,9 @@ def _admitted() -> dict[tuple[str, str], Any]:
         stride: tuple[int, ...],
         *rest: object,
     ) -> Tensor:
-        if math.prod(size) > len(
-            storage
-        ):  # numbers used again and again: a tensor of any size from a few bytes
-            raise ArchiveError(f"a tensor of {tuple(size)} in {len(storage)} numbers")
+        numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+        if math.prod(size) > numbers:  # steps of 0 would make any size of a few bytes
+            raise ArchiveError(f"a tensor of {tuple(size)} in {numbers} numbers")
         tensor = torch.empty(0, dtype=storage.dtype)
         return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 

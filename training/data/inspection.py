@@ -14,6 +14,8 @@ from training.data.twins import brightness_signs
 
 Pixels = NDArray[np.uint8]
 
+MOST_PX = 1 << 28  # each worker decodes a whole picture: 800 MB of this one
+
 
 @dataclass(frozen=True)
 class Look:
@@ -90,9 +92,14 @@ def look_at(look: Look) -> Seen:
 
 def _header_size(path: Path) -> tuple[int, int] | None:
     try:
-        return read_size(path)
+        size = read_size(path)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    if size is not None and size[0] * size[1] > MOST_PX:
+        raise DataError(
+            f"{path}: {size[0]}x{size[1]} (height x width) is too large to train on; scale it down"
+        )
+    return size
 
 
 def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:

@@ -216,18 +216,13 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file cannot be decoded.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: not a picture that can be read")
+    image = _decode(path, cv2.IMREAD_COLOR, "picture")
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
     """Read a picture's brightness as (H, W) uint8; see `read_rgb`."""
-    label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if label is None:
-        raise DataError(f"{path}: not a label that can be read")
-    return np.asarray(label, np.uint8)
+    return _decode(path, cv2.IMREAD_GRAYSCALE, "label")
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
@@ -261,7 +256,15 @@ def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
 
 def read_plane(path: Path) -> NDArray[np.uint8]:
     """Read channel 0 of a label as it is, (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
-    label = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)  # one channel where the file has one
-    if label is None:
-        raise DataError(f"{path}: not a label that can be read")
-    return np.asarray(label if label.ndim == 2 else np.ascontiguousarray(label[..., 2]), np.uint8)
+    label = _decode(path, cv2.IMREAD_ANYCOLOR, "label")  # one channel where the file has one
+    return label if label.ndim == 2 else np.ascontiguousarray(label[..., 2])
+
+
+def _decode(path: Path, flags: int, what: str) -> NDArray[np.uint8]:
+    try:
+        pixels = cv2.imread(str(path), flags)
+    except cv2.error:  # more pixels than OpenCV reads, or than there is memory for
+        raise DataError(f"{path}: too large a {what} to be read") from None
+    if pixels is None:
+        raise DataError(f"{path}: not a {what} that can be read")
+    return np.asarray(pixels, np.uint8)
