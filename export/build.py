@@ -1,12 +1,14 @@
 """A network becomes a file of the precision asked for, proven at every step on the way."""
 
+import itertools
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
-from export.int8 import MOST_PHOTOS, to_int8
+from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, CalibrationError, to_int8
 from export.network_parity import check_parity
 from export.onnx import Origin, export_onnx
 from export.parity import PHOTOS, Parity, at_working_size, check_converted, read_photos
@@ -72,6 +74,11 @@ def build_onnx(
     # Photos that set the ranges prove nothing.
     calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
     if precision == "int8":
+        if len(calibration) < FEWEST_PHOTOS:
+            raise CalibrationError(
+                f"{photos or PHOTOS}: {len(pictures)} photos, and int8 needs {fewest_photos()} at least: "
+                f"{FEWEST_PHOTOS} that set its ranges, and one in {PROOF_SHARE} that proves the file"
+            )
         pictures = {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}
     original = export_onnx(network, origin)
     parity = check_parity(network, original, pictures)
@@ -89,6 +96,11 @@ def build_onnx(
         fix_size(model, fixed_size)
     set_metadata(model, "parity", json.dumps(parity.as_dict()))
     return Built(model, parity, used)
+
+
+def fewest_photos() -> int:
+    """How many photos a folder for int8 has to hold, those that prove the file counted in."""
+    return next(n for n in itertools.count(1) if n - math.ceil(n / PROOF_SHARE) >= FEWEST_PHOTOS)
 
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:

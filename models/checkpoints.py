@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.archives import ArchiveError, check_archive
 from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
-from models.presets import PRESETS, Preset
+from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 
 GENERATOR = "stylegan3"  # what a generator's file says of itself
@@ -94,13 +94,14 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
 
 
 def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleMatte:
-    preset = metadata.get("preset", "")
     if metadata.get("network") == GENERATOR:
         raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
-    if preset not in PRESETS:
-        raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
     try:
-        model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
+        preset = preset_of(metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    try:
+        model = build_model(preset)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, without_prior(model) | tensors, str(path))
