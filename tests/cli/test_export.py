@@ -16,6 +16,8 @@ from stylematte_cli.app import main
 from tests.models.networks import lively
 from tests.training import drawn
 
+ROOT = Path(__file__).parents[2]
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
@@ -217,6 +219,7 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
 def test_too_few_photos_for_int8_are_said_first_and_truly(weights, tmp_path, capsys, monkeypatch, count):
     """16 set the ranges, and of four photos one proves: 22 are as few as do."""
     assert fewest_photos() == 22
+    assert "22 at least" in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     monkeypatch.setattr("export.build.export_onnx", lambda *_: pytest.fail("it is traced"))
     folder = tmp_path / "few"
     folder.mkdir()
