@@ -163,7 +163,7 @@ def test_networks_for_tests_are_not_offered(tmp_path, metadata):
     write_tensors(path, {"a": torch.zeros(1)}, metadata)
     with pytest.raises(CheckpointError, match=r"is none of nano, tiny, base, official$"):
         load_weights(path)
-    with pytest.raises(KeyError, match='there are nano, tiny, base, official"$'):
+    with pytest.raises(KeyError, match=r'there are nano, tiny, base, official"$'):
         build_model("giant")
 
 

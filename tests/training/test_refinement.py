@@ -186,6 +186,14 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(model.head.weight, Refiner(REFINERS["test_refiner"]).head.weight)
 
 
+def test_grey_and_deep_pictures_become_rgb_of_8_bits(tmp_path: Path) -> None:
+    grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    for number, pixels in enumerate((grey, grey.astype(np.uint16) * 257, np.dstack([grey] * 3))):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
+    for read in read_folder(tmp_path, 1):
+        assert np.array_equal(read, np.dstack([grey] * 3))
+
+
 def test_scenes_are_drawn_alike_for_a_seed() -> None:
     backgrounds, textures = [smooth(1, 100, 130)], [smooth(2, 50, 50)]
     one, two = (draw_one(5, backgrounds, textures) for _ in range(2))
