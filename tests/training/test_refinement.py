@@ -188,10 +188,13 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
 
 def test_grey_and_deep_pictures_become_rgb_of_8_bits(tmp_path: Path) -> None:
     grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
-    for number, pixels in enumerate((grey, grey.astype(np.uint16) * 257, np.dstack([grey] * 3))):
-        cv2.imwrite(str(tmp_path / f"{number}.png"), pixels)
-    for read in read_folder(tmp_path, 1):
-        assert np.array_equal(read, np.dstack([grey] * 3))
+    kinds = {"grey": grey, "deep": grey.astype(np.uint16) * 257, "rgb": np.dstack([grey] * 3)}
+    for name, pixels in kinds.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        cv2.imwrite(str(folder / "1.png"), pixels)
+        (read,) = read_folder(folder, held_out=is_held_out("1", HELD_OUT_EVERY))
+        assert np.array_equal(read, np.dstack([grey] * 3)), name
 
 
 def test_scenes_are_drawn_alike_for_a_seed() -> None:
