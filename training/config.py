@@ -102,7 +102,7 @@ class Stage:
         encoder_rate: Factor on it for the encoder.
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
-        pairs: Share of pictures that are two subjects on a background; half of them overlap.
+        pairs: Share of pictures that are two subjects on a background; most of them overlap.
         prior: Share of pictures for which the network is given a prior, see `training.data.priors`.
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
@@ -322,6 +322,20 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise RecipeError(f"{path}: no stages")
     for stage in recipe.stages:
         _check_stage(stage, recipe, f"{path}: {stage.name}")
+    check_priors(recipe, str(path))
+
+
+def check_priors(recipe: Recipe, where: str) -> None:
+    """Refuse stages with priors for a network that takes none.
+
+    Raises:
+        RecipeError: There is one; `where` goes before the message.
+    """
+    if recipe.build_preset().prior:
+        return
+    for stage in recipe.stages:
+        if stage.prior:
+            raise RecipeError(f"{where}: {stage.name}: prior must be 0, network {recipe.preset} takes none")
 
 
 def check_word(value: str, allowed: tuple[str, ...], where: str) -> None:

@@ -275,7 +275,7 @@ def _explain_choice(choice: Choice, root: Path) -> list[str]:
 def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Recipe":
     """The recipe with the values, the stages and the network that were asked for."""
     from models.presets import OFFERED, PRESETS
-    from training.config import load_recipe, select_stages
+    from training.config import check_priors, load_recipe, select_stages
 
     recipe = load_recipe(name, overrides)
     if stages:
@@ -285,7 +285,9 @@ def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Reci
     if student not in PRESETS:
         names = ", ".join(OFFERED)
         raise UsageError(f"--student {student} is no network", f"There are {names}")
-    return dataclasses.replace(recipe, preset=student, network={})
+    recipe = dataclasses.replace(recipe, preset=student, network={})
+    check_priors(recipe, "--student")
+    return recipe
 
 
 def _with_data(
