@@ -126,7 +126,7 @@ def _make_onnx(
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
     """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
-    from stylematte_cli.weights import REFINER, TRAINING, read_card, sha256_of
+    from stylematte_cli.weights import REFINER, read_card, sha256_of
 
     source = find_trained(weights)
     base = wanted.name or source.stem
@@ -156,15 +156,7 @@ def _make_onnx(
         log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
         origin = Origin(sha256_of(source), __version__, licence, provenance)
         built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
-        refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
-        if refiner.is_file():
-            from export.refiner import save_beside
-
-            theirs = Origin(
-                sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {})
-            )
-            beside = save_beside(built.model, refiner, out / f"{base}{REFINER}.onnx", theirs)
-            lines.append(f"{beside}: looks at hair and fur again; keep it beside the model")
+        _save_refiner(source, out / f"{base}{REFINER}.onnx", built.model, licence, lines)
         save_onnx(built.model, target)
     facts = {
         "name": name,
@@ -186,6 +178,22 @@ def _make_onnx(
         f"over {parity.pictures} pictures"
     )
     return target, {"sha256": facts["sha256"], "parity": parity.as_dict()}
+
+
+def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:
+    """Export the refiner that lies beside the weights, where there is one, and let the model name it."""
+    from stylematte_cli import __version__
+    from stylematte_cli.weights import REFINER, TRAINING, read_card, sha256_of
+
+    refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
+    if not refiner.is_file():
+        return
+    from export.onnx import Origin
+    from export.refiner import save_beside
+
+    origin = Origin(sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {}))
+    save_beside(model, refiner, target, origin)
+    lines.append(f"{target}: looks at hair and fur again; keep it beside the model")
 
 
 def _check_is_wanted(target: Path, source: Path, wanted: Wanted) -> None:

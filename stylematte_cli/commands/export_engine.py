@@ -63,12 +63,10 @@ def read_model(path: Path) -> Any:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # the library has no exception of its own for a damaged file
         raise InputError(f"{path}: not a readable ONNX file: {error}") from None
-    outside = {
-        entry.value for t in model.graph.initializer for entry in t.external_data if entry.key == "location"
-    }
-    if outside:
+    constants = (entry.t for node in model.graph.node for entry in node.attribute)
+    if any(tensor.external_data for tensor in (*model.graph.initializer, *constants)):
         raise InputError(
-            f"{path}: keeps its weights in another file, {sorted(outside)[0]}; a model here is one file",
+            f"{path}: keeps its weights in other files, and a model here is one file",
             "Make one with `stylematte export`",
         )
     return model

@@ -25,10 +25,10 @@ def card_lines(facts: dict[str, Any]) -> Iterator[str]:
     }
     if not facts["provenance"]:
         rows["made from"] = "not stated"
+    rows["all of it"] = "the same command with --json"
     width = max(map(len, rows)) + 2
     for key, value in rows.items():
         yield f"  {key.replace('_', ' ').ljust(width)}{value}"
-    yield f"  {'all of it'.ljust(width)}the same command with --json"
 
 
 def megabytes(count: int) -> str:

@@ -143,6 +143,7 @@ def test_weights_without_a_card_say_what_stands_in_them(tmp_path, capsys):
     )
     assert row(lines, "steps") == "1,200"
     assert row(lines, "scores") == "iou 0.9123, best 3"
+    assert row(lines, "all of it") == "the same command with --json"
     assert main(["models", "show", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["provenance"] == {"steps": 1200, "scores": {"iou": 0.91234567, "best": 3}}
