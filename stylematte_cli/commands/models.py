@@ -125,19 +125,11 @@ def _kind(weights: "Weights") -> str:
 
 def _network_of(metadata: dict[str, str]) -> dict[str, Any]:
     """What weights say of the network that they are of; {} where they are of no network of ours."""
-    from models.presets import preset_of
-
     if config := metadata.get("config"):
         return {"network": metadata.get("network", ""), "config": _read(config)}
-    if not metadata.get("preset"):
-        return {}
-    found: dict[str, Any] = {"preset": metadata["preset"], "changes": _read(metadata.get("network", "{}"))}
-    try:
-        preset = preset_of(metadata)
-    except ValueError:  # of another version; the card is worth showing
-        return found
-    good = (preset.least_size, preset.most_size) if preset.most_size else None
-    return found | {"working_size": preset.working_size, "stride": preset.stride, "good_sizes": good}
+    if preset := metadata.get("preset"):
+        return {"preset": preset, "changes": _read(metadata.get("network", "{}"))}
+    return {}
 
 
 def _read(text: str) -> dict[str, Any]:
