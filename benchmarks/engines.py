@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from export.contract import feed
@@ -52,6 +51,8 @@ def eager(network: StyleMatte, image: np.ndarray) -> Callable[[], object]:
 
 
 def through_onnx(model: onnx.ModelProto, image: np.ndarray, threads: int) -> Callable[[], object]:
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(

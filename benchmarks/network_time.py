@@ -17,10 +17,10 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -86,7 +86,9 @@ def gigaflop(model: nn.Module, image: Tensor) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def session(source: bytes | str, threads: int) -> onnxruntime.InferenceSession:
+def session(source: bytes | str, threads: int) -> Any:
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -10,6 +10,7 @@ lacking is cut from the photos there are and saved as JPEG.
 """
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import statistics
@@ -21,7 +22,6 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 
 from export.contract import feed
 from stylematte_cli.batch import STAGES, Job, run
@@ -75,6 +75,8 @@ def gather(folder: Path, scratch: Path) -> list[Path]:
 def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repeats: int) -> dict[str, Any]:
     loop_out, tool_out = scratch / "loop", scratch / "tool"
     loop_out.mkdir()
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     matter = Matter(open_engine(model, device="cpu", lanes=workers))
     items = [Item(source, tool_out / f"{source.stem}.png") for source in sources]
@@ -104,7 +106,7 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
         "workers": workers,
         "cores": usable_cores(),
         "machine": platform.processor() or platform.machine(),
-        "versions": {"onnxruntime": onnxruntime.__version__, "opencv": cv2.__version__},
+        "versions": {"onnxruntime": importlib.metadata.version("onnxruntime"), "opencv": cv2.__version__},
         "preset": matter.engine.contract.preset,
         "loop": summary(seconds["loop"], shares["loop"], len(sources)),
         "tool": summary(seconds["tool"], shares["tool"], len(sources)),

@@ -1,12 +1,15 @@
 """A network becomes a file of the precision asked for, proven at every step on the way."""
 
+import itertools
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
-from export.int8 import MOST_PHOTOS, to_int8
+from export.contract import Float
+from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, CalibrationError, to_int8
 from export.network_parity import check_parity
 from export.onnx import Origin, export_onnx
 from export.parity import PHOTOS, Parity, at_working_size, check_converted, read_photos
@@ -68,11 +71,7 @@ def build_onnx(
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
         raise SizeError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
-    pictures = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
-    # Photos that set the ranges prove nothing.
-    calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
-    if precision == "int8":
-        pictures = {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}
+    pictures, calibration = _pictures(photos or PHOTOS, precision)
     original = export_onnx(network, origin)
     parity = check_parity(network, original, pictures)
     model, used = original, 0
@@ -89,6 +88,25 @@ def build_onnx(
         fix_size(model, fixed_size)
     set_metadata(model, "parity", json.dumps(parity.as_dict()))
     return Built(model, parity, used)
+
+
+def _pictures(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
+    """Read what proves a file, by name, and what sets the ranges of an int8 one: that proves nothing."""
+    pictures = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
+    if precision != "int8":
+        return pictures, []
+    calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
+    if len(calibration) < FEWEST_PHOTOS:
+        raise CalibrationError(
+            f"{folder}: {len(pictures)} photos, and int8 needs {fewest_photos()} at least: "
+            f"{FEWEST_PHOTOS} that set its ranges, and one in {PROOF_SHARE} that proves the file"
+        )
+    return {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}, calibration
+
+
+def fewest_photos() -> int:
+    """How many photos a folder for int8 has to hold, those that prove the file counted in."""
+    return next(n for n in itertools.count(1) if n - math.ceil(n / PROOF_SHARE) >= FEWEST_PHOTOS)
 
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:

@@ -7,6 +7,7 @@ went in, make the key in its name, so whatever changed gives another name and is
 import hashlib
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -145,16 +146,18 @@ def _script(plan: Plan, onnx_name: str) -> str:
     options = f"--batch-size {plan.largest_batch}"
     if len(plan.sizes) > 1:
         options += f" --size {plan.sizes[0][0]}"
+    # A name may hold anything but a slash; `./` keeps one that begins with a dash from being an option.
+    model, engine = (shlex.quote(f"./{name}") for name in (onnx_name, f"{plan.name}.trtexec.engine"))
     return f"""#!/bin/sh
-# Builds the TensorRT engine of {plan.name} on the machine with the card.
+# Builds a TensorRT engine on the machine with the card.
 set -eu
 cd "$(dirname "$0")"
 if command -v stylematte > /dev/null; then
     # All shapes of photos, the kernels inside the engine, a sidecar, and proof against ONNX Runtime.
-    exec stylematte export --format tensorrt --weights {onnx_name} {options} --out .
+    exec stylematte export --format tensorrt --weights {model} {options} --out .
 fi
 # TensorRT alone: square photos, the guided filter in standard operators, no sidecar, no proof.
-exec trtexec --onnx={onnx_name} --saveEngine={plan.name}.trtexec.engine \\
+exec trtexec --onnx={model} --saveEngine={engine} \\
     {" ".join(shapes)}
 """
 

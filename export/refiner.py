@@ -88,13 +88,13 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
     return result
 
 
-def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Origin) -> Path:
-    """Write a refiner beside where a model file shall lie, and let the model name it.
+def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origin) -> Path:
+    """Write a refiner to where a model file shall lie, too, and let the model name it.
 
     Args:
         model: Its metadata are changed.
         refiner: The refiner's weights.
-        target: Path of the model file to be.
+        path: Of the refiner's file, in the folder of the model file to be.
         origin: Of the refiner; where it says nothing of provenance, what the weights say stands.
 
     Returns:
@@ -105,7 +105,6 @@ def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Ori
         ExportError: It cannot be exported.
         ParityError: The file does not do what the weights do.
     """
-    path = target.with_name(f"{refiner.stem}.onnx")
     network, provenance = load_refiner(refiner)
     origin = replace(origin, provenance=origin.provenance or provenance)
     save_onnx(export_refiner(network, origin), path)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shlex
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,14 +75,13 @@ def resolve(name_or_path: str | Path = DEFAULT) -> Path:
     is_name = path == _known_files().get(str(name_or_path))
     what = f"weights {str(name_or_path)!r} are here" if is_name else f"{path}: weights"
     if path.suffix == TRAINING:
-        source = str(name_or_path) if is_name else path
+        given = ["--weights", str(name_or_path if is_name else path), "--out", str(cache_folder())]
         raise InputError(
-            f"{what} for training, not a model file",
-            f"Run stylematte export --weights {source} --out {cache_folder()}",
+            f"{what} for training, not a model file", f"Run {shlex.join(['stylematte', 'export', *given])}"
         )
     raise InputError(
         f"{what} for training, not a model file",
-        f"Run stylematte models import {path} if they are StyleMatte's",
+        f"Run {shlex.join(['stylematte', 'models', 'import', str(path)])} if they are StyleMatte's",
     )
 
 
@@ -135,6 +135,31 @@ def read_card(path: Path) -> dict[str, Any]:
     return card
 
 
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a .safetensors file says of itself, without its tensors.
+
+    Raises:
+        InputError: It is damaged, or of another kind.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # the library has no exception of its own for a damaged file
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """Make sure that a file can be called so.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if name != Path(name).name or name.startswith("."):
+        raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
+
+
 def new_path(name: str, overwrite: bool = False) -> Path:
     """Where training weights of that name are kept.
 
@@ -142,8 +167,7 @@ def new_path(name: str, overwrite: bool = False) -> Path:
         UsageError: No file can be called that, or a shipped model is.
         InputError: It is there already.
     """
-    if name != Path(name).name or name.startswith("."):
-        raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
+    check_name(name)
     if any((ASSETS / f"{name}{suffix}").exists() for suffix in (".onnx", TRAINING)):
         raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
     path = cache_folder() / f"{name}{TRAINING}"

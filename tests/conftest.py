@@ -1,5 +1,6 @@
 """Fixtures: seeded numbers, and a model whose answer is known without running it."""
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports, plain
+
+# Before torch and numba start, which read them once, and for the processes that tests start. The networks of
+# tests are so small that a second thread costs more than it does, and waiting for it several times as much.
+# numba is named as well: once it is there, torch has as many threads as numba wants.
+for _name, _value in {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+    os.environ.setdefault(_name, _value)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -1,5 +1,6 @@
 """What the runtime may not import, tried in fresh interpreters."""
 
+import ast
 import importlib.metadata
 import os
 import subprocess
@@ -57,6 +58,8 @@ MATTE = "['matte', sys.argv[2], '--out', 'out', '--weights', sys.argv[1]]"
 START = {
     "the command": f"from stylematte_cli.app import main; sys.exit(main({MATTE}))",
     "doctor": "from stylematte_cli.app import main; sys.exit(main(['doctor']))",
+    "python -m": "import runpy; sys.argv = ['stylematte', 'doctor']; "
+    "runpy.run_module('stylematte_cli', run_name='__main__')",
     "from Python": "import stylematte_cli; stylematte_cli.load(sys.argv[1], device='cpu')",
     "an engine": "from stylematte_cli.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]))",
     "export": "import onnx; from export.parity import run_onnx; run_onnx(onnx.load(sys.argv[1]))",
@@ -84,6 +87,20 @@ def test_onnx_runtime_reports_to_nobody_however_it_is_started(
     )
     found = [path.relative_to(home).as_posix() for path in home.rglob("*") if path.is_file()]
     assert not [name for name in found if "Microsoft" in name or "onnxruntime" in name]
+
+
+def test_nothing_imports_onnx_runtime_before_it_is_told() -> None:
+    """At the top of a module it would come first, in the order that imports are sorted in."""
+    found = []
+    for folder in ("stylematte_cli", "models", "export", "training", "benchmarks", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+                names = [alias.name for alias in getattr(statement, "names", ())]
+                if isinstance(statement, ast.ImportFrom):
+                    names = [statement.module or ""]
+                if any(name.partition(".")[0] == "onnxruntime" for name in names):
+                    found.append(path.name)
+    assert found == []
 
 
 def test_version_is_the_installed_one_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

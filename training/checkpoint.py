@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from models.archives import check_archive
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import Preset
 from models.stylematte import StyleMatte
@@ -44,9 +45,11 @@ def load_state(path: Path) -> dict[str, Any]:
         StateError: The file is damaged, or holds something else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_archive(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one damaged file
-        raise StateError(f"{path}: not a readable state of a run ({type(error).__name__})") from error
+        raise StateError(f"{path}: not a readable state of a run") from error
 
 
 def load_start(path: Path, preset: Preset) -> StyleMatte:

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from models.encoders import ENCODER_LEVELS
-from models.presets import PRESETS, Preset
+from models.presets import OFFERED, PRESETS, Preset
 from training.data.layouts import LAYOUTS, Layout
 from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
@@ -298,7 +298,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.preset not in PRESETS:
-        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(PRESETS)}")
+        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(OFFERED)}")
     _check_network(recipe, f"{path}: [network]")
     if recipe.held_out_every < 0 or recipe.held_out_every == 1:
         raise RecipeError(f"{path}: held_out_every must be 2 or more, or 0 to hold nothing out")

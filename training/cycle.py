@@ -5,6 +5,7 @@ recipe, how networks are compared, and the report.
 """
 
 import dataclasses
+import html
 import itertools
 import json
 import time
@@ -267,4 +268,7 @@ def write_report(out: Path, settings: Result, results: dict[str, Result], scores
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value for a cell of a table: names of files may hold what a page reads as its own."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(html.escape(str(value), quote=False).replace("|", "&#124;").split())

@@ -6,6 +6,7 @@ is never looked at, and calls of anything that is not on a short list are refuse
 """
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.archives import ArchiveError, check_archive
 from models.checkpoints import CheckpointError, fill
 from models.gan.generator import Generator, GeneratorConfig
 
@@ -45,7 +47,7 @@ def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
     tensors = dict(_named_tensors(content[network], ""))
     generator = Generator(_config_of(tensors, path))
     designed = {name: t.clone() for name, t in generator.named_buffers() if name.endswith("_filter")}
-    fill(generator, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
+    fill(generator, tensors, str(path))
     for name, taps in designed.items():
         if not torch.allclose(tensors[name].float(), taps, rtol=1e-3, atol=1e-5):
             raise CheckpointError(f"{path}: {name} is another filter than StyleGAN3's of this size")
@@ -72,12 +74,12 @@ def read_pickle(path: Path) -> Any:
             raise CheckpointError(
                 f"{path}: refused: it wants to call {error}, and only tensors and plain containers are read"
             ) from None
+        except ArchiveError as error:
+            raise CheckpointError(f"{path}: a storage in it is refused: {error}") from None
         except OSError:
             raise
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-            raise CheckpointError(
-                f"{path}: a damaged pickle, or no pickle ({type(error).__name__})"
-            ) from error
+            raise CheckpointError(f"{path}: a damaged pickle, or no pickle") from error
 
 
 class Record(dict):
@@ -118,7 +120,9 @@ def _admitted() -> dict[tuple[str, str], Any]:
         return Record(meta)
 
     def rebuild_storage(data: bytes) -> Any:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        file = io.BytesIO(data)
+        check_archive(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
     def rebuild_tensor(
         storage: torch.TypedStorage,
@@ -127,8 +131,11 @@ def _admitted() -> dict[tuple[str, str], Any]:
         stride: tuple[int, ...],
         *rest: object,
     ) -> Tensor:
+        numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+        if math.prod(size) > numbers:  # steps of 0 would make any size of a few bytes
+            raise ArchiveError(f"a tensor of {tuple(size)} in {numbers} numbers")
         tensor = torch.empty(0, dtype=storage.dtype)
-        return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
+        return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 
     def rebuild_parameter(tensor: Tensor, *rest: object) -> Tensor:
         return tensor

@@ -1,5 +1,6 @@
 """`stylematte models import`: the released checkpoints become weights of ours."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,10 +42,11 @@ def import_released(
         source = {"imported_from": file.name, "imported_sha256": sha256_of(file)}
         if file.suffix == ".pkl" or is_pickle(file):
             write, facts = _generator(file, source)
-            then = f"stylematte synth --weights {target.stem} --n 100 --out DIR"
+            then = f"stylematte synth --weights {shlex.quote(target.stem)} --n 100 --out DIR"
         else:
             write, facts = _matting_network(file, source)
-            then = f"stylematte export --weights {target.stem} --out {target.parent}"
+            words = ["--weights", target.stem, "--out", str(target.parent)]
+            then = shlex.join(["stylematte", "export", *words])
         keep(target, {"licence": licence, **facts}, write)
     if not quiet:
         typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")

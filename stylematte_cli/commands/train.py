@@ -274,7 +274,7 @@ def _explain_choice(choice: Choice, root: Path) -> list[str]:
 
 def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Recipe":
     """The recipe with the values, the stages and the network that were asked for."""
-    from models.presets import PRESETS
+    from models.presets import OFFERED, PRESETS
     from training.config import check_priors, load_recipe, select_stages
 
     recipe = load_recipe(name, overrides)
@@ -283,7 +283,7 @@ def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Reci
     if not student:
         return recipe
     if student not in PRESETS:
-        names = ", ".join(name for name in PRESETS if not name.startswith("test"))
+        names = ", ".join(OFFERED)
         raise UsageError(f"--student {student} is no network", f"There are {names}")
     recipe = dataclasses.replace(recipe, preset=student, network={})
     check_priors(recipe, "--student")

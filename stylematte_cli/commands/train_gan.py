@@ -1,5 +1,6 @@
 """`stylematte train gan/…`: photos and their mattes become a generator of RGBA pictures."""
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -137,7 +138,7 @@ def run_gan(wish: Wish, recipe: "GanRecipe", data: Path, out: Path) -> None:
     processes.end_training()
     if not quiet:
         best = out / "best.safetensors"
-        wish.say(f"weights: {best}; next: stylematte synth --weights {best} --n 1000")
+        wish.say(f"weights: {best}; next: stylematte synth --weights {shlex.quote(str(best))} --n 1000")
 
 
 def _backbone(given: str, recipe: "GanRecipe") -> Path | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -165,7 +166,8 @@ def run_recipe(
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"
-        say(f"weights: {best}; next: stylematte export --weights {best} --out DIR")
+        then = f"stylematte export --weights {shlex.quote(str(best))} --name NAME --licence LICENCE"
+        say(f"weights: {best}; next: {then}")
     return scores
 
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -164,7 +165,8 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
     # TensorRT ends the process where it finds no card, so the card is looked for first.
     card = _card(device)
     here = machine_identity(card)
-    build = f"Build one here: stylematte export --format tensorrt --weights {path} --out {path.parent}"
+    given = ["--weights", str(path), "--out", str(path.parent)]
+    build = f"Build one here: {shlex.join(['stylematte', 'export', '--format', 'tensorrt', *given])}"
     if path.suffix == SUFFIX:
         sidecar = Sidecar.read(path)
         if difference := sidecar.mismatch(here):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from stylematte_cli.errors import InputError
 from stylematte_cli.media import headers
+from stylematte_cli.memory import usable_bytes
 
 Array = NDArray[Any]
 
@@ -22,6 +24,11 @@ DEEP_FORMATS = ("png", "tiff")  # hold 16 bits
 LONGEST_SIDE = {"webp": 16383, "jpg": 65500}
 READ_HINT = "JPEG, PNG, WebP, TIFF, BMP and AVIF are read"
 SWAP_PX = 1 << 20
+OPENCV_MOST_PX = 1 << 30
+# Signal 0 asks; on Windows it is Ctrl-C, and would end what it asks about.
+CAN_ASK_FOR_PROCESSES = os.name != "nt"
+PATIENCE_S = 3600  # after which nobody writes a picture any more
+LEAST_BYTES_A_PIXEL = 6  # of a picture in work: its colours, and what is made of it
 
 # Of all settings of libpng this is as fast as OpenCV's own (level 1, run lengths, filter "left"), and the
 # filter "above" makes mattes 10-25 % and photos 6 % smaller.
@@ -125,8 +132,10 @@ def decode_image(data: bytes, name: str) -> Photo:
         name: What messages call it.
 
     Raises:
-        InputError: Not a picture, a damaged or cut one, one beyond OpenCV's limits, or of floating point.
+        InputError: Not a picture, a damaged or cut one, one beyond OpenCV's limits or this machine's memory,
+            or of floating point.
     """
+    _check_size(data, name)
     kind = headers.kind_of(data)
     # JPEG is decoded to RGB at once; other kinds may have 16 bits or an alpha, which only UNCHANGED keeps.
     flags = cv2.IMREAD_UNCHANGED
@@ -256,16 +265,19 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
     for folder in folders:
         for path in folder.glob(f".*{TEMPORARY}"):
             process = path.name[1:].partition("-")[0]
-            if process.isdecimal() and not _is_alive(int(process)):
+            if process.isdecimal() and not _is_written(path, int(process)):
                 path.unlink(missing_ok=True)
 
 
-def _is_alive(process: int) -> bool:
+def _is_written(path: Path, process: int) -> bool:
+    """Whether a process still writes a file."""
     try:
+        if not CAN_ASK_FOR_PROCESSES:
+            return time.time() - path.stat().st_mtime < PATIENCE_S
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's
+    except OSError:  # it is another user's, or the file has its name
         return True
     return True
 
@@ -312,6 +324,19 @@ def _explain(data: bytes, name: str, kind: str | None, error: cv2.error | None =
             f"{name}: damaged or cut short, or this OpenCV reads no AVIF", "See stylematte doctor"
         )
     return InputError(f"{name}: damaged or cut short", "Get the file anew from where it came from")
+
+
+def _check_size(data: bytes, name: str) -> None:
+    """Refuse by its header what a few bytes may ask for and no memory holds: the system would end the run."""
+    size, there_is = headers.size_of(data), usable_bytes()
+    if size is None or there_is is None:
+        return
+    needed = size[0] * size[1] * LEAST_BYTES_A_PIXEL
+    if needed > there_is and size[0] * size[1] <= OPENCV_MOST_PX:  # else OpenCV refuses it by itself
+        raise InputError(
+            f"{name}: {_size(size)} takes {needed / 1e9:.1f} GB at least, and there are {there_is / 1e9:.1f}",
+            "Scale it down first",
+        )
 
 
 def _size(shape: tuple[int, ...]) -> str:

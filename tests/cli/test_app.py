@@ -96,6 +96,16 @@ def test_nothing_typed_shows_one_example_a_verb(capsys: pytest.CaptureFixture[st
     assert "..." not in shown.partition("Commands:")[2]
 
 
+@pytest.mark.parametrize("path", all_commands())
+def test_the_device_is_auto_where_none_is_named(path: str) -> None:
+    command = typer.main.get_command(app_module.app)
+    for name in path.split():
+        command = command.commands[name]
+    found = [option.default for option in command.params if "--device" in option.opts]
+    assert found in ([], ["auto"])
+    assert found or path not in ("matte", "train", "synth", "cycle", "export", "fid", "bench")
+
+
 def test_no_example_is_of_a_command_that_is_gone() -> None:
     assert set(EXAMPLES) == set(all_commands())
 

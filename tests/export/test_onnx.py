@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from export import parity
+from export.build import fix_size
 from export.network_parity import check_parity
 from export.onnx import ExportError, export_onnx, metadata, save_onnx
 from export.parity import ParityError, PhotosError, read_photos
@@ -70,8 +71,8 @@ def test_file_and_network_agree(exported, session, rng, batch, working, full):
         assert np.ptp(alpha) > 0.1  # so that agreeing means something
 
 
-@pytest.mark.parametrize("upsampler", ["deep_gf", "fine_gf"])
-def test_a_learned_filter_is_written_as_traced(rng, upsampler):
+@pytest.mark.parametrize("upsampler", ["bilinear", "deep_gf", "fine_gf"])
+def test_a_filter_without_functions_is_written_as_traced(rng, upsampler):
     network = lively(dataclasses.replace(PRESETS["test"], upsampler=upsampler))
     model = export_onnx(network, ORIGIN)
     assert not model.functions
@@ -79,6 +80,11 @@ def test_a_learned_filter_is_written_as_traced(rng, upsampler):
     assert measured.max_difference < 1e-4
     values = {entry.key: entry.value for entry in model.metadata_props}
     assert Contract.from_metadata(values, "test.onnx").upsampler == upsampler
+    fix_size(model, (64, 96))
+    grid = [d.dim_value for d in model.graph.output[1].type.tensor_type.shape.dim[1:]]
+    assert grid == [2, 64 // network.upsampler.stride, 96 // network.upsampler.stride]
+    image = rng.random((1, 3, 64, 96), np.float32)
+    assert parity.run_onnx(model)(image, image).shape == (1, 1, 64, 96)
 
 
 def test_the_model_that_ships_says_what_its_weights_say(photos):

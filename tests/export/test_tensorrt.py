@@ -109,12 +109,39 @@ def test_a_plan_is_a_script_and_the_kernels(exported, plan, tmp_path):
     assert os.access(files[2], os.X_OK)
     subprocess.run(["sh", "-n", str(files[2])], check=True)
     script = files[2].read_text()
-    assert "--weights test.onnx --batch-size 2 --size 64 --out ." in script
+    assert "--weights ./test.onnx --batch-size 2 --size 64 --out ." in script
     assert "--maxShapes=image:2x3x64x64,guide:2x3x4096x4096" in script
     half = plan_for("half", to_half(exported.model, "fp16"), 64, 2)
     paths = engine_plan.write_plan(half, tmp_path / "half.onnx", tmp_path)
     # The filter is float32 in every precision.
     assert [path.read_text() for path in paths[:2]] == [path.read_text() for path in files[:2]]
+
+
+@pytest.mark.parametrize("tool", ["stylematte", "trtexec"])
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "x$(touch pwned)", "`touch pwned`", 'it\'s "1"', "-v", "a\ntouch pwned\n#", "x;touch pwned"],
+)
+def test_the_script_takes_a_name_for_a_name(exported, tmp_path, name, tool):
+    pytest.importorskip("cuda.bindings.nvrtc")
+    plan = plan_for(name, exported.model, 64, 2)
+    script = engine_plan.write_plan(plan, tmp_path / f"{name}.onnx", tmp_path)[-1]
+    program = tmp_path / "bin" / tool
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(script)],
+        cwd=tmp_path,
+        env={"PATH": f"{program.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    given = done.stdout.split("\0")
+    wanted = f"./{name}.onnx" if tool == "stylematte" else f"--onnx=./{name}.onnx"
+    assert wanted in given
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_an_engine_is_built_with_a_profile_a_size_and_without_tf32(trt, plan):

@@ -2,7 +2,6 @@
 
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import cv2
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 
 from stylematte_cli.errors import InputError
-from stylematte_cli.media import headers
+from stylematte_cli.media import headers, images
 from stylematte_cli.media.images import (
     decode_image,
     encode_image,
@@ -19,7 +18,8 @@ from stylematte_cli.media.images import (
     remove_leftovers,
     write_bytes,
 )
-from tests.pictures import ASSETS, STORED, exif_bytes, icc_bytes, red_picture, save
+from stylematte_cli.memory import usable_bytes
+from tests.pictures import ASSETS, STORED, exif_bytes, icc_bytes, png_that_says, red_picture, save
 
 LOSSY = 6  # greatest mean difference that JPEG and WebP may make
 
@@ -137,11 +137,21 @@ def test_floating_point_and_beyond_the_limit_are_refused(tmp_path: Path) -> None
     with pytest.raises(InputError, match="float32 numbers"):
         read_image(tmp_path / "float.tiff")
 
-    png = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
-    png[16:24] = struct.pack(">II", 60000, 50000)
-    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
     with pytest.raises(InputError, match=r"50000x60000 \(height x width\) is beyond OpenCV's limit"):
-        decode_image(bytes(png), "wide")
+        decode_image(png_that_says(50000, 60000), "wide")
+
+
+def test_what_no_memory_holds_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "usable_bytes", lambda: 4 * 10**9)
+    monkeypatch.setattr(cv2, "imdecodeWithMetadata", lambda *_: pytest.fail("it is decoded"))
+    words = r"wide: 30000x30000 \(height x width\) takes 5.4 GB at least, and there are 4.0"
+    with pytest.raises(InputError, match=words):
+        decode_image(png_that_says(30000, 30000), "wide")
+
+
+def test_memory_is_that_of_the_machine() -> None:
+    there_is = usable_bytes()
+    assert there_is is None or 1 << 28 < there_is < 1 << 50
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp", ".avif"])
@@ -227,3 +237,18 @@ def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path
         path.touch()
     remove_leftovers([tmp_path, tmp_path / "missing"])
     assert sorted(os.listdir(tmp_path)) == sorted([living.name, other.name])
+
+
+def test_where_nobody_can_be_asked_old_leftovers_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows signal 0 is Ctrl-C, and every other one ends the process that it is sent to."""
+    monkeypatch.setattr(images, "CAN_ASK_FOR_PROCESSES", False)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal is sent"))
+    young, old = (tmp_path / f".{process}-0.stylematte-part" for process in (4, 5))
+    for path in (young, old):
+        path.touch()
+    an_hour_ago = old.stat().st_mtime - 3601
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    remove_leftovers([tmp_path])
+    assert os.listdir(tmp_path) == [young.name]

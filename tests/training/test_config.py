@@ -44,7 +44,7 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "seed = 'x'", "seed = 'x' is no int"),
         ("seed = 3", "seed = true", "seed = True is no int"),
         ('preset = "test"', "", "preset is missing"),
-        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, "),
+        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, tiny, base, official$"),
         ("batch_size = 4", "batchsize = 4", r"\[\[stages\]\]: unknown key batchsize"),
         ("batch_size = 4", "", r"\[\[stages\]\]: batch_size is missing"),
         ("batch_size = 4", "batch_size = 0", "segmentation: batch_size must be"),
