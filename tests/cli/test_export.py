@@ -15,6 +15,8 @@ from stylematte_cli.app import main
 from tests.models.networks import lively
 from tests.training import drawn
 
+pytestmark = pytest.mark.usefixtures("traced_once")
+
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory) -> Path:
