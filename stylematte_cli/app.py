@@ -1,5 +1,6 @@
 """The `stylematte` command: its table of verbs, and how a failure becomes one line and an exit code."""
 
+import gc
 import logging
 import sys
 from collections.abc import Sequence
@@ -83,8 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = app(given, prog_name="stylematte", standalone_mode=False)
     except StyleMatteError as error:
         return _fail(error.message, error.hint, error.exit_code, as_json, error.details)
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", "", INTERRUPTED, as_json)
+    except (typer.Abort, KeyboardInterrupt) as interrupt:
+        code = _fail("interrupted", "", INTERRUPTED, as_json)
+        _let_go(interrupt)
+        return code
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "", InputError.exit_code, as_json)
@@ -96,6 +99,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.format_message(), f"See `{verb} --help`", UsageError.exit_code, as_json)
         raise
     return code if isinstance(code, int) else 0
+
+
+def _let_go(interrupt: BaseException) -> None:
+    """Free what an interrupted command held.
+
+    What was half made may fail at that, torch's loaders do: nobody can mend it, and nobody wants to read it.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        cause: BaseException | None = interrupt
+        while cause is not None:
+            cause.__traceback__ = None
+            cause = cause.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _fail(message: str, hint: str, code: int, as_json: bool, details: Sequence[str] = ()) -> int:

@@ -1,5 +1,7 @@
 """Fixtures: seeded numbers, and a model whose answer is known without running it."""
 
+import dataclasses
+import hashlib
 import os
 import sys
 from collections.abc import Iterator
@@ -32,6 +34,35 @@ def _a_run_of_its_own() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let torch trace a network once, for all tests that export it: that takes up to half a minute.
+
+    All that comes after the trace is done anew. Networks of other weights are others.
+    """
+    import export.onnx
+
+    trace = export.onnx._trace
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def kept(model):
+        digest = hashlib.sha256(repr(dataclasses.replace(model.preset, working_size=0)).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        path = folder / f"{digest.hexdigest()}.traced.onnx"
+        if not path.exists():
+            mine = path.with_suffix(f".{os.getpid()}")
+            onnx.save(trace(model), mine)
+            mine.replace(path)
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.onnx, "_trace", kept)
+        yield
 
 
 def red_detector(version: str = "2", prior: bool = False) -> onnx.ModelProto:

@@ -250,6 +250,26 @@ def test_errors_become_a_line_and_a_code(
     assert capsys.readouterr().err == f"stylematte: error: {line}\n"
 
 
+def test_what_is_half_made_at_ctrl_c_falls_apart_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    freed, said = [], []
+
+    class HalfMade:
+        def __init__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __del__(self) -> None:
+            freed.append(self)
+            raise AttributeError("not ready")
+
+    monkeypatch.setattr("stylematte_cli.commands.matte._check_usage", lambda *_, **__: HalfMade())
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    assert main(["matte", "a.jpg"]) == 130
+    assert capsys.readouterr().err == "stylematte: error: interrupted\n"
+    assert (len(freed), said) == (1, [])
+
+
 def test_a_bug_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError

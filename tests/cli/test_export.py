@@ -17,6 +17,7 @@ from tests.models.networks import lively
 from tests.training import drawn
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 
 @pytest.fixture(scope="module")
