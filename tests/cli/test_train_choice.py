@@ -188,7 +188,7 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),
         (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
-        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are segmentation"),
+        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are small"),
         (["nano", "--print", "--set", "stages.steps=3"], 3, "names a list of tables; say which"),
         (["nano", "--print", "--set", "seed.x=3"], 3, "seed is no table"),
         (["gan", "--print", "--set", "generator.size_px=100"], 3, "[generator]"),
