@@ -84,6 +84,11 @@ def site(tmp_path_factory) -> Path:
     return target
 
 
+def take_interrupts() -> None:
+    """Let Ctrl-C through: a shell ignores it for what runs in the background, and children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class Folder:
     """Where commands are typed."""
 
@@ -104,7 +109,13 @@ class Folder:
     def start(self, *words: str) -> subprocess.Popen[str]:
         pipe = subprocess.PIPE
         return subprocess.Popen(
-            [str(self.tool), *words], cwd=self.path, env=self.environment, stdout=pipe, stderr=pipe, text=True
+            [str(self.tool), *words],
+            cwd=self.path,
+            env=self.environment,
+            stdout=pipe,
+            stderr=pipe,
+            text=True,
+            preexec_fn=take_interrupts,
         )
 
     def type(self, *words: str) -> tuple[int, str, list[str]]:
