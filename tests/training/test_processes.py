@@ -1,6 +1,7 @@
 """Several processes, several passes, and processes that die: the run is always the same run."""
 
 import csv
+import math
 import os
 import signal
 import subprocess
@@ -83,7 +84,7 @@ def assert_same_run(out: Path, other: Path) -> None:
     """Weights, averages and losses to some 1e-6: gradients are sums in another order.
 
     Adam divides by a gradient's own size, so where one is next to nothing its rounding is a step: one number
-    in a hundred may be off by a hundredth of a step.
+    in a hundred, and one in a small tensor, may be off by a hundredth of a step.
     """
     one, two = load_state(out / "state.pt"), load_state(other / "state.pt")
     assert (one["stage"], one["step"]) == (two["stage"], two["step"])
@@ -91,7 +92,7 @@ def assert_same_run(out: Path, other: Path) -> None:
         for name, tensor in one[part].items():
             torch.testing.assert_close(tensor, two[part][name], atol=5e-5, rtol=1e-5, msg=name)
             is_close = torch.isclose(tensor, two[part][name], atol=2e-6, rtol=1e-5)
-            assert (~is_close).sum() <= is_close.numel() // 100, name
+            assert (~is_close).sum() <= math.ceil(is_close.numel() / 100), name
     assert losses(out) == pytest.approx(losses(other), rel=2e-5, abs=2e-6)
 
 
