@@ -25,8 +25,8 @@ from export.onnx import Origin, export_onnx
 from export.parity import at_working_size, read_photos
 from models.checkpoints import load_weights
 from models.stylematte import StyleMatte, build_model
-from stylematte_cli.timing import machine
-from stylematte_cli.weights import ASSETS
+from stylematte.timing import machine
+from stylematte.weights import ASSETS
 
 ORIGIN = Origin("0" * 64, "benchmark", "", {})
 

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.guided_filter.kernels import Grey
-from export.guided_filter.launch import GuidedFilter, LaunchError
-from export.guided_filter.nvrtc import version
 from models.stylematte import MEAN, STD
 from models.upsamplers import FastGuidedFilter
+from stylematte.engines.guided_filter.kernels import Grey
+from stylematte.engines.guided_filter.launch import GuidedFilter, LaunchError
+from stylematte.engines.guided_filter.nvrtc import version
 
 EPS = 1e-4
 CALLS = 20  # in a graph

@@ -27,9 +27,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli import load
+from stylematte import load
+from stylematte.matter import Matter
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.matter import Matter
 from training.config import load_recipe
 from training.data.mending import clean_mask
 from training.data.pseudo_alpha import cached_paths, prepare

@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from export.contract import feed
 from models.encoders import ConvNorm, build_encoder
-from stylematte_cli.weights import resolve
+from stylematte.weights import resolve
 
 
 def up(x: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
     python benchmarks/throughput.py PHOTOS [--weights nano] [--repeats 5] [--json throughput.json]
 
 The loop is what one would write first: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
-each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte_cli.batch.run`,
+each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte.batch.run`,
 what `stylematte matte` calls. Both open their session once, before the clock starts; repeats alternate, so
 that a machine that slows down slows both. 24 photos of 2 to 3 megapixels are taken from the folder; what is
 lacking is cut from the photos there are and saved as JPEG.
@@ -24,14 +24,14 @@ import cv2
 import numpy as np
 
 from export.contract import feed
-from stylematte_cli.batch import STAGES, Job, run
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.base import Contract, usable_cores
-from stylematte_cli.imaging.geometry import resize_to_working
-from stylematte_cli.imaging.guided_filter import apply_coefficients
-from stylematte_cli.matter import Matter
-from stylematte_cli.media.paths import SUFFIXES, Item
-from stylematte_cli.weights import resolve
+from stylematte.batch import STAGES, Job, run
+from stylematte.engines import open_engine
+from stylematte.engines.base import Contract, usable_cores
+from stylematte.imaging.geometry import resize_to_working
+from stylematte.imaging.guided_filter import apply_coefficients
+from stylematte.matter import Matter
+from stylematte.media.paths import SUFFIXES, Item
+from stylematte.weights import resolve
 
 PHOTOS = 24
 LEAST_PX, MOST_PX = 2_000_000, 3_200_000

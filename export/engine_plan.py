@@ -15,10 +15,10 @@ import onnx
 
 from export.contract import READABLE_VERSIONS
 from export.functions import with_functions
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
-from export.guided_filter.nvrtc import compile_ptx
 from export.parity import LIMITS
 from export.precision import Precision
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
+from stylematte.engines.guided_filter.nvrtc import compile_ptx
 
 SIDECAR_VERSION = 1
 ASPECTS = (1, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 16 / 9, 9 / 16)  # width by height of the photos that people take

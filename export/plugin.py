@@ -12,8 +12,8 @@ import onnx
 from onnx import helper
 
 from export.functions import DOMAIN
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel, KernelError
-from export.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel, KernelError
+from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
 
 # No `from __future__ import annotations`: TensorRT wants types in the annotations of `_define`'s functions.
 
@@ -44,7 +44,7 @@ def register(
     Args:
         radius_px: Box radius in coarse pixels, from the contract of the model to be built.
         eps: Regulariser, likewise.
-        architecture: See `export.guided_filter.nvrtc.compile_ptx`.
+        architecture: See `stylematte.engines.guided_filter.nvrtc.compile_ptx`.
         folder: See there.
 
     Raises:

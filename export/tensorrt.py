@@ -13,8 +13,6 @@ import onnx
 
 from export.contract import Float, feed
 from export.engine_plan import SIDECAR_VERSION, Identity, Plan, write_whole
-from export.guided_filter.nvrtc import ARCHITECTURE
-from export.guided_filter.plugin import register, with_plugin_nodes
 from export.parity import (
     LIMITS,
     NOISE,
@@ -26,7 +24,9 @@ from export.parity import (
     run_onnx,
     takes_prior,
 )
+from export.plugin import register, with_plugin_nodes
 from export.precision import rounded_in_float32
+from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE
 
 WORKSPACE_BYTES = 4 << 30
 Say = Callable[[str, int, int], None]  # phase, steps done, steps there are
@@ -137,7 +137,7 @@ def run_engine(trt: Any, engine: bytes, plan: Plan, card: Any) -> Run:
         trt: The module `tensorrt`.
         engine: From `build_plan`.
         plan: What it was built from.
-        card: Memory and streams, as `stylematte_cli.engines.cuda.Cuda` has them.
+        card: Memory and streams, as `stylematte.engines.cuda.Cuda` has them.
 
     Raises:
         BuildError: TensorRT does not open what it built, or a pass fails.

@@ -1,7 +1,7 @@
-"""Image matting on the command line, and from Python.
+"""Image matting: image in, matte out.
 
-    import cv2, stylematte_cli
-    matter = stylematte_cli.load("nano")
+    import cv2, stylematte
+    matter = stylematte.load("nano")
     matte = matter(cv2.imread("photo.jpg")[:, :, ::-1])
     matte.alpha                      # (H, W) float32 in [0, 1]
     matte.composite((0, 120, 80))    # (H, W, 3) over a new background
@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from stylematte_cli.errors import StyleMatteError
-    from stylematte_cli.matter import Matte, Matter
+    from stylematte.errors import StyleMatteError
+    from stylematte.matter import Matte, Matter
 
     __version__: str
 
 # From 1.32 on, importing ONNX Runtime writes a device id into the user's cache and calls a server, unless
-# this is set before. `export` does the same, since it can be imported alone. Who sets it to 0 has chosen.
+# this is set before. Who sets it to 0 has chosen.
 os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 __all__ = ["Matte", "Matter", "StyleMatteError", "__version__", "load"]
@@ -55,12 +55,14 @@ def load(
         InputError: The file is not a model of this tool.
         UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter, open_detail
-    from stylematte_cli.weights import resolve
+    from stylematte.engines import open_engine
+    from stylematte.engines.card import use_card
+    from stylematte.matter import Matter, open_detail
+    from stylematte.weights import resolve
 
     path = resolve(weights)
     opened = open_engine(path, engine, device, threads)
+    use_card(opened, device)
     return Matter(opened, size, open_detail(detail, path, opened, device, threads))
 
 
@@ -74,11 +76,11 @@ def __getattr__(name: str) -> object:
         except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
             return "0+unknown"
     if name in ("Matte", "Matter"):
-        from stylematte_cli import matter
+        from stylematte import matter
 
         return getattr(matter, name)
     if name == "StyleMatteError":
-        from stylematte_cli.errors import StyleMatteError
+        from stylematte.errors import StyleMatteError
 
         return StyleMatteError
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -19,16 +19,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import EngineError, InputError, StyleMatteError, UsageError
-from stylematte_cli.imaging import compose
-from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import Picture, convert
-from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media import headers
-from stylematte_cli.media.images import DEEP_FORMATS, Photo, decode_image, write_bytes
-from stylematte_cli.media.manifest import Manifest, read_and_identify
-from stylematte_cli.media.paths import Item
-from stylematte_cli.media.results import encode_result
+from stylematte.errors import EngineError, InputError, StyleMatteError, UsageError
+from stylematte.imaging import compose
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.imaging.geometry import Picture, convert
+from stylematte.matter import Matte, Matter
+from stylematte.media import headers
+from stylematte.media.images import DEEP_FORMATS, Photo, decode_image, write_bytes
+from stylematte.media.manifest import Manifest, read_and_identify
+from stylematte.media.paths import Item
+from stylematte.media.results import encode_result
 
 Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")

@@ -18,18 +18,18 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stylematte_cli import batch
-from stylematte_cli.batch import Job, Network, opencv_threads, render
-from stylematte_cli.errors import UsageError
-from stylematte_cli.imaging.stabilise import Moment, Stabiliser, look_at
-from stylematte_cli.matter import Matte
-from stylematte_cli.media import video_writer
-from stylematte_cli.media.frame_sequence import PictureSequence, SequenceWriter
-from stylematte_cli.media.paths import CLIP_FORMATS, Item
-from stylematte_cli.media.pattern import is_pattern
-from stylematte_cli.media.span import Span
-from stylematte_cli.media.video import Clip, ClipInfo, Frame
-from stylematte_cli.media.video_writer import VideoWriter, recipe_for
+from stylematte import batch
+from stylematte.batch import Job, Network, opencv_threads, render
+from stylematte.errors import UsageError
+from stylematte.imaging.stabilise import Moment, Stabiliser, look_at
+from stylematte.matter import Matte
+from stylematte.media import video_writer
+from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
+from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.media.pattern import is_pattern
+from stylematte.media.span import Span
+from stylematte.media.video import Clip, ClipInfo, Frame
+from stylematte.media.video_writer import VideoWriter, recipe_for
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.engines.base import Contract, Engine, Unread
-from stylematte_cli.errors import MissingError, UsageError
-from stylematte_cli.imaging import compose
-from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import (
+from stylematte.engines.base import Contract, Engine, Unread
+from stylematte.errors import MissingError, UsageError
+from stylematte.imaging import compose
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.imaging.geometry import (
     Picture,
     Window,
     as_alpha,
@@ -26,11 +26,11 @@ from stylematte_cli.imaging.geometry import (
     resize_to_working,
     to_float,
 )
-from stylematte_cli.imaging.guided_filter import apply_coefficients
-from stylematte_cli.imaging.refinement import Patch, apply_patches, parse_detail, refine
+from stylematte.imaging.guided_filter import apply_coefficients
+from stylematte.imaging.refinement import Patch, apply_patches, parse_detail, refine
 
 if TYPE_CHECKING:
-    from stylematte_cli.engines.refiner import Refiner
+    from stylematte.engines.refiner import Refiner
 
 log = logging.getLogger("stylematte")
 
@@ -173,7 +173,7 @@ def open_detail(
     budget_px = parse_detail(text)
     if not budget_px:
         return None
-    from stylematte_cli.engines.refiner import open_refiner  # ONNX Runtime is an extra
+    from stylematte.engines.refiner import open_refiner  # ONNX Runtime is an extra
 
     try:
         refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)

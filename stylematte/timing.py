@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Engine, usable_cores
-from stylematte_cli.errors import EngineError, StyleMatteError
+from stylematte.engines.base import Engine, usable_cores
+from stylematte.errors import EngineError, StyleMatteError
 
 SECONDS_FOR_NVIDIA_SMI = 20
 WARM_UPS = 3  # the first passes allocate, and a card compiles
@@ -101,8 +101,8 @@ def measure(case: Case) -> Timing:
     Raises:
         StyleMatteError: The model cannot be opened or run.
     """
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter, open_detail
+    from stylematte.engines import open_engine
+    from stylematte.matter import Matter, open_detail
 
     photo = drawn_photo(*case.photo_size)
     started = time.perf_counter()

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stylematte_cli.errors import InputError, MissingError, UsageError
+from stylematte.errors import InputError, MissingError, UsageError
 
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"

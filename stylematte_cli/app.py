@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from stylematte.errors import INTERRUPTED, InputError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
     cycle,
@@ -23,7 +24,6 @@ from stylematte_cli.commands import (
 )
 from stylematte_cli.commands.options import print_json
 from stylematte_cli.commands.verbs import Verb, Verbs
-from stylematte_cli.errors import INTERRUPTED, InputError, StyleMatteError, UsageError
 
 app = typer.Typer(
     cls=Verbs,
@@ -50,7 +50,7 @@ app.command("bench", cls=Verb)(bench.bench)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from stylematte_cli import __version__
+        from stylematte import __version__
 
         typer.echo(f"stylematte {__version__}")
         raise typer.Exit

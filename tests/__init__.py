@@ -1,3 +1,3 @@
 """Tests; the tool is imported before them, since ONNX Runtime then reports to nobody."""
 
-import stylematte_cli  # noqa: F401
+import stylematte  # noqa: F401

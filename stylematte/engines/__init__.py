@@ -4,8 +4,8 @@ import logging
 import re
 from pathlib import Path
 
-from stylematte_cli.engines.base import Contract, Engine
-from stylematte_cli.errors import MissingError, UsageError
+from stylematte.engines.base import Contract, Engine
+from stylematte.errors import MissingError, UsageError
 
 __all__ = ["Contract", "Engine", "open_engine"]
 
@@ -42,7 +42,7 @@ def open_engine(
     if not path.is_file():
         raise MissingError(f"{path}: no such weights file", "`stylematte models` lists the known names")
 
-    from stylematte_cli.engines import tensorrt
+    from stylematte.engines import tensorrt
 
     is_built = path.suffix == tensorrt.SUFFIX
     if is_built and engine == "onnx":
@@ -52,14 +52,14 @@ def open_engine(
     if is_built or engine == "tensorrt" or (engine == "auto" and _has_engine(path, device)):
         return tensorrt.open_tensorrt(path, device, lanes)
 
-    from stylematte_cli.engines.onnx import open_onnx  # ONNX Runtime is an extra
+    from stylematte.engines.onnx import open_onnx  # ONNX Runtime is an extra
 
     return open_onnx(path, device, threads, lanes)
 
 
 def _has_engine(path: Path, device: str) -> bool:
     """Whether `auto` takes TensorRT; says why not where an engine lies there that looks as if it should."""
-    from stylematte_cli.engines.tensorrt import SUFFIX, usable_engine
+    from stylematte.engines.tensorrt import SUFFIX, usable_engine
 
     if device == "cpu" or not any(path.parent.glob(f"{path.stem}.*{SUFFIX}")):
         return False

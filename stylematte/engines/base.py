@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.errors import InputError, UsageError
+from stylematte.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from stylematte_cli.engines.card_filter import CardFilter
+    from stylematte.engines.card_filter import CardFilter
 
 CONTRACT_VERSIONS = ("1", "2")
 FITS = ("keep", "stretch")

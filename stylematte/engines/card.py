@@ -1,8 +1,8 @@
-"""Hands the CUDA kernels of `export.guided_filter` to an engine; the one way from the runtime to them."""
+"""Hands the CUDA kernels of the guided filter to an engine that runs on a card."""
 
 import logging
 
-from stylematte_cli.engines.base import Engine
+from stylematte.engines.base import Engine
 
 log = logging.getLogger("stylematte")
 
@@ -16,14 +16,14 @@ def use_card(engine: Engine, device: str) -> None:
     """
     if engine.provider == "CPUExecutionProvider":
         return
-    from stylematte_cli.engines.card_filter import CardFilter
-    from stylematte_cli.engines.cuda import Cuda
-    from stylematte_cli.errors import MissingError
+    from stylematte.engines.card_filter import CardFilter
+    from stylematte.engines.cuda import Cuda
+    from stylematte.errors import MissingError
 
     contract = engine.contract
     try:
-        from export.guided_filter.kernels import Grey
-        from export.guided_filter.launch import GuidedFilter
+        from stylematte.engines.guided_filter.kernels import Grey
+        from stylematte.engines.guided_filter.launch import GuidedFilter
 
         card = Cuda(int(device.partition(":")[2] or 0))
         grey = Grey.of(contract.mean, contract.std)

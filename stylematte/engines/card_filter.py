@@ -1,6 +1,6 @@
 """Alpha at full size on the card: the photo goes up as it is, the alpha comes down, 4 bytes a pixel in all.
 
-The kernels are handed in: they are compiled by `export.guided_filter`, which a runtime does not import.
+The kernels, of `stylematte.engines.guided_filter`, are handed in: tests hand in others.
 """
 
 import logging
@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.engines.cuda import Cuda
-from stylematte_cli.errors import EngineError
-from stylematte_cli.imaging.geometry import Picture, to_dtype, to_float
+from stylematte.engines.cuda import Cuda
+from stylematte.errors import EngineError
+from stylematte.imaging.geometry import Picture, to_dtype, to_float
 
 TYPES = {np.dtype(np.uint8): "|u1", np.dtype(np.float32): "<f4"}
 
@@ -20,7 +20,7 @@ log = logging.getLogger("stylematte")
 
 
 class Kernels(Protocol):
-    """What `export.guided_filter.launch.GuidedFilter` offers."""
+    """What `stylematte.engines.guided_filter.launch.GuidedFilter` offers."""
 
     def apply(self, coefficients: Any, guide: Any, out: Any, stream: int) -> None:
         """Write alpha; arrays by `__cuda_array_interface__`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import EngineError, MissingError
+from stylematte.errors import EngineError, MissingError
 
 INSTALL_HINT = 'Install it: pip install "stylematte[tensorrt]"'
 SECONDS_FOR_NVIDIA_SMI = 20

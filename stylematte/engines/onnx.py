@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Contract, Unread, usable_cores
-from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
-from stylematte_cli.errors import EngineError, InputError, MissingError
-from stylematte_cli.weights import sha256_of
+from stylematte.engines.base import Contract, Unread, usable_cores
+from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
+from stylematte.errors import EngineError, InputError, MissingError
+from stylematte.weights import sha256_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.engines.onnx import _one_line, open_session
-from stylematte_cli.errors import EngineError, InputError, MissingError
-from stylematte_cli.imaging.refinement import Tiles
-from stylematte_cli.weights import sha256_of
+from stylematte.engines.base import Contract
+from stylematte.engines.onnx import _one_line, open_session
+from stylematte.errors import EngineError, InputError, MissingError
+from stylematte.imaging.refinement import Tiles
+from stylematte.weights import sha256_of
 
 VERSION = "1"  # of what a refiner's file says about itself
 

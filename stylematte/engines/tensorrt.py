@@ -16,11 +16,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines.base import Contract, Unread
-from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
-from stylematte_cli.engines.cuda import INSTALL_HINT, Cuda
-from stylematte_cli.errors import EngineError, InputError, MissingError
-from stylematte_cli.weights import sha256_of
+from stylematte.engines.base import Contract, Unread
+from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
+from stylematte.engines.cuda import INSTALL_HINT, Cuda
+from stylematte.errors import EngineError, InputError, MissingError
+from stylematte.weights import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.imaging.geometry import (
+from stylematte.errors import UsageError
+from stylematte.imaging.geometry import (
     STRIP_PX,
     Picture,
     as_rgb,

@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.imaging.geometry import Picture, resize, to_dtype, to_float
+from stylematte.imaging.geometry import Picture, resize, to_dtype, to_float
 
 REGULARISER = 1e-5  # of the smoothness term, where alpha is flat
 ALPHA_WEIGHT = 0.1  # of the smoothness term, for each unit of alpha's change between neighbours

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.errors import InputError
+from stylematte.errors import InputError
 
 Picture = NDArray[Any]  # (H, W, 3) uint8, uint16 or float32
 Window = tuple[slice, slice]  # rows and columns

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte_cli.imaging.geometry import STRIP_PX, Picture, Window, white_of
+from stylematte.imaging.geometry import STRIP_PX, Picture, Window, white_of
 
 
 def apply_coefficients(

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.imaging.geometry import Picture, Window, resize, to_dtype, to_float
+from stylematte.errors import UsageError
+from stylematte.imaging.geometry import Picture, Window, resize, to_dtype, to_float
 
 AUTO_PX = 1_500_000  # of tiles, for one picture
 UNCERTAIN = (0.02, 0.98)

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.imaging.geometry import Picture, resize, to_dtype, to_float
+from stylematte.imaging.geometry import Picture, resize, to_dtype, to_float
 
 HISTORY = 3.0  # weight of all that came before; 1 is the frame's own
 LOOKAHEAD = 1.0  # weight of the next frame

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.imaging.compose import Color, parse_color
-from stylematte_cli.imaging.geometry import convert
-from stylematte_cli.media.images import read_image
-from stylematte_cli.media.paths import walk
+from stylematte.errors import InputError
+from stylematte.imaging.compose import Color, parse_color
+from stylematte.imaging.geometry import convert
+from stylematte.media.images import read_image
+from stylematte.media.paths import walk
 
 
 @dataclass(frozen=True)

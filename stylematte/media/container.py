@@ -6,7 +6,7 @@ from typing import Any, cast
 import av
 import numpy as np
 
-from stylematte_cli.errors import InputError, MissingError
+from stylematte.errors import InputError, MissingError
 
 
 def open_clip(path: Path) -> av.container.InputContainer:

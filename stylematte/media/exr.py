@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
+from stylematte.errors import InputError
 
 BT709 = 1  # primaries of H.273
 LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18  # transfer characteristics of H.273

@@ -11,14 +11,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import exr
-from stylematte_cli.media.images import Photo, read_image, write_bytes
-from stylematte_cli.media.pattern import find_frames
-from stylematte_cli.media.results import SUFFIXES, encode_result
-from stylematte_cli.media.span import Span
-from stylematte_cli.media.video import ClipInfo, Frame
-from stylematte_cli.media.yuv import BT709, FULL, RGB, Colour
+from stylematte.errors import InputError
+from stylematte.media import exr
+from stylematte.media.images import Photo, read_image, write_bytes
+from stylematte.media.pattern import find_frames
+from stylematte.media.results import SUFFIXES, encode_result
+from stylematte.media.span import Span
+from stylematte.media.video import ClipInfo, Frame
+from stylematte.media.yuv import BT709, FULL, RGB, Colour
 
 log = logging.getLogger("stylematte")
 

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import headers
-from stylematte_cli.memory import usable_bytes
+from stylematte.errors import InputError
+from stylematte.media import headers
+from stylematte.memory import usable_bytes
 
 Array = NDArray[Any]
 

@@ -9,7 +9,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from stylematte_cli.errors import InputError
+from stylematte.errors import InputError
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:

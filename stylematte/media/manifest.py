@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import pattern
-from stylematte_cli.media.images import read_bytes
-from stylematte_cli.media.json_lines import JsonLines, read_lines
-from stylematte_cli.media.paths import Item
+from stylematte.errors import InputError
+from stylematte.media import pattern
+from stylematte.media.images import read_bytes
+from stylematte.media.json_lines import JsonLines, read_lines
+from stylematte.media.paths import Item
 
 NAME = "manifest.jsonl"
 

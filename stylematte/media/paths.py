@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media import pattern
+from stylematte.errors import UsageError
+from stylematte.media import pattern
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
 CLIP_SUFFIXES = frozenset(

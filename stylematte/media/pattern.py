@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from stylematte_cli.errors import InputError
+from stylematte.errors import InputError
 
 _PLACE = re.compile(r"#+|%0?(\d*)d")
 

@@ -5,9 +5,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stylematte_cli.imaging import compose
-from stylematte_cli.media import exr
-from stylematte_cli.media.images import FORMATS, Photo, encode_image
+from stylematte.imaging import compose
+from stylematte.media import exr
+from stylematte.media.images import FORMATS, Photo, encode_image
 
 SUFFIXES = {**FORMATS, "exr": ".exr"}
 

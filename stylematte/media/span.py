@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from stylematte_cli.errors import UsageError
+from stylematte.errors import UsageError
 
 Moment = Fraction | int  # seconds since the first frame; or the number of a frame
 

@@ -10,11 +10,11 @@ from typing import Any, Self, TypeAlias
 
 import av
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media.container import alpha_decoder, open_clip, orientation_of, video_stream
-from stylematte_cli.media.images import TURNS, Photo
-from stylematte_cli.media.span import Moment, Span, shift_timecode
-from stylematte_cli.media.yuv import RGB, Colour, to_photo
+from stylematte.errors import InputError
+from stylematte.media.container import alpha_decoder, open_clip, orientation_of, video_stream
+from stylematte.media.images import TURNS, Photo
+from stylematte.media.span import Moment, Span, shift_timecode
+from stylematte.media.yuv import RGB, Colour, to_photo
 
 log = logging.getLogger("stylematte")
 

@@ -11,11 +11,11 @@ from typing import Any, cast
 import av
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError, MissingError
-from stylematte_cli.imaging import compose
-from stylematte_cli.media.images import temporary_path
-from stylematte_cli.media.video import ClipInfo, Frame, Sound
-from stylematte_cli.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
+from stylematte.errors import InputError, MissingError
+from stylematte.imaging import compose
+from stylematte.media.images import temporary_path
+from stylematte.media.video import ClipInfo, Frame, Sound
+from stylematte.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
 
 log = logging.getLogger("stylematte")
 

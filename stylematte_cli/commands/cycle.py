@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stylematte.errors import InputError, UsageError
 from stylematte_cli.commands.options import (
     BackboneWeights,
     Count,
@@ -24,7 +25,6 @@ from stylematte_cli.commands.options import (
     print_json,
 )
 from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
-from stylematte_cli.errors import InputError, UsageError
 
 
 def cycle(

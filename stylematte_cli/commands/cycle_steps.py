@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stylematte.media.json_lines import read_lines
+from stylematte.weights import sha256_of
 from stylematte_cli.commands.toolkit import find_trained
-from stylematte_cli.media.json_lines import read_lines
-from stylematte_cli.weights import sha256_of
 
 if TYPE_CHECKING:
     from training.config import Recipe

@@ -16,14 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stylematte.errors import MissingError, StyleMatteError
 from stylematte_cli.commands.options import Device, Engine, Json, print_json, start_log
-from stylematte_cli.errors import MissingError, StyleMatteError
 
 if TYPE_CHECKING:
-    from stylematte_cli.engines.base import Contract
+    from stylematte.engines.base import Contract
 
 BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
-TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte_cli`
+TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
 EXTRAS = {
@@ -86,8 +86,8 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
 
 
 def _system() -> list[Finding]:
-    from stylematte_cli import __version__
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte import __version__
+    from stylematte.engines.base import usable_cores
 
     cores = usable_cores()
     python = platform.python_version()
@@ -198,9 +198,9 @@ def _image_formats() -> list[Finding]:
 
 def _tensorrt(device: str) -> list[Finding]:
     """Which TensorRT is here, what its engines are tied to, and whether the default model has one."""
-    from stylematte_cli import weights as registry
-    from stylematte_cli.engines import tensorrt
-    from stylematte_cli.engines.cuda import Cuda
+    from stylematte import weights as registry
+    from stylematte.engines import tensorrt
+    from stylematte.engines.cuda import Cuda
 
     release = tensorrt.tensorrt_version()
     if not release:
@@ -223,7 +223,7 @@ def _tensorrt(device: str) -> list[Finding]:
 
 def _default_road(engine: str, device: str) -> list[Finding]:
     """Open the default weights, see where the session runs, and time a matte."""
-    from stylematte_cli import weights as registry
+    from stylematte import weights as registry
 
     findings = []
     try:
@@ -253,10 +253,10 @@ def _default_road(engine: str, device: str) -> list[Finding]:
 def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
-    from stylematte_cli.commands.card import use_card
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.timing import drawn_photo
+    from stylematte.engines import open_engine
+    from stylematte.engines.card import use_card
+    from stylematte.matter import Matter
+    from stylematte.timing import drawn_photo
 
     height, width = TRIAL_SIZE
     image = drawn_photo(height, width)
@@ -293,7 +293,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
 
 def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
     """Whether the second file that the model names is there, and the right one."""
-    from stylematte_cli.engines.refiner import open_refiner
+    from stylematte.engines.refiner import open_refiner
 
     try:
         refiner = open_refiner(path, contract, device)

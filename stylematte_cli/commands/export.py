@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import InputError, UsageError
+from stylematte.weights import check_name
 from stylematte_cli.commands import export_engine, options
 from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
-from stylematte_cli.errors import InputError, UsageError
-from stylematte_cli.weights import check_name
 
 if TYPE_CHECKING:
     from export.precision import Precision
@@ -126,7 +126,7 @@ def _make_onnx(
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
     """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
-    from stylematte_cli.weights import REFINER, read_card, sha256_of
+    from stylematte.weights import REFINER, read_card, sha256_of
 
     source = find_trained(weights)
     base = wanted.name or source.stem
@@ -140,7 +140,7 @@ def _make_onnx(
         return target, {}
     require("torch", "onnx", "onnxscript", extra="train")
     require("onnxruntime", extra="cpu")
-    from stylematte_cli import __version__
+    from stylematte import __version__
 
     with translated_errors():
         from export.build import build_onnx
@@ -182,8 +182,8 @@ def _make_onnx(
 
 def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:
     """Export the refiner that lies beside the weights, where there is one, and let the model name it."""
-    from stylematte_cli import __version__
-    from stylematte_cli.weights import REFINER, TRAINING, read_card, sha256_of
+    from stylematte import __version__
+    from stylematte.weights import REFINER, TRAINING, read_card, sha256_of
 
     refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
     if not refiner.is_file():
@@ -202,7 +202,7 @@ def _check_is_wanted(target: Path, source: Path, wanted: Wanted) -> None:
     Raises:
         InputError: It is of other weights, or made in another way.
     """
-    from stylematte_cli.weights import sha256_of
+    from stylematte.weights import sha256_of
 
     require("onnx", "safetensors", extra="train")
     metadata = {entry.key: entry.value for entry in export_engine.read_model(target).metadata_props}
@@ -232,7 +232,7 @@ def _check_is_wanted(target: Path, source: Path, wanted: Wanted) -> None:
 def _own_size(source: Path) -> int:
     """Working size of the network that weights are of."""
     from models.presets import preset_of
-    from stylematte_cli.weights import read_metadata
+    from stylematte.weights import read_metadata
 
     try:
         return preset_of(read_metadata(source)).working_size
@@ -241,7 +241,7 @@ def _own_size(source: Path) -> int:
 
 
 def _write_card(target: Path, facts: dict[str, Any]) -> None:
-    from stylematte_cli.media.images import write_bytes
+    from stylematte.media.images import write_bytes
 
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     write_bytes(target.with_suffix(".json"), text.encode())

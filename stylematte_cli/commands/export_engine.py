@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from stylematte.errors import InputError, MissingError, UsageError
 from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import InputError, MissingError, UsageError
 
 SECONDS_BETWEEN_LINES = 5
 
@@ -98,7 +98,7 @@ def _copy(file: Path, target: Path, overwrite: bool) -> None:
         raise InputError(
             f"{target} is already there, and another file than {file}", "Give --overwrite, or another --out"
         )
-    from stylematte_cli.media.images import write_bytes
+    from stylematte.media.images import write_bytes
 
     write_bytes(target, file.read_bytes())
 
@@ -145,8 +145,8 @@ def make(
 
 
 def _card(device: str) -> tuple[Any, dict[str, str]]:
-    from stylematte_cli.engines.cuda import Cuda
-    from stylematte_cli.engines.tensorrt import machine_identity
+    from stylematte.engines.cuda import Cuda
+    from stylematte.engines.tensorrt import machine_identity
 
     card = Cuda(int(device.partition(":")[2] or 0))
     return card, machine_identity(card)
@@ -157,8 +157,8 @@ def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tu
     import tensorrt
 
     from export import tensorrt as export_tensorrt
-    from export.guided_filter import nvrtc
-    from stylematte_cli import __version__
+    from stylematte import __version__
+    from stylematte.engines.guided_filter import nvrtc
 
     log.info(
         "building %s for %s: minutes, and the card should have nothing else to do", path.name, plan.sizes

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import UsageError
 from stylematte_cli.commands.options import Device, Json, Quiet, Verbose, print_json, start_log
 from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import UsageError
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.fid_pictures import PictureSet
@@ -62,7 +62,7 @@ def fid(
     if backgrounds is not None and mode != "composite":
         raise UsageError("--backgrounds stands behind composites", "Add --mode composite")
     require("torch", "torchmetrics", extra="train")
-    from stylematte_cli.commands.backdrop import Backdrop
+    from stylematte.media.backdrop import Backdrop
     from stylematte_cli.commands.fid_pictures import PictureSet, read_statistics
     from stylematte_cli.commands.torch_device import usable_device
     from stylematte_cli.commands.train_gan import detector_folders

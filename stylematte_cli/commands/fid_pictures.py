@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.commands.backdrop import Backdrop, identity_of, list_pictures
+from stylematte.errors import InputError
+from stylematte.imaging.compose import composite
+from stylematte.imaging.geometry import convert
+from stylematte.media.backdrop import Backdrop, identity_of, list_pictures
+from stylematte.media.images import read_alpha, read_image, write_bytes
+from stylematte.weights import cache_folder
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.synth_files import REJECTED
-from stylematte_cli.errors import InputError
-from stylematte_cli.imaging.compose import composite
-from stylematte_cli.imaging.geometry import convert
-from stylematte_cli.media.images import read_alpha, read_image, write_bytes
-from stylematte_cli.weights import cache_folder
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import InputError, UsageError
+from stylematte.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 from stylematte_cli.commands import options
 from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
 from stylematte_cli.commands.verbs import typed_line
-from stylematte_cli.errors import InputError, UsageError
-from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 
 if TYPE_CHECKING:
-    from stylematte_cli.batch import Job, Output
-    from stylematte_cli.matter import Matter
+    from stylematte.batch import Job, Output
+    from stylematte.matter import Matter
 
 STDIN = Path("-")
 DEFAULT_RATE = "24"
@@ -175,8 +175,8 @@ def _read_wish(
     Raises:
         UsageError: Values that cannot be meant, or do not go together.
     """
-    from stylematte_cli.batch import PREMULTIPLIABLE, Job
-    from stylematte_cli.media.span import Span, parse_moment, parse_rate
+    from stylematte.batch import PREMULTIPLIABLE, Job
+    from stylematte.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(background)
     photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
@@ -241,9 +241,9 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
     """Read --background: what it is, how the manifest names it, and the path of a clip."""
     if text is None:
         return None, None, None
-    from stylematte_cli.imaging.compose import parse_background
-    from stylematte_cli.media.images import decode_image
-    from stylematte_cli.media.manifest import identify, read_and_identify
+    from stylematte.imaging.compose import parse_background
+    from stylematte.media.images import decode_image
+    from stylematte.media.manifest import identify, read_and_identify
 
     path = Path(text)
     if path.is_file() and path.suffix.lower() in CLIP_SUFFIXES:
@@ -262,8 +262,8 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
 
 
 def _matte_stdin(matter: "Matter", job: "Job") -> int:
-    from stylematte_cli.batch import encode, render
-    from stylematte_cli.media.images import decode_image
+    from stylematte.batch import encode, render
+    from stylematte.media.images import decode_image
 
     data = sys.stdin.buffer.read()
     if not data:

@@ -10,21 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stylematte.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
 from stylematte_cli.commands import options
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import require
-from stylematte_cli.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from stylematte_cli.batch import Job, Outcome
-    from stylematte_cli.clips import ClipJob
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.media.manifest import Manifest, State
-    from stylematte_cli.media.paths import Item
-    from stylematte_cli.media.span import Span
-    from stylematte_cli.media.video import ClipInfo
+    from stylematte.batch import Job, Outcome
+    from stylematte.clips import ClipJob
+    from stylematte.matter import Matter
+    from stylematte.media.manifest import Manifest, State
+    from stylematte.media.paths import Item
+    from stylematte.media.span import Span
+    from stylematte.media.video import ClipInfo
 
 log = logging.getLogger("stylematte")
 
@@ -43,10 +43,10 @@ class Model:
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
-        from stylematte_cli.commands.card import use_card
-        from stylematte_cli.engines import open_engine
-        from stylematte_cli.matter import Matter, open_detail
-        from stylematte_cli.weights import resolve
+        from stylematte.engines import open_engine
+        from stylematte.engines.card import use_card
+        from stylematte.matter import Matter, open_detail
+        from stylematte.weights import resolve
 
         path = resolve(self.weights)
         engine = open_engine(path, self.engine, self.device, lanes=lanes)
@@ -170,13 +170,13 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     Returns:
         The exit code.
     """
-    from stylematte_cli.engines.base import made_by, usable_cores
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.media import images
-    from stylematte_cli.media.manifest import Manifest
-    from stylematte_cli.media.paths import CLIP_FORMATS, collect
-    from stylematte_cli.media.pattern import is_pattern
-    from stylematte_cli.media.results import SUFFIXES
+    from stylematte.engines.base import made_by, usable_cores
+    from stylematte.matter import Matter
+    from stylematte.media import images
+    from stylematte.media.manifest import Manifest
+    from stylematte.media.paths import CLIP_FORMATS, collect
+    from stylematte.media.pattern import is_pattern
+    from stylematte.media.results import SUFFIXES
 
     started = time.perf_counter()
     suffix = SUFFIXES[wish.job.kind]
@@ -256,7 +256,7 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | 
     if not clips:
         return None
     require("av", extra="video")
-    from stylematte_cli.clips import ClipJob
+    from stylematte.clips import ClipJob
 
     return ClipJob(
         wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
@@ -264,7 +264,7 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | 
 
 
 def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
-    from stylematte_cli import batch
+    from stylematte import batch
 
     plan.manifest.open()
     todo = [item for item, _ in plan.todo]
@@ -275,8 +275,8 @@ def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int,
 
 
 def _do_clips(plan: Plan, matter: "Matter", job: "ClipJob", how: How, workers: int, tally: Tally) -> None:
-    from stylematte_cli.batch import Network
-    from stylematte_cli.clips import matte_clip
+    from stylematte.batch import Network
+    from stylematte.clips import matte_clip
 
     network = Network(matter, how.batch_size)
     plan.manifest.open()
@@ -294,8 +294,8 @@ def _do_clip(
     quiet: bool,
     tally: Tally,
 ) -> "Outcome":
-    from stylematte_cli.batch import Outcome
-    from stylematte_cli.media.manifest import identify
+    from stylematte.batch import Outcome
+    from stylematte.media.manifest import identify
 
     outcome = Outcome(item)
     facts: dict[str, Any] = {}

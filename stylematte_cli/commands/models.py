@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.model_card import card_lines, megabytes
 from stylematte_cli.commands.options import Json, print_json, start_log
 from stylematte_cli.commands.verbs import Verb
-from stylematte_cli.errors import InputError, MissingError
 
 if TYPE_CHECKING:
-    from stylematte_cli.weights import Weights
+    from stylematte.weights import Weights
 
 app = typer.Typer(help="List the models that are here, show one, or import released weights.")
 
@@ -26,7 +26,7 @@ def models(context: typer.Context) -> int:
 @app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
     """List models and training weights that are here: name, kind, size, licence, place, summary."""
-    from stylematte_cli.weights import cache_folder, list_weights
+    from stylematte.weights import cache_folder, list_weights
 
     known = list_weights()
     if as_json:
@@ -76,8 +76,8 @@ def show(
 
     Of weights for training: their card, or what the file says of itself.
     """
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.weights import describe, read_metadata, sha256_of
+    from stylematte.engines import open_engine
+    from stylematte.weights import describe, read_metadata, sha256_of
 
     start_log(quiet=True)
     weights = describe(name)

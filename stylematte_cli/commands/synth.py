@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import InputError, MissingError, UsageError
 from stylematte_cli.commands.options import (
     Count,
     Device,
@@ -24,7 +25,6 @@ from stylematte_cli.commands.options import (
 )
 from stylematte_cli.commands.progress import with_frame_progress
 from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
-from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from models.gan.generator import Generator
@@ -108,9 +108,9 @@ def synth(
     _check_preview(preview, out)
     require("torch", extra="train")
     with translated_errors():
+        from stylematte.weights import sha256_of
         from stylematte_cli.commands.synth_files import SampleFolder, Settings
         from stylematte_cli.commands.torch_device import usable_device
-        from stylematte_cli.weights import sha256_of
 
         plan = _read_plan(seed, truncation, jitter)
         device = usable_device(device)
@@ -198,7 +198,7 @@ def _choose_side(size: int | None, own: int) -> int:
 def _open_judge(
     matting: str, threshold: float | None, backgrounds: str, device: str, side_px: int
 ) -> "Judge":
-    from stylematte_cli.commands.backdrop import Backdrop
+    from stylematte.media.backdrop import Backdrop
     from stylematte_cli.commands.synth_filter import THRESHOLD, Judge
 
     return Judge(matting, threshold or THRESHOLD, Backdrop.parse(backgrounds), device, side_px)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media.images import encode_image, read_alpha, read_image, remove_leftovers, write_bytes
-from stylematte_cli.media.json_lines import JsonLines, read_lines
-from stylematte_cli.media.manifest import NAME
+from stylematte.errors import InputError
+from stylematte.media.images import encode_image, read_alpha, read_image, remove_leftovers, write_bytes
+from stylematte.media.json_lines import JsonLines, read_lines
+from stylematte.media.manifest import NAME
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.synth_filter import Judge

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.commands.backdrop import Backdrop
+from stylematte.engines.base import made_by
+from stylematte.imaging.compose import composite
+from stylematte.imaging.geometry import to_float
+from stylematte.media.backdrop import Backdrop
 from stylematte_cli.commands.matte_files import Model
-from stylematte_cli.engines.base import made_by
-from stylematte_cli.imaging.compose import composite
-from stylematte_cli.imaging.geometry import to_float
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.synth_files import SampleFolder

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stylematte_cli.imaging.geometry import resize
-from stylematte_cli.media.images import encode_image, write_bytes
+from stylematte.imaging.geometry import resize
+from stylematte.media.images import encode_image, write_bytes
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.synth_files import SampleFolder

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError
+from stylematte.errors import EngineError, InputError, MissingError, StyleMatteError
 
 TOOLKITS = ("models", "export", "training")
 
@@ -43,7 +43,7 @@ def translated_errors() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", *TOOLKITS, "stylematte_cli"):
+        if package in ("", *TOOLKITS, "stylematte", "stylematte_cli"):
             raise
         raise MissingError(f"{package} is not installed", 'pip install "stylematte[train]"') from error
     except (ValueError, RuntimeError) as error:
@@ -65,7 +65,7 @@ def find_trained(name_or_path: str, option: str = "--weights") -> Path:
         InputError: A file of another kind.
         MissingError: There is none; both messages name the option.
     """
-    from stylematte_cli.weights import ASSETS, cache_folder
+    from stylematte.weights import ASSETS, cache_folder
 
     for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
         if path.is_file():

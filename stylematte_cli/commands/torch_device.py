@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from stylematte_cli.errors import MissingError
+from stylematte.errors import MissingError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +27,7 @@ def usable_device(device: str) -> str:
 
 def set_up_threads(device: str) -> None:
     """Choose how many threads a run has, before the first of them starts."""
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte.engines.base import usable_cores
     from training.processes import choose_threads
 
     choose_threads(device, usable_cores())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stylematte.errors import InputError, MissingError, UsageError
 from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
 from stylematte_cli.commands.options import (
     BackboneWeights,
@@ -24,7 +25,6 @@ from stylematte_cli.commands.toolkit import let_threads_sleep, require, translat
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
 from stylematte_cli.commands.train_run import Request, train_matting
-from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from training.config import Recipe

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stylematte.errors import InputError, MissingError, UsageError
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.toolkit import find_trained, require
-from stylematte_cli.errors import InputError, MissingError, UsageError
 
 if TYPE_CHECKING:
     from training.data.readers import Sample
@@ -166,7 +166,7 @@ def _check_there(recipe: "GanRecipe", backbone: Path | None, detector: str) -> N
 
 def detector_folders() -> tuple[Path, ...]:
     """Where detectors are looked for by name: among what ships, and in the cache folder."""
-    from stylematte_cli.weights import ASSETS, cache_folder
+    from stylematte.weights import ASSETS, cache_folder
 
     return (ASSETS, cache_folder())
 
@@ -201,7 +201,7 @@ def prepare_mattes(
     if not todo:
         return 0
     require("onnxruntime", extra="cpu")
-    from stylematte_cli import load
+    from stylematte import load
 
     matter = load(weights or "nano", device=device)
     if not quiet:
@@ -214,7 +214,7 @@ def prepare_mattes(
 def _matte_one(matter: Any, sample: "Sample", mattes: Path) -> None:
     import numpy as np
 
-    from stylematte_cli.media.images import encode_image, write_bytes
+    from stylematte.media.images import encode_image, write_bytes
     from training.data.pseudo_alpha import cached_paths
     from training.data.readers import read_rgb
 

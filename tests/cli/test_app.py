@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from stylematte_cli import __version__
+from stylematte import __version__
+from stylematte.errors import EngineError, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli import app as app_module
 from stylematte_cli.app import main
 from stylematte_cli.commands.verbs import EXAMPLES
-from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError, UsageError
 
 ROOT = Path(__file__).parents[2]
 

@@ -194,7 +194,7 @@ def test_train_on_photos_of_ones_own(here):
 
 
 def test_synth_where_there_is_no_generator(here, site):
-    (site / "stylematte_cli" / "assets" / "faces.safetensors").unlink(missing_ok=True)
+    (site / "stylematte" / "assets" / "faces.safetensors").unlink(missing_ok=True)
     code, _, lines = here.type(*SYNTH)
     assert code == 4
     assert len(lines) == 1
@@ -218,7 +218,7 @@ def test_synth_with_a_generator(here):
 @pytest.fixture
 def small_default(site) -> Iterator[None]:
     """A small network in the place of the shipped one: to prove that takes half a minute."""
-    shipped = site / "stylematte_cli" / "assets" / "nano.safetensors"
+    shipped = site / "stylematte" / "assets" / "nano.safetensors"
     aside = shipped.with_suffix(".aside")
     shipped.rename(aside)
     torch.manual_seed(0)

@@ -11,10 +11,10 @@ import pytest
 
 from export import tensorrt as export_tensorrt
 from models.checkpoints import save_weights
+from stylematte.engines import cuda as cuda_module
+from stylematte.engines import open_engine, tensorrt
 from stylematte_cli.app import main
 from stylematte_cli.commands import export_engine
-from stylematte_cli.engines import cuda as cuda_module
-from stylematte_cli.engines import open_engine, tensorrt
 from tests.conftest import red_detector
 from tests.models.networks import lively
 from tests.runtime.fake_card import FakeCuda, fake_tensorrt

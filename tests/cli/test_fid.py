@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from stylematte.errors import InputError
+from stylematte.media.backdrop import Backdrop
 from stylematte_cli.app import main
-from stylematte_cli.commands.backdrop import Backdrop
 from stylematte_cli.commands.fid_pictures import PictureSet
-from stylematte_cli.errors import InputError
 from tests.training.drawn import save
 from training import fid as scores
 

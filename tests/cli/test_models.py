@@ -13,7 +13,7 @@ from models.checkpoints import save_weights, write_tensors
 from models.gan.checkpoints import save_generator
 from models.gan.generator import Generator, GeneratorConfig
 from models.presets import PRESETS
-from stylematte_cli import weights
+from stylematte import weights
 from stylematte_cli.app import main
 from stylematte_cli.commands.model_card import card_lines
 from tests.models.networks import lively

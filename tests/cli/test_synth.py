@@ -19,11 +19,11 @@ import torch
 
 from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator, GeneratorConfig, rgba_of
-from stylematte_cli import weights as weights_module
+from stylematte import weights as weights_module
+from stylematte.errors import UsageError
+from stylematte.media import images
 from stylematte_cli.app import main
 from stylematte_cli.commands import synth, synth_files
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media import images
 from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe

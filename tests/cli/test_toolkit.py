@@ -8,8 +8,8 @@ import sys
 import pytest
 
 from models.checkpoints import CheckpointError
+from stylematte.errors import EngineError, InputError, MissingError
 from stylematte_cli.commands.toolkit import translated_errors
-from stylematte_cli.errors import EngineError, InputError, MissingError
 from training.backbone import MissingBackboneError
 from training.checkpoint import TrainingError
 

@@ -14,9 +14,9 @@ from torch._utils import ExceptionWrapper
 
 from models.checkpoints import load_weights
 from models.presets import PRESETS
+from stylematte.errors import InputError
 from stylematte_cli.app import main
 from stylematte_cli.commands.toolkit import translated_errors
-from stylematte_cli.errors import InputError
 from tests.training import drawn
 from training import backbone, loop
 from training.data.readers import DataError, is_held_out

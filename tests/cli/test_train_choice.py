@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from models.checkpoints import load_weights
+from stylematte.weights import ASSETS
 from stylematte_cli.app import main
 from stylematte_cli.commands import train as train_module
-from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from training.config import load_recipe
 from training.recipe_files import recipe_names

@@ -7,17 +7,17 @@ import numpy as np
 import onnx
 import pytest
 
-from export.guided_filter import launch
-from export.guided_filter.kernels import ApplyKernel, Grey
-from export.guided_filter.launch import GuidedFilter
-from stylematte_cli.commands import card as card_command
-from stylematte_cli.engines import cuda as cuda_module
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.card_filter import CardFilter
-from stylematte_cli.engines.cuda import Cuda
-from stylematte_cli.engines.tensorrt import Sidecar, TensorRTEngine
-from stylematte_cli.errors import EngineError
-from stylematte_cli.matter import Matter
+from stylematte.engines import card as card_command
+from stylematte.engines import cuda as cuda_module
+from stylematte.engines import open_engine
+from stylematte.engines.card_filter import CardFilter
+from stylematte.engines.cuda import Cuda
+from stylematte.engines.guided_filter import launch
+from stylematte.engines.guided_filter.kernels import ApplyKernel, Grey
+from stylematte.engines.guided_filter.launch import GuidedFilter
+from stylematte.engines.tensorrt import Sidecar, TensorRTEngine
+from stylematte.errors import EngineError
+from stylematte.matter import Matter
 from tests.conftest import MEAN, STD, red_detector
 from tests.export.fakes import Code, FakeDriver
 from tests.export.host_kernels import HostKernels, require_compiler
@@ -152,6 +152,6 @@ def test_the_command_hands_the_kernels_over_or_says_why_not(red_model, memory, m
         memory.cards = 0
         card_command.use_card(engine, "cuda:0")
         assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA card can be used")
-        monkeypatch.setitem(sys.modules, "export.guided_filter.launch", None)
+        monkeypatch.setitem(sys.modules, "stylematte.engines.guided_filter.launch", None)
         card_command.use_card(engine, "auto")
         assert caplog.messages[-1].startswith("guided filter on the CPU: import of export.guided_filter")

@@ -6,8 +6,14 @@ from itertools import product
 import numpy as np
 import pytest
 
-from export.guided_filter.kernels import LAYOUTS, ApplyKernel, CoefficientsKernel, Grey, KernelError
 from models.stylematte import MEAN, STD
+from stylematte.engines.guided_filter.kernels import (
+    LAYOUTS,
+    ApplyKernel,
+    CoefficientsKernel,
+    Grey,
+    KernelError,
+)
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.models.references import guided_coefficients, sigmoid, upsample
 

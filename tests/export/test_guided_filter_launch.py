@@ -5,10 +5,10 @@ import sys
 import numpy as np
 import pytest
 
-from export.guided_filter import launch
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Grey
-from export.guided_filter.launch import ArrayError, DeviceArray, GuidedFilter, LaunchError
 from models.stylematte import MEAN, STD
+from stylematte.engines.guided_filter import launch
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Grey
+from stylematte.engines.guided_filter.launch import ArrayError, DeviceArray, GuidedFilter, LaunchError
 from tests.export.fakes import Code, FakeDriver, pointer_types
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.models.references import guided_logits, sigmoid

@@ -7,10 +7,17 @@ import subprocess
 
 import pytest
 
-from export.guided_filter import nvrtc
-from export.guided_filter.kernels import LAYOUTS, SHARED_BYTES, STORAGE, ApplyKernel, CoefficientsKernel, Grey
 from models.stylematte import MEAN, STD
-from stylematte_cli import weights
+from stylematte import weights
+from stylematte.engines.guided_filter import nvrtc
+from stylematte.engines.guided_filter.kernels import (
+    LAYOUTS,
+    SHARED_BYTES,
+    STORAGE,
+    ApplyKernel,
+    CoefficientsKernel,
+    Grey,
+)
 
 GREY = Grey.of(MEAN, STD)
 COEFFICIENTS = [CoefficientsKernel(radius_px, 1e-4) for radius_px in (1, 13, 16)]

@@ -7,10 +7,10 @@ import onnx
 import onnxruntime
 import pytest
 
+from export import plugin
 from export.functions import with_functions
-from export.guided_filter import plugin
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, KernelError
-from export.guided_filter.nvrtc import ARCHITECTURE
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, KernelError
+from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE
 from tests.conftest import red_detector
 from tests.export.fakes import FakeTensorDesc, fake_tensorrt
 from tests.export.host_kernels import HostKernels, pack, require_compiler

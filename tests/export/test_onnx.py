@@ -21,11 +21,11 @@ from export.parity import ParityError, PhotosError, read_photos
 from models.checkpoints import load_weights
 from models.presets import PRESETS
 from models.stylematte import MEAN, STD
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.imaging.geometry import resize_to_working
-from stylematte_cli.matter import Matter
-from stylematte_cli.weights import ASSETS
+from stylematte.engines import open_engine
+from stylematte.engines.base import Contract
+from stylematte.imaging.geometry import resize_to_working
+from stylematte.matter import Matter
+from stylematte.weights import ASSETS
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
 

@@ -15,7 +15,7 @@ from export.onnx import export_onnx
 from export.parity import LIMITS, Limits, ParityError, at_working_size, check_converted
 from export.precision import HALF, SENSITIVE, PrecisionError, rounded_in_float32, to_half
 from models.presets import PRESETS
-from stylematte_cli.engines.base import Contract
+from stylematte.engines.base import Contract
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
 from tests.training import drawn

@@ -14,8 +14,8 @@ from export.parity import ParityError
 from export.refiner import _prove, export_refiner, save_beside
 from models.checkpoints import write_tensors
 from models.refiner import REFINERS, Refiner
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.refiner import open_refiner
+from stylematte.engines import open_engine
+from stylematte.engines.refiner import open_refiner
 from tests.conftest import red_detector
 
 ORIGIN = Origin("b" * 64, "9.8.7", "CC0-1.0", {"steps": 12})

@@ -16,9 +16,9 @@ from export.engine_plan import Identity, PlanError, plan_for
 from export.parity import ParityError
 from export.precision import set_metadata, to_half
 from export.tensorrt import BuildError, build_apart, build_plan, check_engine, run_engine, write_engine
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.engines.cuda import Cuda
-from stylematte_cli.engines.tensorrt import Sidecar
+from stylematte.engines.base import Contract
+from stylematte.engines.cuda import Cuda
+from stylematte.engines.tensorrt import Sidecar
 from tests.runtime.fake_card import FakeCuda, fake_tensorrt
 
 BUILT_FOR = {

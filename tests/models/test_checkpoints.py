@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from models.checkpoints import CheckpointError, load_weights, save_weights, write_tensors
 from models.presets import PRESETS
 from models.stylematte import StyleMatte, build_model
-from stylematte_cli.weights import ASSETS
+from stylematte.weights import ASSETS
 from tests.models.networks import lively
 
 

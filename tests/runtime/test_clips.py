@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylematte_cli.batch import Job, Network
-from stylematte_cli.clips import ClipJob, ahead, in_order, matte_clip
-from stylematte_cli.engines import open_engine
-from stylematte_cli.errors import InputError
-from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media.paths import Item
+from stylematte.batch import Job, Network
+from stylematte.clips import ClipJob, ahead, in_order, matte_clip
+from stylematte.engines import open_engine
+from stylematte.errors import InputError
+from stylematte.matter import Matte, Matter
+from stylematte.media.paths import Item
 from tests.clips import draw_clip, probe
 
 

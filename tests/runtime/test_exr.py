@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import exr
-from stylematte_cli.media.frame_sequence import read_exr
+from stylematte.errors import InputError
+from stylematte.media import exr
+from stylematte.media.frame_sequence import read_exr
 
 
 def read(path: Path, data: bytes) -> NDArray[np.float64]:

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import headers, images
-from stylematte_cli.media.images import (
+from stylematte.errors import InputError
+from stylematte.media import headers, images
+from stylematte.media.images import (
     decode_image,
     encode_image,
     read_alpha,
@@ -18,7 +18,7 @@ from stylematte_cli.media.images import (
     remove_leftovers,
     write_bytes,
 )
-from stylematte_cli.memory import usable_bytes
+from stylematte.memory import usable_bytes
 from tests.pictures import ASSETS, STORED, exif_bytes, icc_bytes, png_that_says, red_picture, save
 
 LOSSY = 6  # greatest mean difference that JPEG and WebP may make

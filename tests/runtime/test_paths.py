@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media.paths import Work, collect
+from stylematte.errors import UsageError
+from stylematte.media.paths import Work, collect
 
 
 def make(folder: Path, *names: str) -> Path:

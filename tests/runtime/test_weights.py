@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stylematte_cli import weights
-from stylematte_cli.errors import InputError, MissingError
+from stylematte import weights
+from stylematte.errors import InputError, MissingError
 
 
 @pytest.fixture

@@ -198,7 +198,7 @@ def test_a_script_that_takes_no_pictures_is_refused(tmp_path):
 def test_the_shipped_network_stands_in():
     """Its encoder sees normalised pictures of 224 x 224; 224 x 224 pictures are not resized at all."""
     from models.checkpoints import load_weights
-    from stylematte_cli.weights import ASSETS
+    from stylematte.weights import ASSETS
 
     detector = load_detector("nano", [ASSETS])
     assert isinstance(detector, EncoderDetector)

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from export.guided_filter.kernels import (
+from stylematte.engines.guided_filter.kernels import (
     MOST_SIZE,
     ApplyKernel,
     CoefficientsKernel,
     Grey,
     Kernel,
 )
-from export.guided_filter.nvrtc import INSTALL, compile_ptx
+from stylematte.engines.guided_filter.nvrtc import INSTALL, compile_ptx
 
 DTYPES = {"<f4": "float32", "<f2": "float16", "|u1": "uint8"}
 
@@ -217,7 +217,11 @@ def _array(name: str, array: Any) -> DeviceArray:
             shape, int(interface["typestr"][2:])
         ):
             raise ArrayError(f"{name} is not contiguous: pass {name}.contiguous()")
-        array = DeviceArray(interface["data"][0], shape, dtype)
+        return _checked(name, DeviceArray(interface["data"][0], shape, dtype))
+    return _checked(name, array)
+
+
+def _checked(name: str, array: DeviceArray) -> DeviceArray:
     if array.dtype not in DTYPES.values():
         raise ArrayError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
     if len(array.shape) != 4 or min(array.shape) < 1 or max(array.shape) > MOST_SIZE:

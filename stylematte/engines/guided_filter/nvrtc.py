@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from export.guided_filter.kernels import Kernel
+from stylematte.engines.guided_filter.kernels import Kernel
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
 # PTX for Turing runs on every later card too: the driver translates it when it is loaded.
@@ -63,7 +63,7 @@ def version() -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie: ptx/ in the folder that stylematte_cli.weights keeps models in."""
+    """Where compiled kernels lie: ptx/ in the folder that stylematte.weights keeps models in."""
     home, cache = os.environ.get("STYLEMATTE_HOME"), os.environ.get("XDG_CACHE_HOME")
     if home:
         return Path(home).expanduser() / "ptx"

@@ -16,8 +16,8 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.gan.checkpoints import load_generator
+from stylematte.weights import ASSETS
 from stylematte_cli.app import main
-from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
