@@ -20,6 +20,7 @@ from stylematte_cli.commands import (
     matte,
     models,
     synth,
+    toolkit,
     train,
 )
 from stylematte_cli.commands.options import print_json
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 all done, 1 some inputs failed, 2 usage, 3 bad input, 4 something missing,
         5 engine failure, 130 interrupted.
     """
+    toolkit.enable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
     try:
