@@ -9,7 +9,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
-class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
+class CustomBuildHook(BuildHookInterface):
     """Maps each toolkit to a folder of stylematte_cli."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from export.parity import LIMITS
 from export.precision import Precision
 from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 from stylematte.engines.guided_filter.nvrtc import compile_ptx
+from stylematte.files import sha256_of, write_text
 
 SIDECAR_VERSION = 1
 ASPECTS = (1, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 16 / 9, 9 / 16)  # width by height of the photos that people take
@@ -129,10 +130,10 @@ def write_plan(plan: Plan, onnx_path: Path, folder: Path) -> list[Path]:
     written = []
     for kernel in plan.kernels():
         path = folder / f"{plan.name}.{kernel.name}.ptx"
-        write_whole(path, compile_ptx(kernel).encode())
+        write_text(path, compile_ptx(kernel))
         written.append(path)
     script = folder / f"{plan.name}.build.sh"
-    write_whole(script, _script(plan, onnx_path.name).encode())
+    write_text(script, _script(plan, onnx_path.name))
     script.chmod(0o755)
     return [*written, script]
 
@@ -187,7 +188,7 @@ def identify(plan: Plan, onnx_path: Path, built_for: dict[str, str]) -> Identity
     ptx = hashlib.sha256()
     for kernel in plan.kernels():
         ptx.update(compile_ptx(kernel).encode())
-    return Identity(built_for, hashlib.sha256(onnx_path.read_bytes()).hexdigest(), ptx.hexdigest())
+    return Identity(built_for, sha256_of(onnx_path), ptx.hexdigest())
 
 
 def engine_path(plan: Plan, identity: Identity, folder: Path) -> Path:
@@ -200,17 +201,6 @@ def is_built(path: Path) -> bool:
     sidecar = path.with_name(path.name + ".json")
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        return bool(facts["engine_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+        return bool(facts["engine_sha256"] == sha256_of(path))
     except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not whole: it is built
         return False
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

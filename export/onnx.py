@@ -18,6 +18,7 @@ from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_i
 from export.names import name_after_modules
 from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
+from stylematte.files import writing
 
 
 class ExportError(RuntimeError):
@@ -157,17 +158,6 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
     return {f"stylematte.{key}": value for key, value in values.items()}
 
 
-def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(model.SerializeToString())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
@@ -195,3 +185,9 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
         raise ExportError(f"torch cannot export this network: {error}") from error
     assert program is not None  # None comes only with the exporter that dynamo replaces
     return program.model_proto
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())

@@ -1,6 +1,5 @@
 """A refiner's weights become the ONNX file that lies beside a model file (docs/model-contract.md)."""
 
-import hashlib
 import json
 import logging
 import warnings
@@ -19,6 +18,7 @@ from export.onnx import ExportError, Origin, save_onnx
 from export.parity import ParityError
 from export.precision import set_metadata
 from models.refiner import Refiner, load_refiner
+from stylematte.files import sha256_of
 
 CONTRACT_VERSION = "1"
 TILES = 4  # in one pass
@@ -109,7 +109,7 @@ def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origi
     origin = replace(origin, provenance=origin.provenance or provenance)
     save_onnx(export_refiner(network, origin), path)
     set_metadata(model, "refiner", path.name)
-    set_metadata(model, "refiner_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    set_metadata(model, "refiner_sha256", sha256_of(path))
     return path
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from export.contract import Float, feed
-from export.engine_plan import SIDECAR_VERSION, Identity, Plan, write_whole
+from export.engine_plan import SIDECAR_VERSION, Identity, Plan
 from export.parity import (
     LIMITS,
     NOISE,
@@ -27,6 +27,7 @@ from export.parity import (
 from export.plugin import register, with_plugin_nodes
 from export.precision import rounded_in_float32
 from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE
+from stylematte.files import write_text, writing
 
 WORKSPACE_BYTES = 4 << 30
 Say = Callable[[str, int, int], None]  # phase, steps done, steps there are
@@ -231,8 +232,9 @@ def write_engine(
         "parity": parity.as_dict(),
         "build": build,
     }
-    write_whole(path, engine)
-    write_whole(path.with_name(path.name + ".json"), (json.dumps(facts, indent=2) + "\n").encode())
+    with writing(path) as temporary:
+        temporary.write_bytes(engine)
+    write_text(path.with_name(path.name + ".json"), json.dumps(facts, indent=2) + "\n")
 
 
 def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, Case]:

@@ -15,6 +15,7 @@ from models.archives import ArchiveError, check_archive
 from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
+from stylematte.files import writing
 
 GENERATOR = "stylegan3"  # what a generator's file says of itself
 
@@ -43,13 +44,9 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all; the same content makes the same file, byte for byte."""
-    temporary = path.with_name(f".{path.name}.part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with writing(path) as temporary:
         temporary.write_bytes(_sorted_header(save(plain, metadata=metadata)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:

@@ -20,12 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import EngineError, InputError, StyleMatteError, UsageError
+from stylematte.files import write_bytes
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
 from stylematte.imaging.geometry import Picture, convert
 from stylematte.matter import Matte, Matter
 from stylematte.media import headers
-from stylematte.media.images import DEEP_FORMATS, Photo, decode_image, write_bytes
+from stylematte.media.images import DEEP_FORMATS, Photo, decode_image
 from stylematte.media.manifest import Manifest, read_and_identify
 from stylematte.media.paths import Item
 from stylematte.media.results import encode_result

@@ -1,8 +1,6 @@
 """Names of weights: which file each stands for, and what its model card says."""
 
-import hashlib
 import json
-import os
 import shlex
 import tempfile
 from collections.abc import Callable
@@ -11,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.files import cache_folder, sha256_of
 
 DEFAULT = "nano"
 ASSETS = Path(__file__).parent / "assets"
@@ -47,15 +46,6 @@ class Weights:
     def is_model(self) -> bool:
         """An engine opens it; other weights are for `stylematte export` and `stylematte train`."""
         return self.path.suffix != TRAINING
-
-
-def cache_folder() -> Path:
-    """Where weights of one's own lie: $STYLEMATTE_HOME, else stylematte/ in the user's cache folder."""
-    home = os.environ.get("STYLEMATTE_HOME")
-    if home:
-        return Path(home).expanduser()
-    cache = os.environ.get("XDG_CACHE_HOME")
-    return (Path(cache) if cache else Path.home() / ".cache") / "stylematte"
 
 
 def resolve(name_or_path: str | Path = DEFAULT) -> Path:
@@ -201,12 +191,6 @@ def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> Non
         # Within one folder of one file system: nothing is left to go wrong between the two.
         made.with_suffix(".json").replace(path.with_suffix(".json"))
         made.replace(path)
-
-
-def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _known_files() -> dict[str, Path]:

@@ -1,6 +1,5 @@
 """What a run goes on from: its own state, in one file; or trained weights, to start from."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from models.archives import check_archive
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import Preset
 from models.stylematte import StyleMatte
+from stylematte.files import writing
 
 
 class TrainingError(RuntimeError):
@@ -27,15 +27,10 @@ class StateError(ValueError):
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a run's state; the old one stays until the new one is whole on disk."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_state(path: Path) -> dict[str, Any]:
@@ -65,9 +60,3 @@ def load_start(path: Path, preset: Preset) -> StyleMatte:
             + (" with other changes of it" if model.preset.name == preset.name else "")
         )
     return model
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_weights
-from training.checkpoint import file_hash
+from stylematte.files import sha256_of, write_text
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
 from training.loop import RunOptions, make_judge
@@ -108,7 +108,7 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         if missing := [product for product in step.products if not product.is_file()]:
             raise CycleError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
         result["seconds"] = round(time.monotonic() - began, 1)
-        products = {str(p.relative_to(out)): file_hash(p) for p in step.products}
+        products = {str(p.relative_to(out)): sha256_of(p) for p in step.products}
         _write(path, {"settings": settings, "result": result, "products": products})
         results[step.name] = result
     return results
@@ -145,14 +145,11 @@ def _read(path: Path) -> Result:
 
 
 def _write(path: Path, value: Result) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _are_whole(out: Path, products: dict[str, str]) -> bool:
-    return all((out / name).is_file() and file_hash(out / name) == known for name, known in products.items())
+    return all((out / name).is_file() and sha256_of(out / name) == known for name, known in products.items())
 
 
 def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
@@ -262,9 +259,7 @@ def write_report(out: Path, settings: Result, results: dict[str, Result], scores
     for key in scores[names[0]]:
         lines.append(f"| {key} | {' | '.join(f'{scores[name][key]:.4f}' for name in names)} |")
     lines += ["", "`iou`: more is better; everything else: less is. Sheets of all of them: pictures/.", ""]
-    temporary = out / ".report.md.part"
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    temporary.replace(out / "report.md")
+    write_text(out / "report.md", "\n".join(lines))
 
 
 def _text(value: Any) -> str:

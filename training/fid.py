@@ -18,7 +18,7 @@ from torch.nn import functional as F  # noqa: N812
 from models.checkpoints import load_encoder
 from models.encoders import Encoder
 from models.stylematte import MEAN, STD
-from training.checkpoint import file_hash
+from stylematte.files import sha256_of
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -88,7 +88,7 @@ class ScriptDetector(Detector):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.sha256 = file_hash(path)
+        self.sha256 = sha256_of(path)
         self.name = "inception" if self.sha256 == INCEPTION_SHA256 else path.name
         try:
             with warnings.catch_warnings():
@@ -161,7 +161,7 @@ def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Det
         return ScriptDetector(path)
     if path.suffix != ".safetensors":
         raise DetectorError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
-    return EncoderDetector(*load_encoder(path), file_hash(path))
+    return EncoderDetector(*load_encoder(path), sha256_of(path))
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stylematte.engines.base import Contract, Unread, usable_cores
 from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte.errors import EngineError, InputError, MissingError
-from stylematte.weights import sha256_of
+from stylematte.files import sha256_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from stylematte.engines.base import Contract
 from stylematte.engines.onnx import _one_line, open_session
 from stylematte.errors import EngineError, InputError, MissingError
+from stylematte.files import sha256_of
 from stylematte.imaging.refinement import Tiles
-from stylematte.weights import sha256_of
 
 VERSION = "1"  # of what a refiner's file says about itself
 

@@ -20,7 +20,7 @@ from stylematte.engines.base import Contract, Unread
 from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte.engines.cuda import INSTALL_HINT, Cuda
 from stylematte.errors import EngineError, InputError, MissingError
-from stylematte.weights import sha256_of
+from stylematte.files import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"

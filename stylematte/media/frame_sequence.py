@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import InputError
+from stylematte.files import write_bytes
 from stylematte.media import exr
-from stylematte.media.images import Photo, read_image, write_bytes
+from stylematte.media.images import Photo, read_image
 from stylematte.media.pattern import find_frames
 from stylematte.media.results import SUFFIXES, encode_result
 from stylematte.media.span import Span

@@ -1,9 +1,6 @@
 """Pictures from files and into files: every kind becomes upright RGB, and what is written appears whole."""
 
-import itertools
-import os
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,16 +15,12 @@ from stylematte.memory import usable_bytes
 
 Array = NDArray[Any]
 
-TEMPORARY = ".stylematte-part"
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tif", "jpg": ".jpg"}
 DEEP_FORMATS = ("png", "tiff")  # hold 16 bits
 LONGEST_SIDE = {"webp": 16383, "jpg": 65500}
 READ_HINT = "JPEG, PNG, WebP, TIFF, BMP and AVIF are read"
 SWAP_PX = 1 << 20
 OPENCV_MOST_PX = 1 << 30
-# Signal 0 asks; on Windows it is Ctrl-C, and would end what it asks about.
-CAN_ASK_FOR_PROCESSES = os.name != "nt"
-PATIENCE_S = 3600  # after which nobody writes a picture any more
 LEAST_BYTES_A_PIXEL = 6  # of a picture in work: its colours, and what is made of it
 
 # Of all settings of libpng this is as fast as OpenCV's own (level 1, run lengths, filter "left"), and the
@@ -227,59 +220,6 @@ def encode_image(
     if icc:
         tags[headers.ICC_PROFILE] = (headers.UNDEFINED, icc)
     return headers.with_tiff_tags(bytes(encoded), tags) if tags else bytes(encoded)
-
-
-_counter = itertools.count()
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, its folder made where needed.
-
-    Raises:
-        InputError: It cannot be written there.
-    """
-    temporary = temporary_path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            temporary.write_bytes(data)
-            os.replace(temporary, path)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}", "Choose another folder with --out"
-        ) from None
-
-
-def temporary_path(path: Path) -> Path:
-    """Name a file beside `path` to write to before it gets its name."""
-    # Short, so that a name of the longest allowed length still works; the number of the process tells
-    # `remove_leftovers` whether the writer is alive.
-    return path.with_name(f".{os.getpid()}-{next(_counter)}{TEMPORARY}")
-
-
-def remove_leftovers(folders: Iterable[Path]) -> None:
-    """Delete temporary files of processes that were killed while writing."""
-    for folder in folders:
-        for path in folder.glob(f".*{TEMPORARY}"):
-            process = path.name[1:].partition("-")[0]
-            if process.isdecimal() and not _is_written(path, int(process)):
-                path.unlink(missing_ok=True)
-
-
-def _is_written(path: Path, process: int) -> bool:
-    """Whether a process still writes a file."""
-    try:
-        if not CAN_ASK_FOR_PROCESSES:
-            return time.time() - path.stat().st_mtime < PATIENCE_S
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is another user's, or the file has its name
-        return True
-    return True
 
 
 def _split(pixels: Array, already_rgb: bool) -> tuple[Array, Array | None]:

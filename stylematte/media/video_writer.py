@@ -12,8 +12,8 @@ import av
 from numpy.typing import NDArray
 
 from stylematte.errors import InputError, MissingError
+from stylematte.files import temporary_path
 from stylematte.imaging import compose
-from stylematte.media.images import temporary_path
 from stylematte.media.video import ClipInfo, Frame, Sound
 from stylematte.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stylematte.files import sha256_of
 from stylematte.media.json_lines import read_lines
-from stylematte.weights import sha256_of
 from stylematte_cli.commands.toolkit import find_trained
 
 if TYPE_CHECKING:

@@ -223,16 +223,17 @@ def _tensorrt(device: str) -> list[Finding]:
 
 def _default_road(engine: str, device: str) -> list[Finding]:
     """Open the default weights, see where the session runs, and time a matte."""
+    from stylematte import files
     from stylematte import weights as registry
 
     findings = []
     try:
         weights = registry.describe(registry.DEFAULT)
-        found_sha256 = registry.sha256_of(weights.path)
+        found_sha256 = files.sha256_of(weights.path)
     except MissingError:
         detail = (
             f"the default model {registry.DEFAULT}.onnx is missing: it is neither in {registry.ASSETS} "
-            f"nor in {registry.cache_folder()}"
+            f"nor in {files.cache_folder()}"
         )
         return [Finding("weights", "fail", detail, "pip install --force-reinstall --no-deps stylematte")]
     except StyleMatteError as error:

@@ -385,7 +385,7 @@ def _number(key: str, value: float) -> str:
 
 def _write_csv(path: Path, scored: list[Result]) -> None:
     """Write one line an image; a score that the image does not have is empty."""
-    from stylematte.media.images import write_bytes
+    from stylematte.files import write_bytes
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -126,7 +126,8 @@ def _make_onnx(
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
     """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
-    from stylematte.weights import REFINER, read_card, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import REFINER, read_card
 
     source = find_trained(weights)
     base = wanted.name or source.stem
@@ -183,7 +184,8 @@ def _make_onnx(
 def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:
     """Export the refiner that lies beside the weights, where there is one, and let the model name it."""
     from stylematte import __version__
-    from stylematte.weights import REFINER, TRAINING, read_card, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import REFINER, TRAINING, read_card
 
     refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
     if not refiner.is_file():
@@ -202,7 +204,7 @@ def _check_is_wanted(target: Path, source: Path, wanted: Wanted) -> None:
     Raises:
         InputError: It is of other weights, or made in another way.
     """
-    from stylematte.weights import sha256_of
+    from stylematte.files import sha256_of
 
     require("onnx", "safetensors", extra="train")
     metadata = {entry.key: entry.value for entry in export_engine.read_model(target).metadata_props}
@@ -241,7 +243,7 @@ def _own_size(source: Path) -> int:
 
 
 def _write_card(target: Path, facts: dict[str, Any]) -> None:
-    from stylematte.media.images import write_bytes
+    from stylematte.files import write_bytes
 
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     write_bytes(target.with_suffix(".json"), text.encode())

@@ -98,7 +98,7 @@ def _copy(file: Path, target: Path, overwrite: bool) -> None:
         raise InputError(
             f"{target} is already there, and another file than {file}", "Give --overwrite, or another --out"
         )
-    from stylematte.media.images import write_bytes
+    from stylematte.files import write_bytes
 
     write_bytes(target, file.read_bytes())
 

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import InputError
+from stylematte.files import cache_folder, write_bytes
 from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import convert
 from stylematte.media.backdrop import Backdrop, identity_of, list_pictures
-from stylematte.media.images import read_alpha, read_image, write_bytes
-from stylematte.weights import cache_folder
+from stylematte.media.images import read_alpha, read_image
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.synth_files import REJECTED
 

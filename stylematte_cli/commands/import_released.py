@@ -32,7 +32,8 @@ def import_released(
     `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read
     too.
     """
-    from stylematte.weights import keep, new_path, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import keep, new_path
 
     target = new_path(name or file.stem, overwrite)
     require("torch", "transformers", extra="train")

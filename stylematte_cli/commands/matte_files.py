@@ -171,8 +171,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         The exit code.
     """
     from stylematte.engines.base import made_by, usable_cores
+    from stylematte.files import remove_leftovers
     from stylematte.matter import Matter
-    from stylematte.media import images
     from stylematte.media.manifest import Manifest
     from stylematte.media.paths import CLIP_FORMATS, collect
     from stylematte.media.pattern import is_pattern
@@ -218,7 +218,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         _print_plan(plans, looked_at_again, how.as_json)
         return tally.exit_code
 
-    images.remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
+    remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
             _do_photos(plans[0], matter, wish, how, workers, tally)

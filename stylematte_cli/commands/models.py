@@ -26,7 +26,8 @@ def models(context: typer.Context) -> int:
 @app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
     """List models and training weights that are here: name, kind, size, licence, place, summary."""
-    from stylematte.weights import cache_folder, list_weights
+    from stylematte.files import cache_folder
+    from stylematte.weights import list_weights
 
     known = list_weights()
     if as_json:
@@ -77,7 +78,8 @@ def show(
     Of weights for training: their card, or what the file says of itself.
     """
     from stylematte.engines import open_engine
-    from stylematte.weights import describe, read_metadata, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import describe, read_metadata
 
     start_log(quiet=True)
     weights = describe(name)

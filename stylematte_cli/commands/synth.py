@@ -108,7 +108,7 @@ def synth(
     _check_preview(preview, out)
     require("torch", extra="train")
     with translated_errors():
-        from stylematte.weights import sha256_of
+        from stylematte.files import sha256_of
         from stylematte_cli.commands.synth_files import SampleFolder, Settings
         from stylematte_cli.commands.torch_device import usable_device
 

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import InputError
-from stylematte.media.images import encode_image, read_alpha, read_image, remove_leftovers, write_bytes
+from stylematte.files import remove_leftovers, write_bytes
+from stylematte.media.images import encode_image, read_alpha, read_image
 from stylematte.media.json_lines import JsonLines, read_lines
 from stylematte.media.manifest import NAME
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stylematte.files import write_bytes
 from stylematte.imaging.geometry import resize
-from stylematte.media.images import encode_image, write_bytes
+from stylematte.media.images import encode_image
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.synth_files import SampleFolder

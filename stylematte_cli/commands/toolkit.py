@@ -81,7 +81,8 @@ def find_trained(name_or_path: str, option: str = "--weights") -> Path:
         InputError: A file of another kind.
         MissingError: There is none; both messages name the option.
     """
-    from stylematte.weights import ASSETS, cache_folder
+    from stylematte.files import cache_folder
+    from stylematte.weights import ASSETS
 
     for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
         if path.is_file():

@@ -166,7 +166,8 @@ def _check_there(recipe: "GanRecipe", backbone: Path | None, detector: str) -> N
 
 def detector_folders() -> tuple[Path, ...]:
     """Where detectors are looked for by name: among what ships, and in the cache folder."""
-    from stylematte.weights import ASSETS, cache_folder
+    from stylematte.files import cache_folder
+    from stylematte.weights import ASSETS
 
     return (ASSETS, cache_folder())
 
@@ -214,7 +215,8 @@ def prepare_mattes(
 def _matte_one(matter: Any, sample: "Sample", mattes: Path) -> None:
     import numpy as np
 
-    from stylematte.media.images import encode_image, write_bytes
+    from stylematte.files import write_bytes
+    from stylematte.media.images import encode_image
     from training.data.pseudo_alpha import cached_paths
     from training.data.readers import read_rgb
 

@@ -126,7 +126,7 @@ def run_recipe(
     Returns:
         Scores of the last validation, as `training.loop.train` has them.
     """
-    from stylematte.weights import sha256_of
+    from stylematte.files import sha256_of
     from stylematte_cli.commands.torch_device import say_where, set_up_threads
     from training.data.check import label_notes
     from training.loop import train as run
@@ -175,7 +175,7 @@ def _start(
     recipe: "Recipe", data: Path, weights: Path | None, backbone: str
 ) -> tuple[Callable[[Any], None] | None, str]:
     """What fills the fresh network, and the name or hash of pretrained encoder weights."""
-    from stylematte.weights import sha256_of
+    from stylematte.files import sha256_of
     from training.backbone import load_backbone
     from training.checkpoint import load_start
 

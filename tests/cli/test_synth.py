@@ -21,7 +21,7 @@ from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator, GeneratorConfig, rgba_of
 from stylematte import weights as weights_module
 from stylematte.errors import UsageError
-from stylematte.media import images
+from stylematte.files import TEMPORARY
 from stylematte_cli.app import main
 from stylematte_cli.commands import synth, synth_files
 from tests.conftest import bolder_red_detector, red_detector
@@ -177,13 +177,13 @@ def test_full_disk_ends_in_one_line_and_leaves_what_is_there(tmp_path, weights, 
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images.os, "replace", full)
+        patch.setattr(os, "replace", full)
         run(out, weights, "--n", 100, code=3)
     err = capsys.readouterr().err
     assert "No space left" in err
     assert err.count("\n") == 1
     assert len(files(out)) == 30
-    assert not list(out.glob(f".*{images.TEMPORARY}"))
+    assert not list(out.glob(f".*{TEMPORARY}"))
     assert_manifest_tells_the_truth(out)
     run(out, weights, "--n", 100)
     run(whole, weights, "--n", 100)

@@ -8,7 +8,7 @@ import subprocess
 import pytest
 
 from models.stylematte import MEAN, STD
-from stylematte import weights
+from stylematte import files
 from stylematte.engines.guided_filter import nvrtc
 from stylematte.engines.guided_filter.kernels import (
     LAYOUTS,
@@ -117,8 +117,11 @@ def test_a_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path, monk
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(UnicodeEncodeError):
-        nvrtc._write(tmp_path / "kernel.ptx", "\udc80")
+    with (
+        pytest.raises(UnicodeEncodeError),
+        files.writing(tmp_path / "kernel.ptx", shared=True) as temporary,
+    ):
+        temporary.write_text("\udc80", encoding="utf-8")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -134,8 +137,8 @@ def test_compile_errors_carry_the_compilers_words(tmp_path, monkeypatch):
 def test_kernels_lie_beside_the_models(monkeypatch, tmp_path):
     for name in ("STYLEMATTE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx" == tmp_path / "stylematte" / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx" == tmp_path / "stylematte" / "ptx"
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "own"))
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx" == tmp_path / "own" / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx" == tmp_path / "own" / "ptx"

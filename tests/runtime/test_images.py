@@ -8,16 +8,11 @@ import cv2
 import numpy as np
 import pytest
 
+from stylematte import files
 from stylematte.errors import InputError
+from stylematte.files import remove_leftovers, write_bytes
 from stylematte.media import headers, images
-from stylematte.media.images import (
-    decode_image,
-    encode_image,
-    read_alpha,
-    read_image,
-    remove_leftovers,
-    write_bytes,
-)
+from stylematte.media.images import decode_image, encode_image, read_alpha, read_image
 from stylematte.memory import usable_bytes
 from tests.pictures import ASSETS, STORED, exif_bytes, icc_bytes, png_that_says, red_picture, save
 
@@ -243,7 +238,7 @@ def test_where_nobody_can_be_asked_old_leftovers_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """On Windows signal 0 is Ctrl-C, and every other one ends the process that it is sent to."""
-    monkeypatch.setattr(images, "CAN_ASK_FOR_PROCESSES", False)
+    monkeypatch.setattr(files, "CAN_ASK_FOR_PROCESSES", False)
     monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal is sent"))
     young, old = (tmp_path / f".{process}-0.stylematte-part" for process in (4, 5))
     for path in (young, old):

@@ -2,11 +2,10 @@
 
 import hashlib
 import logging
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
+from stylematte import files
 from stylematte.engines.guided_filter.kernels import Kernel
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
@@ -46,7 +45,8 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
         return path.read_text(encoding="utf-8")
     ptx = _compile(source, options)
     try:
-        _write(path, ptx)
+        with files.writing(path, shared=True) as temporary:
+            temporary.write_text(ptx, encoding="utf-8")
     except OSError as error:  # a home that is read-only costs a compilation a process, no more
         logger.warning("%s: the compiled kernel is not kept: %s", path, error)
     return ptx
@@ -63,11 +63,8 @@ def version() -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie: ptx/ in the folder that stylematte.weights keeps models in."""
-    home, cache = os.environ.get("STYLEMATTE_HOME"), os.environ.get("XDG_CACHE_HOME")
-    if home:
-        return Path(home).expanduser() / "ptx"
-    return (Path(cache) if cache else Path.home() / ".cache") / "stylematte" / "ptx"
+    """Where compiled kernels lie."""
+    return files.cache_folder() / "ptx"
 
 
 def _nvrtc() -> Any:
@@ -105,16 +102,3 @@ def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
     if code.value:
         raise NvrtcError(f"NVRTC failed: {code.name}")
     return tuple(values)
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file whole or not at all, also where two processes write it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink()
-        raise
