@@ -9,18 +9,15 @@ from pathlib import Path
 import onnx
 
 from export.contract import Float
-from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, CalibrationError, to_int8
+from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
 from export.network_parity import check_parity
 from export.onnx import Origin, export_onnx
 from export.parity import PHOTOS, Parity, at_working_size, check_converted, read_photos
 from export.precision import Precision, set_metadata, to_half
 from models.stylematte import StyleMatte
+from stylematte.errors import InputError
 
 PROOF_SHARE = 4  # of a folder of photos, one in so many proves an int8 file; the rest set its ranges
-
-
-class SizeError(ValueError):
-    """A size that the network does not take."""
 
 
 @dataclass(frozen=True)
@@ -59,18 +56,18 @@ def build_onnx(
             stride.
 
     Raises:
-        PhotosError: No picture in the folder.
-        CalibrationError: Too few of them for int8.
-        ExportError: The network cannot be traced.
-        PrecisionError: The network does not fit the number type.
+        InputError: No picture in the folder.
+        InputError: Too few of them for int8.
+        EngineError: The network cannot be traced.
+        EngineError: The network does not fit the number type.
         ParityError: A step changed what the network says.
-        SizeError: A size below the stride, or a fixed one that is no multiple of it.
+        InputError: A size below the stride, or a fixed one that is no multiple of it.
     """
     if size is not None:
         network.preset = replace(network.preset, working_size=size)
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
-        raise SizeError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
+        raise InputError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
     pictures, calibration = _pictures(photos or PHOTOS, precision)
     original = export_onnx(network, origin)
     parity = check_parity(network, original, pictures)
@@ -97,7 +94,7 @@ def _pictures(folder: Path, precision: Precision) -> tuple[dict[str, Float], lis
         return pictures, []
     calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
     if len(calibration) < FEWEST_PHOTOS:
-        raise CalibrationError(
+        raise InputError(
             f"{folder}: {len(pictures)} photos, and int8 needs {fewest_photos()} at least: "
             f"{FEWEST_PHOTOS} that set its ranges, and one in {PROOF_SHARE} that proves the file"
         )

@@ -19,15 +19,12 @@ from export.parity import LIMITS
 from export.precision import Precision
 from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 from stylematte.engines.guided_filter.nvrtc import compile_ptx
+from stylematte.errors import InputError
 from stylematte.files import sha256_of, write_text
 
 SIDECAR_VERSION = 1
 ASPECTS = (1, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 16 / 9, 9 / 16)  # width by height of the photos that people take
 LARGEST_GUIDE_PX = 4096  # a side of the full-size picture that the engine itself can take to alpha
-
-
-class PlanError(ValueError):
-    """A model file that no engine is built from."""
 
 
 @dataclass(frozen=True)
@@ -91,15 +88,15 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
         largest_batch: Photos in one pass.
 
     Raises:
-        PlanError: Not a contract file, or an int8 one.
+        InputError: Not a contract file, or an int8 one.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("stylematte.contract") not in READABLE_VERSIONS:
-        raise PlanError(
+        raise InputError(
             f"{name}: not a StyleMatte model of contract version {' or '.join(READABLE_VERSIONS)}"
         )
     if metadata.get("stylematte.precision") == "int8":
-        raise PlanError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
+        raise InputError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
     model = with_functions(model)  # plug-ins stand for functions
     if fixed := metadata.get("stylematte.working_sizes"):
         height, width = (int(part) for part in fixed.split(",")[0].split("x"))
@@ -107,7 +104,7 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
     stride = int(metadata["stylematte.stride"])
     side = side or int(metadata["stylematte.working_size"])
     if side < stride:
-        raise PlanError(f"{name}: size {side} is below the network's stride of {stride}")
+        raise InputError(f"{name}: size {side} is below the network's stride of {stride}")
     aspects = (1.0,) if metadata.get("stylematte.fit") == "stretch" else ASPECTS
     sizes = [
         tuple(max(1, round(s / stride)) * stride for s in (side / math.sqrt(a), side * math.sqrt(a)))

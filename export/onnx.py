@@ -18,11 +18,8 @@ from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_i
 from export.names import name_after_modules
 from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
+from stylematte.errors import EngineError
 from stylematte.files import writing
-
-
-class ExportError(RuntimeError):
-    """A file that could not be made; the message says at which step."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +67,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
 
     Raises:
-        ExportError: The network cannot be traced, or the result is no valid model.
+        EngineError: The network cannot be traced, or the result is no valid model.
     """
     exported = _trace(model)
     graph = exported.graph
@@ -127,7 +124,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported model is not valid ONNX: {error}") from None
+        raise EngineError(f"the exported model is not valid ONNX: {error}") from None
     return result
 
 
@@ -182,7 +179,7 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds here, none of them documented
-        raise ExportError(f"torch cannot export this network: {error}") from error
+        raise EngineError(f"torch cannot export this network: {error}") from error
     assert program is not None  # None comes only with the exporter that dynamo replaces
     return program.model_proto
 

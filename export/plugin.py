@@ -12,8 +12,9 @@ import onnx
 from onnx import helper
 
 from export.functions import DOMAIN
-from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel, KernelError
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
+from stylematte.errors import InputError
 
 # No `from __future__ import annotations`: TensorRT wants types in the annotations of `_define`'s functions.
 
@@ -49,8 +50,8 @@ def register(
 
     Raises:
         ImportError: TensorRT is not installed.
-        KernelError: A radius or eps that the kernels do not have.
-        NvrtcError: NVRTC is not installed.
+        InputError: A radius or eps that the kernels do not have.
+        EngineError: NVRTC is not installed.
     """
     global _settings
     CoefficientsKernel(radius_px, eps)
@@ -91,7 +92,7 @@ def _define() -> None:
         # One type for all, as the bodies of the ONNX functions have it.
         types = {tensor.dtype for tensor in tensors}
         if len(types) > 1 or not types <= set(storage):
-            raise KernelError(
+            raise InputError(
                 f"{node}: tensors of {', '.join(map(str, types))}; all float32 or all float16 are taken"
             )
         return storage[types.pop()]

@@ -14,10 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from export.functions import OPSET
-from export.onnx import ExportError, Origin, save_onnx
+from export.onnx import Origin, save_onnx
 from export.parity import ParityError
 from export.precision import set_metadata
 from models.refiner import Refiner, load_refiner
+from stylematte.errors import EngineError
 from stylematte.files import sha256_of
 
 CONTRACT_VERSION = "1"
@@ -48,7 +49,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
         A model that passes `onnx.checker`.
 
     Raises:
-        ExportError: The network cannot be traced, or the result is no valid model.
+        EngineError: The network cannot be traced, or the result is no valid model.
         ParityError: It does not do what the network does.
     """
     side = model.shape.tile_px
@@ -67,7 +68,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds here, none of them documented
-        raise ExportError(f"torch cannot export this refiner: {error}") from error
+        raise EngineError(f"torch cannot export this refiner: {error}") from error
     assert program is not None  # None comes only with the exporter that dynamo replaces
     result = program.model_proto
     result.producer_name, result.producer_version = "stylematte", origin.tool_version
@@ -83,7 +84,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported refiner is not valid ONNX: {error}") from None
+        raise EngineError(f"the exported refiner is not valid ONNX: {error}") from None
     _prove(model, result)
     return result
 
@@ -102,7 +103,7 @@ def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origi
 
     Raises:
         CheckpointError: Not a refiner's weights.
-        ExportError: It cannot be exported.
+        EngineError: It cannot be exported.
         ParityError: The file does not do what the weights do.
     """
     network, provenance = load_refiner(refiner)

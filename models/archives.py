@@ -3,13 +3,11 @@
 import zipfile
 from typing import BinaryIO
 
+from stylematte.errors import InputError
+
 _ZIP = b"PK\x03\x04"
 # torch.save packs without compression, and no packer makes weights much smaller; bombs grow a thousand times.
 _MOST_GROWTH = 2
-
-
-class ArchiveError(ValueError):
-    """What a file is, where it is none of torch's; to be put behind its name."""
 
 
 def check_archive(file: BinaryIO) -> None:
@@ -21,18 +19,18 @@ def check_archive(file: BinaryIO) -> None:
         file: Opened, at its start.
 
     Raises:
-        ArchiveError: It is of another kind, or a bomb.
+        InputError: It is of another kind, or a bomb.
     """
     head = file.read(16)
     file.seek(0)
     if head[:4] == _ZIP:
         _check_sizes(file)
     elif head[:1] == b"\x08":
-        raise ArchiveError("an ONNX model, not a file of torch.save")
+        raise InputError("an ONNX model, not a file of torch.save")
     elif head[8:9] == b"{":
-        raise ArchiveError("a safetensors file, not one of torch.save")
+        raise InputError("a safetensors file, not one of torch.save")
     elif head[:1] != b"\x80":  # of pickles of protocol 2 and later
-        raise ArchiveError("damaged, or not a file of plain tensors")
+        raise InputError("damaged, or not a file of plain tensors")
 
 
 def _check_sizes(file: BinaryIO) -> None:
@@ -40,10 +38,10 @@ def _check_sizes(file: BinaryIO) -> None:
         with zipfile.ZipFile(file) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
     except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError):
-        raise ArchiveError("damaged, or not a file of plain tensors") from None
+        raise InputError("damaged, or not a file of plain tensors") from None
     size = file.seek(0, 2)
     file.seek(0)
     if unpacked > _MOST_GROWTH * size + (1 << 20):
-        raise ArchiveError(
+        raise InputError(
             f"its {size / 1e6:.1f} MB unpack to {unpacked / 1e6:,.0f} MB, as no weights do; it was not read"
         )

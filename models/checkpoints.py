@@ -11,16 +11,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.archives import ArchiveError, check_archive
+from models.archives import check_archive
 from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
+from stylematte.errors import InputError
 from stylematte.files import writing
 
 GENERATOR = "stylegan3"  # what a generator's file says of itself
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that cannot be loaded; the message names the file and what is wrong with it."""
 
 
@@ -153,7 +154,7 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
         try:
             check_archive(file)
             content = torch.load(file, map_location="cpu", weights_only=True)
-        except ArchiveError as error:
+        except InputError as error:
             raise CheckpointError(f"{path}: {error}") from None
         except OSError:
             raise

@@ -45,6 +45,6 @@ class MissingError(StyleMatteError):
 
 
 class EngineError(StyleMatteError):
-    """A runtime that failed while running a model."""
+    """Work that failed though its input was good: a model run, a training step, an export, a proof."""
 
     exit_code = 5

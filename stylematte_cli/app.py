@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from stylematte.errors import INTERRUPTED, InputError, StyleMatteError, UsageError
+from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
     cycle,
@@ -90,6 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _fail("interrupted", "", INTERRUPTED, as_json)
         _let_go(interrupt)
         return code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *toolkit.TOOLKITS, "stylematte", "stylematte_cli"):  # a mistake of our own
+            raise
+        hint = 'pip install "stylematte[train]"'
+        return _fail(f"{package} is not installed", hint, MissingError.exit_code, as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "", InputError.exit_code, as_json)

@@ -10,19 +10,12 @@ from models.archives import check_archive
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import Preset
 from models.stylematte import StyleMatte
+from stylematte.errors import EngineError, InputError
 from stylematte.files import writing
 
 
-class TrainingError(RuntimeError):
+class TrainingError(EngineError):
     """A run that cannot go on; the message says why."""
-
-
-class RunFolderError(ValueError):
-    """A run folder that this run cannot use; the message names it."""
-
-
-class StateError(ValueError):
-    """A run's state that cannot be read; the message names the file."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
@@ -37,14 +30,14 @@ def load_state(path: Path) -> dict[str, Any]:
     """Read a run's state; tensors and plain containers only, so that a file cannot run code.
 
     Raises:
-        StateError: The file is damaged, or holds something else.
+        InputError: The file is damaged, or holds something else.
     """
     try:
         with path.open("rb") as file:
             check_archive(file)
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one damaged file
-        raise StateError(f"{path}: not a readable state of a run") from error
+        raise InputError(f"{path}: not a readable state of a run") from error
 
 
 def load_start(path: Path, preset: Preset) -> StyleMatte:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_weights
+from stylematte.errors import EngineError, InputError
 from stylematte.files import sha256_of, write_text
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
@@ -25,14 +26,6 @@ SYNTHETIC_SHARE = 0.3  # of the pictures that fine-tuning draws
 _RATE = 0.25  # of the last stage's learning rate: what is known shall stay known
 
 Result = dict[str, Any]
-
-
-class CycleError(RuntimeError):
-    """A step that did not leave what it should; the message names it."""
-
-
-class CycleFolderError(ValueError):
-    """A run folder in which a step began from something else; the message says from what, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -79,8 +72,8 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         Step → what it returned, with `seconds`.
 
     Raises:
-        CycleError: A step left no product that it should have left.
-        CycleFolderError: A step began with other settings.
+        EngineError: A step left no product that it should have left.
+        InputError: A step began with other settings.
     """
     results: dict[str, Result] = {}
     for number, step in enumerate(steps, 1):
@@ -93,7 +86,7 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
                 report(line)
             record, differing = {}, []
         if differing:
-            raise CycleFolderError(
+            raise InputError(
                 f"{path} tells of another {', '.join(differing)}; give another --out, or take away this file "
                 f"and {step.folder}, and those of the steps after it"
             )
@@ -106,7 +99,7 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         began = time.monotonic()
         result = step.run()
         if missing := [product for product in step.products if not product.is_file()]:
-            raise CycleError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
+            raise EngineError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
         result["seconds"] = round(time.monotonic() - began, 1)
         products = {str(p.relative_to(out)): sha256_of(p) for p in step.products}
         _write(path, {"settings": settings, "result": result, "products": products})

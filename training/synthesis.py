@@ -10,6 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stylematte.errors import InputError
+
 Pixels = NDArray[np.uint8]
 Generator = Callable[
     [Tensor, Tensor, Tensor], Tensor
@@ -25,10 +27,6 @@ _WINDOW = 64
 _MOST_COPIES = 0.75  # of the last pictures; beyond it the generator has no more to give
 
 
-class SynthesisError(ValueError):
-    """Settings that draw the same picture over and over, or that cannot be meant."""
-
-
 @dataclass(frozen=True)
 class Plan:
     """What is drawn, but for the weights.
@@ -40,7 +38,7 @@ class Plan:
         turn_deg: Greatest turn to either side, in degrees.
 
     Raises:
-        SynthesisError: ψ beyond 1, the wrong way round, or nothing left of its range; a negative or huge
+        InputError: ψ beyond 1, the wrong way round, or nothing left of its range; a negative or huge
             jitter.
     """
 
@@ -54,16 +52,16 @@ class Plan:
         low, high = self.truncation
         named = f"truncation {low:g}" + (f":{high:g}" if high != low else "")
         if not -1 <= low <= high <= 1:  # also false for NaN
-            raise SynthesisError(f"{named}: from -1 to 1, the lesser number first")
+            raise InputError(f"{named}: from -1 to 1, the lesser number first")
         if low == high == 0:
-            raise SynthesisError(f"{named}: every picture would be the mean picture")
+            raise InputError(f"{named}: every picture would be the mean picture")
         if low != high and not self._parts():
-            raise SynthesisError(
+            raise InputError(
                 f"{named}: nothing is left of it, as a range leaves out what is within "
                 f"{LEAST_TRUNCATION:g} of 0: the mean picture over and over"
             )
         if not (0 <= self.shift <= 0.5 and 0 <= self.turn_deg <= 180):
-            raise SynthesisError(
+            raise InputError(
                 f"jitter {self.shift:g}:{self.turn_deg:g}: a shift to 0.5, a turn to 180 degrees"
             )
 
@@ -215,12 +213,12 @@ class Watch:
         """Note one more picture.
 
         Raises:
-            SynthesisError: Most of the last ones were near copies of others.
+            InputError: Most of the last ones were near copies of others.
         """
         self.recent = [*self.recent[1 - _WINDOW :], is_copy]
         if len(self.recent) >= PROBE and sum(self.recent) > _MOST_COPIES * len(self.recent):
             low, high = self.plan.truncation
-            raise SynthesisError(
+            raise InputError(
                 f"{sum(self.recent)} of the last {len(self.recent)} pictures were near copies of others: at "
                 f"truncation {low:g}{f':{high:g}' if high != low else ''} this generator has no more to give"
             )
@@ -230,7 +228,7 @@ def check_variety(generator: Generator, plan: Plan, z_dim: int, batch_size: int,
     """Look whether a plan with jitter draws more than one picture in many poses.
 
     Raises:
-        SynthesisError: It does not; see `Watch`.
+        InputError: It does not; see `Watch`.
     """
     plain = Plan(plan.seed, plan.truncation)
     watch, gallery = Watch(plain), Gallery()

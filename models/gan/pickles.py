@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.archives import ArchiveError, check_archive
+from models.archives import check_archive
 from models.checkpoints import CheckpointError, fill
 from models.gan.generator import Generator, GeneratorConfig
+from stylematte.errors import InputError
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -74,7 +75,7 @@ def read_pickle(path: Path) -> Any:
             raise CheckpointError(
                 f"{path}: refused: it wants to call {error}, and only tensors and plain containers are read"
             ) from None
-        except ArchiveError as error:
+        except InputError as error:
             raise CheckpointError(f"{path}: a storage in it is refused: {error}") from None
         except OSError:
             raise
@@ -133,7 +134,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
     ) -> Tensor:
         numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
         if math.prod(size) > numbers:  # steps of 0 would make any size of a few bytes
-            raise ArchiveError(f"a tensor of {tuple(size)} in {numbers} numbers")
+            raise InputError(f"a tensor of {tuple(size)} in {numbers} numbers")
         tensor = torch.empty(0, dtype=storage.dtype)
         return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 
@@ -198,5 +199,5 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
             channel_max=first.shape[1],
             layers=len(layers) - 1,
         )
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, InputError) as error:
         raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None

@@ -18,7 +18,7 @@ def use_card(engine: Engine, device: str) -> None:
         return
     from stylematte.engines.card_filter import CardFilter
     from stylematte.engines.cuda import Cuda
-    from stylematte.errors import MissingError
+    from stylematte.errors import StyleMatteError
 
     contract = engine.contract
     try:
@@ -28,7 +28,7 @@ def use_card(engine: Engine, device: str) -> None:
         card = Cuda(int(device.partition(":")[2] or 0))
         grey = Grey.of(contract.mean, contract.std)
         engine.card_filter = CardFilter(card, GuidedFilter(contract.radius_px, contract.eps, grey))
-    except (ImportError, RuntimeError, ValueError, MissingError) as error:
+    except (ImportError, ValueError, StyleMatteError) as error:
         log.info("guided filter on the CPU: %s", error)
     else:
         log.info("guided filter on the card")

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte.engines.cuda import Cuda
-from stylematte.errors import EngineError
+from stylematte.errors import EngineError, InputError
 from stylematte.imaging.geometry import Picture, to_dtype, to_float
 
 TYPES = {np.dtype(np.uint8): "|u1", np.dtype(np.float32): "<f4"}
@@ -66,7 +66,7 @@ class CardFilter:
             self.card.upload(picture, guide.address, stream)
             self._kernels.apply(coefficients, guide, alpha, stream)
             self.card.download(alpha.address, result, stream)
-        except (RuntimeError, ValueError) as error:  # of the kernels, which know nothing of our errors
+        except (InputError, RuntimeError, ValueError) as error:
             raise EngineError(f"the guided filter failed on the card: {error}") from error
         finally:
             self.card.end_stream(stream)

@@ -24,7 +24,7 @@ from stylematte_cli.commands.options import (
     Truncation,
     print_json,
 )
-from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
+from stylematte_cli.commands.toolkit import let_threads_sleep, require
 
 
 def cycle(
@@ -82,57 +82,54 @@ def cycle(
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-    with translated_errors():
-        from stylematte_cli.commands.synth_filter import THRESHOLD
-        from stylematte_cli.commands.torch_device import usable_device
-        from training.config import load_recipe
-        from training.cycle import run_steps, write_report
-        from training.gan.config import load_gan_recipe
-        from training.recipe_files import trains_generator
+    from stylematte_cli.commands.synth_filter import THRESHOLD
+    from stylematte_cli.commands.torch_device import usable_device
+    from training.config import load_recipe
+    from training.cycle import run_steps, write_report
+    from training.gan.config import load_gan_recipe
+    from training.recipe_files import trains_generator
 
-        if trains_generator(recipe):
-            raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
-        if not trains_generator(gan):
-            raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
-        from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
+    if trains_generator(recipe):
+        raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
+    if not trains_generator(gan):
+        raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
+    from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
 
-        wish = Wish(
-            data=data,
-            out=out,
-            recipe=load_recipe(recipe),
-            gan=load_gan_recipe(gan),
-            gan_name=gan,
-            weights=weights,
-            trained_generator=generator,
-            count=count,
-            truncation=truncation,
-            threshold=threshold or THRESHOLD,
-            steps=steps,
-            mattes=mattes or out / "mattes",
-            backbone=backbone_weights,
-            detector=detector,
-            every=every,
-            workers=workers,
-            device=usable_device(device),
-            quiet=quiet or as_json,
-        )
-        check_inputs(wish)
-        if shared := overlap(wish):
-            print(
-                f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr
-            )
-        say: Callable[[str], None] = (lambda line: None) if wish.quiet else typer.echo
-        with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
-            results = run_steps(out, all_steps(wish, control), say)
-        scores = results["score"].pop("scores")
-        settings = {
-            "recipe": recipe,
-            "gan": generator or gan,
-            "n": count,
-            "truncation": truncation,
-            "steps": steps,
-        }
-        write_report(out, settings | {"threshold": wish.threshold}, results, scores)
+    wish = Wish(
+        data=data,
+        out=out,
+        recipe=load_recipe(recipe),
+        gan=load_gan_recipe(gan),
+        gan_name=gan,
+        weights=weights,
+        trained_generator=generator,
+        count=count,
+        truncation=truncation,
+        threshold=threshold or THRESHOLD,
+        steps=steps,
+        mattes=mattes or out / "mattes",
+        backbone=backbone_weights,
+        detector=detector,
+        every=every,
+        workers=workers,
+        device=usable_device(device),
+        quiet=quiet or as_json,
+    )
+    check_inputs(wish)
+    if shared := overlap(wish):
+        print(f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr)
+    say: Callable[[str], None] = (lambda line: None) if wish.quiet else typer.echo
+    with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
+        results = run_steps(out, all_steps(wish, control), say)
+    scores = results["score"].pop("scores")
+    settings = {
+        "recipe": recipe,
+        "gan": generator or gan,
+        "n": count,
+        "truncation": truncation,
+        "steps": steps,
+    }
+    write_report(out, settings | {"threshold": wish.threshold}, results, scores)
     if as_json:
         print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
     elif not quiet:

@@ -13,7 +13,7 @@ import typer
 from stylematte.errors import InputError, UsageError
 from stylematte.weights import check_name
 from stylematte_cli.commands import export_engine, options
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.toolkit import find_trained, require
 
 if TYPE_CHECKING:
     from export.precision import Precision
@@ -141,24 +141,22 @@ def _make_onnx(
         return target, {}
     require("torch", "onnx", "onnxscript", extra="train")
     require("onnxruntime", extra="cpu")
+    from export.build import build_onnx
+    from export.onnx import Origin, save_onnx
+    from models.checkpoints import load_weights
     from stylematte import __version__
 
-    with translated_errors():
-        from export.build import build_onnx
-        from export.onnx import Origin, save_onnx
-        from models.checkpoints import load_weights
-
-        network, provenance = load_weights(source)
-        card = read_card(source)
-        licence = wanted.licence or card.get("licence", "")
-        if not licence:
-            log.warning("%s says no licence, and so will the model; give one with --licence", source)
-        provenance = card.get("provenance", provenance)
-        log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
-        origin = Origin(sha256_of(source), __version__, licence, provenance)
-        built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
-        _save_refiner(source, out / f"{base}{REFINER}.onnx", built.model, licence, lines)
-        save_onnx(built.model, target)
+    network, provenance = load_weights(source)
+    card = read_card(source)
+    licence = wanted.licence or card.get("licence", "")
+    if not licence:
+        log.warning("%s says no licence, and so will the model; give one with --licence", source)
+    provenance = card.get("provenance", provenance)
+    log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
+    origin = Origin(sha256_of(source), __version__, licence, provenance)
+    built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
+    _save_refiner(source, out / f"{base}{REFINER}.onnx", built.model, licence, lines)
+    save_onnx(built.model, target)
     facts = {
         "name": name,
         "file": target.name,

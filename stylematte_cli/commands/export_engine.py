@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from stylematte.errors import InputError, MissingError, UsageError
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.toolkit import require
 
 SECONDS_BETWEEN_LINES = 5
 
@@ -118,25 +118,22 @@ def make(
     Returns:
         Facts for --json; `lines` for people are added.
     """
-    with translated_errors():
-        from export import engine_plan
-        from export.parity import PHOTOS, read_photos
+    from export import engine_plan
+    from export.parity import PHOTOS, read_photos
 
-        plan = engine_plan.plan_for(onnx_path.stem, read_model(onnx_path), size, batch_size)
-        if plan_only:
-            files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
-            lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
-            return {"plan": files}
-        pictures = read_photos(photos or PHOTOS, 4)
-        card, built_for = _card(device)
-        identity = engine_plan.identify(plan, onnx_path, built_for)
-        path = engine_plan.engine_path(plan, identity, onnx_path.parent)
-        if engine_plan.is_built(path) and not overwrite:
-            lines.append(
-                f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew"
-            )
-            return {"engine": str(path), "built": False}
-        parity, seconds = _build(plan, identity, path, pictures, card)
+    plan = engine_plan.plan_for(onnx_path.stem, read_model(onnx_path), size, batch_size)
+    if plan_only:
+        files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
+        lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
+        return {"plan": files}
+    pictures = read_photos(photos or PHOTOS, 4)
+    card, built_for = _card(device)
+    identity = engine_plan.identify(plan, onnx_path, built_for)
+    path = engine_plan.engine_path(plan, identity, onnx_path.parent)
+    if engine_plan.is_built(path) and not overwrite:
+        lines.append(f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew")
+        return {"engine": str(path), "built": False}
+    parity, seconds = _build(plan, identity, path, pictures, card)
     lines.append(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s; alpha differs from ONNX Runtime's "
         f"by at most {parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}"

@@ -8,7 +8,7 @@ import typer
 
 from stylematte.errors import UsageError
 from stylematte_cli.commands.options import Device, Json, Quiet, Verbose, print_json, start_log
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.fid_pictures import PictureSet
@@ -69,18 +69,17 @@ def fid(
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
     sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]
-    with translated_errors():
-        from training import fid as scores
+    from training import fid as scores
 
-        seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
-        if seeing.name != "inception":
-            log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
-        of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, quiet) for s in sets)
-        values: dict[str, Any] = {"fid": scores.fid(of_real, of_fake)}
-        if kid:
-            mean, deviation = scores.kid(of_real, of_fake)
-            values["kid"] = {"mean": mean, "deviation": deviation}
-        doubts = scores.doubts(of_real.count, of_fake.count, seeing.num_features)
+    seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
+    if seeing.name != "inception":
+        log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
+    of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, quiet) for s in sets)
+    values: dict[str, Any] = {"fid": scores.fid(of_real, of_fake)}
+    if kid:
+        mean, deviation = scores.kid(of_real, of_fake)
+        values["kid"] = {"mean": mean, "deviation": deviation}
+    doubts = scores.doubts(of_real.count, of_fake.count, seeing.num_features)
     for doubt in doubts:
         log.warning("%s", doubt)
     report = values | _conditions(sets, seeing, mode, backgrounds or GREY) | {"warnings": doubts}

@@ -24,7 +24,7 @@ from stylematte_cli.commands.options import (
     start_log,
 )
 from stylematte_cli.commands.progress import with_frame_progress
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
+from stylematte_cli.commands.toolkit import find_trained, require
 
 if TYPE_CHECKING:
     from models.gan.generator import Generator
@@ -107,25 +107,24 @@ def synth(
     path = _find_generator(weights or DEFAULT_GENERATOR)
     _check_preview(preview, out)
     require("torch", extra="train")
-    with translated_errors():
-        from stylematte.files import sha256_of
-        from stylematte_cli.commands.synth_files import SampleFolder, Settings
-        from stylematte_cli.commands.torch_device import usable_device
+    from stylematte.files import sha256_of
+    from stylematte_cli.commands.synth_files import SampleFolder, Settings
+    from stylematte_cli.commands.torch_device import usable_device
 
-        plan = _read_plan(seed, truncation, jitter)
-        device = usable_device(device)
-        generator = _open_generator(path, device)
-        side_px = _choose_side(size, generator.config.size_px)
-        settings = Settings(sha256_of(path), seed, plan.truncation, plan.shift, plan.turn_deg, side_px, form)
-        folder = SampleFolder(out, settings, overwrite)
-        judge = None
-        if use_filter:
-            judge = _open_judge(matting, threshold, backgrounds, device, side_px)
-        seconds = _fill(folder, _Drawing(generator, plan, device, side_px, batch_size), count, judge, quiet)
-        if preview is not None:
-            from stylematte_cli.commands.synth_sheet import write_sheet
+    plan = _read_plan(seed, truncation, jitter)
+    device = usable_device(device)
+    generator = _open_generator(path, device)
+    side_px = _choose_side(size, generator.config.size_px)
+    settings = Settings(sha256_of(path), seed, plan.truncation, plan.shift, plan.turn_deg, side_px, form)
+    folder = SampleFolder(out, settings, overwrite)
+    judge = None
+    if use_filter:
+        judge = _open_judge(matting, threshold, backgrounds, device, side_px)
+    seconds = _fill(folder, _Drawing(generator, plan, device, side_px, batch_size), count, judge, quiet)
+    if preview is not None:
+        from stylematte_cli.commands.synth_sheet import write_sheet
 
-            write_sheet(preview, folder)
+        write_sheet(preview, folder)
     report = _report(folder, plan, judge, seconds)
     if as_json:
         print_json(report)
@@ -160,7 +159,7 @@ def _read_plan(seed: int, truncation: str, jitter: str) -> "Plan":
     Raises:
         UsageError: They cannot be meant.
     """
-    from training.synthesis import Plan, SynthesisError
+    from training.synthesis import Plan
 
     try:
         low, _, high = truncation.partition(":")
@@ -174,7 +173,7 @@ def _read_plan(seed: int, truncation: str, jitter: str) -> "Plan":
         raise UsageError(f"--jitter {jitter!r}: a shift and degrees, as in 0.05:10") from None
     try:
         return Plan(seed, between, *moved)
-    except SynthesisError as error:
+    except InputError as error:
         raise UsageError(f"--{error}") from None
 
 

@@ -237,7 +237,7 @@ def fill(folder: SampleFolder, run: Run) -> Generator[tuple[int, int | None], No
     Raises:
         InputError: A picture or the manifest cannot be written, or the filter rejects nearly all; what is
             there stays, and a later run goes on.
-        SynthesisError: Nearly all that is drawn are near copies.
+        InputError: Nearly all that is drawn are near copies.
     """
     if run.judge is not None:
         yield from judge_anew(folder, run.judge, run.batch_size)

@@ -1,13 +1,11 @@
-"""The way from commands to the packages that need torch: asked for, their errors turned into ours."""
+"""What commands need before they import a toolkit: its folder on the path, its packages, trained weights."""
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from stylematte.errors import EngineError, InputError, MissingError, StyleMatteError
+from stylematte.errors import EngineError, InputError, MissingError
 
 TOOLKITS = ("models", "export", "training")
 BUNDLED = Path(__file__).parents[1] / "_toolkit"  # where they lie in an installed wheel; a checkout has none
@@ -45,33 +43,6 @@ def let_threads_sleep() -> None:
     nano on two busy cores took four to nine times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the errors of `models`, `export` and `training` into the tool's, with their exit codes.
-
-    Their errors are ValueErrors where the user's files or recipes are at fault, with `is_missing` where
-    something is not here, and RuntimeErrors where the work failed; a package that only some presets need may
-    be missing. Everything else is our own mistake and passes as it is.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", *TOOLKITS, "stylematte", "stylematte_cli"):
-            raise
-        raise MissingError(f"{package} is not installed", 'pip install "stylematte[train]"') from error
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.partition(".")[0] not in TOOLKITS:
-            raise
-        kind: type[StyleMatteError] = InputError if isinstance(error, ValueError) else EngineError
-        if getattr(error, "is_missing", False):
-            kind = MissingError
-        message = str(error)
-        if "Original Traceback" in message:  # of a process of torch's DataLoader
-            message = message.splitlines()[-1].partition(": ")[2]
-        raise kind(message) from error
 
 
 def find_trained(name_or_path: str, option: str = "--weights") -> Path:

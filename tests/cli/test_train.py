@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch._utils import ExceptionWrapper
+from torch.utils.data import Dataset
 
 from models.checkpoints import load_weights
 from models.presets import PRESETS
 from stylematte.errors import InputError
 from stylematte_cli.app import main
-from stylematte_cli.commands.toolkit import translated_errors
 from tests.training import drawn
 from training import backbone, loop
+from training.data.loading import open_loader, read_batches
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
 from training.recipe_files import RECIPES, recipe_names
@@ -301,14 +301,21 @@ def test_a_batch_that_is_no_number_ends_with_one_line(capsys, recipe, data, trai
     assert "loss is nan at step 0 of segmentation" in line
 
 
+class Unreadable(Dataset):
+    def __getitem__(self, number: int) -> int:
+        if number == 3:
+            raise DataError("data/a.png: not a picture that can be read", "mend it", ["a", "b"])
+        return number
+
+
 def test_what_a_loader_process_met_is_said_without_its_traceback():
-    try:
-        raise DataError("data/a.png: not a picture that can be read")
-    except DataError:
-        from_process = ExceptionWrapper(where="in DataLoader worker process 0")
-    with pytest.raises(InputError) as caught, translated_errors():
-        from_process.reraise()
+    batches = read_batches(open_loader(Unreadable(), [[0, 1], [2, 3]], workers=1, pin_memory=False))
+    assert next(batches).tolist() == [0, 1]
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    assert type(caught.value) is DataError
     assert caught.value.message == "data/a.png: not a picture that can be read"
+    assert (caught.value.hint, caught.value.details) == ("mend it", ("a", "b"))
 
 
 def test_cuda_is_taken_where_auto_finds_it(monkeypatch):

@@ -7,13 +7,8 @@ import numpy as np
 import pytest
 
 from models.stylematte import MEAN, STD
-from stylematte.engines.guided_filter.kernels import (
-    LAYOUTS,
-    ApplyKernel,
-    CoefficientsKernel,
-    Grey,
-    KernelError,
-)
+from stylematte.engines.guided_filter.kernels import LAYOUTS, ApplyKernel, CoefficientsKernel, Grey
+from stylematte.errors import InputError
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.models.references import guided_coefficients, sigmoid, upsample
 
@@ -267,5 +262,5 @@ def test_halves_of_the_shim_are_ieee(host):
     ],
 )
 def test_kernels_that_there_are_not(make, words):
-    with pytest.raises(KernelError, match=words):
+    with pytest.raises(InputError, match=words):
         make()

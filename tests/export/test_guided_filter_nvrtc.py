@@ -18,6 +18,7 @@ from stylematte.engines.guided_filter.kernels import (
     CoefficientsKernel,
     Grey,
 )
+from stylematte.errors import EngineError
 
 GREY = Grey.of(MEAN, STD)
 COEFFICIENTS = [CoefficientsKernel(radius_px, 1e-4) for radius_px in (1, 13, 16)]
@@ -34,7 +35,7 @@ FOUR = {"float32": "v4.f32", "float16": "v4.u16", "uint8": "v4.u8"}
 def _nvrtc() -> None:
     try:
         nvrtc.version()
-    except nvrtc.NvrtcError as error:
+    except EngineError as error:
         pytest.skip(str(error))
 
 
@@ -129,7 +130,7 @@ def test_compile_errors_carry_the_compilers_words(tmp_path, monkeypatch):
     source = tmp_path / "broken.cu"
     source.write_text('extern "C" __global__ void fgf_apply() { nonsense; }')
     monkeypatch.setattr(nvrtc, "SOURCE", source)
-    with pytest.raises(nvrtc.NvrtcError, match=r"(?s)broken\.cu does not compile.*\"nonsense\" is undefined"):
+    with pytest.raises(EngineError, match=r"(?s)broken\.cu does not compile.*\"nonsense\" is undefined"):
         nvrtc.compile_ptx(APPLY[0], folder=tmp_path)
     assert list(tmp_path.glob("*.ptx")) == []
 

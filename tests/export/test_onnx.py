@@ -16,13 +16,14 @@ import torch
 from export import parity
 from export.build import fix_size
 from export.network_parity import check_parity
-from export.onnx import ExportError, export_onnx, metadata, save_onnx
-from export.parity import ParityError, PhotosError, read_photos
+from export.onnx import export_onnx, metadata, save_onnx
+from export.parity import ParityError, read_photos
 from models.checkpoints import load_weights
 from models.presets import PRESETS
 from models.stylematte import MEAN, STD
 from stylematte.engines import open_engine
 from stylematte.engines.base import Contract
+from stylematte.errors import EngineError, InputError
 from stylematte.imaging.geometry import resize_to_working
 from stylematte.matter import Matter
 from stylematte.weights import ASSETS
@@ -204,7 +205,7 @@ def test_a_file_that_says_something_else_is_found_out(exported, photos, name, ch
 
 def test_parity_needs_photos(tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
-    with pytest.raises(PhotosError, match="no picture to compare on"):
+    with pytest.raises(InputError, match="no picture to compare on"):
         read_photos(tmp_path)
 
 
@@ -224,7 +225,7 @@ def test_a_network_that_cannot_be_traced_is_said_so(monkeypatch):
         raise KeyError("no decomposition of aten::new_operator")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ExportError, match=r"torch cannot export this network: .*aten::new_operator"):
+    with pytest.raises(EngineError, match=r"torch cannot export this network: .*aten::new_operator"):
         export_onnx(lively("test", seed=1), ORIGIN)  # which no other test traces
 
 

@@ -12,13 +12,14 @@ import pytest
 
 from export import engine_plan, tensorrt
 from export.build import fix_size
-from export.engine_plan import Identity, PlanError, plan_for
+from export.engine_plan import Identity, plan_for
 from export.parity import ParityError
 from export.precision import set_metadata, to_half
-from export.tensorrt import BuildError, build_apart, build_plan, check_engine, run_engine, write_engine
+from export.tensorrt import build_apart, build_plan, check_engine, run_engine, write_engine
 from stylematte.engines.base import Contract
 from stylematte.engines.cuda import Cuda
 from stylematte.engines.tensorrt import Sidecar
+from stylematte.errors import EngineError, InputError
 from tests.runtime.fake_card import FakeCuda, fake_tensorrt
 
 BUILT_FOR = {
@@ -78,12 +79,12 @@ def test_models_that_no_engine_is_built_from(exported):
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
     set_metadata(model, "precision", "int8")
-    with pytest.raises(PlanError, match="int8"):
+    with pytest.raises(InputError, match="int8"):
         plan_for("test", model, None, 1)
     del model.metadata_props[:]
-    with pytest.raises(PlanError, match="not a StyleMatte model"):
+    with pytest.raises(InputError, match="not a StyleMatte model"):
         plan_for("test", model, None, 1)
-    with pytest.raises(PlanError, match="size 16 is below the network's stride of 32"):
+    with pytest.raises(InputError, match="size 16 is below the network's stride of 32"):
         plan_for("test", exported.model, 16, 1)
 
 
@@ -174,10 +175,10 @@ def test_a_half_engine_keeps_tf32_for_what_is_left_of_float32(trt, exported):
 
 def test_refusals_in_tensorrts_words(trt, plan):
     trt.failure = "no tactic\nfor node 7"
-    with pytest.raises(BuildError, match=r"TensorRT did not build test: no tactic for node 7$"):
+    with pytest.raises(EngineError, match=r"TensorRT did not build test: no tactic for node 7$"):
         build_plan(trt, plan, silent)
     trt.refusal = "Plugin not found"
-    with pytest.raises(BuildError, match=r"TensorRT does not read test: Plugin not found$"):
+    with pytest.raises(EngineError, match=r"TensorRT does not read test: Plugin not found$"):
         build_plan(trt, plan, silent)
 
 
@@ -204,11 +205,11 @@ def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, card, plan, 
 
 
 def test_an_engine_that_does_not_open_or_run(trt, card, plan, photos):
-    with pytest.raises(BuildError, match="does not open the engine of test"):
+    with pytest.raises(EngineError, match="does not open the engine of test"):
         run_engine(trt, b"refused", plan, Cuda(0, card))
     run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
     trt.plans[0].broken = True
-    with pytest.raises(BuildError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
+    with pytest.raises(EngineError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
         check_engine(plan, run, photos)
     assert not card._memory
 
@@ -255,10 +256,10 @@ def test_a_build_in_a_process_of_its_own(plan, monkeypatch):
     assert build_apart(plan, lambda *progress: said.append(progress)) == b"test"
     assert said == [("Building", 1, 2)]
     monkeypatch.setattr(tensorrt, "_send_built", answer_error)
-    with pytest.raises(BuildError, match="TensorRT did not build it"):
+    with pytest.raises(EngineError, match="TensorRT did not build it"):
         build_apart(plan, silent)
     monkeypatch.setattr(tensorrt, "_send_built", answer_nothing)
-    with pytest.raises(BuildError, match="the process that built it died with 11"):
+    with pytest.raises(EngineError, match="the process that built it died with 11"):
         build_apart(plan, silent)
 
 

@@ -7,12 +7,13 @@ import zipfile
 import pytest
 import torch
 
-from models.archives import ArchiveError, check_archive
+from models.archives import check_archive
 from models.checkpoints import CheckpointError, read_pickle, read_tensors
 from models.gan import pickles
 from models.gan.pickles import load_pickled_generator
+from stylematte.errors import InputError
 from stylematte_cli.app import main
-from training.checkpoint import StateError, load_state
+from training.checkpoint import load_state
 
 
 def bomb(megabytes: int) -> bytes:
@@ -43,7 +44,7 @@ def no_load(monkeypatch):
 
 @pytest.mark.usefixtures("no_load")
 @pytest.mark.parametrize(
-    ("read", "kind"), [(read_pickle, CheckpointError), (load_state, StateError)], ids=["weights", "state"]
+    ("read", "kind"), [(read_pickle, CheckpointError), (load_state, InputError)], ids=["weights", "state"]
 )
 def test_a_zip_bomb_is_not_unpacked(tmp_path, zeros, read, kind):
     path = tmp_path / "bomb.pth"
@@ -127,7 +128,7 @@ def test_other_files_are_called_what_they_are(tmp_path, head, words):
     with pytest.raises(CheckpointError) as caught:
         read_pickle(path)
     assert str(caught.value) == f"{path}: {words}"
-    with path.open("rb") as file, pytest.raises(ArchiveError):
+    with path.open("rb") as file, pytest.raises(InputError):
         check_archive(file)
 
 

@@ -9,13 +9,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stylematte.errors import InputError
 from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
 from training.data.masks import Meaning, meaning_of, to_full_range
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data root, set or file that cannot be used; the message names it."""
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from models.gan.augment import OPERATIONS
 from models.gan.generator import GeneratorConfig
+from stylematte.errors import InputError
 from training.config import build_table, check_word
 from training.data.layouts import LAYOUTS
 from training.recipe_files import RecipeError, find_recipe, read_recipe
@@ -176,7 +177,7 @@ def load_gan_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> GanReci
                 table[key] = build_table(kind, table[key], f"{path}: [{key}]")
             except RecipeError:
                 raise
-            except ValueError as error:  # a size that no network has
+            except (ValueError, InputError) as error:  # a size that no network has
                 raise RecipeError(f"{path}: [{key}]: {error}") from None
     recipe = build_table(GanRecipe, table, str(path))
     _check(recipe, path)

@@ -12,12 +12,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from models.gan.layers import sent
-from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
+from stylematte.errors import InputError
+from training.checkpoint import TrainingError, load_state, save_state
 from training.config import RecipeError
 from training.data.dataset import Onwards
+from training.data.loading import open_loader, read_batches
 from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
@@ -107,7 +108,7 @@ def train_gan(
     Raises:
         DataError: A data set is missing or damaged, or a photo has no alpha.
         RecipeError: The batch cannot be divided.
-        RunFolderError: The run folder belongs to another recipe, or not every process sees it.
+        InputError: The run folder belongs to another recipe, or not every process sees it.
         TrainingError: A loss is no longer a number.
     """
     # Initialise.
@@ -117,7 +118,7 @@ def train_gan(
         report = _say_nothing
     state = _previous_state(options, recipe)
     if len(set(gather_object([state["step"]]))) > 1:
-        raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
+        raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     size = _pictures_a_pass(recipe, options, accelerator)
     reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
@@ -174,9 +175,9 @@ def _previous_state(options: GanOptions, recipe: GanRecipe) -> dict[str, Any]:
         return {"step": 0, "best": math.inf, "recipe": digest, "origin": origin}
     state = load_state(path)
     if state.get("recipe") != digest:
-        raise RunFolderError(f"{options.out} holds a run of another recipe; give another --out")
+        raise InputError(f"{options.out} holds a run of another recipe; give another --out")
     if state["origin"] != origin:
-        raise RunFolderError(f"{options.out} holds a run that began with other weights; give another --out")
+        raise InputError(f"{options.out} holds a run that began with other weights; give another --out")
     return state
 
 
@@ -272,15 +273,8 @@ class GanRun:
         )
         if pictures.kept is not None:
             return pictures.batches(numbers, accelerator.device)
-        return iter(
-            DataLoader(
-                pictures,
-                batch_sampler=numbers,
-                num_workers=workers,
-                # A forked child would inherit thread pools without their threads, and hang.
-                multiprocessing_context="spawn" if workers else None,
-                pin_memory=accelerator.device.type != "cpu",
-            )
+        return read_batches(
+            open_loader(pictures, numbers, workers, pin_memory=accelerator.device.type != "cpu")
         )
 
     def step(self, step: int, passes: list[Pass]) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from stylematte.errors import InputError
+
 THREADS = 256  # a block of either kernel
 SPAN_PX = 512  # of a row, that 32 threads of fgf_apply make
 SHARED_BYTES = 48 * 1024  # what a launch may use without asking the driver for more
@@ -15,10 +17,6 @@ STORAGE = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
 LAYOUTS = ("grey", "planar", "interleaved")
 
 Cdiv = Callable[[Any, int], Any]
-
-
-class KernelError(ValueError):
-    """A kernel that guided_filter.cu cannot be compiled to; the message says what it takes."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ class CoefficientsKernel:
         coefficients: Storage of A and b, float32 or float16.
 
     Raises:
-        KernelError: A value out of these.
+        InputError: A value out of these.
     """
 
     name: ClassVar[str] = "fgf_coefficients"
@@ -64,9 +62,9 @@ class CoefficientsKernel:
 
     def __post_init__(self) -> None:
         if not 1 <= self.radius_px <= MOST_RADIUS_PX:
-            raise KernelError(f"radius {self.radius_px} px: the kernel takes 1 to {MOST_RADIUS_PX}")
+            raise InputError(f"radius {self.radius_px} px: the kernel takes 1 to {MOST_RADIUS_PX}")
         if not self.eps > 0:
-            raise KernelError(f"eps {self.eps}: the kernel takes a positive number")
+            raise InputError(f"eps {self.eps}: the kernel takes a positive number")
         _check_storage("coarse guide and logits", self.coarse, ("float32", "float16"))
         _check_storage("coefficients", self.coefficients, ("float32", "float16"))
 
@@ -107,7 +105,7 @@ class ApplyKernel:
         alpha: Storage of alpha: float32 or float16 in [0, 1], or uint8 with 255 for 1.
 
     Raises:
-        KernelError: A value out of these.
+        InputError: A value out of these.
     """
 
     name: ClassVar[str] = "fgf_apply"
@@ -121,9 +119,9 @@ class ApplyKernel:
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
-            raise KernelError(f"layout {self.layout!r}: the kernel takes {', '.join(LAYOUTS)}")
+            raise InputError(f"layout {self.layout!r}: the kernel takes {', '.join(LAYOUTS)}")
         if (self.layout == "grey") != (self.grey is None):
-            raise KernelError("an RGB guide needs its grey weights, and a grey guide has none")
+            raise InputError("an RGB guide needs its grey weights, and a grey guide has none")
         _check_storage("coefficients", self.coefficients, ("float32", "float16"))
         _check_storage(
             f"{self.layout} guide",
@@ -166,4 +164,4 @@ def _literal(value: float) -> str:
 
 def _check_storage(what: str, storage: str, allowed: tuple[str, ...]) -> None:
     if storage not in allowed:
-        raise KernelError(f"{what} in {storage}: the kernel takes {', '.join(allowed)}")
+        raise InputError(f"{what} in {storage}: the kernel takes {', '.join(allowed)}")

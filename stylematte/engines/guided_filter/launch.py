@@ -19,16 +19,9 @@ from stylematte.engines.guided_filter.kernels import (
     Kernel,
 )
 from stylematte.engines.guided_filter.nvrtc import INSTALL, compile_ptx
+from stylematte.errors import EngineError, InputError
 
 DTYPES = {"<f4": "float32", "<f2": "float16", "|u1": "uint8"}
-
-
-class ArrayError(ValueError):
-    """An array that the kernels cannot take; the message says which, and what it should be."""
-
-
-class LaunchError(RuntimeError):
-    """No CUDA driver, or a call to it that failed; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -63,7 +56,7 @@ class GuidedFilter:
         driver: Stand-in for `cuda.bindings.driver`, for tests.
 
     Raises:
-        LaunchError: There is no CUDA driver.
+        EngineError: There is no CUDA driver.
     """
 
     def __init__(self, radius_px: int, eps: float, grey: Grey | None = None, driver: Any = None) -> None:
@@ -82,14 +75,14 @@ class GuidedFilter:
             stream: CUDA stream handle; 0 is the default stream.
 
         Raises:
-            ArrayError, LaunchError: See there.
+            InputError, EngineError: See there.
         """
         guide, logits, out = _array("guide", guide), _array("logits", logits), _array("out", out)
         batch, height, width = _sizes("guide", guide, 1)
         _expect("logits", logits, guide.shape)
         _expect("out", out, (batch, 2, height, width))
         if logits.dtype != guide.dtype:
-            raise ArrayError(
+            raise InputError(
                 f"logits are {logits.dtype} and the guide is {guide.dtype}: they have to be the same"
             )
         kernel = CoefficientsKernel(self.radius_px, self.eps, guide.dtype, out.dtype)
@@ -108,7 +101,7 @@ class GuidedFilter:
             stream: CUDA stream handle; 0 is the default stream.
 
         Raises:
-            ArrayError, LaunchError: See there.
+            InputError, EngineError: See there.
         """
         coefficients, guide, out = (
             _array("coefficients", coefficients),
@@ -120,7 +113,7 @@ class GuidedFilter:
         _expect("out", out, (batch, 1, height, width))
         layout = _layout(guide, batch, height, width)
         if layout != "grey" and self.grey is None:
-            raise ArrayError(
+            raise InputError(
                 "the guide is RGB, and no grey weights were given: GuidedFilter(..., grey=Grey.of(mean, std))"
             )
         grey = None if layout == "grey" else self.grey
@@ -162,10 +155,10 @@ class GuidedFilter:
         for name, array in arrays.items():
             code, device = self._driver.cuPointerGetAttribute(attribute, array.pointer)
             if code.value:
-                raise ArrayError(f"{name}: address {array.pointer:#x} is not memory of a CUDA device")
+                raise InputError(f"{name}: address {array.pointer:#x} is not memory of a CUDA device")
             devices[name] = int(device)
         if len(set(devices.values())) > 1:
-            raise ArrayError(
+            raise InputError(
                 "arrays lie on several cards: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
             )
         return devices["out"]
@@ -188,7 +181,7 @@ class GuidedFilter:
         if code.value:
             too_new = code.name == "CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
             hint = ": NVRTC is newer than the driver's CUDA; update the driver" if too_new else ""
-            raise LaunchError(f"{name} failed: {code.name}{hint}")
+            raise EngineError(f"{name} failed: {code.name}{hint}")
         return values[0] if values else None
 
 
@@ -198,11 +191,11 @@ def _load_driver() -> Any:
 
         (code,) = driver.cuInit(0)
     except ImportError as error:
-        raise LaunchError(f"cuda-bindings is not installed: {INSTALL}") from error
+        raise EngineError(f"cuda-bindings is not installed: {INSTALL}") from error
     except RuntimeError as error:  # libcuda is looked for only when called
-        raise LaunchError(f"no CUDA driver: {error}") from error
+        raise EngineError(f"no CUDA driver: {error}") from error
     if code.value:
-        raise LaunchError(f"no CUDA device: {code.name}")
+        raise EngineError(f"no CUDA device: {code.name}")
     return driver
 
 
@@ -210,22 +203,22 @@ def _array(name: str, array: Any) -> DeviceArray:
     if not isinstance(array, DeviceArray):
         interface = getattr(array, "__cuda_array_interface__", None)
         if interface is None:
-            raise ArrayError(f"{name}: a {type(array).__name__} that is not on a CUDA device")
+            raise InputError(f"{name}: a {type(array).__name__} that is not on a CUDA device")
         shape, strides = tuple(interface["shape"]), interface.get("strides")
         dtype = DTYPES.get(interface["typestr"], interface["typestr"])
         if strides is not None and tuple(strides) != _contiguous_strides(
             shape, int(interface["typestr"][2:])
         ):
-            raise ArrayError(f"{name} is not contiguous: pass {name}.contiguous()")
+            raise InputError(f"{name} is not contiguous: pass {name}.contiguous()")
         return _checked(name, DeviceArray(interface["data"][0], shape, dtype))
     return _checked(name, array)
 
 
 def _checked(name: str, array: DeviceArray) -> DeviceArray:
     if array.dtype not in DTYPES.values():
-        raise ArrayError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
+        raise InputError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
     if len(array.shape) != 4 or min(array.shape) < 1 or max(array.shape) > MOST_SIZE:
-        raise ArrayError(f"{name} is {_text(array.shape)}: four sizes are needed, from 1 to {MOST_SIZE}")
+        raise InputError(f"{name} is {_text(array.shape)}: four sizes are needed, from 1 to {MOST_SIZE}")
     return array
 
 
@@ -245,7 +238,7 @@ def _sizes(name: str, array: DeviceArray, channels: int) -> tuple[int, int, int]
 
 def _expect(name: str, array: DeviceArray, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
-        raise ArrayError(f"{name} is {_text(array.shape)} and should be {_text(shape)}")
+        raise InputError(f"{name} is {_text(array.shape)} and should be {_text(shape)}")
 
 
 def _layout(guide: DeviceArray, batch: int, height: int, width: int) -> str:
@@ -258,7 +251,7 @@ def _layout(guide: DeviceArray, batch: int, height: int, width: int) -> str:
         if guide.shape == shape:
             return layout
     wanted = ", ".join(f"{_text(shape)} {layout}" for layout, shape in layouts.items())
-    raise ArrayError(f"guide is {_text(guide.shape)} and should be one of {wanted}")
+    raise InputError(f"guide is {_text(guide.shape)} and should be one of {wanted}")
 
 
 def _text(shape: tuple[int, ...]) -> str:

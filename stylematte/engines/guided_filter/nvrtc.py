@@ -7,6 +7,7 @@ from typing import Any
 
 from stylematte import files
 from stylematte.engines.guided_filter.kernels import Kernel
+from stylematte.errors import EngineError
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
 # PTX for Turing runs on every later card too: the driver translates it when it is loaded.
@@ -14,10 +15,6 @@ ARCHITECTURE = "compute_75"
 INSTALL = 'pip install "stylematte[cuda]"'
 
 logger = logging.getLogger(__name__)
-
-
-class NvrtcError(RuntimeError):
-    """No NVRTC, or a kernel that it does not compile; the message says which, with the compiler's words."""
 
 
 def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path | None = None) -> str:
@@ -32,7 +29,7 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
         PTX with one entry, called `kernel.name`.
 
     Raises:
-        NvrtcError: See there.
+        EngineError: See there.
     """
     source = SOURCE.read_bytes()
     # Numbers below 1e-38 count as 0: exponential and quotient are then one instruction each.
@@ -56,7 +53,7 @@ def version() -> str:
     """NVRTC's version, such as `13.0`. A driver refuses PTX from a version newer than its own CUDA.
 
     Raises:
-        NvrtcError: It is not installed.
+        EngineError: It is not installed.
     """
     major, minor = _checked(_nvrtc().nvrtcVersion())
     return f"{major}.{minor}"
@@ -73,7 +70,7 @@ def _nvrtc() -> Any:
 
         nvrtc.nvrtcVersion()  # the library itself is looked for only now
     except (ImportError, RuntimeError) as error:
-        raise NvrtcError(f"NVRTC cannot be loaded ({error}): {INSTALL}") from error
+        raise EngineError(f"NVRTC cannot be loaded ({error}): {INSTALL}") from error
     return nvrtc
 
 
@@ -84,7 +81,7 @@ def _compile(source: bytes, options: list[str]) -> str:
         (code,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
         if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
             log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
-            raise NvrtcError(f"{SOURCE.name} does not compile with {' '.join(options)}:\n{log}")
+            raise EngineError(f"{SOURCE.name} does not compile with {' '.join(options)}:\n{log}")
         return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
     finally:
         nvrtc.nvrtcDestroyProgram(program)
@@ -100,5 +97,5 @@ def _text(get_size: Any, get: Any, program: Any) -> str:
 def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
     code, *values = result
     if code.value:
-        raise NvrtcError(f"NVRTC failed: {code.name}")
+        raise EngineError(f"NVRTC failed: {code.name}")
     return tuple(values)
