@@ -37,6 +37,7 @@ def load(
     size: int | None = None,
     threads: int | None = None,
     detail: str = "auto",
+    lanes: int = 1,
 ) -> Matter:
     """Open a model, ready to matte pictures.
 
@@ -49,6 +50,7 @@ def load(
         threads: CPU threads of the network. None takes all cores this process may use.
         detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
             `max`, or so many megapixels. Only for models with a refiner.
+        lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
 
     Raises:
         MissingError: The weights, the runtime or the device are not here.
@@ -61,9 +63,11 @@ def load(
     from stylematte.weights import resolve
 
     path = resolve(weights)
-    opened = open_engine(path, engine, device, threads)
-    use_card(opened, device)
-    return Matter(opened, size, open_detail(detail, path, opened, device, threads))
+    opened = open_engine(path, engine, device, threads, lanes)
+    refining = open_detail(detail, path, opened, device, threads)
+    if refining is None:  # else coefficients are needed here, for windows of the coarse alpha
+        use_card(opened, device)
+    return Matter(opened, size, refining)
 
 
 def __getattr__(name: str) -> object:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.engines.base import Engine, usable_cores
+from stylematte.engines.base import usable_cores
 from stylematte.errors import EngineError, StyleMatteError
 
 SECONDS_FOR_NVIDIA_SMI = 20
@@ -37,8 +37,6 @@ class Case:
         photo_size: (height, width) of the photo that is matted.
         runs: Timed passes.
         threads: CPU threads of a pass; None takes all cores.
-        prepare: Called with the opened engine and the device, before anything is timed; not where the refiner
-            works.
         detail: As for `matter.open_detail`.
     """
 
@@ -50,7 +48,6 @@ class Case:
     photo_size: tuple[int, int] = (1536, 2048)
     runs: int = 20
     threads: int | None = None
-    prepare: Callable[[Engine, str], None] | None = None
     detail: str = "off"
 
 
@@ -101,16 +98,19 @@ def measure(case: Case) -> Timing:
     Raises:
         StyleMatteError: The model cannot be opened or run.
     """
-    from stylematte.engines import open_engine
-    from stylematte.matter import Matter, open_detail
+    import stylematte
 
     photo = drawn_photo(*case.photo_size)
     started = time.perf_counter()
-    engine = open_engine(case.path, case.engine, case.device, case.threads)
-    detail = open_detail(case.detail, case.path, engine, case.device, case.threads)
-    if case.prepare is not None and detail is None:
-        case.prepare(engine, case.device)
-    matter = Matter(engine, case.size, detail)
+    matter = stylematte.load(
+        case.path,
+        device=case.device,
+        engine=case.engine,
+        size=case.size,
+        threads=case.threads,
+        detail=case.detail,
+    )
+    engine = matter.engine
     matter(photo).alpha_as(np.uint8)
     first_ms = 1000 * (time.perf_counter() - started)
     contract = engine.contract

@@ -62,14 +62,13 @@ def bench(
     """
     options.start_log(quiet=quiet)
     photo_size = _read_size(photo)
-    from stylematte.engines.card import use_card
     from stylematte.timing import Case, machine, measure_apart
     from stylematte.weights import resolve
 
     paths = [resolve(name) for name in weights or ["nano"]]
     sizes: list[int | None] = [*size] if size else [None]
     cases = [
-        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, use_card, detail)
+        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, detail)
         for path, one_engine, one_size, one_batch in product(
             paths, engine or ["auto"], sizes, batch_size or [1]
         )

@@ -43,17 +43,16 @@ class Model:
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
-        from stylematte.engines import open_engine
-        from stylematte.engines.card import use_card
-        from stylematte.matter import Matter, open_detail
-        from stylematte.weights import resolve
+        import stylematte
 
-        path = resolve(self.weights)
-        engine = open_engine(path, self.engine, self.device, lanes=lanes)
-        detail = open_detail(self.detail, path, engine, self.device)
-        if detail is None:  # else coefficients are needed here, for windows of the coarse alpha
-            use_card(engine, self.device)
-        return Matter(engine, self.size, detail)
+        return stylematte.load(
+            self.weights,
+            device=self.device,
+            engine=self.engine,
+            size=self.size,
+            detail=self.detail,
+            lanes=lanes,
+        )
 
 
 @dataclass(frozen=True)
