@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from stylematte.engines.cuda import Cuda
-from stylematte.errors import EngineError, InputError
+from stylematte.errors import EngineError, StyleMatteError
 from stylematte.imaging.geometry import Picture, to_dtype, to_float
 
 TYPES = {np.dtype(np.uint8): "|u1", np.dtype(np.float32): "<f4"}
@@ -64,10 +64,11 @@ class CardFilter:
         alpha = OnCard(self.card, (1, 1, height, width), result.dtype)
         try:
             self.card.upload(picture, guide.address, stream)
-            self._kernels.apply(coefficients, guide, alpha, stream)
+            try:
+                self._kernels.apply(coefficients, guide, alpha, stream)
+            except StyleMatteError as error:
+                raise EngineError(f"the guided filter failed on the card: {error}") from error
             self.card.download(alpha.address, result, stream)
-        except (InputError, RuntimeError, ValueError) as error:
-            raise EngineError(f"the guided filter failed on the card: {error}") from error
         finally:
             self.card.end_stream(stream)
         return result if np.dtype(dtype) == result.dtype else to_dtype(result, dtype)
