@@ -12,7 +12,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from models.archives import check_archive
-from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
+from models.encoder import Encoder
+from models.encoders import PRIOR, MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 from stylematte.errors import InputError

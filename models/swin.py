@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from models.encoders import Encoder
+from models.encoder import Encoder
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from models.encoders import ENCODER_LEVELS
+from models.encoder import ENCODER_LEVELS
 from models.presets import OFFERED, PRESETS, Preset
 from training.data.layouts import LAYOUTS, Layout
 from training.data.pseudo_alpha import Band

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import load_encoder
-from models.encoders import Encoder
+from models.encoder import Encoder
 from models.stylematte import MEAN, STD
 from stylematte.errors import InputError, MissingError
 from stylematte.files import sha256_of

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import load_encoder
-from models.encoders import Encoder
+from models.encoder import Encoder
 from models.stylematte import MEAN, STD
 from stylematte.errors import MissingError
 

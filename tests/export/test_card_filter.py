@@ -154,4 +154,6 @@ def test_the_command_hands_the_kernels_over_or_says_why_not(red_model, memory, m
         assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA card can be used")
         monkeypatch.setitem(sys.modules, "stylematte.engines.guided_filter.launch", None)
         card_command.use_card(engine, "auto")
-        assert caplog.messages[-1].startswith("guided filter on the CPU: import of stylematte.engines.guided_filter")
+        assert caplog.messages[-1].startswith(
+            "guided filter on the CPU: import of stylematte.engines.guided_filter"
+        )

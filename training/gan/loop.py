@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
@@ -23,7 +23,7 @@ from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
-from training.gan.players import Players
+from training.gan.players import Pass, Players
 from training.gan.sheets import Sheets, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
@@ -36,20 +36,6 @@ if TYPE_CHECKING:
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
 FIRST_LOOK_STEPS = 50  # sheets come so early: to see that it works
-
-
-class Pass(NamedTuple):
-    """What one pass of a step works on.
-
-    Attributes:
-        z: (N, z_dim) float32.
-        reals: (N, 4, H, H) float32 in [-1, 1].
-        backgrounds: (N, 3, H, H) float32 in [-1, 1].
-    """
-
-    z: Tensor
-    reals: Tensor
-    backgrounds: Tensor
 
 
 @dataclass(frozen=True)

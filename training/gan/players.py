@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -27,14 +27,25 @@ from training.gan.losses import (
 )
 from training.processes import average_tensors
 
-if TYPE_CHECKING:
-    from training.gan.loop import Pass
-
 ADAPT_EVERY = 4  # steps between changes of the augmentation
 # On a card the generator's gradients run through float16, whose numbers end at 6e-8: without a factor they
 # were off by 2 to 20 %, with factors of 16 to 256 by 0.6 %.
 LOSS_SCALE = 128.0
 Values = dict[str, Tensor]
+
+
+class Pass(NamedTuple):
+    """What one pass of a step works on.
+
+    Attributes:
+        z: (N, z_dim) float32.
+        reals: (N, 4, H, H) float32 in [-1, 1].
+        backgrounds: (N, 3, H, H) float32 in [-1, 1].
+    """
+
+    z: Tensor
+    reals: Tensor
+    backgrounds: Tensor
 
 
 class Players:

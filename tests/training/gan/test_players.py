@@ -14,8 +14,8 @@ from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.gan import players
 from training.gan.config import Augmentation, GanRecipe, VisionCritic
-from training.gan.loop import GanOptions, GanRun, Pass, train_gan
-from training.gan.players import Players
+from training.gan.loop import GanOptions, GanRun, train_gan
+from training.gan.players import Pass, Players
 
 
 class Pooling(Frozen):
