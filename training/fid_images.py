@@ -1,17 +1,21 @@
-"""The pictures of `stylematte fid`: found, read, laid on backgrounds; their statistics kept."""
+"""Images for FID and KID: found, read, laid on backgrounds; their statistics kept."""
 
 import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
 
 from stylematte.errors import InputError
 from stylematte.files import cache_folder, write_bytes
@@ -19,13 +23,9 @@ from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import convert
 from stylematte.media.backdrop import Backdrop, identity_of, list_pictures
 from stylematte.media.images import read_alpha, read_image
-from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.commands.synth_files import REJECTED
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from training.fid import Detector, Statistics
+from training.data.layouts import NO_PHOTOS
+from training.fid import Detector, FeatureError, Statistics, statistics
+from training.synthesis.folder import REJECTED
 
 log = logging.getLogger("stylematte")
 
@@ -34,6 +34,8 @@ MOST_NAMED = 5  # files that one line names
 _CACHE_VERSION = 1  # of what the statistics depend on
 
 Pixels = NDArray[np.uint8]
+T = TypeVar("T")
+Progress = Callable[[Iterator[T], int], Iterator[T]]  # passes on what it is given, and counts it
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,6 @@ class PictureSet:
         Raises:
             InputError: As `list_pictures`.
         """
-        from training.data.layouts import NO_PHOTOS
-
         return cls(folder, list_pictures(folder, (*NO_PHOTOS, REJECTED)), backdrop)
 
     def read(self, path: Path) -> Pixels:
@@ -98,7 +98,7 @@ class PictureSet:
                     yield list(paths), np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
                 ready = ahead
 
-    def key(self, detector: "Detector") -> str:
+    def key(self, detector: Detector) -> str:
         """Hash of all that the statistics depend on."""
         files = [identity_of(path, self.folder) for path in self.files]
         if self.backdrop:
@@ -109,18 +109,19 @@ class PictureSet:
 
 
 def read_statistics(
-    pictures: PictureSet, detector: "Detector", keep_features: bool, batch_size: int, cache: bool, quiet: bool
-) -> "Statistics":
+    pictures: PictureSet,
+    detector: Detector,
+    keep_features: bool,
+    batch_size: int,
+    cache: bool,
+    progress: Progress[Any],
+) -> Statistics:
     """Run pictures through a detector, or read what that came to the last time.
 
     Raises:
         InputError: A picture cannot be read, or its features are no numbers: without it the score would be
             that of another set.
     """
-    import torch
-
-    from training.fid import FeatureError, statistics
-
     path = cache_folder() / "fid" / f"{pictures.key(detector)[:32]}.safetensors"
     kept = _load(path) if cache else None
     if kept is not None and (kept.features is not None or not keep_features):
@@ -129,9 +130,9 @@ def read_statistics(
 
     seen: list[Path] = []
 
-    def batches() -> "Iterator[Tensor]":
+    def batches() -> Iterator[Tensor]:
         count = -(-len(pictures.files) // batch_size)
-        for paths, batch in with_progress(pictures.batches(batch_size), count, "group", quiet):
+        for paths, batch in progress(pictures.batches(batch_size), count):
             seen.extend(paths)
             yield torch.from_numpy(batch)
 
@@ -149,12 +150,7 @@ def read_statistics(
     return found
 
 
-def _load(path: Path) -> "Statistics | None":
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    from training.fid import Statistics
-
+def _load(path: Path) -> Statistics | None:
     try:
         tensors = load(path.read_bytes())
         kept = Statistics(
@@ -168,10 +164,7 @@ def _load(path: Path) -> "Statistics | None":
         return None
 
 
-def _keep(path: Path, found: "Statistics") -> None:
-    import torch
-    from safetensors.torch import save
-
+def _keep(path: Path, found: Statistics) -> None:
     tensors = {"total": found.total, "products": found.products, "count": torch.tensor(found.count)}
     if found.features is not None:
         tensors["features"] = found.features

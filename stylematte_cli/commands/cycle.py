@@ -82,12 +82,12 @@ def cycle(
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-    from stylematte_cli.commands.synth_filter import THRESHOLD
     from stylematte_cli.commands.torch_device import usable_device
     from training.config import load_recipe
     from training.cycle import run_steps, write_report
     from training.gan.config import load_gan_recipe
     from training.recipe_files import trains_generator
+    from training.synthesis.filtering import THRESHOLD
 
     if trains_generator(recipe):
         raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")

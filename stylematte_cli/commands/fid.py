@@ -1,6 +1,7 @@
 """`stylematte fid`: how far generated pictures are from real ones."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,11 +9,12 @@ import typer
 
 from stylematte.errors import UsageError
 from stylematte_cli.commands.options import Device, Json, Quiet, Verbose, print_json, start_log
+from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
-    from stylematte_cli.commands.fid_pictures import PictureSet
     from training.fid import Detector
+    from training.fid_images import PictureSet
 
 log = logging.getLogger("stylematte")
 
@@ -63,18 +65,18 @@ def fid(
         raise UsageError("--backgrounds stands behind composites", "Add --mode composite")
     require("torch", "torchmetrics", extra="train")
     from stylematte.media.backdrop import Backdrop
-    from stylematte_cli.commands.fid_pictures import PictureSet, read_statistics
     from stylematte_cli.commands.torch_device import usable_device
     from stylematte_cli.commands.train_gan import detector_folders
+    from training import fid as scores
+    from training.fid_images import PictureSet, read_statistics
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
     sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]
-    from training import fid as scores
-
     seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
     if seeing.name != "inception":
         log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
-    of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, quiet) for s in sets)
+    progress = partial(with_progress, unit="group", quiet=quiet)
+    of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, progress) for s in sets)
     values: dict[str, Any] = {"fid": scores.fid(of_real, of_fake)}
     if kid:
         mean, deviation = scores.kid(of_real, of_fake)

@@ -28,9 +28,9 @@ from stylematte_cli.commands.toolkit import find_trained, require
 
 if TYPE_CHECKING:
     from models.gan.generator import Generator
-    from stylematte_cli.commands.synth_files import SampleFolder
-    from stylematte_cli.commands.synth_filter import Judge
-    from training.synthesis import Plan
+    from training.synthesis.drawing import Plan
+    from training.synthesis.filtering import Judge
+    from training.synthesis.folder import SampleFolder
 
 DEFAULT_GENERATOR = "faces"
 WHERE_GENERATORS_COME_FROM = (
@@ -108,8 +108,8 @@ def synth(
     _check_preview(preview, out)
     require("torch", extra="train")
     from stylematte.files import sha256_of
-    from stylematte_cli.commands.synth_files import SampleFolder, Settings
     from stylematte_cli.commands.torch_device import usable_device
+    from training.synthesis.folder import SampleFolder, Settings
 
     plan = _read_plan(seed, truncation, jitter)
     device = usable_device(device)
@@ -122,7 +122,7 @@ def synth(
         judge = _open_judge(matting, threshold, backgrounds, device, side_px)
     seconds = _fill(folder, _Drawing(generator, plan, device, side_px, batch_size), count, judge, quiet)
     if preview is not None:
-        from stylematte_cli.commands.synth_sheet import write_sheet
+        from training.synthesis.sheet import write_sheet
 
         write_sheet(preview, folder)
     report = _report(folder, plan, judge, seconds)
@@ -159,7 +159,7 @@ def _read_plan(seed: int, truncation: str, jitter: str) -> "Plan":
     Raises:
         UsageError: They cannot be meant.
     """
-    from training.synthesis import Plan
+    from training.synthesis.drawing import Plan
 
     try:
         low, _, high = truncation.partition(":")
@@ -198,7 +198,7 @@ def _open_judge(
     matting: str, threshold: float | None, backgrounds: str, device: str, side_px: int
 ) -> "Judge":
     from stylematte.media.backdrop import Backdrop
-    from stylematte_cli.commands.synth_filter import THRESHOLD, Judge
+    from training.synthesis.filtering import THRESHOLD, Judge
 
     return Judge(matting, threshold or THRESHOLD, Backdrop.parse(backgrounds), device, side_px)
 
@@ -216,8 +216,8 @@ class _Drawing:
 
 def _fill(folder: "SampleFolder", drawing: _Drawing, count: int, judge: "Judge | None", quiet: bool) -> float:
     """Fill the folder, and say how long it took."""
-    from stylematte_cli.commands.synth_files import Run, fill
-    from training.synthesis import Watch, check_variety, draw
+    from training.synthesis.drawing import Watch, check_variety, draw
+    from training.synthesis.filling import Run, fill
 
     plan, z_dim = drawing.plan, drawing.generator.config.z_dim
     run = Run(
@@ -250,7 +250,7 @@ def _report(folder: "SampleFolder", plan: "Plan", judge: "Judge | None", seconds
         "settings": dataclasses.asdict(folder.settings),
     }
     if judge is not None:
-        from stylematte_cli.commands.synth_filter import filter_report
+        from training.synthesis.filling import filter_report
 
         report["filter"] = filter_report(folder, judge.threshold)
     return report
@@ -261,7 +261,7 @@ def _print(report: dict[str, Any], out: Path) -> None:
         f", {report['near_copies_refused']} near copies refused" if report["near_copies_refused"] else ""
     )
     if found := report.get("filter"):
-        from training.sample_filter import bars
+        from training.synthesis.agreement import bars
 
         for line in bars([(b["from"], b["pictures"]) for b in found["histogram"]], found["threshold"]):
             typer.echo(line)

@@ -11,9 +11,9 @@ from torch import Tensor
 from stylematte.errors import InputError
 from stylematte.media.backdrop import Backdrop
 from stylematte_cli.app import main
-from stylematte_cli.commands.fid_pictures import PictureSet
 from tests.training.drawn import save
 from training import fid as scores
+from training.fid_images import PictureSet
 
 
 class Means(scores.Detector):

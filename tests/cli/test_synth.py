@@ -22,8 +22,9 @@ from models.gan.generator import Generator, GeneratorConfig, rgba_of
 from stylematte import weights as weights_module
 from stylematte.errors import UsageError
 from stylematte.files import TEMPORARY
+from stylematte.media.json_lines import JsonLines
 from stylematte_cli.app import main
-from stylematte_cli.commands import synth, synth_files
+from stylematte_cli.commands import synth
 from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe
@@ -198,8 +199,8 @@ def test_a_manifest_that_cannot_grow_ends_the_run(tmp_path, weights, capsys, mon
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         append(self, line)
 
-    append = synth_files.JsonLines.append
-    monkeypatch.setattr(synth_files.JsonLines, "append", full)
+    append = JsonLines.append
+    monkeypatch.setattr(JsonLines, "append", full)
     run(out, weights, "--n", 40, code=3)
     assert "manifest.jsonl: cannot be written: No space left" in capsys.readouterr().err
     assert [line["index"] for line in manifest(out)] == list(range(9))
@@ -344,7 +345,7 @@ class Holed(Discs):
     """Has a hole in the alpha of numbers 2, 5, 8 ...; `z` tells the number."""
 
     def forward(self, z, truncation, transform):
-        from training.synthesis import Plan
+        from training.synthesis.drawing import Plan
 
         pictures = super().forward(z, truncation, transform)
         noises = [Plan().draft(i, 4).noise for i in range(60)]

@@ -6,7 +6,7 @@ import torch
 
 from stylematte.errors import InputError
 from tests.training.generators import Discs
-from training.synthesis import (
+from training.synthesis.drawing import (
     LEAST_TRUNCATION,
     NEAR_LEVELS,
     Gallery,

@@ -25,6 +25,7 @@ SMALL_PX = 8
 PROBE = 16
 _WINDOW = 64
 _MOST_COPIES = 0.75  # of the last pictures; beyond it the generator has no more to give
+DIGITS = 8  # of a file's name
 
 
 @dataclass(frozen=True)
@@ -240,3 +241,8 @@ def check_variety(generator: Generator, plan: Plan, z_dim: int, batch_size: int,
             watch.saw(is_copy)
             if not is_copy:
                 gallery.add(drawn.draft.index, small)
+
+
+def file_name(index: int) -> str:
+    """What the file of a picture is called."""
+    return f"{index:0{DIGITS}}.png"

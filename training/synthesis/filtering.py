@@ -1,22 +1,20 @@
-"""The filter of `stylematte synth`: keeps a picture where the matting network agrees with its alpha."""
+"""The filter of synthetic images: keeps one where the matting network agrees with its alpha."""
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+import stylematte
 from stylematte.engines.base import made_by
 from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import to_float
 from stylematte.media.backdrop import Backdrop
-from stylematte_cli.commands.matte_files import Model
-
-if TYPE_CHECKING:
-    from stylematte_cli.commands.synth_files import SampleFolder
+from training.synthesis.agreement import agreement
+from training.synthesis.drawing import file_name
 
 # Of 40 portraits with solved mattes, at 64 to 256 px over grey, nine in ten differ by less than 0.033 and all
 # but one in twenty by less than 0.037; with a hole in the head, nine in ten by more than 0.094.
@@ -38,7 +36,7 @@ class Judge:
     """
 
     def __init__(self, weights: str, threshold: float, backdrop: Backdrop, device: str, side_px: int) -> None:
-        model = Model(weights, "auto", device, None, "off").open(lanes=1)
+        model = stylematte.load(weights, device=device, detail="off")
         own = model.engine.contract.working_size
         model.size = min(own, max(_LEAST_SIZE_PX, side_px))
         self.matter, self.threshold, self.backdrop = model, threshold, backdrop
@@ -55,9 +53,6 @@ class Judge:
         Returns:
             One record a picture, as the manifest keeps it.
         """
-        from stylematte_cli.commands.synth_files import file_name
-        from training.sample_filter import agreement
-
         images = [
             composite(
                 np.ascontiguousarray(rgba[..., :3]),
@@ -80,21 +75,3 @@ class Judge:
     def outcome(self, record: dict[str, Any]) -> str:
         """`ok` or `rejected`."""
         return "ok" if record["difference"] <= self.threshold else "rejected"
-
-
-def filter_report(folder: "SampleFolder", threshold: float) -> dict[str, Any]:
-    """Kept share and histogram of all pictures of a folder that the filter has measured."""
-    from training.sample_filter import histogram
-
-    met = [line for line in folder.lines.values() if "filter" in line]
-    outcomes = Counter(line["outcome"] for line in met)
-    return {
-        "threshold": threshold,
-        "kept": outcomes["ok"],
-        "rejected": outcomes["rejected"],
-        "kept_share": round(outcomes["ok"] / max(1, len(met)), 4),
-        "histogram": [
-            {"from": edge, "pictures": count}
-            for edge, count in histogram([line["filter"]["difference"] for line in met], threshold)
-        ],
-    }

@@ -2,22 +2,21 @@
 
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from stylematte.files import write_bytes
 from stylematte.imaging.geometry import resize
 from stylematte.media.images import encode_image
-
-if TYPE_CHECKING:
-    from stylematte_cli.commands.synth_files import SampleFolder
+from training.gan.sheets import checker_sheet
+from training.synthesis.folder import SampleFolder
 
 MOST = 64
 _CELL_PX = 160
 
 
-def write_sheet(path: Path, folder: "SampleFolder") -> None:
+def write_sheet(path: Path, folder: SampleFolder) -> None:
     """Write a sheet of the first pictures kept, on a chequered ground.
 
     Args:
@@ -27,10 +26,6 @@ def write_sheet(path: Path, folder: "SampleFolder") -> None:
     Raises:
         InputError: A picture cannot be read, or the sheet cannot be written.
     """
-    import torch
-
-    from training.gan.sheets import checker_sheet
-
     kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MOST]
     side = min(_CELL_PX, folder.settings.size_px)
     pictures = np.stack([resize(folder.read(index), (side, side)) for index in kept])
