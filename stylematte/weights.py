@@ -93,6 +93,29 @@ def find(name_or_path: str | Path) -> Path:
     raise MissingError(f"weights {text!r} are not known", _names_hint(known))
 
 
+def find_trained(name_or_path: str, option: str = "--weights") -> Path:
+    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
+
+    Raises:
+        InputError: A file of another kind.
+        MissingError: There is none; both messages name the option.
+    """
+    from stylematte.files import cache_folder
+    from stylematte.weights import ASSETS
+
+    for path in (Path(name_or_path), *(f / f"{name_or_path}{TRAINING}" for f in (ASSETS, cache_folder()))):
+        if path.is_file():
+            if path.suffix != TRAINING:
+                raise InputError(
+                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
+                )
+            return path
+    raise MissingError(
+        f"{option}: weights {name_or_path!r} are not here",
+        "Give a .safetensors file made by `stylematte train`",
+    )
+
+
 def list_weights() -> list[Weights]:
     """List what is here: shipped models first, then those in the cache folder, then its training weights."""
     return [_describe(path) for path in _known_files().values()]

@@ -1,11 +1,13 @@
-"""The device of torch that `--device` means; not in `toolkit`, which the runtime's commands import too."""
+"""The device of torch that `--device` means, and what a run takes of the machine."""
 
 import sys
 from typing import TYPE_CHECKING
 
 import torch
 
+from stylematte.engines.base import usable_cores
 from stylematte.errors import MissingError
+from training.processes import choose_threads, describe
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,14 +29,9 @@ def usable_device(device: str) -> str:
 
 def set_up_threads(device: str) -> None:
     """Choose how many threads a run has, before the first of them starts."""
-    from stylematte.engines.base import usable_cores
-    from training.processes import choose_threads
-
     choose_threads(device, usable_cores())
 
 
 def say_where(processes: "Accelerator", precision: str, workers: int) -> None:
     """Say on stderr what a run takes of the machine."""
-    from training.processes import describe
-
     print(f"stylematte: {describe(processes, precision, workers)}", file=sys.stderr)

@@ -1,115 +1,37 @@
-"""Running a recipe of a matting network: where it begins, its mattes, its loop."""
+"""Runs a recipe of a matting network: where it begins, its mattes, its loop."""
 
 import dataclasses
-import os
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
-
-from stylematte_cli.commands.toolkit import find_trained
-
-if TYPE_CHECKING:
-    from stylematte_cli.commands.train_choice import Choice
-    from training.config import Recipe
-    from training.loop import RunOptions
-    from training.plan import Plan
-
-
-@dataclass(frozen=True)
-class Request:
-    """What `stylematte train` is asked of a matting network, made whole: nothing is left open.
-
-    Attributes:
-        name: Of the recipe.
-        data: Folder of the data sets.
-        recipe: With its sets.
-        options: Where and how.
-        init: Name or file of weights to begin with, or empty.
-        teacher: Name or file of weights that label what has no label, or empty.
-        backbone: `hub`, `none`, a file of encoder weights, or empty.
-        choice: Why it is this recipe, where nobody named one.
-        say: Takes what there is to say.
-        quiet: Say nothing, and measure nothing beforehand.
-    """
-
-    name: str
-    data: Path
-    recipe: "Recipe"
-    options: "RunOptions"
-    init: str
-    teacher: str
-    backbone: str
-    choice: "Choice | None"
-    say: Callable[[str], None]
-    quiet: bool
-
-
-def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
-    """Say what a run will do, and do it unless it is a dry one; facts for --json."""
-    from stylematte_cli.commands.explain import explain_estimate, explain_plan
-    from stylematte_cli.commands.torch_device import set_up_threads
-    from training.estimate import estimate_run
-    from training.plan import make_plan
-
-    options, say = request.options, request.say
-    plan = make_plan(request.recipe, request.data)
-    goes_on = (options.out / "state.pt").exists()
-    facts = _facts(request, plan, goes_on)
-    for line in explain_plan(request.name, plan):
-        say(line)
-    say(f"  {'goes on with the run in' if goes_on else 'into'} {options.out}")
-    # Several processes would measure each other; what goes on has told before.
-    if not request.quiet and not goes_on and int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        set_up_threads(options.device)
-        estimate = estimate_run(plan.recipe, request.data, options)
-        for line in explain_estimate(estimate, options.device):
-            say(f"  {line}")
-        facts["estimate"] = dataclasses.asdict(estimate) | {"run_s": estimate.run_s}
-    if dry_run:
-        return facts | {"dry_run": True}
-    scores = run_recipe(
-        *(request.recipe, request.data, options, request.teacher, request.init, request.backbone),
-        *(request.quiet, say),
-    )
-    weights = {name: str(options.out / f"{name}.safetensors") for name in ("best", "last")}
-    return facts | {"dry_run": False, "scores": scores, "weights": weights}
-
-
-def _facts(request: Request, plan: "Plan", goes_on: bool) -> dict[str, Any]:
-    choice = request.choice
-    return {
-        "recipe": request.name,
-        "why": choice.why if choice else "",
-        "found": [dataclasses.asdict(one) for one in choice.found] if choice else [],
-        "data": str(request.data),
-        "out": str(request.options.out),
-        "resumed": goes_on,
-        "network": plan.recipe.preset,
-        "init": request.init,
-        "device": request.options.device,
-        "sets": {
-            folder: {"pictures": count, "held_out": plan.held_out[folder]}
-            for folder, count in plan.pictures.items()
-        },
-        "stages": {stage.name: stage.steps for stage in plan.recipe.stages},
-        "skipped": list(plan.skipped),
-    }
+from stylematte.files import sha256_of
+from stylematte.weights import find_trained
+from training.backbone import load_backbone
+from training.checkpoint import load_start
+from training.config import Recipe
+from training.data.check import label_notes
+from training.data.readers import split
+from training.data.subjects import prepare_set, read_data_set
+from training.data.twins import find_twins
+from training.devices import say_where, set_up_threads
+from training.loop import RunOptions, train
+from training.plan import make_plan
+from training.processes import check_batches, join_processes
+from training.teacher import Teacher
 
 
 def run_recipe(
-    recipe: "Recipe",
+    recipe: Recipe,
     data: Path,
-    options: "RunOptions",
+    options: RunOptions,
     teacher: str,
     weights: str,
     backbone: str,
     quiet: bool,
-    say: Callable[[str], None] = typer.echo,
+    say: Callable[[str], None] = print,
 ) -> dict[str, float]:
     """Run a recipe of a matting network, or go on with it: mattes first, then the loop.
 
@@ -126,14 +48,6 @@ def run_recipe(
     Returns:
         Scores of the last validation, as `training.loop.train` has them.
     """
-    from stylematte.files import sha256_of
-    from stylematte_cli.commands.torch_device import say_where, set_up_threads
-    from training.data.check import label_notes
-    from training.loop import train as run
-    from training.plan import make_plan
-    from training.processes import check_batches, join_processes
-    from training.teacher import Teacher
-
     paths = {
         option: find_trained(name, "--init" if option == "weights" else f"--{option}")
         for option, name in (("teacher", teacher), ("weights", weights))
@@ -162,7 +76,7 @@ def run_recipe(
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
     report = (lambda line: None) if quiet else say
-    scores = run(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
+    scores = train(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"
@@ -172,13 +86,9 @@ def run_recipe(
 
 
 def _start(
-    recipe: "Recipe", data: Path, weights: Path | None, backbone: str
+    recipe: Recipe, data: Path, weights: Path | None, backbone: str
 ) -> tuple[Callable[[Any], None] | None, str]:
     """What fills the fresh network, and the name or hash of pretrained encoder weights."""
-    from stylematte.files import sha256_of
-    from training.backbone import load_backbone
-    from training.checkpoint import load_start
-
     preset = recipe.build_preset()
     if weights is not None:
         trained = load_start(weights, preset)
@@ -192,8 +102,7 @@ def _start(
     return lambda model: load_backbone(model, path, recipe, data), name
 
 
-def _prepare_mattes(recipe: "Recipe", data: Path, options: "RunOptions", quiet: bool) -> None:
-    from training.data.subjects import prepare_set, read_data_set
+def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool) -> None:
 
     samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
     if not quiet:
@@ -202,15 +111,13 @@ def _prepare_mattes(recipe: "Recipe", data: Path, options: "RunOptions", quiet: 
         prepare_set(recipe, data_set, samples[data_set.folder], options.mattes, max(1, options.workers))
 
 
-def _warn_of_twins(plan: "Recipe", samples: dict[str, list[Any]]) -> None:
-    from training.data.readers import split
-    from training.data.twins import find_twins
+def _warn_of_twins(plan: Recipe, samples: dict[str, list[Any]]) -> None:
 
     for folder in (s.folder for s in plan.sets if s.kind == "photos"):
         trained, held_out = split(samples[folder], plan.held_out_every)
         if count := sum(find_twins(held_out, trained)):
-            typer.echo(
+            print(
                 f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
                 "scores on them flatter",
-                err=True,
+                file=sys.stderr,
             )

@@ -82,9 +82,9 @@ def cycle(
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-    from stylematte_cli.commands.torch_device import usable_device
     from training.config import load_recipe
     from training.cycle import run_steps, write_report
+    from training.devices import usable_device
     from training.gan.config import load_gan_recipe
     from training.recipe_files import trains_generator
     from training.synthesis.filtering import THRESHOLD
@@ -100,7 +100,6 @@ def cycle(
         out=out,
         recipe=load_recipe(recipe),
         gan=load_gan_recipe(gan),
-        gan_name=gan,
         weights=weights,
         trained_generator=generator,
         count=count,

@@ -4,12 +4,14 @@ import csv
 import json
 from collections import Counter
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stylematte.files import sha256_of
 from stylematte.media.json_lines import read_lines
-from stylematte_cli.commands.toolkit import find_trained
+from stylematte.weights import find_trained
+from stylematte_cli.commands.progress import with_progress
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -26,7 +28,6 @@ class Wish:
     out: Path
     recipe: "Recipe"
     gan: "GanRecipe"
-    gan_name: str
     weights: str
     trained_generator: str
     count: int
@@ -120,7 +121,7 @@ def _pretrain(wish: Wish) -> "Step":
     from training.cycle import Step
 
     def run() -> "Result":
-        from stylematte_cli.commands.train_run import run_recipe
+        from training.run import run_recipe
 
         run_recipe(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone, wish.quiet)
         return {"network": wish.recipe.preset}
@@ -160,10 +161,13 @@ def _mattes(wish: Wish) -> "Step":
     index = wish.faces / "made.json"
 
     def run() -> "Result":
-        from stylematte_cli.commands.train_gan import prepare_mattes
         from training.gan.data import list_pictures
+        from training.gan.run import prepare_mattes
 
-        made = prepare_mattes(wish.gan, wish.data, wish.faces, str(wish.model), wish.device, wish.quiet)
+        progress = partial(with_progress, unit="matte", quiet=wish.quiet)
+        made = prepare_mattes(
+            wish.gan, wish.data, wish.faces, str(wish.model), wish.device, wish.quiet, progress
+        )
         pictures = len(list_pictures(wish.gan, wish.data))
         wish.faces.mkdir(parents=True, exist_ok=True)
         index.write_text(json.dumps({"pictures": pictures}) + "\n")
@@ -183,18 +187,22 @@ def _gan(wish: Wish) -> "Step":
     from training.cycle import Step
 
     def run() -> "Result":
-        from stylematte_cli.commands.train_gan import Wish as GanWish
-        from stylematte_cli.commands.train_gan import run_gan
+        from training.gan.run import GanRequest, run_gan
 
         folder = wish.generator.parent
         run_gan(
-            GanWish(
-                *(wish.gan_name, wish.data, folder, wish.faces, str(wish.model), "", wish.detector),
-                *(wish.device, 1, wish.workers, wish.every, False, False, wish.quiet),
-            ),
-            wish.gan,
-            wish.data,
-            folder,
+            GanRequest(
+                recipe=wish.gan,
+                data=wish.data,
+                out=folder,
+                mattes=wish.faces,
+                matter=str(wish.model),
+                detector=wish.detector,
+                device=wish.device,
+                workers=wish.workers,
+                every=wish.every,
+                quiet=wish.quiet,
+            )
         )
         return {"kimg": wish.gan.kimg} | _scores_of(folder / "log.csv")
 
@@ -276,7 +284,7 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         return found | ({"synthetic": sha256_of(manifest)} if with_synthetic else {})
 
     def run() -> "Result":
-        from stylematte_cli.commands.train_run import run_recipe
+        from training.run import run_recipe
 
         root = gather_data(wish.data, wish.synthetic, wish.out / "data") if with_synthetic else wish.data
         run_recipe(recipe, root, wish.run_options(name), "", str(wish.before), "", wish.quiet)

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte.errors import InputError, UsageError
-from stylematte.weights import check_name
+from stylematte.weights import check_name, find_trained
 from stylematte_cli.commands import export_engine, options
-from stylematte_cli.commands.toolkit import find_trained, require
+from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from export.precision import Precision

@@ -65,10 +65,10 @@ def fid(
         raise UsageError("--backgrounds stands behind composites", "Add --mode composite")
     require("torch", "torchmetrics", extra="train")
     from stylematte.media.backdrop import Backdrop
-    from stylematte_cli.commands.torch_device import usable_device
-    from stylematte_cli.commands.train_gan import detector_folders
     from training import fid as scores
+    from training.devices import usable_device
     from training.fid_images import PictureSet, read_statistics
+    from training.gan.run import detector_folders
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
     sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.weights import find_trained
 from stylematte_cli.commands.options import (
     Count,
     Device,
@@ -24,7 +25,7 @@ from stylematte_cli.commands.options import (
     start_log,
 )
 from stylematte_cli.commands.progress import with_frame_progress
-from stylematte_cli.commands.toolkit import find_trained, require
+from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from models.gan.generator import Generator
@@ -108,7 +109,7 @@ def synth(
     _check_preview(preview, out)
     require("torch", extra="train")
     from stylematte.files import sha256_of
-    from stylematte_cli.commands.torch_device import usable_device
+    from training.devices import usable_device
     from training.synthesis.folder import SampleFolder, Settings
 
     plan = _read_plan(seed, truncation, jitter)

@@ -1,11 +1,11 @@
-"""What commands need before they import a toolkit: its folder on the path, its packages, trained weights."""
+"""What commands need before they import a toolkit: its folder on the path, and its packages."""
 
 import os
 import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stylematte.errors import EngineError, InputError, MissingError
+from stylematte.errors import EngineError, MissingError
 
 TOOLKITS = ("models", "export", "training")
 BUNDLED = Path(__file__).parents[1] / "_toolkit"  # where they lie in an installed wheel; a checkout has none
@@ -43,26 +43,3 @@ def let_threads_sleep() -> None:
     nano on two busy cores took four to nine times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-def find_trained(name_or_path: str, option: str = "--weights") -> Path:
-    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
-
-    Raises:
-        InputError: A file of another kind.
-        MissingError: There is none; both messages name the option.
-    """
-    from stylematte.files import cache_folder
-    from stylematte.weights import ASSETS
-
-    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
-        if path.is_file():
-            if path.suffix != ".safetensors":
-                raise InputError(
-                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
-                )
-            return path
-    raise MissingError(
-        f"{option}: weights {name_or_path!r} are not here",
-        "Give a .safetensors file made by `stylematte train`",
-    )

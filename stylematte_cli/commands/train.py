@@ -23,8 +23,8 @@ from stylematte_cli.commands.options import (
 )
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
-from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
-from stylematte_cli.commands.train_run import Request, train_matting
+from stylematte_cli.commands.train_generator import Wish, refuse_matting_options, train_generator
+from stylematte_cli.commands.train_matting import Request, train_matting
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -153,7 +153,7 @@ def train(
     let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
     sets = list(overrides or [])
-    from stylematte_cli.commands.torch_device import usable_device
+    from training.devices import usable_device
     from training.loop import RunOptions
     from training.recipe_files import trains_generator
 

@@ -321,7 +321,7 @@ def test_what_a_loader_process_met_is_said_without_its_traceback():
 def test_cuda_is_taken_where_auto_finds_it(monkeypatch):
     import torch
 
-    from stylematte_cli.commands.torch_device import usable_device
+    from training.devices import usable_device
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [usable_device(d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [
