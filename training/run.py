@@ -103,7 +103,6 @@ def _start(
 
 
 def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool) -> None:
-
     samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
     if not quiet:
         _warn_of_twins(recipe, samples)
@@ -112,7 +111,6 @@ def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool
 
 
 def _warn_of_twins(plan: Recipe, samples: dict[str, list[Any]]) -> None:
-
     for folder in (s.folder for s in plan.sets if s.kind == "photos"):
         trained, held_out = split(samples[folder], plan.held_out_every)
         if count := sum(find_twins(held_out, trained)):

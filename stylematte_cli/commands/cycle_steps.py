@@ -8,6 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from stylematte.files import sha256_of
 from stylematte.media.json_lines import read_lines
 from stylematte.weights import find_trained
@@ -123,7 +125,10 @@ def _pretrain(wish: Wish) -> "Step":
     def run() -> "Result":
         from training.run import run_recipe
 
-        run_recipe(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone, wish.quiet)
+        run_recipe(
+            *(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone),
+            *(wish.quiet, typer.echo),
+        )
         return {"network": wish.recipe.preset}
 
     return Step(
@@ -202,6 +207,7 @@ def _gan(wish: Wish) -> "Step":
                 workers=wish.workers,
                 every=wish.every,
                 quiet=wish.quiet,
+                say=typer.echo,
             )
         )
         return {"kimg": wish.gan.kimg} | _scores_of(folder / "log.csv")
@@ -287,7 +293,10 @@ def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
         from training.run import run_recipe
 
         root = gather_data(wish.data, wish.synthetic, wish.out / "data") if with_synthetic else wish.data
-        run_recipe(recipe, root, wish.run_options(name), "", str(wish.before), "", wish.quiet)
+        run_recipe(
+            *(recipe, root, wish.run_options(name), "", str(wish.before), ""),
+            *(wish.quiet, typer.echo),
+        )
         return {"steps": wish.steps}
 
     return Step(

@@ -90,9 +90,8 @@ def run_gan(request: GanRequest) -> None:
         folders=detector_folders(),
         backbone=backbone,
     )
-    train_gan(
-        recipe, request.data, options, (lambda line: None) if quiet else request.say, shows_bar=not quiet
-    )
+    report = (lambda line: None) if quiet else request.say
+    train_gan(recipe, request.data, options, report, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = out / "best.safetensors"
@@ -127,7 +126,6 @@ def _choose_detector(name: str) -> str:
     """The detector of that name; without one, the standard one where it is at hand, else a stand-in."""
     if name:
         return "" if name == "none" else name
-
     for known, file in (("inception", INCEPTION), ("mobilenet", MOBILENET)):
         if any((folder / file).is_file() for folder in detector_folders()):
             return known
@@ -155,17 +153,15 @@ def prepare_mattes(
     todo = without_alpha(list_pictures(recipe, data), mattes)
     if not todo:
         return 0
-
     matter = stylematte.load(weights or "nano", device=device)
     if not quiet:
         print(f"stylematte: {len(todo)} photos are matted first, into {mattes}", file=sys.stderr)
-    for sample in progress(todo, len(todo)):
+    for sample in todo if quiet else progress(todo, len(todo)):
         _matte_one(matter, sample, mattes)
     return len(todo)
 
 
 def _matte_one(matter: Any, sample: Sample, mattes: Path) -> None:
-
     alpha = matter(read_rgb(sample.image)).alpha_as(np.uint8)
     # Whole or not at all: a matte cut off would count as one.
     write_bytes(cached_paths(sample, mattes)["alpha"], encode_image(alpha, "png", lossless=True))
