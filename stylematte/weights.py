@@ -12,6 +12,11 @@ from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.files import cache_folder, sha256_of
 
 DEFAULT = "nano"
+DEFAULT_GENERATOR = "faces"
+WHERE_GENERATORS_COME_FROM = (
+    f"Import released ones: `stylematte models import humans.pkl --name {DEFAULT_GENERATOR}`; or train some: "
+    "`stylematte train gan`, and give their file as --weights FILE"
+)
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
 REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself

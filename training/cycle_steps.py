@@ -1,35 +1,65 @@
-"""The steps of `stylematte cycle`: each is what the verb of its name does, in a folder of its own."""
+"""The steps of the cycle: each works in a folder of its own."""
 
 import csv
 import json
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-import typer
 
 from stylematte.files import sha256_of
 from stylematte.media.json_lines import read_lines
 from stylematte.weights import find_trained
-from stylematte_cli.commands.progress import with_progress
-
-if TYPE_CHECKING:
-    from training.config import Recipe
-    from training.cycle import Result, Step
-    from training.gan.config import GanRecipe
-    from training.loop import RunOptions
+from training.config import Recipe
+from training.cycle import Result, Step, compare, fine_tuning, gather_data
+from training.gan.config import GanRecipe
+from training.gan.data import list_pictures
+from training.gan.run import GanRequest, Progress, prepare_mattes, run_gan
+from training.loop import RunOptions
+from training.plan import make_plan
+from training.run import run_recipe
+from training.synthesis.run import (
+    Filter,
+    SynthesisRequest,
+    Watcher,
+    parse_plan,
+    report_lines,
+    synthesize,
+)
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What the command line says; see `stylematte_cli.commands.cycle.cycle`."""
+class CycleRequest:
+    """A cycle, and what it is given to work and speak with.
+
+    Attributes:
+        data: Folder of the data sets of both recipes.
+        out: Run folder.
+        recipe: Of the matting network.
+        gan: Of the generator.
+        weights: Name or file of a matting network to begin with; empty: pretrain one.
+        trained_generator: Name or file of a generator; empty: train one.
+        count: Synthetic images to keep.
+        truncation: Theirs, see `training.synthesis.run.parse_plan`.
+        threshold: Of the filter.
+        steps: Of fine-tuning.
+        mattes: Folder of prepared mattes.
+        backbone: Of pretraining, see `training.run.run_recipe`.
+        detector: Of the generator's scores.
+        every: Steps between scores.
+        workers: Processes that read images.
+        device: Of torch.
+        quiet: Say nothing.
+        export: Makes a model file from weights, in a folder. Handed in, since training does not export.
+        say: Takes what there is to say.
+        progress: Counts photos that are matted.
+        watch: Runs the drawing to its end.
+    """
 
     data: Path
     out: Path
-    recipe: "Recipe"
-    gan: "GanRecipe"
+    recipe: Recipe
+    gan: GanRecipe
     weights: str
     trained_generator: str
     count: int
@@ -43,6 +73,10 @@ class Wish:
     workers: int
     device: str
     quiet: bool
+    export: Callable[[Path, Path], None]
+    say: Callable[[str], None]
+    progress: Progress
+    watch: Watcher
 
     @property
     def before(self) -> Path:
@@ -71,154 +105,138 @@ class Wish:
         """What it drew."""
         return self.out / "synthetic"
 
-    def run_options(self, folder: str) -> "RunOptions":
+    def run_options(self, folder: str) -> RunOptions:
         """How a matting network is trained in a folder."""
-        from training.loop import RunOptions
-
         return RunOptions(
             self.out / folder, self.mattes, self.device, workers=self.workers, every=self.every or 500
         )
 
 
-def overlap(wish: Wish) -> str:
+def overlap(request: CycleRequest) -> str:
     """A set that both recipes read and hold out different parts of; "" where there is none."""
-    if wish.trained_generator or wish.gan.held_out_every == wish.recipe.held_out_every:
+    if request.trained_generator or request.gan.held_out_every == request.recipe.held_out_every:
         return ""
-    scored = {s.folder for s in wish.recipe.validation or wish.recipe.sets}
-    return next((s.folder for s in wish.gan.sets if s.folder in scored), "")
+    scored = {s.folder for s in request.recipe.validation or request.recipe.sets}
+    return next((s.folder for s in request.gan.sets if s.folder in scored), "")
 
 
-def check_inputs(wish: Wish) -> None:
+def check_inputs(request: CycleRequest) -> None:
     """Look for the data sets of both recipes and for the weights given, before anything is written.
 
     Raises:
         DataError: A set is missing, or nothing of it is left to train on.
         MissingError: Weights are not here.
     """
-    from training.gan.data import list_pictures
-    from training.plan import make_plan
-
-    make_plan(wish.recipe, wish.data)
-    if wish.weights:
-        find_trained(wish.weights)
-    if wish.trained_generator:
-        find_trained(wish.trained_generator, "--generator")
+    make_plan(request.recipe, request.data)
+    if request.weights:
+        find_trained(request.weights)
+    if request.trained_generator:
+        find_trained(request.trained_generator, "--generator")
     else:
-        list_pictures(wish.gan, wish.data)
+        list_pictures(request.gan, request.data)
 
 
-def all_steps(wish: Wish, control: bool) -> list["Step"]:
+def all_steps(request: CycleRequest, control: bool) -> list[Step]:
     """The steps of a cycle, in order."""
-    steps = [] if wish.weights else [_pretrain(wish)]
-    steps.append(_export(wish))
-    if not wish.trained_generator:
-        steps += [_mattes(wish), _gan(wish)]
-    steps += [_synth(wish), _finetune(wish, with_synthetic=True)]
+    steps = [] if request.weights else [_pretrain(request)]
+    steps.append(_export(request))
+    if not request.trained_generator:
+        steps += [_mattes(request), _gan(request)]
+    steps += [_synth(request), _finetune(request, with_synthetic=True)]
     if control:
-        steps.append(_finetune(wish, with_synthetic=False))
-    return [*steps, _score(wish, control)]
+        steps.append(_finetune(request, with_synthetic=False))
+    return [*steps, _score(request, control)]
 
 
-def _pretrain(wish: Wish) -> "Step":
-    from training.cycle import Step
-
-    def run() -> "Result":
-        from training.run import run_recipe
-
+def _pretrain(request: CycleRequest) -> Step:
+    def run() -> Result:
         run_recipe(
-            *(wish.recipe, wish.data, wish.run_options("pretrain"), "", "", wish.backbone),
-            *(wish.quiet, typer.echo),
+            *(request.recipe, request.data, request.run_options("pretrain"), "", "", request.backbone),
+            *(request.quiet, request.say),
         )
-        return {"network": wish.recipe.preset}
+        return {"network": request.recipe.preset}
 
     return Step(
         "pretrain",
-        f"train {wish.recipe.preset} on photos and their mattes",
-        lambda: {"recipe": wish.recipe.digest()},
+        f"train {request.recipe.preset} on photos and their mattes",
+        lambda: {"recipe": request.recipe.digest()},
         run,
-        wish.out / "pretrain",
-        (wish.before,),
+        request.out / "pretrain",
+        (request.before,),
     )
 
 
-def _export(wish: Wish) -> "Step":
-    from training.cycle import Step
-
-    def run() -> "Result":
-        from stylematte_cli.commands.export import export
-
-        export(wish.model.parent, weights=str(wish.before), overwrite=True, quiet=True)
-        return {"file": wish.model.name}
+def _export(request: CycleRequest) -> Step:
+    def run() -> Result:
+        request.export(request.before, request.model.parent)
+        return {"file": request.model.name}
 
     return Step(
         "export",
         "make a file of it that mattes photos",
-        lambda: {"weights": sha256_of(wish.before)},
+        lambda: {"weights": sha256_of(request.before)},
         run,
-        wish.model.parent,
-        (wish.model,),
+        request.model.parent,
+        (request.model,),
     )
 
 
-def _mattes(wish: Wish) -> "Step":
-    from training.cycle import Step
+def _mattes(request: CycleRequest) -> Step:
+    index = request.faces / "made.json"
 
-    index = wish.faces / "made.json"
-
-    def run() -> "Result":
-        from training.gan.data import list_pictures
-        from training.gan.run import prepare_mattes
-
-        progress = partial(with_progress, unit="matte", quiet=wish.quiet)
+    def run() -> Result:
         made = prepare_mattes(
-            wish.gan, wish.data, wish.faces, str(wish.model), wish.device, wish.quiet, progress
+            request.gan,
+            request.data,
+            request.faces,
+            str(request.model),
+            request.device,
+            request.quiet,
+            request.progress,
         )
-        pictures = len(list_pictures(wish.gan, wish.data))
-        wish.faces.mkdir(parents=True, exist_ok=True)
+        pictures = len(list_pictures(request.gan, request.data))
+        request.faces.mkdir(parents=True, exist_ok=True)
         index.write_text(json.dumps({"pictures": pictures}) + "\n")
         return {"pictures": pictures, "matted": made}
 
     return Step(
         "mattes",
         "matte the photos that the generator shall learn from",
-        lambda: {"weights": sha256_of(wish.before), "sets": [s.folder for s in wish.gan.sets]},
+        lambda: {"weights": sha256_of(request.before), "sets": [s.folder for s in request.gan.sets]},
         run,
-        wish.faces,
+        request.faces,
         (index,),
     )
 
 
-def _gan(wish: Wish) -> "Step":
-    from training.cycle import Step
-
-    def run() -> "Result":
-        from training.gan.run import GanRequest, run_gan
-
-        folder = wish.generator.parent
+def _gan(request: CycleRequest) -> Step:
+    def run() -> Result:
+        folder = request.generator.parent
         run_gan(
             GanRequest(
-                recipe=wish.gan,
-                data=wish.data,
+                recipe=request.gan,
+                data=request.data,
                 out=folder,
-                mattes=wish.faces,
-                matter=str(wish.model),
-                detector=wish.detector,
-                device=wish.device,
-                workers=wish.workers,
-                every=wish.every,
-                quiet=wish.quiet,
-                say=typer.echo,
+                mattes=request.faces,
+                matter=str(request.model),
+                detector=request.detector,
+                device=request.device,
+                workers=request.workers,
+                every=request.every,
+                quiet=request.quiet,
+                say=request.say,
+                progress=request.progress,
             )
         )
-        return {"kimg": wish.gan.kimg} | _scores_of(folder / "log.csv")
+        return {"kimg": request.gan.kimg} | _scores_of(folder / "log.csv")
 
     return Step(
         "gan",
-        f"train a generator at {wish.gan.generator.size_px} px",
-        lambda: {"recipe": wish.gan.digest(), "weights": sha256_of(wish.before)},
+        f"train a generator at {request.gan.generator.size_px} px",
+        lambda: {"recipe": request.gan.digest(), "weights": sha256_of(request.before)},
         run,
-        wish.generator.parent,
-        (wish.generator,),
+        request.generator.parent,
+        (request.generator,),
     )
 
 
@@ -229,26 +247,24 @@ def _scores_of(log: Path) -> dict[str, float]:
     return {"fid_first": values[0], "fid_last": values[-1], "fid_best": min(values)} if values else {}
 
 
-def _synth(wish: Wish) -> "Step":
-    from training.cycle import Step
+def _synth(request: CycleRequest) -> Step:
+    manifest = request.synthetic / "manifest.jsonl"
 
-    manifest = wish.synthetic / "manifest.jsonl"
-
-    def run() -> "Result":
-        from stylematte_cli.commands.synth import synth
-
-        synth(
-            wish.synthetic,
-            count=wish.count,
-            truncation=wish.truncation,
-            weights=str(wish.generator),
-            use_filter=True,
-            threshold=wish.threshold,
-            matting=str(wish.model),
-            preview=wish.out / "pictures" / "synthetic.png",
-            device=wish.device,
-            quiet=wish.quiet,
+    def run() -> Result:
+        report = synthesize(
+            SynthesisRequest(
+                out=request.synthetic,
+                weights=request.generator,
+                plan=parse_plan(0, request.truncation),
+                count=request.count,
+                keep=Filter(str(request.model), request.threshold),
+                preview=request.out / "pictures" / "synthetic.png",
+                device=request.device,
+            ),
+            request.watch,
         )
+        for line in report_lines(report, request.synthetic):
+            request.say(line)
         outcomes: dict[int, str] = {}
         for record in read_lines(manifest):
             outcomes[record["index"]] = record["outcome"]
@@ -263,65 +279,65 @@ def _synth(wish: Wish) -> "Step":
 
     return Step(
         "synth",
-        f"draw {wish.count} pictures that the network agrees with",
+        f"draw {request.count} pictures that the network agrees with",
         lambda: {
-            "generator": sha256_of(wish.generator),
-            "weights": sha256_of(wish.before),
-            "n": wish.count,
-            "truncation": wish.truncation,
-            "threshold": wish.threshold,
+            "generator": sha256_of(request.generator),
+            "weights": sha256_of(request.before),
+            "n": request.count,
+            "truncation": request.truncation,
+            "threshold": request.threshold,
         },
         run,
-        wish.synthetic,
+        request.synthetic,
         (manifest,),
         grows="n",
     )
 
 
-def _finetune(wish: Wish, with_synthetic: bool) -> "Step":
-    from training.cycle import Step, fine_tuning, gather_data
-
+def _finetune(request: CycleRequest, with_synthetic: bool) -> Step:
     name = "finetune" if with_synthetic else "control"
-    recipe = fine_tuning(wish.recipe, wish.steps, with_synthetic)
+    recipe = fine_tuning(request.recipe, request.steps, with_synthetic)
 
-    def settings() -> "Result":
-        found = {"recipe": recipe.digest(), "weights": sha256_of(wish.before)}
-        manifest = wish.synthetic / "manifest.jsonl"
+    def settings() -> Result:
+        found = {"recipe": recipe.digest(), "weights": sha256_of(request.before)}
+        manifest = request.synthetic / "manifest.jsonl"
         return found | ({"synthetic": sha256_of(manifest)} if with_synthetic else {})
 
-    def run() -> "Result":
-        from training.run import run_recipe
-
-        root = gather_data(wish.data, wish.synthetic, wish.out / "data") if with_synthetic else wish.data
-        run_recipe(
-            *(recipe, root, wish.run_options(name), "", str(wish.before), ""),
-            *(wish.quiet, typer.echo),
+    def run() -> Result:
+        root = (
+            gather_data(request.data, request.synthetic, request.out / "data")
+            if with_synthetic
+            else request.data
         )
-        return {"steps": wish.steps}
+        run_recipe(
+            *(recipe, root, request.run_options(name), "", str(request.before), ""),
+            *(request.quiet, request.say),
+        )
+        return {"steps": request.steps}
 
     return Step(
         name,
         "fine-tune on generated pictures among the others" if with_synthetic else "fine-tune without them",
         settings,
         run,
-        wish.out / name,
-        (wish.out / name / "last.safetensors",),
+        request.out / name,
+        (request.out / name / "last.safetensors",),
         needs=("synth",) if with_synthetic else (),
         keeps=True,
     )
 
 
-def _score(wish: Wish, control: bool) -> "Step":
-    from training.cycle import Step, compare
-
+def _score(request: CycleRequest, control: bool) -> Step:
     # The last weights, not the best ones: those were chosen by the pictures that score here.
-    weights = {"before": wish.before, "after": wish.out / "finetune" / "last.safetensors"}
+    weights = {"before": request.before, "after": request.out / "finetune" / "last.safetensors"}
     if control:
-        weights["control"] = wish.out / "control" / "last.safetensors"
-    sheets = wish.out / "pictures"
+        weights["control"] = request.out / "control" / "last.safetensors"
+    sheets = request.out / "pictures"
 
-    def run() -> "Result":
-        return {"scores": compare(wish.recipe, wish.data, wish.mattes, weights, sheets, wish.device)}
+    def run() -> Result:
+        return {
+            "scores": compare(request.recipe, request.data, request.mattes, weights, sheets, request.device)
+        }
 
     return Step(
         "score",

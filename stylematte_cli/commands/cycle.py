@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,9 @@ from stylematte_cli.commands.options import (
     Threshold,
     Truncation,
     print_json,
+    start_log,
 )
+from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 
 
@@ -77,6 +80,7 @@ def cycle(
     of that name does, in a folder of its own below --out, and none is done twice: the same command goes on
     where a cycle was stopped. OUT/report.md tells what came out, report.json the same for programs.
     """
+    start_log(quiet=quiet or as_json)
     let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     require("onnxruntime", extra="cpu")
@@ -93,9 +97,11 @@ def cycle(
         raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
     if not trains_generator(gan):
         raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
-    from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
+    from training.cycle_steps import CycleRequest, all_steps, check_inputs, overlap
 
-    wish = Wish(
+    is_quiet = quiet or as_json
+    say: Callable[[str], None] = (lambda line: None) if is_quiet else typer.echo
+    request = CycleRequest(
         data=data,
         out=out,
         recipe=load_recipe(recipe),
@@ -112,14 +118,17 @@ def cycle(
         every=every,
         workers=workers,
         device=usable_device(device),
-        quiet=quiet or as_json,
+        quiet=is_quiet,
+        export=partial(_export, quiet=is_quiet),
+        say=say,
+        progress=partial(with_progress, unit="matte", quiet=is_quiet),
+        watch=partial(with_frame_progress, quiet=is_quiet, unit="picture"),
     )
-    check_inputs(wish)
-    if shared := overlap(wish):
+    check_inputs(request)
+    if shared := overlap(request):
         print(f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr)
-    say: Callable[[str], None] = (lambda line: None) if wish.quiet else typer.echo
-    with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
-        results = run_steps(out, all_steps(wish, control), say)
+    with redirect_stdout(sys.stderr) if request.quiet else nullcontext():
+        results = run_steps(out, all_steps(request, control), say)
     scores = results["score"].pop("scores")
     settings = {
         "recipe": recipe,
@@ -128,8 +137,16 @@ def cycle(
         "truncation": truncation,
         "steps": steps,
     }
-    write_report(out, settings | {"threshold": wish.threshold}, results, scores)
+    write_report(out, settings | {"threshold": request.threshold}, results, scores)
     if as_json:
         print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
     elif not quiet:
         typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+def _export(weights: Path, folder: Path, quiet: bool) -> None:
+    """Make a model file of weights, as `stylematte export` does."""
+    from stylematte_cli.commands.export import export
+
+    export(folder, weights=str(weights), overwrite=True, quiet=True)
+    start_log(quiet=quiet)  # which that set, too

@@ -9,8 +9,8 @@ import pytest
 
 from models.checkpoints import load_weights
 from stylematte_cli.app import main
-from stylematte_cli.commands import cycle_steps
 from tests.training.gan import runs
+from training import cycle_steps
 
 pytestmark = pytest.mark.usefixtures("traced_once")
 

@@ -126,12 +126,12 @@ def test_goes_on_after_kill_9(tmp_path, weights):
 import sys, time
 from tests.training.generators import Discs
 from stylematte_cli.app import main
-from stylematte_cli.commands import synth
+from training.synthesis import run
 class Slow(Discs):
     def forward(self, *inputs):
         time.sleep(0.05)
         return super().forward(*inputs)
-synth._open_generator = lambda path, device: Slow()
+run.open_generator = lambda path, device: Slow()
 main(sys.argv[1:])
 """
     whole, out = tmp_path / "whole", tmp_path / "out"
