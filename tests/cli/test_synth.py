@@ -24,13 +24,13 @@ from stylematte.errors import UsageError
 from stylematte.files import TEMPORARY
 from stylematte.media.json_lines import JsonLines
 from stylematte_cli.app import main
-from stylematte_cli.commands import synth
 from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe
 from training.data.check import check_data
 from training.data.readers import read_set
 from training.data.subjects import read_subject
+from training.synthesis import run as synthesis_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _discs(monkeypatch, request):
     if "stylegan3" not in request.node.name:
-        monkeypatch.setattr(synth, "_open_generator", lambda path, device: Discs())
+        monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Discs())
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_more_can_be_drawn_later_and_nothing_is_drawn_twice(tmp_path, weights, m
     assert files(twice) == files(once)
     assert first.items() <= files(twice).items()
     before = (twice / "manifest.jsonl").read_bytes()
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Undrawable())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Undrawable())
     run(twice, weights, "--n", 20)
     run(twice, weights, "--n", 3)
     assert (twice / "manifest.jsonl").read_bytes() == before
@@ -275,7 +275,7 @@ def test_preview(tmp_path, weights, capsys):
 
 def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, red_model, monkeypatch, capsys):
     """The red detector sees red discs; every third disc here has a hole in its alpha alone."""
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     out = tmp_path / "out"
     options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
     run(out, weights, *options, "--json")
@@ -293,7 +293,7 @@ def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, re
 
 
 def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     at_once, after = tmp_path / "at_once", tmp_path / "after"
     options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
     run(at_once, weights, *options)
@@ -309,7 +309,7 @@ def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys
 def test_another_file_of_the_same_matting_weights_and_other_backgrounds_filter_anew(
     tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     out, model, behind = tmp_path / "out", tmp_path / "model.onnx", tmp_path / "behind"
     behind.mkdir()
 
