@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,9 +22,10 @@ from stylematte_cli.commands.options import (
     StepsBetween,
     print_json,
 )
+from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
-from stylematte_cli.commands.train_generator import Wish, refuse_matting_options, train_generator
+from stylematte_cli.commands.train_generator import refuse_matting_options, train_generator
 from stylematte_cli.commands.train_matting import Request, train_matting
 
 if TYPE_CHECKING:
@@ -190,14 +192,27 @@ def train(
                 "--image": is_own,
             }
         )
-        facts = train_generator(
-            Wish(
-                *(recipe, data or DATA, folder, mattes, teacher, backbone_weights, detector, device),
-                *(accumulate, workers, every, resume, dry_run, quiet, stop_after),
-                overrides=tuple(sets),
-                say=say,
-            )
+        from training.gan.config import load_gan_recipe
+        from training.gan.run import GanRequest
+
+        generator = GanRequest(
+            recipe=load_gan_recipe(recipe, sets),
+            data=data or DATA,
+            out=folder,
+            mattes=mattes or folder / "mattes",
+            matter=teacher,
+            backbone=backbone_weights,
+            detector=detector,
+            device=device,
+            accumulate=accumulate,
+            workers=workers,
+            every=every,
+            stop_after=stop_after,
+            quiet=quiet,
+            say=say,
+            progress=partial(with_progress, unit="matte", quiet=quiet),
         )
+        facts = train_generator(recipe, generator, resume, dry_run)
     else:
         if detector:
             raise UsageError("--detector is for recipes that train a generator", "Leave it out")
