@@ -17,7 +17,7 @@ from models.presets import PRESETS
 from stylematte.errors import InputError
 from stylematte_cli.app import main
 from tests.training import drawn
-from training import backbone, loop
+from training import loop
 from training.data.loading import open_loader, read_batches
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
@@ -229,7 +229,7 @@ def test_the_hub_is_asked_where_the_network_has_weights_there(
     capsys, recipe, data, trained, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(backbone, "load_backbone", lambda model, source, *_: asked.append(source))
+    monkeypatch.setattr("training.run.load_backbone", lambda model, source, *_: asked.append(source))
     monkeypatch.setattr(loop.Run, "_step", lambda self, *_: {"loss": 0.0})
     has_some = dataclasses.replace(PRESETS["test"], hub="somebody/some-weights")
     common = ("--data", data, "--mattes", trained / "mattes", "--workers", 0)
