@@ -102,7 +102,7 @@ def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
 class StandIn:
     """An engine that runs the network once and then waits as long as a card would take."""
 
-    name, provider, lanes, card_filter = "stand-in", "CPUExecutionProvider", 1, None
+    name, provider, lanes, gpu_filter = "stand-in", "CPUExecutionProvider", 1, None
 
     def __init__(self, engine: Any, seconds: float) -> None:
         self.contract = engine.contract

@@ -117,7 +117,7 @@ def _backbone(shape: SwinShape) -> nn.Module:
     return backbone
 
 
-def filed_name(name: str) -> str:
+def checkpoint_key(name: str) -> str:
     """Name of a backbone's tensor in files: the released checkpoints, and those on the Hugging Face hub.
 
     Args:

@@ -58,7 +58,7 @@ def load(
         UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_card
+    from stylematte.engines.card import use_gpu_filter
     from stylematte.matter import Matter, open_detail
     from stylematte.weights import resolve
 
@@ -66,7 +66,7 @@ def load(
     opened = open_engine(path, engine, device, threads, lanes)
     refining = open_detail(detail, path, opened, device, threads)
     if refining is None:  # else coefficients are needed here, for windows of the coarse alpha
-        use_card(opened, device)
+        use_gpu_filter(opened, device)
     return Matter(opened, size, refining)
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from stylematte import batch
 from stylematte.batch import Job, Network, opencv_threads, render
 from stylematte.errors import UsageError
-from stylematte.imaging.stabilise import Moment, Stabiliser, look_at
+from stylematte.imaging.stabilise import FrameState, Stabiliser, look_at
 from stylematte.matter import Matte
 from stylematte.media import video_writer
 from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
@@ -179,14 +179,14 @@ def _frames(
     depth = _depth(source.info, job)
     frame_job = replace(job.job, bit_depth=depth)
 
-    def matte(pair: tuple[Frame, Any]) -> tuple[Matte | None, Moment | None]:
+    def matte(pair: tuple[Frame, Any]) -> tuple[Matte | None, FrameState | None]:
         frame = pair[0]
         if not job.is_stabilised:
             return None if is_there(frame) else network(frame.photo.pixels), None
         found = network(frame.photo.pixels)
         return found, look_at(found.image, found.alpha_as(np.float32))
 
-    def picture(pair: tuple[tuple[Frame, Any], tuple[Matte | None, Moment | None]]) -> Any:
+    def picture(pair: tuple[tuple[Frame, Any], tuple[Matte | None, FrameState | None]]) -> Any:
         (frame, backdrop), (found, _) = pair
         if found is None or is_there(frame):
             return None
@@ -204,8 +204,8 @@ def _frames(
 
 
 def steadied(
-    found: Generator[tuple[T, tuple[Matte | None, Moment | None]], None, None],
-) -> Generator[tuple[T, tuple[Matte | None, Moment | None]], None, None]:
+    found: Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None],
+) -> Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None]:
     """Steady mattes from frame to frame; each comes out when the next one has come in."""
     stabiliser = Stabiliser()
     before: tuple[T, Matte] | None = None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte.engines.base import Contract, Engine, Unread
+from stylematte.engines.base import Contract, DeviceCoefficients, Engine
 from stylematte.errors import MissingError, UsageError
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
@@ -49,7 +49,7 @@ class Matte:
     """
 
     image: Picture
-    coefficients: NDArray[np.float32] | Unread
+    coefficients: NDArray[np.float32] | DeviceCoefficients
     contract: Contract
     given_alpha: NDArray[Any] | None = None
     detail: "Detail | None" = None

@@ -13,7 +13,7 @@ from torch import Tensor
 from models.checkpoints import CheckpointError, check, read_pickle
 from models.encoders import MobileNet, from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
-from models.swin import Swin, filed_name
+from models.swin import Swin, checkpoint_key
 from stylematte.errors import MissingError
 from training.config import Recipe
 from training.data.readers import DataError, has_set, read_rgb, read_set, split
@@ -110,7 +110,7 @@ def _load_filed(model: StyleMatte, encoder: Swin, path: Path) -> None:
 def _hub_name(name: str, version: int) -> str:
     if name.startswith("pixel_decoder."):
         return "model.pixel_level_module." + name.removeprefix("pixel_decoder.")
-    filed = filed_name(name.removeprefix("encoder.backbone."))
+    filed = checkpoint_key(name.removeprefix("encoder.backbone."))
     return f"model.pixel_level_module.encoder.{filed}" if version == 1 else f"swinv2.{filed}"
 
 

@@ -19,7 +19,7 @@ from stylematte.errors import EngineError, InputError
 from stylematte.files import sha256_of, write_text
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
-from training.loop import RunOptions, make_judge
+from training.loop import RunOptions, make_validator
 
 SYNTHETIC = "synthetic"  # folder of the generated pictures, below the data root
 SYNTHETIC_SHARE = 0.3  # of the pictures that fine-tuning draws
@@ -222,7 +222,7 @@ def compare(
         DataError: Nothing is held out to score on.
         CheckpointError: Weights that cannot be read.
     """
-    judge = make_judge(recipe, root, RunOptions(pictures, mattes), teacher=None)
+    judge = make_validator(recipe, root, RunOptions(pictures, mattes), teacher=None)
     side = float(recipe.stages[-1].side[1])
     scores = {}
     for name, path in weights.items():

@@ -39,7 +39,7 @@ Progress = Callable[[Iterator[T], int], Iterator[T]]  # passes on what it is giv
 
 
 @dataclass(frozen=True)
-class PictureSet:
+class FidImages:
     """A folder of pictures, and what is behind those with an alpha.
 
     Attributes:
@@ -53,7 +53,7 @@ class PictureSet:
     backdrop: Backdrop | None = None
 
     @classmethod
-    def find(cls, folder: Path, backdrop: Backdrop | None) -> "PictureSet":
+    def find(cls, folder: Path, backdrop: Backdrop | None) -> "FidImages":
         """List the pictures of a folder, but labels and what `stylematte synth` rejected.
 
         Raises:
@@ -109,7 +109,7 @@ class PictureSet:
 
 
 def read_statistics(
-    pictures: PictureSet,
+    pictures: FidImages,
     detector: Detector,
     keep_features: bool,
     batch_size: int,

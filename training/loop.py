@@ -19,7 +19,7 @@ from models.stylematte import StyleMatte, build_model
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError, Stage
-from training.data.dataset import MattingDataset, Onwards, as_batch
+from training.data.dataset import MattingDataset, ResumableBatchSampler, as_batch
 from training.data.loading import open_loader, read_batches
 from training.held_out import HeldOut, Shown, preview_sheet
 from training.log import Log
@@ -30,13 +30,13 @@ from training.processes import check_batches, join_processes, reseed, spare_wide
 from training.progress import Progress
 from training.provenance import write_config
 from training.teacher import Teacher
-from training.validation import Published
+from training.validation import ValidationSets
 
 STEPS_A_ROW = 50
 FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
 
 
-class Judge(Protocol):
+class Validator(Protocol):
     """Scores a network and says which scores are the better ones."""
 
     def score(self, model: StyleMatte, side: float) -> dict[str, float]:
@@ -117,7 +117,7 @@ def train(
     plan = make_plan(recipe, root)
     recipe = plan.recipe
     check_batches(recipe, accelerator)
-    judge = make_judge(recipe, root, options, teacher)
+    judge = make_validator(recipe, root, options, teacher)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.build_preset())
 
@@ -167,7 +167,7 @@ def _work(stage: Stage) -> float:
     return stage.batch_size * (stage.side[0] + stage.side[1]) ** 2 / 4
 
 
-def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
+def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Validator:
     """What scores the networks of a recipe: its validation sets, or the held-out part of its sets.
 
     Raises:
@@ -177,7 +177,7 @@ def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher
     if teacher is None and (silent := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
         raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
     if recipe.validation:
-        return Published(root, recipe)
+        return ValidationSets(root, recipe)
     return HeldOut(root, recipe, options.mattes, options.per_set, teacher)
 
 
@@ -210,7 +210,7 @@ class Run:
         options: RunOptions,
         accelerator: Accelerator,
         teacher: Teacher | None,
-        judge: Judge,
+        judge: Validator,
         progress: Progress,
     ) -> None:
         self.recipe, self.options, self.state = recipe, options, state
@@ -286,7 +286,7 @@ class Run:
     def _loader(self, number: int, root: Path) -> DataLoader[Batch]:
         stage, accelerator = self.recipe.stages[number], self.accelerator
         passes, processes = accelerator.gradient_accumulation_steps, accelerator.num_processes
-        numbers = Onwards(
+        numbers = ResumableBatchSampler(
             *(self.state["step"], stage.steps, stage.batch_size, passes),
             *(processes, accelerator.process_index),
         )

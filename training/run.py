@@ -13,9 +13,9 @@ from training.backbone import load_backbone
 from training.checkpoint import load_start
 from training.config import Recipe
 from training.data.check import label_notes
+from training.data.near_duplicates import find_near_duplicates
 from training.data.readers import split
 from training.data.subjects import prepare_set, read_data_set
-from training.data.twins import find_twins
 from training.devices import say_where, set_up_threads
 from training.loop import RunOptions, train
 from training.plan import make_plan
@@ -105,15 +105,15 @@ def _start(
 def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool) -> None:
     samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
     if not quiet:
-        _warn_of_twins(recipe, samples)
+        _warn_of_near_duplicates(recipe, samples)
     for data_set in recipe.sets:
         prepare_set(recipe, data_set, samples[data_set.folder], options.mattes, max(1, options.workers))
 
 
-def _warn_of_twins(plan: Recipe, samples: dict[str, list[Any]]) -> None:
+def _warn_of_near_duplicates(plan: Recipe, samples: dict[str, list[Any]]) -> None:
     for folder in (s.folder for s in plan.sets if s.kind == "photos"):
         trained, held_out = split(samples[folder], plan.held_out_every)
-        if count := sum(find_twins(held_out, trained)):
+        if count := sum(find_near_duplicates(held_out, trained)):
             print(
                 f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
                 "scores on them flatter",

@@ -44,7 +44,7 @@ class Photo:
     resolution: Resolution
 
 
-class Published:
+class ValidationSets:
     """Judges a network by a recipe's validation sets; best is the smallest mean SAD.
 
     Raises:

@@ -63,7 +63,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle of tensors, numbers, text and containers; networks become `Record`s.
+    """Read a pickle of tensors, numbers, text and containers; networks become `PickledNetwork`s.
 
     Raises:
         CheckpointError: It is damaged, or wants anything else, which the message names.
@@ -83,7 +83,7 @@ def read_pickle(path: Path) -> Any:
             raise CheckpointError(f"{path}: a damaged pickle, or no pickle") from error
 
 
-class Record(dict):
+class PickledNetwork(dict):
     """What a network was pickled as: `type`, `version`, `module_src`, `class_name`, `state`; nothing acts."""
 
 
@@ -115,10 +115,10 @@ def _admitted() -> dict[tuple[str, str], Any]:
         def __setstate__(self, state: object) -> None:
             self.state = state
 
-    def rebuild_network(meta: object) -> Record:
+    def rebuild_network(meta: object) -> PickledNetwork:
         if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
             raise NotAdmittedError("torch_utils.persistence on something else than a network")
-        return Record(meta)
+        return PickledNetwork(meta)
 
     def rebuild_storage(data: bytes) -> Any:
         file = io.BytesIO(data)
@@ -159,7 +159,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
 def _named_tensors(network: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """Names as in a state dict, and tensors, of a network and its parts."""
-    if not isinstance(network, Record):
+    if not isinstance(network, PickledNetwork):
         return
     state = network["state"]
     for kind in ("_parameters", "_buffers"):

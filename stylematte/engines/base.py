@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from stylematte.engines.card_filter import CardFilter
+    from stylematte.engines.gpu_filter import GpuGuidedFilter
 
 CONTRACT_VERSIONS = ("1", "2")
 FITS = ("keep", "stretch")
@@ -197,7 +197,7 @@ class Contract:
         return np.repeat(sides, len(sides)), np.tile(sides, len(sides))
 
 
-class Unread(Protocol):
+class DeviceCoefficients(Protocol):
     """Coefficients of one photo that are still on a card."""
 
     def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
@@ -213,7 +213,7 @@ class Engine(Protocol):
         name: Kind of engine, `onnx`.
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
-        card_filter: Makes the alphas on the card, once it is set; see `engines.card_filter`.
+        gpu_filter: Makes the alphas on the card, once it is set; see `engines.gpu_filter`.
         takes_prior: The file has the input `prior`.
         file_sha256: Hex digest of the file that was opened, model or engine; computed once, when asked for.
     """
@@ -222,7 +222,7 @@ class Engine(Protocol):
     name: str
     provider: str
     lanes: int
-    card_filter: "CardFilter | None"
+    gpu_filter: "GpuGuidedFilter | None"
     takes_prior: bool
 
     @property
@@ -230,7 +230,7 @@ class Engine(Protocol):
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32] | list[Unread]:
+    ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network.
 
         Args:

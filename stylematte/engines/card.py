@@ -7,7 +7,7 @@ from stylematte.engines.base import Engine
 log = logging.getLogger("stylematte")
 
 
-def use_card(engine: Engine, device: str) -> None:
+def use_gpu_filter(engine: Engine, device: str) -> None:
     """Let the guided filter run on the card that the network runs on, and say so, or why not.
 
     Args:
@@ -16,8 +16,8 @@ def use_card(engine: Engine, device: str) -> None:
     """
     if engine.provider == "CPUExecutionProvider":
         return
-    from stylematte.engines.card_filter import CardFilter
     from stylematte.engines.cuda import Cuda
+    from stylematte.engines.gpu_filter import GpuGuidedFilter
     from stylematte.errors import StyleMatteError
 
     contract = engine.contract
@@ -27,7 +27,7 @@ def use_card(engine: Engine, device: str) -> None:
 
         card = Cuda(int(device.partition(":")[2] or 0))
         grey = Grey.of(contract.mean, contract.std)
-        engine.card_filter = CardFilter(card, GuidedFilter(contract.radius_px, contract.eps, grey))
+        engine.gpu_filter = GpuGuidedFilter(card, GuidedFilter(contract.radius_px, contract.eps, grey))
     except (ImportError, ValueError, StyleMatteError) as error:
         log.info("guided filter on the CPU: %s", error)
     else:

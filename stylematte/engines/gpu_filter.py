@@ -27,7 +27,7 @@ class Kernels(Protocol):
         ...
 
 
-class CardFilter:
+class GpuGuidedFilter:
     """The guided filter's second half on one card.
 
     Args:
@@ -39,7 +39,7 @@ class CardFilter:
         self.card = card
         self._kernels = kernels
 
-    def alpha(self, coefficients: "OnCard", image: Picture, dtype: DTypeLike) -> NDArray[Any]:
+    def alpha(self, coefficients: "GpuArray", image: Picture, dtype: DTypeLike) -> NDArray[Any]:
         """Apply coefficients to a photo.
 
         Args:
@@ -60,8 +60,8 @@ class CardFilter:
             picture, shape = np.ascontiguousarray(picture.transpose(2, 0, 1)), (1, 3, height, width)
         result = np.empty((height, width), np.uint8 if np.dtype(dtype) == np.uint8 else np.float32)
         stream = self.card.stream()
-        guide = OnCard(self.card, shape, picture.dtype)
-        alpha = OnCard(self.card, (1, 1, height, width), result.dtype)
+        guide = GpuArray(self.card, shape, picture.dtype)
+        alpha = GpuArray(self.card, (1, 1, height, width), result.dtype)
         try:
             self.card.upload(picture, guide.address, stream)
             try:
@@ -74,7 +74,7 @@ class CardFilter:
         return result if np.dtype(dtype) == result.dtype else to_dtype(result, dtype)
 
 
-class OnCard:
+class GpuArray:
     """An array on the card; its memory is given back when nobody holds it any more.
 
     Args:
@@ -107,13 +107,13 @@ class OnCard:
         }
 
 
-class CardCoefficients:
+class GpuCoefficients:
     """Coefficients of one photo that stay on the card until its alpha is made there."""
 
-    def __init__(self, array: OnCard, card_filter: CardFilter) -> None:
+    def __init__(self, array: GpuArray, gpu_filter: GpuGuidedFilter) -> None:
         self._array = array
-        self._filter = card_filter
+        self._filter = gpu_filter
 
     def alpha_as(self, image: Picture, dtype: DTypeLike) -> NDArray[Any]:
-        """(H, W) opacity of the photo; see `CardFilter.alpha`."""
+        """(H, W) opacity of the photo; see `GpuGuidedFilter.alpha`."""
         return self._filter.alpha(self._array, image, dtype)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.engines.base import Contract, Unread, usable_cores
-from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
+from stylematte.engines.base import Contract, DeviceCoefficients, usable_cores
+from stylematte.engines.gpu_filter import GpuArray, GpuCoefficients, GpuGuidedFilter
 from stylematte.errors import EngineError, InputError, MissingError
 from stylematte.files import sha256_of
 
@@ -36,7 +36,7 @@ class OnnxEngine:
         self.contract = contract
         self.provider: str = session.get_providers()[0]
         self.lanes = lanes
-        self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
+        self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
         self.takes_prior = any(port.name == "prior" for port in session.get_inputs())
         self._path = path
         self._session = session
@@ -49,14 +49,14 @@ class OnnxEngine:
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32] | list[Unread]:
+    ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
         inputs = {"image": images, "guide": np.zeros((len(images), 3, 1, 1), np.float32)}
         if self.takes_prior:
             inputs["prior"] = self._no_prior(images.shape) if priors is None else priors
         try:
-            if self.card_filter is not None:
-                return self._on_card(inputs, self.card_filter)
+            if self.gpu_filter is not None:
+                return self._on_card(inputs, self.gpu_filter)
             (result,) = self._session.run(["coefficients"], inputs)
         except Exception as error:  # ORT's exceptions have no common base of their own
             shape = "x".join(map(str, images.shape))
@@ -71,24 +71,24 @@ class OnnxEngine:
             self._zeros = zeros = np.zeros(count * height * width, np.float32)
         return zeros[: count * height * width].reshape(count, 1, height, width)
 
-    def _on_card(self, inputs: dict[str, NDArray[np.float32]], card_filter: CardFilter) -> list[Unread]:
+    def _on_card(
+        self, inputs: dict[str, NDArray[np.float32]], gpu_filter: GpuGuidedFilter
+    ) -> list[DeviceCoefficients]:
         """Run the network and leave the result where it is: no copy between network and filter."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
-        binding.bind_output(
-            "coefficients", "cuda" if self.provider == CUDA else "cpu", card_filter.card.index
-        )
+        binding.bind_output("coefficients", "cuda" if self.provider == CUDA else "cpu", gpu_filter.card.index)
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         (value,) = binding.get_outputs()
         _, channels, height, width = value.shape()
         shape, step = (1, channels, height, width), channels * height * width * 4
         arrays = (
-            OnCard(card_filter.card, shape, np.float32, value.data_ptr() + index * step, value)
+            GpuArray(gpu_filter.card, shape, np.float32, value.data_ptr() + index * step, value)
             for index in range(len(inputs["image"]))
         )
-        return [CardCoefficients(array, card_filter) for array in arrays]
+        return [GpuCoefficients(array, gpu_filter) for array in arrays]
 
 
 def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxEngine:

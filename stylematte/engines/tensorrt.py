@@ -16,9 +16,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.engines.base import Contract, Unread
-from stylematte.engines.card_filter import CardCoefficients, CardFilter, OnCard
+from stylematte.engines.base import Contract, DeviceCoefficients
 from stylematte.engines.cuda import INSTALL_HINT, Cuda
+from stylematte.engines.gpu_filter import GpuArray, GpuCoefficients, GpuGuidedFilter
 from stylematte.errors import EngineError, InputError, MissingError
 from stylematte.files import sha256_of
 
@@ -206,7 +206,7 @@ class TensorRTEngine:
     def __init__(self, path: Path, plan: Any, sidecar: Sidecar, card: Cuda, lanes: int) -> None:
         self.contract = sidecar.contract
         self.lanes = lanes
-        self.card_filter: CardFilter | None = None  # whoever has the kernels sets it
+        self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
         self.takes_prior = "prior" in _tensors(plan)
         self.file_sha256 = sidecar.engine_sha256  # compared when it was opened
         self._path = path
@@ -218,7 +218,7 @@ class TensorRTEngine:
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
-    ) -> NDArray[np.float32] | list[Unread]:
+    ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`. Sizes are those of the contract's `working_sizes`."""
         size = images.shape[2:]
         if size not in self._sizes:
@@ -233,8 +233,8 @@ class TensorRTEngine:
         ]
         with self._lane() as lane:
             try:
-                if self.card_filter is not None:
-                    return [kept for piece in pieces for kept in lane.run_and_keep(*piece, self.card_filter)]
+                if self.gpu_filter is not None:
+                    return [kept for piece in pieces for kept in lane.run_and_keep(*piece, self.gpu_filter)]
                 return np.concatenate([lane.run(*piece) for piece in pieces])
             except EngineError as error:
                 raise EngineError(f"{self._path}: {error.message}", error.hint) from error
@@ -290,18 +290,18 @@ class _Lane:
         return result
 
     def run_and_keep(
-        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None, card_filter: CardFilter
-    ) -> list[Unread]:
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None, gpu_filter: GpuGuidedFilter
+    ) -> list[DeviceCoefficients]:
         """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
         self._pass(images, priors)
         shape = (1, *self._result_shape()[1:])
         step = math.prod(shape) * FLOAT_BYTES
-        kept: list[Unread] = []
+        kept: list[DeviceCoefficients] = []
         for index in range(len(images)):
-            array = OnCard(self._card, shape, np.float32)
+            array = GpuArray(self._card, shape, np.float32)
             source = self._addresses["coefficients"] + index * step
             self._card.copy(source, array.address, step, self._stream)
-            kept.append(CardCoefficients(array, card_filter))
+            kept.append(GpuCoefficients(array, gpu_filter))
         return kept
 
     def _result_shape(self) -> tuple[int, ...]:

@@ -23,7 +23,7 @@ OUTSIDE = 64  # grey of what is not subject, in the picture that motion is measu
 
 
 @dataclass(eq=False)
-class Moment:
+class FrameState:
     """What the stabiliser needs of a frame.
 
     Attributes:
@@ -50,10 +50,10 @@ class Stabiliser:
         self._before: NDArray[np.float32] | None = None  # steadied alpha of the frame before the current one
         self._before_subject: NDArray[np.uint8] | None = None
         self._before_band: tuple[int, int, int, int] | None = None
-        self._current: Moment | None = None
+        self._current: FrameState | None = None
         self.cuts = 0
 
-    def push(self, coming: Moment) -> NDArray[np.uint16] | None:
+    def push(self, coming: FrameState) -> NDArray[np.uint16] | None:
         """Take a frame.
 
         Returns:
@@ -82,7 +82,7 @@ class Stabiliser:
         self._before = self._before_subject = None
         return result
 
-    def _steady(self, current: Moment, after: Moment | None) -> NDArray[np.float32]:
+    def _steady(self, current: FrameState, after: FrameState | None) -> NDArray[np.float32]:
         """Average; a neighbour's say is weight · exp(-(difference of alpha)² / (2 · tolerance²))."""
         neighbours = []
         if self._before is not None and self._before_subject is not None:
@@ -110,7 +110,7 @@ class Stabiliser:
         return result
 
 
-def look_at(image: Picture, alpha: NDArray[Any]) -> Moment:
+def look_at(image: Picture, alpha: NDArray[Any]) -> FrameState:
     """Take from a frame what the stabiliser needs; from any thread.
 
     Args:
@@ -129,11 +129,11 @@ def look_at(image: Picture, alpha: NDArray[Any]) -> Moment:
     soft = (values > CLEAR) & (values < 1 - CLEAR)
     rows, columns = np.flatnonzero(soft.any(axis=1)), np.flatnonzero(soft.any(axis=0))
     band = None if not rows.size else (int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1]))
-    return Moment(values, subject, resize(small, CUT_SIZE), band)
+    return FrameState(values, subject, resize(small, CUT_SIZE), band)
 
 
 def _window(
-    current: Moment, others: list[tuple[int, int, int, int] | None], flows: list[NDArray[np.float32]]
+    current: FrameState, others: list[tuple[int, int, int, int] | None], flows: list[NDArray[np.float32]]
 ) -> tuple[slice, slice] | None:
     """The part of the picture in which averaging can change anything: all bands, and as far as they moved."""
     bands = np.array([band for band in (current.band, *others) if band is not None])

@@ -255,7 +255,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_card
+    from stylematte.engines.card import use_gpu_filter
     from stylematte.matter import Matter
     from stylematte.timing import drawn_photo
 
@@ -263,7 +263,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     image = drawn_photo(height, width)
     started = time.perf_counter()
     engine = open_engine(path, engine_name, device)
-    use_card(engine, device)
+    use_gpu_filter(engine, device)
     matter = Matter(engine)
     alpha = matter(image).alpha
     first_ms = (time.perf_counter() - started) * 1000

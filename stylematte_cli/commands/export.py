@@ -22,7 +22,7 @@ log = logging.getLogger("stylematte")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What the ONNX file is to be."""
 
     precision: "Precision"
@@ -90,7 +90,7 @@ def export(
     other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
     options.start_log(quiet=quiet or as_json)
-    wanted = Wanted(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
+    wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
     if name:
         check_name(name)
     is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
@@ -119,7 +119,7 @@ def export(
 def _make_onnx(
     weights: str,
     out: Path,
-    wanted: Wanted,
+    wanted: ExportOptions,
     photos: Path | None,
     overwrite: bool,
     may_exist: bool,
@@ -196,7 +196,7 @@ def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: l
     lines.append(f"{target}: looks at hair and fur again; keep it beside the model")
 
 
-def _check_is_wanted(target: Path, source: Path, wanted: Wanted) -> None:
+def _check_is_wanted(target: Path, source: Path, wanted: ExportOptions) -> None:
     """Make sure that a model file that is already there is the one that would be made.
 
     Raises:

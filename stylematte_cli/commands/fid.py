@@ -14,7 +14,7 @@ from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from training.fid import Detector
-    from training.fid_images import PictureSet
+    from training.fid_images import FidImages
 
 log = logging.getLogger("stylematte")
 
@@ -67,11 +67,11 @@ def fid(
     from stylematte.media.backdrop import Backdrop
     from training import fid as scores
     from training.devices import usable_device
-    from training.fid_images import PictureSet, read_statistics
+    from training.fid_images import FidImages, read_statistics
     from training.gan.run import detector_folders
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
-    sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]
+    sets = [FidImages.find(folder, backdrop) for folder in (real, fake)]
     seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
     if seeing.name != "inception":
         log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
@@ -91,9 +91,7 @@ def fid(
         _print(report)
 
 
-def _conditions(
-    sets: "list[PictureSet]", detector: "Detector", mode: str, backgrounds: str
-) -> dict[str, Any]:
+def _conditions(sets: "list[FidImages]", detector: "Detector", mode: str, backgrounds: str) -> dict[str, Any]:
     """All that a score depends on besides the pictures."""
     return {
         "detector": detector.name,

@@ -12,7 +12,7 @@ import typer
 from stylematte.errors import InputError, UsageError
 from stylematte.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 from stylematte_cli.commands import options
-from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
+from stylematte_cli.commands.matte_files import MatteRequest, Model, RunOptions, matte_files
 from stylematte_cli.commands.verbs import typed_line
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def matte(
         options.start_log(verbose, quiet)
         made = output or ("alpha" if background is None else "composite")
         _check_usage(inputs, out, as_json, dry_run, f"{typed_line(context)} --out ./{made}s")
-        wish = _read_wish(
+        request = _read_request(
             output=made,
             background=background,
             kind=kind,
@@ -148,14 +148,14 @@ def matte(
         )
         model = Model(weights, engine, device, size, detail)
         if out is None:
-            if wish.for_clips or kind in CLIP_FORMATS:
+            if request.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")
-            return _matte_stdin(model.open(1), wish.job)
-        how = How(batch_size, workers, overwrite, dry_run, quiet, as_json)
-        return matte_files(inputs, out, wish, model, how)
+            return _matte_stdin(model.open(1), request.job)
+        how = RunOptions(batch_size, workers, overwrite, dry_run, quiet, as_json)
+        return matte_files(inputs, out, request, model, how)
 
 
-def _read_wish(
+def _read_request(
     *,
     output: "Output",
     background: str | None,
@@ -169,7 +169,7 @@ def _read_wish(
     end: str | None,
     every: int,
     rate: str,
-) -> Wish:
+) -> MatteRequest:
     """Turn options into what is to be made of photos and clips.
 
     Raises:
@@ -206,7 +206,7 @@ def _read_wish(
         None if end is None else parse_moment(end, "--end"),
         every,
     )
-    return Wish(
+    return MatteRequest(
         job=job,
         clip_kind=clip_kind,
         background=behind_text,

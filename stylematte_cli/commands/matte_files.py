@@ -56,7 +56,7 @@ class Model:
 
 
 @dataclass(frozen=True)
-class Wish:
+class MatteRequest:
     """What is to be made of photos and of clips.
 
     Attributes:
@@ -107,7 +107,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How the files are to be worked through, and what is to be said about it."""
 
     batch_size: int | None
@@ -163,7 +163,7 @@ class Plan:
         return [(item, state) for item, state in pairs if state in ("new", "changed", "begun")]
 
 
-def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: How) -> int:
+def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Model, how: RunOptions) -> int:
     """Find the files, do what is not done yet, and report.
 
     Returns:
@@ -178,8 +178,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     from stylematte.media.results import SUFFIXES
 
     started = time.perf_counter()
-    suffix = SUFFIXES[wish.job.kind]
-    work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
+    suffix = SUFFIXES[request.job.kind]
+    work = collect(inputs, out, suffix, CLIP_FORMATS.get(request.clip_kind, ""))
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
     for item in work.items:
@@ -189,7 +189,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
             work.problems.append((item.source, "no such file"))
     photos = [item for item in there if not item.is_clip]
     clips = [item for item in there if item.is_clip]
-    clip_job = _check(wish, photos, clips)
+    clip_job = _check(request, photos, clips)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
@@ -206,8 +206,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         clip_matter = Matter(matter.engine, matter.size)
     clip_detail = {} if clip_matter.detail is None else looked_at_again
     plans = [
-        plan(photos, wish.settings(model.size) | looked_at_again),
-        plan(clips, wish.clip_settings(model.size) | clip_detail),
+        plan(photos, request.settings(model.size) | looked_at_again),
+        plan(clips, request.clip_settings(model.size) | clip_detail),
     ]
     tally = Tally()
     for path, reason in work.problems:
@@ -220,7 +220,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
-            _do_photos(plans[0], matter, wish, how, workers, tally)
+            _do_photos(plans[0], matter, request, how, workers, tally)
         if clip_job is not None and plans[1].todo:
             _do_clips(plans[1], clip_matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
@@ -243,13 +243,13 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     return tally.exit_code
 
 
-def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
+def _check(request: MatteRequest, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
     """Refuse what does not go together before any work starts; gives what to make of the clips."""
-    if not clips and wish.for_clips:
-        raise UsageError(f"{', '.join(wish.for_clips)}: for clips, and there are none among the inputs")
-    if photos and wish.backdrop is not None:
+    if not clips and request.for_clips:
+        raise UsageError(f"{', '.join(request.for_clips)}: for clips, and there are none among the inputs")
+    if photos and request.backdrop is not None:
         raise UsageError(
-            f"--background {wish.backdrop}: a clip can be behind clips alone",
+            f"--background {request.backdrop}: a clip can be behind clips alone",
             "Do the photos in a run of their own",
         )
     if not clips:
@@ -258,22 +258,32 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | 
     from stylematte.clips import ClipJob
 
     return ClipJob(
-        wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
+        request.job,
+        request.clip_kind,
+        request.span,
+        request.rate,
+        request.premultiplied,
+        request.is_stabilised,
+        request.backdrop,
     )
 
 
-def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
+def _do_photos(
+    plan: Plan, matter: "Matter", request: MatteRequest, how: RunOptions, workers: int, tally: Tally
+) -> None:
     from stylematte import batch
 
     plan.manifest.open()
     todo = [item for item, _ in plan.todo]
-    outcomes = batch.run(todo, matter, wish.job, plan.manifest, workers, how.batch_size)
+    outcomes = batch.run(todo, matter, request.job, plan.manifest, workers, how.batch_size)
     with closing(plan.manifest), closing(outcomes):
         for outcome in with_progress(outcomes, len(todo), "photo", how.quiet):
             tally.add(outcome)
 
 
-def _do_clips(plan: Plan, matter: "Matter", job: "ClipJob", how: How, workers: int, tally: Tally) -> None:
+def _do_clips(
+    plan: Plan, matter: "Matter", job: "ClipJob", how: RunOptions, workers: int, tally: Tally
+) -> None:
     from stylematte.batch import Network
     from stylematte.clips import matte_clip
 

@@ -10,8 +10,8 @@ import pytest
 from stylematte.engines import card as card_command
 from stylematte.engines import cuda as cuda_module
 from stylematte.engines import open_engine
-from stylematte.engines.card_filter import CardFilter
 from stylematte.engines.cuda import Cuda
+from stylematte.engines.gpu_filter import GpuGuidedFilter
 from stylematte.engines.guided_filter import launch
 from stylematte.engines.guided_filter.kernels import ApplyKernel, Grey
 from stylematte.engines.guided_filter.launch import GuidedFilter
@@ -45,31 +45,31 @@ def memory() -> FakeCuda:
 
 
 @pytest.fixture
-def card_filter(host, memory, monkeypatch) -> CardFilter:
+def gpu_filter(host, memory, monkeypatch) -> GpuGuidedFilter:
     monkeypatch.setattr(launch, "compile_ptx", repr)
-    return CardFilter(Cuda(0, memory), GuidedFilter(1, 1e-4, GREY, FakeDriver(host)))
+    return GpuGuidedFilter(Cuda(0, memory), GuidedFilter(1, 1e-4, GREY, FakeDriver(host)))
 
 
-def on_onnx(red_model, card_filter):
+def on_onnx(red_model, gpu_filter):
     engine = open_engine(red_model, "onnx", "cpu")
-    engine.card_filter = card_filter
+    engine.gpu_filter = gpu_filter
     return engine
 
 
-def on_tensorrt(red_model, card_filter):
+def on_tensorrt(red_model, gpu_filter):
     data = red_model.read_bytes()
     contract = open_engine(red_model, "onnx", "cpu").contract
     sizes = tuple({contract.working_size_for(*size, 128) for size in PHOTOS})
     sidecar = Sidecar(contract, {}, "", "", sizes, 2)
-    plan = FakePlan(data, card_filter.card._runtime)
-    engine = TensorRTEngine(red_model, plan, sidecar, card_filter.card, 2)
-    engine.card_filter = card_filter
+    plan = FakePlan(data, gpu_filter.card._runtime)
+    engine = TensorRTEngine(red_model, plan, sidecar, gpu_filter.card, 2)
+    engine.gpu_filter = gpu_filter
     return engine
 
 
 @pytest.fixture(params=[on_onnx, on_tensorrt])
-def matter(request, red_model, card_filter) -> Matter:
-    return Matter(request.param(red_model, card_filter), 128)
+def matter(request, red_model, gpu_filter) -> Matter:
+    return Matter(request.param(red_model, gpu_filter), 128)
 
 
 def photo(rng, height: int, width: int, dtype) -> np.ndarray:
@@ -96,10 +96,10 @@ def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
 
 
 @pytest.mark.parametrize("road", [on_onnx, on_tensorrt])
-def test_a_prior_goes_to_the_card_too(road, card_filter, tmp_path, rng):
+def test_a_prior_goes_to_the_card_too(road, gpu_filter, tmp_path, rng):
     path = tmp_path / "believer.onnx"
     onnx.save(red_detector(prior=True), path)
-    matter = Matter(road(path, card_filter), 128)
+    matter = Matter(road(path, gpu_filter), 128)
     reference = Matter(open_engine(path, "onnx", "cpu"), 128)
     pictures = [photo(rng, *size, np.uint8) for size in PHOTOS]
     priors = [np.full(picture.shape[:2], 0.5, np.float32) for picture in pictures]
@@ -128,9 +128,9 @@ def test_memory_is_given_back_with_the_matte(matter, memory, rng):
     assert len(memory._memory) == before
 
 
-def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, card_filter, rng):
+def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, gpu_filter, rng):
     matte = matter(photo(rng, 40, 60, np.uint8))
-    card_filter._kernels._driver.failing["cuLaunchKernel"] = Code.CUDA_ERROR_OUT_OF_MEMORY
+    gpu_filter._kernels._driver.failing["cuLaunchKernel"] = Code.CUDA_ERROR_OUT_OF_MEMORY
     with pytest.raises(EngineError, match="the guided filter failed on the card: cuLaunchKernel failed"):
         matte.alpha_as(np.uint8)
     memory.failing["cudaMalloc"] = Code.CUDA_ERROR_OUT_OF_MEMORY
@@ -140,20 +140,20 @@ def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, card_filt
 
 def test_the_command_hands_the_kernels_over_or_says_why_not(red_model, memory, monkeypatch, caplog):
     engine = open_engine(red_model, "onnx", "cpu")
-    card_command.use_card(engine, "cpu")
-    assert engine.card_filter is None
+    card_command.use_gpu_filter(engine, "cpu")
+    assert engine.gpu_filter is None
     engine.provider = "CUDAExecutionProvider"
     monkeypatch.setattr(cuda_module, "_import_runtime", lambda: memory)
     monkeypatch.setattr(launch, "_load_driver", FakeDriver)
     with caplog.at_level("INFO", logger="stylematte"):
-        card_command.use_card(engine, "cuda:0")
-        assert engine.card_filter is not None
+        card_command.use_gpu_filter(engine, "cuda:0")
+        assert engine.gpu_filter is not None
         assert caplog.messages[-1] == "guided filter on the card"
         memory.cards = 0
-        card_command.use_card(engine, "cuda:0")
+        card_command.use_gpu_filter(engine, "cuda:0")
         assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA card can be used")
         monkeypatch.setitem(sys.modules, "stylematte.engines.guided_filter.launch", None)
-        card_command.use_card(engine, "auto")
+        card_command.use_gpu_filter(engine, "auto")
         assert caplog.messages[-1].startswith(
             "guided filter on the CPU: import of stylematte.engines.guided_filter"
         )

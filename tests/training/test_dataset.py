@@ -15,7 +15,7 @@ from training.data.dataset import (
     ASPECTS,
     SIDES_A_STAGE,
     MattingDataset,
-    Onwards,
+    ResumableBatchSampler,
     Subject,
     as_batch,
     compose,
@@ -174,7 +174,10 @@ def test_items_are_what_the_network_takes(dataset):
 
 
 def test_a_batch_has_one_size_and_batches_differ(dataset):
-    sizes = [{dataset[i]["image"].shape for i in indices} for indices in Onwards(0, 8, STAGE.batch_size)]
+    sizes = [
+        {dataset[i]["image"].shape for i in indices}
+        for indices in ResumableBatchSampler(0, 8, STAGE.batch_size)
+    ]
     assert all(len(of_batch) == 1 for of_batch in sizes)
     assert len(set.union(*sizes)) > 1
 
@@ -187,9 +190,9 @@ def test_a_stage_has_few_sizes(dataset):
 
 
 def test_onwards_starts_where_a_run_stands():
-    assert list(Onwards(2, 4, 3)) == [[6, 7, 8], [9, 10, 11]]
-    assert len(Onwards(2, 4, 3)) == 2
-    assert list(Onwards(4, 4, 3)) == []
+    assert list(ResumableBatchSampler(2, 4, 3)) == [[6, 7, 8], [9, 10, 11]]
+    assert len(ResumableBatchSampler(2, 4, 3)) == 2
+    assert list(ResumableBatchSampler(4, 4, 3)) == []
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)

@@ -20,7 +20,7 @@ from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import DataError, read_label, read_set
 from training.data.subjects import read_subject
 from training.held_out import HeldOut
-from training.validation import Published
+from training.validation import ValidationSets
 
 STAGE = Stage("matting", 2, 2, (64, 64), 1e-3, fine={"l2": 1.0})
 PHOTOS = Recipe("test", (DataSet(drawn.PEOPLE, "photos", 1.0),), (STAGE,), 0, drawn.HELD_OUT_EVERY)
@@ -181,7 +181,7 @@ def test_a_score_over_nothing_is_no_score(root, tmp_path):
         judge.score(build_model("test"), 64)
     for folder in ("image", "mask"):
         shutil.copytree(root / drawn.PEOPLE / folder, tmp_path / "v" / folder.replace("mask", "alpha"))
-    published = Published(tmp_path, dataclasses.replace(PHOTOS, validation=(Validation("v"),)))
+    published = ValidationSets(tmp_path, dataclasses.replace(PHOTOS, validation=(Validation("v"),)))
     with pytest.raises(DataError, match="no subject in any alpha of the 10 validation photos"):
         published.score(build_model("test"), 64)
 

@@ -19,7 +19,7 @@ from tests.training import drawn
 from training import processes
 from training.checkpoint import load_state
 from training.config import load_recipe
-from training.data.dataset import Onwards
+from training.data.dataset import ResumableBatchSampler
 from training.processes import choose_threads, spare_wide_depthwise
 
 # A learned upsampler: the first stage, of coarse losses, gives it no gradients, and nobody may wait for them.
@@ -151,12 +151,12 @@ def test_killed_in_the_middle_and_while_saving_the_same_command_goes_on(whole, a
 
 
 def test_processes_and_passes_share_a_step_as_one_process_would_see_it():
-    alone = list(Onwards(3, 5, 12))
+    alone = list(ResumableBatchSampler(3, 5, 12))
     assert alone == [list(range(36, 48)), list(range(48, 60))]
-    shares = [list(Onwards(3, 5, 12, passes=3, processes=2, process=i)) for i in (0, 1)]
+    shares = [list(ResumableBatchSampler(3, 5, 12, passes=3, processes=2, process=i)) for i in (0, 1)]
     assert shares[0] == [[36, 37], [40, 41], [44, 45], [48, 49], [52, 53], [56, 57]]
     assert shares[1] == [[38, 39], [42, 43], [46, 47], [50, 51], [54, 55], [58, 59]]
-    assert len(Onwards(3, 5, 12, passes=3)) == 6
+    assert len(ResumableBatchSampler(3, 5, 12, passes=3)) == 6
 
 
 def test_wide_depthwise_convolutions_stay_in_float32_under_autocast():

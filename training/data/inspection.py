@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from training.data.headers import read_size
 from training.data.masks import border_coverage, coverage, to_full_range
+from training.data.near_duplicates import brightness_signs
 from training.data.readers import DataError, Sample, label_meaning, read_cutout, read_grey, read_plane
-from training.data.twins import brightness_signs
 
 Pixels = NDArray[np.uint8]
 
@@ -48,7 +48,7 @@ class Seen:
         covered: Share of the picture that its mask or alpha covers; None where that was not looked at.
         border: The same of the outermost pixels alone.
         odd_values: Values of its trimap besides 0, 128 and 255.
-        signs: What it looks like, see `training.data.twins`.
+        signs: What it looks like, see `training.data.near_duplicates`.
     """
 
     problems: list[str] = field(default_factory=list)

@@ -15,7 +15,7 @@ Signs = NDArray[np.bool_]
 TWIN_DISTANCE = 0.16
 
 
-def find_twins(samples: list[Sample], among: list[Sample]) -> list[bool]:
+def find_near_duplicates(samples: list[Sample], among: list[Sample]) -> list[bool]:
     """Whether each sample has a near twin among others.
 
     Args:

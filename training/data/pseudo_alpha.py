@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from stylematte.files import write_bytes
-from training.data.mending import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
+from training.data.label_cleanup import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
 from training.data.readers import DataError, Sample, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]

@@ -33,7 +33,7 @@ class PictureSet:
 
 
 @dataclass(frozen=True)
-class Critic:
+class DiscriminatorConfig:
     """The discriminator of all four channels.
 
     Attributes:
@@ -123,7 +123,7 @@ class GanRecipe:
     kimg: float
     batch_size: int = 32
     backgrounds: PictureSet | None = None
-    discriminator: Critic = field(default_factory=Critic)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     vision_aided: VisionCritic = field(default_factory=VisionCritic)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mirror: bool = True
@@ -151,7 +151,7 @@ class GanRecipe:
 _TABLES = {
     "generator": GeneratorConfig,
     "backgrounds": PictureSet,
-    "discriminator": Critic,
+    "discriminator": DiscriminatorConfig,
     "vision_aided": VisionCritic,
     "augmentation": Augmentation,
 }

@@ -17,14 +17,14 @@ from models.gan.layers import sent
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
 from training.config import RecipeError
-from training.data.dataset import Onwards
+from training.data.dataset import ResumableBatchSampler
 from training.data.loading import open_loader, read_batches
 from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
-from training.gan.players import Pass, Players
-from training.gan.sheets import Sheets, name_at
+from training.gan.players import GanModels, Pass
+from training.gan.sheets import SampleGrids, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
 from training.progress import Progress
@@ -109,7 +109,7 @@ def train_gan(
     reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
-    players = Players(recipe, accelerator, options.backbone)
+    players = GanModels(recipe, accelerator, options.backbone)
     if "players" in state:
         players.load_state_dict(state["players"])
         report(f"going on at {state['step'] * recipe.batch_size / 1000:g} kimg")
@@ -198,7 +198,7 @@ class GanRun:
         recipe: GanRecipe,
         options: GanOptions,
         accelerator: Accelerator,
-        players: Players,
+        players: GanModels,
         reals: Pictures,
         state: dict[str, Any],
         progress: Progress,
@@ -207,7 +207,7 @@ class GanRun:
         self.accelerator, self.players, self.progress = accelerator, players, progress
         every = options.every or round(recipe.snapshot_kimg * 1000 / recipe.batch_size)
         self.every = max(1, every)
-        self.sheets = Sheets(options.out, recipe)
+        self.sheets = SampleGrids(options.out, recipe)
         self.scorer: Scorer | None = None
         self.log: Log | None = None
         self.rows: dict[str, list[Tensor]] = {}  # losses since the last row of the log
@@ -253,7 +253,7 @@ class GanRun:
     def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
         """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
         accelerator, workers = self.accelerator, self.options.workers
-        numbers = Onwards(
+        numbers = ResumableBatchSampler(
             *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
             *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
         )

@@ -20,9 +20,9 @@ from training.gan.losses import (
     adapted,
     average_decay,
     blur,
+    composite,
     discriminator_loss,
     generator_loss,
-    lay_over,
     r1_penalty,
 )
 from training.processes import average_tensors
@@ -48,7 +48,7 @@ class Pass(NamedTuple):
     backgrounds: Tensor
 
 
-class Players:
+class GanModels:
     """All networks of a run.
 
     Attributes:
@@ -111,7 +111,7 @@ class Players:
             terms = {"generator": generator_loss(self.discriminator(shown))}
             loss = terms["generator"]
             if self.vision_aided is not None and seen >= self.recipe.vision_aided.warmup_kimg * 1000:
-                composites = lay_over(shown, one.backgrounds)
+                composites = composite(shown, one.backgrounds)
                 terms["generator_vision"] = vision_loss(self.vision_aided(composites), REAL_LABEL)
                 loss = loss + self.recipe.vision_aided.weight * terms["generator_vision"]
             (loss * (self.loss_scale / len(passes))).backward()
@@ -163,8 +163,8 @@ class Players:
         assert self.vision_aided is not None
         photos = reals[:, :3].clamp(-1, 1)
         if self.recipe.vision_aided.reals == "composites":
-            photos = lay_over(reals, backgrounds)
-        composites = lay_over(fakes, backgrounds)
+            photos = composite(reals, backgrounds)
+        composites = composite(fakes, backgrounds)
         real, fake = self.vision_aided(photos), self.vision_aided(composites)
         return vision_loss(real, REAL_LABEL) + vision_loss(fake, 0.0)
 

@@ -13,7 +13,7 @@ import numpy as np
 from stylematte.errors import InputError
 from training.synthesis.agreement import histogram
 from training.synthesis.drawing import Draft, Drawn, Gallery, small_copy
-from training.synthesis.filtering import Judge
+from training.synthesis.filtering import AgreementFilter
 from training.synthesis.folder import REJECTED, SampleFolder
 
 _WRITERS = min(8, os.cpu_count() or 1)  # a picture of 1024 px takes a core about 60 ms
@@ -39,7 +39,7 @@ class Run:
     draft: Callable[[int], Draft]
     draw: Callable[[Sequence[Draft]], list[Drawn]]
     check: Callable[[bool], None]
-    judge: Judge | None = None
+    judge: AgreementFilter | None = None
 
 
 def fill(folder: SampleFolder, run: Run) -> Generator[tuple[int, int | None], None, None]:
@@ -145,7 +145,7 @@ class _Decisions:
 
 
 def judge_anew(
-    folder: SampleFolder, judge: Judge, batch_size: int
+    folder: SampleFolder, judge: AgreementFilter, batch_size: int
 ) -> Generator[tuple[int, int | None], None, None]:
     """Measure pictures that are there and have not met this filter, and move them where they belong.
 

@@ -24,7 +24,7 @@ _LEAST_SIZE_PX = 256  # a smaller picture is enlarged to it: the network knows n
 Pixels = NDArray[np.uint8]
 
 
-class Judge:
+class AgreementFilter:
     """Measures how far a generated alpha is from the matting network's of the composite.
 
     Args:

@@ -17,7 +17,7 @@ from stylematte.weights import WHERE_GENERATORS_COME_FROM
 from training.synthesis.agreement import bars
 from training.synthesis.drawing import Plan, Watch, check_variety, draw
 from training.synthesis.filling import Run, fill, filter_report
-from training.synthesis.filtering import THRESHOLD, Judge
+from training.synthesis.filtering import THRESHOLD, AgreementFilter
 from training.synthesis.folder import SampleFolder, Settings
 from training.synthesis.sheet import write_sheet
 
@@ -122,7 +122,7 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
     judge = None
     if request.keep is not None:
         behind = Backdrop.parse(request.keep.backgrounds)
-        judge = Judge(request.keep.matting, request.keep.threshold, behind, request.device, side_px)
+        judge = AgreementFilter(request.keep.matting, request.keep.threshold, behind, request.device, side_px)
     seconds = _fill(folder, request, generator, judge, watch)
     if request.preview is not None:
         write_sheet(request.preview, folder)
@@ -160,7 +160,11 @@ def _choose_side(size_px: int | None, own: int) -> int:
 
 
 def _fill(
-    folder: SampleFolder, request: SynthesisRequest, generator: Network, judge: Judge | None, watch: Watcher
+    folder: SampleFolder,
+    request: SynthesisRequest,
+    generator: Network,
+    judge: AgreementFilter | None,
+    watch: Watcher,
 ) -> float:
     """Fill the folder, and say how long it took."""
     plan, z_dim = request.plan, generator.config.z_dim
@@ -184,7 +188,7 @@ def _fill(
         folder.close()
 
 
-def _report(folder: SampleFolder, judge: Judge | None, seconds: float) -> dict[str, Any]:
+def _report(folder: SampleFolder, judge: AgreementFilter | None, seconds: float) -> dict[str, Any]:
     outcomes = Counter(line["outcome"] for line in folder.lines.values())
     report = {
         "out": str(folder.out),

@@ -75,7 +75,7 @@ def test_a_run_leaves_all_that_it_promises(whole, recipe):
 def test_both_sides_learn(whole, recipe):
     state = load_state(whole[0] / "state.pt")["players"]
     torch.manual_seed(recipe.seed)
-    fresh = players.Players(recipe, Accelerator(cpu=True)).state_dict()
+    fresh = players.GanModels(recipe, Accelerator(cpu=True)).state_dict()
     for name in ("generator", "average", "discriminator"):
         moved = [
             key
