@@ -87,11 +87,6 @@ def describe(accelerator: Accelerator, precision: str, workers: int) -> str:
     )
 
 
-def pictures_a_pass(batch_size: int, accelerator: Accelerator) -> int:
-    """Pictures that one process takes at once, so that all of them together make the batch of one step."""
-    return batch_size // (accelerator.num_processes * accelerator.gradient_accumulation_steps)
-
-
 def check_batches(recipe: Recipe, accelerator: Accelerator) -> None:
     """Make sure that every stage's batch can be divided.
 
