@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +24,48 @@ from training.processes import check_batches, join_processes
 from training.teacher import Teacher
 
 
-def run_recipe(
-    recipe: Recipe,
-    data: Path,
-    options: RunOptions,
-    teacher: str,
-    weights: str,
-    backbone: str,
-    quiet: bool,
-    say: Callable[[str], None] = print,
-) -> dict[str, float]:
-    """Run a recipe of a matting network, or go on with it: mattes first, then the loop.
+@dataclass(frozen=True)
+class TrainRequest:
+    """One run of a matting network.
 
-    Args:
+    Attributes:
         recipe: What to learn.
         data: Folder of the data sets.
         options: Where and how.
-        teacher: Name or file of weights that label what has no label.
-        weights: Name or file of weights to begin with.
-        backbone: `hub`, `none`, or a file of encoder weights.
+        weights: Name or file of weights to begin with; none where empty.
+        teacher: Name or file of weights that label what has no label; none where empty.
+        backbone: `hub`, `none`, or a file of encoder weights; the hub's, if there are any, where empty.
         quiet: Say nothing.
         say: Takes what there is to say.
+    """
+
+    recipe: Recipe
+    data: Path
+    options: RunOptions
+    weights: str = ""
+    teacher: str = ""
+    backbone: str = ""
+    quiet: bool = False
+    say: Callable[[str], None] = print
+
+
+def run_recipe(request: TrainRequest) -> dict[str, float]:
+    """Run a recipe of a matting network, or go on with it: mattes first, then the loop.
 
     Returns:
         Scores of the last validation, as `training.loop.train` has them.
     """
+    recipe, data, options, backbone = request.recipe, request.data, request.options, request.backbone
     paths = {
         option: find_trained(name, "--init" if option == "weights" else f"--{option}")
-        for option, name in (("teacher", teacher), ("weights", weights))
+        for option, name in (("teacher", request.teacher), ("weights", request.weights))
         if name
     }
     origin = {option: sha256_of(path) for option, path in paths.items()}
     set_up_threads(options.device)
     start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
     processes = join_processes(options.device, options.precision, options.accumulate)
-    quiet = quiet or not processes.is_main_process
+    quiet = request.quiet or not processes.is_main_process
     if begins_with:
         origin["backbone"] = begins_with
     goes_on = (options.out / "state.pt").exists()
@@ -66,7 +74,7 @@ def run_recipe(
     if not quiet and not goes_on and "weights" not in paths:
         named = begins_with if backbone in ("", "hub", "none") else backbone
         print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
-    taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
+    taught_by = Teacher.load(paths["teacher"], processes.device) if request.teacher else None
     ready = make_plan(recipe, data).recipe
     check_batches(ready, processes)  # before hours go into mattes
     if not goes_on and processes.is_main_process:
@@ -75,13 +83,13 @@ def run_recipe(
     with processes.main_process_first():
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
-    report = (lambda line: None) if quiet else say
+    report = (lambda line: None) if quiet else request.say
     scores = train(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"
         then = f"stylematte export --weights {shlex.quote(str(best))} --name NAME --licence LICENCE"
-        say(f"weights: {best}; next: {then}")
+        request.say(f"weights: {best}; next: {then}")
     return scores
 
 

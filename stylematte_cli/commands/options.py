@@ -1,8 +1,9 @@
-"""Options that several commands share, and the log they ask for. Imports nothing but Typer."""
+"""Options that several commands share, alone or in groups, and the log they ask for. Light to import."""
 
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,55 +50,89 @@ Verbose = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 
-# Of the verbs that make networks and training data: train, synth and cycle.
-BackboneWeights = Annotated[
-    str,
-    typer.Option(
-        "--backbone-weights",
-        metavar="hub|FILE|none",
-        help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
-    ),
-]
-Mattes = Annotated[
-    Path | None,
-    typer.Option(
-        "--mattes", metavar="DIR", help="Mattes solved from masks, shared by runs; OUT/mattes if not given."
-    ),
-]
 Detector = Annotated[
     str,
     typer.Option(
         "--detector", metavar="NAME|FILE|none", help="Scores a generator's pictures, see `stylematte fid`."
     ),
 ]
-LoaderWorkers = Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")]
-StepsBetween = Annotated[
-    int | None,
-    typer.Option(
-        "--every",
-        min=1,
-        help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
-    ),
-]
-Truncation = Annotated[
-    str,
-    typer.Option(
-        "--truncation",
-        metavar="T|LOW:HIGH",
-        help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
-        "picture has its own, and none within 0.1 of 0.",
-    ),
-]
 Count = Annotated[
     int,
     typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep; more than before go on."),
 ]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks."""
+
+    quiet: Quiet = False
+    as_json: Json = False
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How networks are trained, whichever they are: of train, train gan and cycle."""
+
+    device: Device = "auto"
+    backbone_weights: Annotated[
+        str,
+        typer.Option(
+            "--backbone-weights",
+            metavar="hub|FILE|none",
+            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
+        ),
+    ] = ""
+    mattes: Annotated[
+        Path | None,
+        typer.Option(
+            "--mattes",
+            metavar="DIR",
+            help="Mattes solved from masks, shared by runs; OUT/mattes if not given.",
+        ),
+    ] = None
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2
+    every: Annotated[
+        int | None,
+        typer.Option(
+            "--every",
+            min=1,
+            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
+        ),
+    ] = None
+
+    @property
+    def torch_device(self) -> str:
+        """The device as torch calls it, looked for here.
+
+        Raises:
+            MissingError: There is none of that name.
+        """
+        from training.devices import usable_device
+
+        return usable_device(self.device)
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Which generated pictures are kept: of synth and cycle."""
+
+    count: Count = 100
+    truncation: Annotated[
+        str,
+        typer.Option(
+            "--truncation",
+            metavar="T|LOW:HIGH",
+            help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
+            "picture has its own, and none within 0.1 of 0.",
+        ),
+    ] = "0.7"
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
+        ),
+    ] = None
 
 
 def start_log(verbose: int = 0, quiet: bool = False) -> None:
