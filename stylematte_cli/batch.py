@@ -24,10 +24,13 @@ from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, convert
 from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media import headers
-from stylematte_cli.media.images import DEEP_FORMATS, Photo, decode_image, write_bytes
+from stylematte_cli.media import colour
+from stylematte_cli.media.decode import decode_image, measure
+from stylematte_cli.media.images import DEEP_FORMATS, write_bytes
 from stylematte_cli.media.manifest import Manifest, read_and_identify
+from stylematte_cli.media.metadata import Policy
 from stylematte_cli.media.paths import Item
+from stylematte_cli.media.photo import Photo
 from stylematte_cli.media.results import encode_result
 
 Output = Literal["alpha", "cutout", "foreground", "composite"]
@@ -39,7 +42,7 @@ CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on 
 MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
-_UNKNOWN_PX = 24_000_000  # for a file whose header does not tell
+_UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,13 @@ class Job:
         output: Kind of result.
         kind: File format: png, webp, tiff, jpg or exr.
         bit_depth: 8 or 16. None takes 8 for alphas, and the picture's own for colours where `kind` holds it.
-        background: For a composite: a colour, a blur of the picture's own, or a picture.
+        background: For a composite: a colour, a blur of the picture's own, or a picture; colours are sRGB.
         premultiplied: Multiply the colours of a cut-out by its alpha.
         despill: Take the cast of a green or blue screen out of the subject's colours.
         light_wrap_px: How far a composite's background shines around the subject's edge.
+        profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
+        metadata: What of the photo's EXIF goes into results.
+        keep_damaged: Take what is there of damaged photos.
 
     Raises:
         UsageError: Values that do not go together.
@@ -66,6 +72,9 @@ class Job:
     premultiplied: bool = False
     despill: compose.Screen | None = None
     light_wrap_px: float = 0.0
+    profile: Literal["keep", "srgb"] = "keep"
+    metadata: Policy = "public"
+    keep_damaged: bool = False
 
     def __post_init__(self) -> None:
         if self.output == "composite" and self.background is None:
@@ -101,12 +110,20 @@ class Outcome:
         error: What went wrong; None where the result was written.
         size: (height, width), where it could be read.
         seconds: Time spent in each of `STAGES`, waiting included.
+        notes: What is to be told about the picture, a line each.
     """
 
     item: Item
     error: StyleMatteError | None = None
     size: tuple[int, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read(data: bytes, name: str, job: Job, page: int | None = None) -> Photo:
+    """Decode a photo as the job wants it; raises as `decode_image`."""
+    photo = decode_image(data, name, page, job.keep_damaged)
+    return photo.in_srgb() if job.profile == "srgb" else photo
 
 
 def run(
@@ -195,13 +212,24 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     assert background is not None  # Job has seen to it
     if isinstance(background, compose.Blur):
         background = compose.blur_background(image, opacity, background.radius_px)
+    elif isinstance(background, tuple):
+        background = colour.color_from_srgb(background, photo.icc)
+    elif not colour.is_srgb(photo.icc):
+        background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
     return compose.composite(foreground, opacity, background, job.light_wrap_px)
 
 
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
-    """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none."""
+    """Encode a result as `encode_result` does."""
     is_alpha = job.output == "alpha"
-    return encode_result(photo, pixels, job.kind, is_alpha=is_alpha, premultiplied=job.premultiplied)
+    return encode_result(
+        photo,
+        pixels,
+        job.kind,
+        is_alpha=is_alpha,
+        premultiplied=job.premultiplied,
+        policy=job.metadata,
+    )
 
 
 class _Worker:
@@ -220,11 +248,12 @@ class _Worker:
             clock = _Clock(outcome.seconds)
             data, identity = read_and_identify(item.source)
             with self._budget.share(self._bytes_for(data)):
-                photo = decode_image(data, str(item.source))
+                photo = read(data, str(item.source), self._job, item.page)
                 del data
+                outcome.notes = photo.notes
                 outcome.size = photo.pixels.shape[:2]
                 clock.stop("read")
-                matte = self._network(photo.pixels)
+                matte = self._network(photo.srgb)
                 clock.stop("network")
                 pixels = render(photo, matte, self._job)
                 clock.stop("render")
@@ -247,10 +276,9 @@ class _Worker:
         return outcome
 
     def _bytes_for(self, data: bytes) -> int:
-        size = headers.size_of(data)
-        pixels = size[0] * size[1] if size else _UNKNOWN_PX
-        depth_bytes = 2 if self._job.bit_depth == 16 or headers.kind_of(data) in ("png", "tiff") else 1
-        return pixels * depth_bytes * _BYTES_A_PIXEL[self._job.output]
+        height, width, depth_bytes = measure(data) or _UNKNOWN
+        depth_bytes = 2 if self._job.bit_depth == 16 else depth_bytes
+        return height * width * depth_bytes * _BYTES_A_PIXEL[self._job.output]
 
 
 class Network:

@@ -14,7 +14,7 @@ from stylematte_cli.commands.toolkit import require
 from stylematte_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from stylematte_cli.media.images import Photo
+    from stylematte_cli.media.photo import Photo
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,13 @@ class Wish:
         }
         if job.output == "cutout":
             settings["colours"] = "premultiplied" if job.premultiplied else "straight"
-        chosen = {"despill": job.despill, "light_wrap_px": job.light_wrap_px or None}
+        if job.output != "alpha":
+            settings |= {"profile": job.profile, "metadata": job.metadata}
+        chosen = {
+            "despill": job.despill,
+            "light_wrap_px": job.light_wrap_px or None,
+            "keep_damaged": job.keep_damaged or None,
+        }
         return settings | {key: value for key, value in chosen.items() if value is not None}
 
     def clip_settings(self, size: int | None) -> dict[str, Any]:
@@ -125,6 +131,7 @@ class Tally:
 
     done: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
     clips: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     is_interrupted: bool = False
@@ -133,10 +140,17 @@ class Tally:
         """Count one photo or clip."""
         for stage, seconds in outcome.seconds.items():
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
+        for note in outcome.notes:
+            self.tell(outcome.item.source, note)
         if outcome.error is None:
             self.done += 1
         else:
             self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
+
+    def tell(self, source: Path, note: str) -> None:
+        """Say something about an input that did not fail."""
+        log.warning("warning: %s: %s", source, note)
+        self.warnings.append({"input": str(source), "warning": note})
 
     def fail(self, source: Path, message: str, hint: str = "") -> None:
         """Name an input that failed, at once and in the end."""
@@ -384,6 +398,7 @@ def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, A
         "finished_before": states.count("done"),
         "kept": states.count("kept"),
         "failed": tally.failed,
+        "warnings": tally.warnings,
         "interrupted": tally.is_interrupted,
         "seconds": round(seconds, 3),
         "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},

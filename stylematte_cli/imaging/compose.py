@@ -22,7 +22,7 @@ from stylematte_cli.imaging.geometry import (
 )
 
 Screen = Literal["green", "blue"]
-Color = tuple[int, int, int]  # RGB, 0..255 whatever the picture's dtype
+Color = tuple[float, float, float]  # RGB, 0..255 whatever the picture's dtype
 
 # CSS Color Module Level 4, the sixteen basic names.
 BASIC_COLORS: dict[str, Color] = {
@@ -125,6 +125,27 @@ def premultiply(rgba: Picture) -> Picture:
     return result
 
 
+def unpremultiply(colours: Picture, alpha: NDArray[Any]) -> Picture:
+    """Divide colours by the alpha that they have been multiplied by; where it is 0 they stay.
+
+    Args:
+        colours: (H, W, 3) uint8 or uint16, or (H, W, 1) grey.
+        alpha: (H, W), same dtype.
+
+    Returns:
+        As `colours`.
+    """
+    white = white_of(colours.dtype)
+    result = np.empty_like(colours)
+    rows = max(1, STRIP_PX // (colours.shape[2] * colours.shape[1]))
+    for top in range(0, len(colours), rows):
+        opacity = alpha[top : top + rows, :, None].astype(np.float32)
+        opacity[opacity == 0] = white
+        strip = colours[top : top + rows].astype(np.float32) * np.float32(white) / opacity
+        result[top : top + rows] = np.minimum(strip + np.float32(0.5), np.float32(white))
+    return result
+
+
 def despill(foreground: Picture, screen: Screen) -> Picture:
     """Take the cast of a green or blue screen out of colours.
 
@@ -171,7 +192,7 @@ def composite(
     rows = max(1, STRIP_PX // (3 * width))
     if light_wrap_px > 0:
         if isinstance(background, tuple):
-            background = np.full((1, 1, 3), background, np.uint8)
+            background = np.full((1, 1, 3), np.array(background) / 255, np.float32)
         foreground = _wrapped(foreground, alpha, cover(as_rgb(background), alpha.shape), light_wrap_px)
     if isinstance(background, tuple):
         plain = np.full((min(rows, height), width, 3), np.array(background, np.float32) / 255, np.float32)

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from stylematte_cli.errors import InputError
 from stylematte_cli.media import exr
-from stylematte_cli.media.images import Photo, read_image, write_bytes
+from stylematte_cli.media.images import read_image, write_bytes
 from stylematte_cli.media.pattern import find_frames
+from stylematte_cli.media.photo import Photo
 from stylematte_cli.media.results import SUFFIXES, encode_result
 from stylematte_cli.media.span import Span
 from stylematte_cli.media.video import ClipInfo, Frame

@@ -1,14 +1,15 @@
 """Which pictures to do, and where each result goes."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from stylematte_cli.errors import UsageError
 from stylematte_cli.media import pattern
+from stylematte_cli.media.formats import SUFFIXES
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".tif", ".tiff", ".bmp", ".avif"})
 CLIP_SUFFIXES = frozenset(
     ".mp4 .mov .m4v .mkv .webm .avi .mxf .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .y4m .gif".split()
 )
@@ -24,11 +25,13 @@ class Item:
         source: The file, or for a sequence of pictures its pattern: `shot.####.png`.
         output: The file, or for a clip that becomes one file a frame the folder of these.
         is_clip: A clip or a sequence of pictures.
+        page: Of a file with several pages, from 0.
     """
 
     source: Path
     output: Path
     is_clip: bool = False
+    page: int | None = None
 
 
 @dataclass
@@ -47,9 +50,9 @@ class Work:
 def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
     """Find the pictures and clips and name their results, before any work starts.
 
-    A file goes to `out/<stem><suffix>`, a sequence of pictures to `out/<what its names begin with>`. A folder
-    is searched with its subfolders, links followed, and mirrored below `out`. Hidden files and folders, and
-    `out` itself, are passed over in folders.
+    A file goes to `out/<stem><suffix>`, its page `scan.tif[2]` to `out/scan[2]<suffix>`, a sequence of
+    pictures to `out/<what its names begin with>`. A folder is searched with its subfolders, links followed,
+    and mirrored below `out`. Hidden files and folders, and `out` itself, are passed over in folders.
 
     Args:
         inputs: Files of any name, and folders. A file that does not exist is kept: reading it will say so.
@@ -67,7 +70,8 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "
             work.items.append(Item(given, out / f"{pattern.stem_of(given)}{clip_suffix}", True))
             continue
         if not given.is_dir():
-            work.items.append(_item(given, out, suffix, clip_suffix))
+            source, page = split_page(given)
+            work.items.append(_item(source, out, suffix, clip_suffix, page))
             continue
         if _is_same(given, out):
             raise UsageError(
@@ -128,9 +132,18 @@ def walk(
         stack.extend(reversed(subfolders))
 
 
-def _item(source: Path, folder: Path, suffix: str, clip_suffix: str) -> Item:
+def split_page(path: Path) -> tuple[Path, int | None]:
+    """Split `scan.tif[2]` into the file and the number of its page; a file that has such a name is itself."""
+    found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
+    if found is None or path.exists():
+        return path, None
+    return path.with_name(found[1]), int(found[2])
+
+
+def _item(source: Path, folder: Path, suffix: str, clip_suffix: str, page: int | None = None) -> Item:
     is_clip = source.suffix.lower() in CLIP_SUFFIXES
-    return Item(source, folder / f"{source.stem}{clip_suffix if is_clip else suffix}", is_clip)
+    stem = source.stem if page is None else f"{source.stem}[{page}]"
+    return Item(source, folder / f"{stem}{clip_suffix if is_clip else suffix}", is_clip, page)
 
 
 def _without_collisions(items: list[Item]) -> list[Item]:

@@ -5,9 +5,9 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from stylematte_cli.imaging import compose
-from stylematte_cli.media import exr
-from stylematte_cli.media.images import FORMATS, Photo, encode_image
+from stylematte_cli.media import exr, metadata
+from stylematte_cli.media.images import FORMATS, encode_image
+from stylematte_cli.media.photo import Photo
 
 SUFFIXES = {**FORMATS, "exr": ".exr"}
 
@@ -19,11 +19,14 @@ def encode_result(
     *,
     is_alpha: bool,
     premultiplied: bool = False,
+    policy: metadata.Policy = "public",
     transfer: int = exr.SRGB,
     primaries: int = exr.BT709,
     facts: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none.
+    """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
+
+    An alpha is data and carries neither.
 
     Args:
         photo: What it was made from.
@@ -31,6 +34,7 @@ def encode_result(
         kind: One of `SUFFIXES`.
         is_alpha: It is an alpha, whose values must not change.
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
+        policy: What of the photo's EXIF goes along.
         transfer: Of the colours, for an exr; as in H.273.
         primaries: Likewise.
         facts: Text for an exr.
@@ -42,6 +46,5 @@ def encode_result(
         return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts or {})
     if is_alpha:
         return encode_image(pixels, kind, lossless=True)
-    if premultiplied:
-        pixels = compose.premultiply(pixels)
-    return encode_image(pixels, kind, icc=photo.icc, exif=photo.exif, premultiplied=premultiplied)
+    exif = metadata.chosen(photo.exif, policy)
+    return encode_image(pixels, kind, icc=photo.icc, exif=exif, premultiplied=premultiplied)

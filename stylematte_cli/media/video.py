@@ -12,7 +12,8 @@ import av
 
 from stylematte_cli.errors import InputError
 from stylematte_cli.media.container import alpha_decoder, open_clip, orientation_of, video_stream
-from stylematte_cli.media.images import TURNS, Photo
+from stylematte_cli.media.decode import TURNS
+from stylematte_cli.media.photo import Photo
 from stylematte_cli.media.span import Moment, Span, shift_timecode
 from stylematte_cli.media.yuv import RGB, Colour, to_photo
 

@@ -16,8 +16,8 @@ from stylematte_cli.engines import open_engine
 from stylematte_cli.errors import EngineError, InputError, UsageError
 from stylematte_cli.imaging.compose import Blur
 from stylematte_cli.matter import Matter
-from stylematte_cli.media.images import Photo
 from stylematte_cli.media.paths import Item
+from stylematte_cli.media.photo import Photo
 from tests.pictures import assert_is_red_matte, load, red_picture, red_region, save
 
 

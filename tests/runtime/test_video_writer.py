@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stylematte_cli.errors import InputError, MissingError
-from stylematte_cli.media.images import Photo
+from stylematte_cli.media.photo import Photo
 from stylematte_cli.media.video import ClipInfo, Frame
 from stylematte_cli.media.video_writer import VideoWriter, recipe_for
 from tests.clips import SIZE, probe, red_frame
