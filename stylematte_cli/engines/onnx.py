@@ -2,6 +2,7 @@
 
 import logging
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from stylematte_cli.engines.base import Contract, Unread, usable_cores
 from stylematte_cli.engines.card_filter import CardCoefficients, CardFilter, OnCard
 from stylematte_cli.errors import EngineError, InputError, MissingError
+from stylematte_cli.weights import sha256_of
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 INSTALL_HINT = 'Install one of: pip install "stylematte[cpu]"  or  pip install "stylematte[gpu]"'
@@ -39,6 +41,11 @@ class OnnxEngine:
         self._path = path
         self._session = session
         self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
+
+    @cached_property
+    def file_sha256(self) -> str:
+        """Of the model file; see `Engine`."""
+        return sha256_of(self._path)
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None

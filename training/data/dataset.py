@@ -66,8 +66,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         self.has_contrast = "composition" in self.stage.fine
 
     def __reduce__(self) -> tuple[type["MattingDataset"], tuple[Path, Path, Recipe, int]]:
-        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each worker
-        # would have to be up before the next one starts: eleven took over a minute.
+        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each
+        # worker would have to be up before the next one starts: eleven took over a minute.
         return MattingDataset, self.arguments
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -220,7 +220,7 @@ def _layer(rng: np.random.Generator, subject: Subject, size: tuple[int, int]) ->
         border = cv2.BORDER_CONSTANT
     colours = augment.warp(subject.colours(), matrix, size, cv2.BORDER_REFLECT_101)
     cover, doubt = (augment.warp(x, matrix, size, border) for x in (subject.alpha, 255 - subject.weight))
-    return Layer(colours, cover / np.float32(255), doubt / np.float32(255))
+    return Layer(colours, *(np.divide(plane, 255, dtype=np.float32) for plane in (cover, doubt)))
 
 
 def compose(rng: np.random.Generator, subject: Subject, background: Pixels, count: int = 1) -> View:
