@@ -106,7 +106,8 @@ def measure(data: bytes) -> tuple[int, int, int] | None:
     kind = formats.kind_of(data)
     try:
         if kind in _LOADERS:
-            image = getattr(vips.library().Image, _LOADERS[kind])(data)
+            with vips.messages.shared():
+                image = getattr(vips.library().Image, _LOADERS[kind])(data)
             return image.height, image.width, 1 if image.format == "uchar" else 2
         if kind == "bmp":
             width, height = _pillow(data).size
@@ -137,7 +138,8 @@ _LOADERS = {
 def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
     pyvips = vips.library()
     try:
-        _check_size(pyvips.Image.jpegload_buffer(data), name)
+        with vips.messages.shared():
+            _check_size(pyvips.Image.jpegload_buffer(data), name)
         image, damage = jpeg.load(data)
     except pyvips.Error as error:
         if "precision 12" in str(error):
@@ -268,6 +270,11 @@ _READERS: dict[str, Reading] = {
 
 def _load(loader: str, data: bytes, name: str, keep_damaged: bool, **options: Any) -> Stored:
     """Load with libvips, which names damage in these formats; refuses sequences of frames."""
+    with vips.messages.shared():
+        return _load_shared(loader, data, name, keep_damaged, options)
+
+
+def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, options: dict[str, Any]) -> Stored:
     pyvips = vips.library()
     load = getattr(pyvips.Image, loader)
     notes = []

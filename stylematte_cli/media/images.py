@@ -29,6 +29,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "webp": {"Q": 95},
     "tiff": {"compression": "lzw", "predictor": "horizontal"},
 }
+_KEEP_EXIF, _KEEP_ICC = 1, 8  # of libvips's flags
 _SAVERS = {"png": "pngsave", "jpg": "jpegsave", "webp": "webpsave", "tiff": "tiffsave"}
 
 
@@ -123,7 +124,9 @@ def encode_image(
     per_mm = metadata.resolution_of(exif)
     if per_mm is not None:
         image = image.copy(xres=per_mm, yres=per_mm)
+    settings["keep"] = _KEEP_ICC if icc else 0  # libvips adds EXIF of its own otherwise
     if exif and kind != "tiff":
+        settings["keep"] |= _KEEP_EXIF
         image.set_type(pyvips.GValue.blob_type, "exif-data", exif)
     try:
         return bytes(getattr(image, f"{_SAVERS[kind]}_buffer")(**settings))

@@ -76,7 +76,8 @@ def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
         _, said = vips.messages.run_alone(lambda: _decoded(cut + _END))
         return bool(said)
     try:
-        _decoded(cut, fail_on="truncated")
+        with vips.messages.shared():
+            _decoded(cut, fail_on="truncated")
     except vips.library().Error:
         return True
     return False

@@ -37,7 +37,19 @@ def library() -> Any:
     pyvips.operation_block_set("VipsForeignLoad", True)
     for loader in LOADERS:
         pyvips.operation_block_set(loader, False)
+    _count_errors(pyvips.Error)
     return pyvips
+
+
+def _count_errors(error: Any) -> None:
+    """Count errors before each takes all messages there are, perhaps those of another picture, with it."""
+    construct = error.__init__
+
+    def count_and_construct(self: Any, *arguments: Any) -> None:
+        messages.errors += 1
+        construct(self, *arguments)
+
+    error.__init__ = count_and_construct
 
 
 def image_of(pixels: Array, icc: bytes | None = None, meaning: str = "") -> Any:
@@ -93,7 +105,7 @@ class Messages:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running = 0
-        self._failures = 0
+        self.errors = 0
         self._is_alone = False
 
     def run(self, work: Callable[[], T], sign: str) -> tuple[T, bool]:
@@ -102,13 +114,14 @@ class Messages:
         Returns:
             Its result, and whether something may have been said meanwhile that has `sign` in it.
         """
-        with self._shared():
-            before = self._failures
+        with self.shared():
+            before = self.errors
             result = work()
-            return result, sign in self._text() or self._failures != before
+            # In this order: an error counts itself before it empties the buffer.
+            return result, sign in self._text() or self.errors != before
 
     def run_alone(self, work: Callable[[], T]) -> tuple[T, str]:
-        """Do work with nobody else in `run`.
+        """Do work with nobody else in `run` or `shared`.
 
         Returns:
             Its result, and what has been said.
@@ -117,9 +130,13 @@ class Messages:
             self._changed.wait_for(lambda: not self._running and not self._is_alone)
             self._is_alone = True
         try:
-            self._clear()
-            result = work()
-            return result, self._text()
+            while True:
+                self._clear()
+                before = self.errors
+                result = work()
+                text = self._text()
+                if self.errors == before:
+                    return result, text
         finally:
             self._clear()
             with self._changed:
@@ -127,15 +144,13 @@ class Messages:
                 self._changed.notify_all()
 
     @contextlib.contextmanager
-    def _shared(self) -> Iterator[None]:
+    def shared(self) -> Iterator[None]:
+        """Keep out `run_alone` while something decodes that might leave messages."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_alone)
             self._running += 1
         try:
             yield
-        except BaseException:
-            self._failures += 1  # raising has emptied the buffer, perhaps of others' messages
-            raise
         finally:
             with self._changed:
                 self._running -= 1
