@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stylematte")
 
+_VIDEO_HINT = "pip install 'stylematte[video]'"
 MOST_NAMES = 5  # on one line of stderr
 
 
@@ -135,6 +138,7 @@ class Tally:
     clips: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     is_interrupted: bool = False
+    passed_over: "Counter[tuple[str, str]]" = field(default_factory=Counter)
 
     def add(self, outcome: "Outcome") -> None:
         """Count one photo or clip."""
@@ -195,6 +199,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     started = time.perf_counter()
     suffix = SUFFIXES[wish.job.kind]
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
+    work.pass_over_what_needs_more(inputs)
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
     for item in work.items:
@@ -224,9 +229,11 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         plan(photos, wish.settings(model.size) | looked_at_again),
         plan(clips, wish.clip_settings(model.size) | clip_detail),
     ]
-    tally = Tally()
+    tally = Tally(passed_over=work.passed_over)
     for path, reason in work.problems:
         tally.fail(path, f"{path}: {reason}")
+    for (title, hint), count in work.passed_over.items():
+        log.warning("passed over: %d file(s) of kind %s. %s", count, title, hint)
     _tell_kept(plans)
     if how.dry_run:
         _print_plan(plans, looked_at_again, how.as_json)
@@ -236,7 +243,10 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
             _do_photos(plans[0], matter, wish, how, workers, tally)
-        if clip_job is not None and plans[1].todo:
+        if clip_job is None:
+            for item, _ in plans[1].todo:
+                tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
+        elif plans[1].todo:
             _do_clips(plans[1], clip_matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
         tally.is_interrupted = True
@@ -269,6 +279,8 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | 
         )
     if not clips:
         return None
+    if photos and find_spec("av") is None:
+        return None  # the clips fail by name, the photos are done
     require("av", extra="video")
     from stylematte_cli.clips import ClipJob
 
@@ -383,6 +395,8 @@ def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
         parts.append(f"{before} finished before")
     if tally.failed:
         parts.append(f"{len(tally.failed)} failed")
+    if passed_over := tally.passed_over.total():
+        parts.append(f"{passed_over} passed over")
     photos = tally.done - len(tally.clips)
     rate = f", {photos / seconds:.2f} photos/s" if photos and not tally.clips else ""
     log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)
@@ -399,6 +413,7 @@ def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, A
         "kept": states.count("kept"),
         "failed": tally.failed,
         "warnings": tally.warnings,
+        "passed_over": {title: count for (title, _), count in tally.passed_over.items()},
         "interrupted": tally.is_interrupted,
         "seconds": round(seconds, 3),
         "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},

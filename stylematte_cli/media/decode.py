@@ -25,6 +25,7 @@ MOST_PX = 1 << 30
 LONGEST_SIDE_PX = 1 << 20
 _ANEW = "Get the file anew from where it came from"
 _KEEP = "--keep-damaged takes what is there"
+_UNSUPPORTED = re.compile(r"^\s*\w+: (.*(?:not supported|unsupported|not implemented).*)$", re.M | re.I)
 _COMPRESSION = re.compile(r"[Cc]ompression scheme (\d+)")
 
 # An EXIF orientation says how the stored pixels lie; these turn them upright.
@@ -279,7 +280,9 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
     load = getattr(pyvips.Image, loader)
     notes = []
     try:
-        image = load(data, fail_on="error", access="sequential", **options)
+        # That a tile cannot be read is a warning to libvips; unknown tags are none.
+        level = "warning" if loader == "tiffload_buffer" else "error"
+        image = load(data, fail_on=level, access="sequential", **options)
         _check_size(image, name)
         if loader != "tiffload_buffer" and image.get_typeof("n-pages") and image.get("n-pages") > 1:
             if loader != "heifload_buffer":
@@ -391,6 +394,8 @@ def _fail(name: str, error: Exception) -> NoReturn:
     if found := _COMPRESSION.search(text):
         title = tiff.COMPRESSIONS.get(int(found[1]), f"compression {found[1]}")
         raise InputError(f"{name}: {title} inside TIFF is not read", "Save it with LZW or deflate") from None
+    if "VipsJpeg" not in text and (found := _UNSUPPORTED.search(text)):
+        raise InputError(f"{name}: not read: {found[1].strip()}", "Convert it to PNG or TIFF") from None
     raise InputError(f"{name}: damaged or cut short", f"{_ANEW}; {_KEEP}") from None
 
 

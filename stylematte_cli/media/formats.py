@@ -6,6 +6,7 @@ not listed is not read.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
 Reader = Literal["libvips", "Pillow", "pi-heif", "OpenEXR"]
@@ -120,6 +121,9 @@ class Refused:
     hint: str
 
 
+_MODULES = {"pi-heif": "pi_heif", "OpenEXR": "OpenEXR"}
+
+
 _RAW_HINT = "Develop it into TIFF or JPEG first"
 _CONVERT = "Convert it to PNG or TIFF first"
 
@@ -196,6 +200,14 @@ def _of_brands(brands: bytes) -> str | None:
     if b"crx " in brands:
         return "raw"
     return "heic" if b"hei" in brands or b"hev" in brands or b"mif1" in brands else None
+
+
+def missing_extra(suffix: str) -> tuple[str, str] | None:
+    """Say what reads files of a name and is not installed: the title of the format and the extra's name."""
+    for entry in FORMATS:
+        if entry.extra and suffix in entry.suffixes and find_spec(_MODULES[entry.reader]) is None:
+            return entry.title, entry.extra
+    return None
 
 
 def table() -> Iterator[tuple[str, str, str, str, str]]:

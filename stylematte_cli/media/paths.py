@@ -2,13 +2,15 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 from stylematte_cli.errors import UsageError
 from stylematte_cli.media import pattern
-from stylematte_cli.media.formats import SUFFIXES
+from stylematte_cli.media.formats import REFUSED, REFUSED_SUFFIXES, SUFFIXES, missing_extra
 
 CLIP_SUFFIXES = frozenset(
     ".mp4 .mov .m4v .mkv .webm .avi .mxf .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .y4m .gif".split()
@@ -41,10 +43,35 @@ class Work:
     Attributes:
         items: In the order of the inputs; folders sorted by name.
         problems: What looked like work and is none, each with the reason.
+        passed_over: In folders, files of kinds that are not read here: (kind, what to do) to their number.
     """
 
     items: list[Item] = field(default_factory=list)
     problems: list[tuple[Path, str]] = field(default_factory=list)
+    passed_over: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def pass_over_what_needs_more(self, named: Iterable[Path]) -> None:
+        """Take out of the items of folders what needs an extra that is not installed.
+
+        Args:
+            named: What was given by name: it stays, to be named when it fails.
+        """
+        given = set(named)
+        kept = []
+        for item in self.items:
+            lack = None if item.source in given else _lack(item)
+            if lack is None:
+                kept.append(item)
+            else:
+                title, extra = lack
+                self.passed_over[title, f"pip install 'stylematte[{extra}]' brings what reads them"] += 1
+        self.items = kept
+
+
+def _lack(item: Item) -> tuple[str, str] | None:
+    if item.is_clip:
+        return ("clip", "video") if find_spec("av") is None else None
+    return missing_extra(item.source.suffix.lower())
 
 
 def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
@@ -78,9 +105,9 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "
                 f"{out} is both the input and the output folder", f"For example --out {out / 'mattes'}"
             )
         before = len(work.items)
-        for source in walk(given, work.problems, out, SUFFIXES | CLIP_SUFFIXES):
+        for source in walk(given, work.problems, out, SUFFIXES | CLIP_SUFFIXES, work.passed_over):
             work.items.append(_item(source, out / source.relative_to(given).parent, suffix, clip_suffix))
-        if len(work.items) == before:
+        if len(work.items) == before and not work.passed_over:
             work.problems.append((given, "no pictures and no clips in this folder"))
     work.items = _without_collisions(work.items)
     return work
@@ -91,6 +118,7 @@ def walk(
     problems: list[tuple[Path, str]],
     leave_out: Path | None = None,
     suffixes: frozenset[str] = SUFFIXES,
+    passed_over: Counter[tuple[str, str]] | None = None,
 ) -> Iterator[Path]:
     """Yield the pictures below a folder; those in a folder before those in its subfolders.
 
@@ -101,6 +129,7 @@ def walk(
         problems: Gets what looked like a picture or folder and cannot be used, each with the reason.
         leave_out: A folder that is not entered.
         suffixes: Of what is looked for, in small letters.
+        passed_over: Gets the number of files of each kind that is known and not read.
     """
     stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while stack:
@@ -129,6 +158,8 @@ def walk(
                 yield path
             elif is_picture:
                 problems.append((path, "not a regular file"))
+            elif passed_over is not None and (kind := REFUSED_SUFFIXES.get(path.suffix.lower())):
+                passed_over[REFUSED[kind].title, REFUSED[kind].hint] += 1
         stack.extend(reversed(subfolders))
 
 
