@@ -4,7 +4,6 @@ A format is told by its first bytes, never by a file's name, and goes to the one
 not listed is not read.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
@@ -210,8 +209,17 @@ def missing_extra(suffix: str) -> tuple[str, str] | None:
     return None
 
 
-def table() -> Iterator[tuple[str, str, str, str, str]]:
-    """Give the rows of the docs' table: format, files, read by, pixels, what results keep."""
+def table() -> str:
+    """Draw the table of docs/formats.md: which format is read by what, and what results keep of it."""
+    rows = [("Format", "Files", "Read by", "Pixels", "Results keep"), ("---",) * 5]
     for entry in FORMATS:
         reader = entry.reader + (f" (extra `{entry.extra}`)" if entry.extra else "")
-        yield entry.title, " ".join(entry.suffixes), reader, entry.pixels, entry.kept or "nothing"
+        rows.append((entry.title, " ".join(entry.suffixes), reader, entry.pixels, entry.kept or "nothing"))
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def refused_table() -> str:
+    """Draw the table of what is known and not read."""
+    rows = [("Kind", "Files", "What to do"), ("---",) * 3]
+    rows += [(entry.title, " ".join(entry.suffixes), entry.hint) for entry in REFUSED.values()]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
