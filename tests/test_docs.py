@@ -171,4 +171,6 @@ def test_tables_of_formats_are_those_of_the_reader() -> None:
     for name, table in {"formats": formats.table(), "refused": formats.refused_table()}.items():
         found = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
         assert found is not None
-        assert found[1] == table, f"put what formats.{'' if name == 'formats' else 'refused_'}table() gives there"
+        assert found[1] == table, (
+            f"put what formats.{'' if name == 'formats' else 'refused_'}table() gives there"
+        )

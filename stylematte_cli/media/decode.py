@@ -205,6 +205,10 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
                     f"{name}: {title} inside TIFF is not read, or damaged", "Save it with LZW or deflate"
                 ) from None
             raise
+    if not tiff.has_whole_deflate_data(data, chosen):
+        if not keep_damaged:
+            raise InputError(f"{name}: damaged or cut short (a wrong checksum)", f"{_ANEW}; {_KEEP}")
+        stored.notes.append("damaged or cut short (a wrong checksum): what is there was kept")
     stored.notes += notes
     return stored
 

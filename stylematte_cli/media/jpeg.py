@@ -16,6 +16,8 @@ _END_OF_BLOCK = 0
 # on unknown versions, come with sound pictures.
 _DAMAGE = re.compile("premature end of data|bad Huffman|bad arithmetic|found marker")
 _RESTART = re.compile(b"\xff[\xd0-\xd7]")
+_STRAY = re.compile(r"(\d+) extraneous bytes")
+_MOST_STRAY = 0.02  # of the file
 _NO_END = "premature end of JPEG image"
 _SIGN = "VipsJpeg"
 
@@ -43,6 +45,9 @@ def load(data: bytes) -> tuple[Any, str]:
             image, said = vips.messages.run_alone(lambda: _decoded(data + _END))
     if damage := _DAMAGE.search(said):
         return image, damage.group()
+    stray = _STRAY.search(said)
+    if stray and int(stray[1]) > _MOST_STRAY * len(data):
+        return image, "data that belongs nowhere"
     if said and not is_progressive and not _has_all_restarts(data[start : _end_of(data, start)]):
         return image, "a part of its data is missing"
     if is_progressive and not _has_all_scans(data):

@@ -1,6 +1,7 @@
 """TIFF: what its directories say that libvips does not tell. Pillow reads them."""
 
 import io
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,9 @@ _WIDTH, _HEIGHT, _BITS, _DNG_VERSION = 256, 257, 258, 50706
 _REDUCED = 1
 _CIELAB, _ICCLAB, _CFA, _LINEAR_RAW = 8, 9, 32803, 34892
 _FLOAT = 3
+_DEFLATE = (8, 32946)
+_STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
+_CHUNK = 1 << 20
 # Compressions that this libvips cannot undo, and how people call them.
 COMPRESSIONS = {
     6: "old JPEG",
@@ -76,6 +80,35 @@ class Page:
     def compression(self) -> int:
         """Its number."""
         return self.value(_COMPRESSION, 1)
+
+
+def has_whole_deflate_data(data: bytes, page: Page) -> bool:
+    """Whether deflated strips and tiles have the checksums that they end with.
+
+    libtiff stops when a strip is full, before its checksum, and passes what was read out of step.
+    """
+    if page.compression not in _DEFLATE:
+        return True
+    for places, lengths in ((_STRIPS, _STRIP_BYTES), (_TILES, _TILE_BYTES)):
+        starts, counts = page.tags.get(places, ()), page.tags.get(lengths, ())
+        starts = starts if isinstance(starts, tuple) else (starts,)
+        counts = counts if isinstance(counts, tuple) else (counts,)
+        if not all(
+            _is_whole(data[start : start + count]) for start, count in zip(starts, counts, strict=False)
+        ):
+            return False
+    return True
+
+
+def _is_whole(packed: bytes) -> bool:
+    stream = zlib.decompressobj()
+    try:
+        while packed and not stream.eof:
+            stream.decompress(packed, _CHUNK)
+            packed = stream.unconsumed_tail
+    except zlib.error:
+        return False
+    return stream.eof
 
 
 def choose_page(data: bytes, name: str, wanted: int | None) -> tuple[Page, int]:

@@ -435,6 +435,15 @@ def test_cut_and_flipped_tiffs_are_named(options: dict[str, object]) -> None:
             decode_image(bytes(flipped), "x")
 
 
+def test_a_deflated_strip_that_is_full_before_its_data_ends_is_named() -> None:
+    data = bytearray(tiff(photographic(), photometric="rgb", compression="deflate", predictor=2))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        start, length = file.pages[0].dataoffsets[0], file.pages[0].databytecounts[0]
+    data[start + length // 2 : start + length // 2 + 5000] = bytes(5000)
+    with pytest.raises(InputError, match="damaged or cut short"):
+        decode_image(bytes(data), "x")
+
+
 def gps_photo() -> bytes:
     """A JPEG with invented place, numbers, owner and a thumbnail."""
     exif = Image.Exif()
