@@ -106,11 +106,11 @@ def outcome_of(data: bytes, kind: str, change: str) -> str:
     return "short" if plain[-max(1, round(SHORT_SHARE * len(plain))) :].all() else "read"
 
 
-def child(first: int, last: int, step: int, sound: dict[str, list[bytes]], pipe: Connection) -> None:
-    """Read files `first`, `first + step`, ...; tell before and after each."""
+def child(first: int, last: int, sound: dict[str, list[bytes]], pipe: Connection) -> None:
+    """Read files `first` to `last`, without the last; tell before and after each."""
     faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
-    for number in range(first, last, step):
+    for number in range(first, last):
         kind, change, data = mutated(number, sound)
         pipe.send((number, kind, change, None))
         pipe.send((number, kind, change, outcome_of(data, kind, change)))
@@ -118,16 +118,16 @@ def child(first: int, last: int, step: int, sound: dict[str, list[bytes]], pipe:
 
 
 def run(
-    files: int, sound: dict[str, list[bytes]]
+    first: int, last: int, sound: dict[str, list[bytes]]
 ) -> tuple[Counter[tuple[str, str, str]], list[dict[str, Any]], float]:
     """Read all files; a child that dies or hangs is replaced by one that goes on behind the file."""
     counts: Counter[tuple[str, str, str]] = Counter()
     bad: list[dict[str, Any]] = []
-    slowest, number = 0.0, -1
+    slowest, number = 0.0, first - 1
     context = multiprocessing.get_context("spawn")  # libvips has threads, which a fork would lose
-    while number + 1 < files:
+    while number + 1 < last:
         pipe, end = context.Pipe(duplex=False)
-        process = context.Process(target=child, args=(number + 1, files, 1, sound, end))
+        process = context.Process(target=child, args=(number + 1, last, sound, end))
         process.start()
         end.close()
         begun, kind, change = time.monotonic(), "", ""
@@ -137,7 +137,7 @@ def run(
                 if not pipe.poll(HANG_SECONDS):
                     outcome = "hang"
                 elif (message := pipe.recv()) is None:
-                    number = files
+                    number = last
                     break
                 else:
                     number, kind, change, outcome = message
@@ -171,10 +171,11 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--files", type=int, default=20000)
+    parser.add_argument("--first", type=int, default=0, help="number of the first file")
     parser.add_argument("--out", type=Path, help="JSON with the result")
     options = parser.parse_args()
     started = time.monotonic()
-    counts, bad, slowest = run(options.files, originals())
+    counts, bad, slowest = run(options.first, options.first + options.files, originals())
     totals: Counter[str] = Counter()
     for (_, _, word), count in counts.items():
         totals[word] += count

@@ -17,14 +17,15 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.errors import EngineError, InputError, StyleMatteError, UsageError
 from stylematte_cli.imaging import compose
 from stylematte_cli.imaging.foreground import estimate_foreground
 from stylematte_cli.imaging.geometry import Picture, convert
+from stylematte_cli.imaging.light import composite_light, estimate_foreground_light
 from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media import colour
+from stylematte_cli.media import colour, exr
 from stylematte_cli.media.decode import decode_image, measure
 from stylematte_cli.media.images import DEEP_FORMATS, write_bytes
 from stylematte_cli.media.manifest import Manifest, read_and_identify
@@ -186,13 +187,16 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
 
     Returns:
-        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16.
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16, or float32
+        light of a scene-linear photo for an exr.
     """
     depth = job.bit_depth
     if depth is None:
         keeps = job.output != "alpha" and job.kind in DEEP_FORMATS
         depth = 16 if job.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
     dtype = np.uint16 if depth == 16 else np.uint8
+    if photo.light is not None and job.output != "alpha":
+        return _render_light(photo, matte, job, photo.light.primaries, dtype)
     alpha = matte.alpha_as(dtype)
     opacity = alpha
     if photo.alpha is not None:
@@ -217,6 +221,32 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     elif not colour.is_srgb(photo.icc):
         background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
     return compose.composite(foreground, opacity, background, job.light_wrap_px)
+
+
+def _render_light(
+    photo: Photo, matte: Matte, job: Job, primaries: colour.Primaries, dtype: DTypeLike
+) -> NDArray[Any]:
+    """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
+    if job.light_wrap_px:
+        raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
+    alpha = matte.alpha
+    opacity = alpha if photo.alpha is None else alpha * photo.alpha
+    colours = estimate_foreground_light(photo.pixels, alpha)
+    if job.despill is not None:
+        colours = compose.despill(colours, job.despill, is_light=True)
+    if job.output == "composite":
+        background = job.background
+        if isinstance(background, compose.Blur):
+            behind = compose.blur_background(photo.pixels, opacity, background.radius_px)
+        elif isinstance(background, tuple):
+            behind = exr.light_of(np.array(background, np.float32).reshape(1, 1, 3) / 255, primaries)
+        else:
+            assert background is not None  # Job has seen to it
+            behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
+        colours = composite_light(colours, opacity, behind)
+    if job.kind != "exr":
+        colours = convert(exr.srgb_of(colours, primaries), dtype)
+    return compose.cutout(colours, opacity) if job.output == "cutout" else colours
 
 
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:

@@ -12,6 +12,7 @@ import typer
 
 from stylematte_cli.commands import options
 from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.verbs import typed_line
 from stylematte_cli.errors import InputError, UsageError
 from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
@@ -202,6 +203,8 @@ def _read_wish(
     from stylematte_cli.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(background)
+    if kind == "exr":
+        require("OpenEXR", extra="exr")
     photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
     clip_kind = kind or ("prores" if output in ("cutout", "foreground") else "mp4")
     is_premultiplied = colours == "premultiplied"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte_cli.errors import UsageError
 from stylematte_cli.imaging.geometry import (
@@ -146,7 +146,7 @@ def unpremultiply(colours: Picture, alpha: NDArray[Any]) -> Picture:
     return result
 
 
-def despill(foreground: Picture, screen: Screen) -> Picture:
+def despill(foreground: Picture, screen: Screen, is_light: bool = False) -> Picture:
     """Take the cast of a green or blue screen out of colours.
 
     What the screen's channel has above the mean of the two others goes; its luma is given back to all three,
@@ -155,6 +155,7 @@ def despill(foreground: Picture, screen: Screen) -> Picture:
     Args:
         foreground: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
         screen: Colour of the screen.
+        is_light: float32 colours are light, which is not cut off at 0 and 1.
 
     Returns:
         (H, W, 3), same dtype.
@@ -169,7 +170,7 @@ def despill(foreground: Picture, screen: Screen) -> Picture:
         spill = np.maximum(colours[:, :, channel] - others, 0)
         colours[:, :, channel] -= spill
         colours += (np.float32(luma) * spill)[:, :, None]
-        result[top : top + rows] = to_dtype(colours, foreground.dtype)
+        result[top : top + rows] = colours if is_light else to_dtype(colours, foreground.dtype)
     return result
 
 
@@ -271,8 +272,13 @@ def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Pi
         share = (1 - to_float(small_alpha[first:last])) ** 4 + np.float32(1e-5)
         colours = _gaussian(small[first:last] * cv2.merge([share] * 3), sigma)
         colours /= cv2.merge([_gaussian(share, sigma) * white] * 3)
-        blurred[top : top + rows] = to_dtype(colours[top - first : top - first + rows], image.dtype)
+        blurred[top : top + rows] = _stored(colours[top - first : top - first + rows], image.dtype)
     return resize(blurred, (height, width))
+
+
+def _stored(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
+    """Colours as a picture of a number type has them; those of float32 may be light, and are not clipped."""
+    return values if np.dtype(dtype) == np.float32 else to_dtype(values, dtype)
 
 
 def _gaussian(values: NDArray[Any], sigma: float) -> NDArray[np.float32]:

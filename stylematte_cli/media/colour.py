@@ -129,6 +129,25 @@ def _transform(pixels: Array, source: bytes | None, target: bytes | None, meanin
         return vips.array_of(image)
 
 
+def matrix_to_bt709(primaries: Primaries) -> Array:
+    """(3, 3) float64: light in some primaries to light in those of BT.709, white to white."""
+    if primaries == PRIMARIES[BT709]:
+        return np.eye(3)
+    found: Array = np.linalg.solve(_to_xyz(PRIMARIES[BT709]), _to_xyz(primaries))
+    return found
+
+
+def _to_xyz(primaries: Primaries) -> Array:
+    """(3, 3): light to XYZ under ICC's white, D50."""
+    points = np.array(primaries).reshape(4, 2)
+    columns = np.stack([points[:, 0] / points[:, 1], np.ones(4), (1 - points.sum(1)) / points[:, 1]])
+    white = columns[:, 3]
+    light = columns[:, :3] * np.linalg.solve(columns[:, :3], white)
+    scale = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ white)
+    adapted: Array = np.linalg.inv(_BRADFORD) @ np.diag(scale) @ _BRADFORD @ light
+    return adapted
+
+
 def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
     """Make a profile of H.273's numbers; None for sRGB, and where they say nothing."""
     if primaries in (BT709, UNSPECIFIED) and transfer not in _CURVES:
@@ -164,12 +183,7 @@ def make_profile(primaries: Primaries, curve: tuple[float, ...]) -> bytes:
     Reference:
         ICC.1:2022, section 7 and 10.18 (parametric curve), annex E (chromatic adaptation, Bradford).
     """
-    points = np.array(primaries).reshape(4, 2)
-    columns = np.stack([points[:, 0] / points[:, 1], np.ones(4), (1 - points.sum(1)) / points[:, 1]])
-    white = columns[:, 3]
-    light = columns[:, :3] * np.linalg.solve(columns[:, :3], white)
-    scale = (_BRADFORD @ np.array(_D50)) / (_BRADFORD @ white)
-    adapted = np.linalg.inv(_BRADFORD) @ np.diag(scale) @ _BRADFORD @ light
+    adapted = _to_xyz(primaries)
 
     def xyz(values: Any) -> bytes:
         return b"XYZ \0\0\0\0" + _fixed(values)

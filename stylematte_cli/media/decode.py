@@ -115,6 +115,10 @@ def measure(data: bytes) -> tuple[int, int, int] | None:
             return height, width, 1
         if kind == "heic":
             return heif.measure(data)
+        if kind == "exr":
+            from stylematte_cli.media import exr
+
+            return exr.measure(data)
     except Exception:  # whatever a library says of a broken header: decoding will name it
         return None
     return None

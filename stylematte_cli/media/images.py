@@ -53,6 +53,8 @@ def read_alpha(path: Path) -> NDArray[np.float32]:
 def alpha_of(photo: Photo) -> NDArray[np.float32]:
     """What `read_alpha` gives of a file that is read already."""
     values = photo.pixels[:, :, 0] if photo.alpha is None else photo.alpha
+    if values.dtype == np.float32:
+        return np.clip(values, 0, 1)
     return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
 
 
@@ -60,9 +62,10 @@ def is_coloured(photo: Photo) -> bool:
     """Whether a picture without an alpha channel has colours, as no alpha has."""
     if photo.alpha is not None:
         return False
-    limit = np.iinfo(photo.pixels.dtype).max // 16  # of what JPEG makes of grey
-    first = photo.pixels[:, :, 0].astype(np.int32)
-    return any(float((np.abs(photo.pixels[:, :, other] - first) > limit).mean()) > 0.01 for other in (1, 2))
+    pixels = photo.srgb
+    limit = np.iinfo(pixels.dtype).max // 16  # of what JPEG makes of grey
+    first = pixels[:, :, 0].astype(np.int32)
+    return any(float((np.abs(pixels[:, :, other] - first) > limit).mean()) > 0.01 for other in (1, 2))
 
 
 def read_bytes(path: Path) -> bytes:

@@ -2,11 +2,23 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
+
+
+class Light(NamedTuple):
+    """What is known of scene-linear colours.
+
+    Attributes:
+        primaries: x and y of red, green, blue and white.
+        is_single: The file has float numbers, not half.
+    """
+
+    primaries: tuple[float, float, float, float, float, float, float, float]
+    is_single: bool
 
 
 @dataclass(eq=False)
@@ -21,6 +33,7 @@ class Photo:
         exif: EXIF bytes as in the file; None where there are none. `metadata.chosen` makes of them what a
             result may have.
         notes: What is to be told about the picture, a line each.
+        light: Of a scene-linear picture: its `pixels` are float32 light, and `alpha` is float32.
     """
 
     pixels: Array
@@ -28,11 +41,19 @@ class Photo:
     icc: bytes | None = None
     exif: bytes | None = None
     notes: tuple[str, ...] = ()
+    light: Light | None = None
 
     def in_srgb(self) -> "Photo":
         """Convert the colours into sRGB at their own depth; a photo without a profile stays as it is."""
+        from stylematte_cli.imaging.geometry import convert
         from stylematte_cli.media import colour
 
+        if self.light is not None:
+            from stylematte_cli.media import exr
+
+            pixels = exr.srgb_of(self.pixels, self.light.primaries)
+            alpha = None if self.alpha is None else convert(self.alpha, "uint16")
+            return replace(self, pixels=pixels, alpha=alpha, light=None)
         if self.icc is None:
             return self
         return replace(self, pixels=colour.to_srgb(self.pixels, self.icc), icc=colour.srgb_profile())
@@ -47,6 +68,10 @@ class Photo:
         from stylematte_cli.imaging.geometry import convert
         from stylematte_cli.media import colour
 
+        if self.light is not None:
+            from stylematte_cli.media import exr
+
+            return exr.seen(self.pixels, self.light.primaries)
         if colour.is_srgb(self.icc):
             return self.pixels
         return colour.to_srgb(convert(self.pixels, "uint8"), self.icc)

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.media import exr, metadata
+from stylematte_cli.media import colour, exr, metadata
 from stylematte_cli.media.images import FORMATS, encode_image
 from stylematte_cli.media.photo import Photo
 
@@ -20,8 +21,8 @@ def encode_result(
     is_alpha: bool,
     premultiplied: bool = False,
     policy: metadata.Policy = "public",
-    transfer: int = exr.SRGB,
-    primaries: int = exr.BT709,
+    transfer: int = colour.SRGB,
+    primaries: int = colour.BT709,
     facts: Mapping[str, str] | None = None,
 ) -> bytes:
     """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
@@ -30,7 +31,7 @@ def encode_result(
 
     Args:
         photo: What it was made from.
-        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8 or uint16.
+        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, uint16, or float32 light.
         kind: One of `SUFFIXES`.
         is_alpha: It is an alpha, whose values must not change.
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
@@ -43,7 +44,16 @@ def encode_result(
         InputError: As for `exr.encode_exr`.
     """
     if kind == "exr":
-        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts or {})
+        facts = facts or {}
+        if pixels.ndim == 3 and photo.light is not None:
+            light = photo.light
+            return exr.encode_exr(
+                pixels, colour.LINEAR, light.primaries, premultiplied, facts, light.is_single
+            )
+        if pixels.ndim == 3 and not colour.is_srgb(photo.icc):
+            pixels = pixels.copy()
+            pixels[:, :, :3] = colour.to_srgb(np.ascontiguousarray(pixels[:, :, :3]), photo.icc)
+        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts)
     if is_alpha:
         return encode_image(pixels, kind, lossless=True)
     exif = metadata.chosen(photo.exif, policy)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import OpenEXR
 import pytest
 from PIL import Image
 
@@ -137,3 +138,24 @@ def test_an_animation_fails_by_name(tmp_path: Path, matte: Matte, capfd: pytest.
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
     assert matte(tmp_path / "a.webp", "--out", tmp_path / "out") == 1
     assert "an animation of 2 frames" in capfd.readouterr().err
+
+
+def test_light_survives_into_exr(tmp_path: Path, matte: Matte) -> None:
+    """Values above 1 and below 0 of an EXR come out as they were; other formats get sRGB."""
+    light = np.full((96, 128, 3), 0.18, np.float32)
+    rows, columns = red_region(96, 128)
+    light[rows, columns] = (40.0, -0.02, 0.0)
+    planes = {key: np.ascontiguousarray(light[:, :, index]) for index, key in enumerate("RGB")}
+    shot = tmp_path / "shot.exr"
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(shot))
+    for output in ("cutout", "foreground", "composite"):
+        behind = ("--background", "white") if output == "composite" else ()
+        assert matte(shot, "--out", tmp_path / output, "--output", output, "--format", "exr", *behind) == 0
+        result = read_image(tmp_path / output / "shot.exr")
+        np.testing.assert_allclose(result.pixels[24, 50], (40.0, -0.02, 0.0), rtol=1e-6)
+        assert result.light is not None
+        assert result.light.is_single, "float in, float out"
+    assert np.abs(read_image(tmp_path / "composite" / "shot.exr").pixels[90, 10] - 1).max() < 1e-3
+    assert read_image(tmp_path / "cutout" / "shot.exr").alpha[90, 10] < 1e-3
+    assert matte(shot, "--out", tmp_path / "png", "--output", "composite", "--background", "#3cb44b") == 0
+    assert load(tmp_path / "png" / "shot.png")[90, 10].tolist() == [0x3C, 0xB4, 0x4B]
