@@ -38,7 +38,7 @@ def measure(data: bytes) -> tuple[int, int, int] | None:
     """Read height, width and bytes a channel."""
     image = _open(data)
     width, height = image.size
-    return height, width, 2 if "16" in image.mode else 1
+    return height, width, 2 if image.info["bit_depth"] > 8 else 1
 
 
 def read(data: bytes, name: str) -> Heic:

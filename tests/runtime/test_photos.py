@@ -2,6 +2,7 @@
 
 import io
 import struct
+import sys
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,9 +15,9 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from stylematte_cli.errors import InputError
+from stylematte_cli.errors import InputError, MissingError
 from stylematte_cli.media import colour, formats, metadata, vips
-from stylematte_cli.media.decode import decode_image
+from stylematte_cli.media.decode import decode_image, measure
 from stylematte_cli.media.images import encode_image, read_image
 from stylematte_cli.media.photo import Photo
 from tests.pictures import ASSETS, STORED, exif_bytes, exif_of
@@ -531,3 +532,32 @@ def test_assets_are_the_same_through_pillow() -> None:
     for name in ("palette.png", "progressive.jpg"):
         expected = np.asarray(Image.open(ASSETS / name).convert("RGB")).astype(int)
         assert np.abs(read_image(ASSETS / name).pixels - expected).max() <= 2
+
+
+def test_heic_upright_with_alpha_and_ten_bits() -> None:
+    """Drawn with pillow-heif 1.4; a wheel without an encoder reads them here."""
+    pytest.importorskip("pi_heif")
+    for name, dtype in {"red_alpha": np.uint8, "red_turned": np.uint8, "red_ten_bits": np.uint16}.items():
+        data = (ASSETS / f"{name}.heic").read_bytes()
+        photo = decode_image(data, name)
+        white = np.iinfo(dtype).max
+        assert photo.pixels.shape == (48, 64, 3)
+        assert photo.pixels.dtype == dtype
+        assert np.abs(photo.pixels[15, 30] / white - (1, 0, 0)).max() < 0.01
+        assert np.abs(photo.pixels[35, 30] / white - 128 / 255).max() < 0.01
+        assert measure(data) == (48, 64, np.dtype(dtype).itemsize)
+        for share in (0.3, 0.6, 0.95):
+            with pytest.raises(InputError, match="damaged or cut short"):
+                decode_image(data[: int(len(data) * share)], name)
+        if name == "red_alpha":
+            assert photo.alpha is not None
+            assert (photo.alpha[10, 10], photo.alpha[45, 10]) == (255, 0)
+        if name == "red_turned":
+            assert exif_of(metadata.chosen(photo.exif, "public")) == {0x010F: "Cam", 0x0112: 1}
+
+
+def test_heic_without_its_extra_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(MissingError) as failure:
+        decode_image((ASSETS / "red_alpha.heic").read_bytes(), "x")
+    assert failure.value.hint == "pip install 'stylematte[heic]'"
