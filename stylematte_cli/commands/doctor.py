@@ -186,9 +186,10 @@ def _graphics_card() -> list[Finding]:
 
 
 def _image_formats() -> list[Finding]:
-    """Which formats can be read here: drawn and read back where libvips reads them, else by what is installed."""
+    """Which formats can be read here: those of base are drawn and read back."""
     import io
 
+    import cv2  # noqa: F401 - what is made of pictures needs it
     import numpy as np
     from PIL import Image
 
