@@ -28,7 +28,7 @@ from stylematte_cli.matter import Matte, Matter
 from stylematte_cli.media import colour, exr
 from stylematte_cli.media.decode import decode_image, measure
 from stylematte_cli.media.images import DEEP_FORMATS, write_bytes
-from stylematte_cli.media.manifest import Manifest, read_and_identify
+from stylematte_cli.media.manifest import Manifest, describe_output, read_and_identify
 from stylematte_cli.media.metadata import Policy
 from stylematte_cli.media.paths import Item
 from stylematte_cli.media.photo import Photo
@@ -287,7 +287,9 @@ class _Worker:
                 clock.stop("network")
                 pixels = render(photo, matte, self._job)
                 clock.stop("render")
-                write_bytes(item.output, encode(photo, pixels, self._job))
+                encoded = encode(photo, pixels, self._job)
+                write_bytes(item.output, encoded)
+                identity |= describe_output(item.output, encoded)
                 clock.stop("write")
         except EngineError as error:
             raise EngineError(f"{item.source}: {error.message}", error.hint) from error
@@ -342,7 +344,7 @@ class Network:
 
     def _run(self, batch: list[tuple[Picture, "Future[Matte]"]]) -> None:
         try:
-            mattes = self._matter.batch([image for image, _ in batch])
+            mattes = self._matter.batch([image for image, _ in batch], copy=False)
         except BaseException as error:
             for _, future in batch:
                 future.set_exception(error)

@@ -321,7 +321,7 @@ def _do_clip(
     tally: Tally,
 ) -> "Outcome":
     from stylematte_cli.batch import Outcome
-    from stylematte_cli.media.manifest import identify
+    from stylematte_cli.media.manifest import describe_output, identify
 
     outcome = Outcome(item)
     facts: dict[str, Any] = {}
@@ -332,7 +332,7 @@ def _do_clip(
             manifest.record(item, "begun", facts)
         info = with_frame_progress(frames, item.source.name, quiet)
         outcome.size = info.size
-        facts |= {"size": info.size, "frames": info.frames}
+        facts |= {"size": info.size, "frames": info.frames, **describe_output(item.output)}
     except EngineError as error:
         raise EngineError(f"{item.source}: {error.message}", error.hint) from error
     except StyleMatteError as error:
@@ -383,7 +383,8 @@ def _tell_kept(plans: Sequence[Plan]) -> None:
     if kept:
         names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
         log.warning(
-            "kept %d file(s) that no run of this folder's manifest made (--overwrite makes them anew): %s",
+            "kept %d file(s) that no run of this folder's manifest made, or that were changed since "
+            "(--overwrite makes them anew): %s",
             len(kept),
             names,
         )
