@@ -192,7 +192,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     from stylematte_cli.matter import Matter
     from stylematte_cli.media import images
     from stylematte_cli.media.manifest import Manifest
-    from stylematte_cli.media.paths import CLIP_FORMATS, collect
+    from stylematte_cli.media.paths import CLIP_FORMATS, collect, is_there
     from stylematte_cli.media.pattern import is_pattern
     from stylematte_cli.media.results import SUFFIXES
 
@@ -203,7 +203,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
     for item in work.items:
-        if is_pattern(item.source) or item.source.exists():
+        if is_pattern(item.source) or is_there(item.source):
             there.append(item)
         else:
             work.problems.append((item.source, "no such file"))

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from stylematte_cli.errors import InputError
 from stylematte_cli.imaging.compose import unpremultiply
-from stylematte_cli.media import colour, formats, heif, jpeg, metadata, png, tiff, vips
+from stylematte_cli.media import colour, formats, heif, jpeg, png, tiff, vips
 from stylematte_cli.media.photo import Photo
 
 Array = NDArray[Any]
@@ -144,13 +144,14 @@ def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     pyvips = vips.library()
     try:
         with vips.messages.shared():
-            _check_size(pyvips.Image.jpegload_buffer(data), name)
-        image, damage = jpeg.load(data)
+            image = pyvips.Image.jpegload_buffer(data)
+            _check_size(image, name)
+        pixels, damage = jpeg.load(data)
     except pyvips.Error as error:
         if "precision 12" in str(error):
             raise InputError(f"{name}: a JPEG of 12 bits is not read", "Convert it to TIFF or PNG") from None
         _fail(name, error)
-    stored = _stored(image)
+    stored = _stored(image, pixels)
     if damage and not keep_damaged:
         raise InputError(f"{name}: damaged or cut short ({damage})", f"{_ANEW}; {_KEEP}")
     if damage:
@@ -199,7 +200,10 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     if chosen.is_lab:
         stored = _read_lab(data, name, chosen.number)
     else:
-        place = {"subifd": chosen.sub} if chosen.sub >= 0 else {}
+        place: dict[str, Any] = {"subifd": chosen.sub} if chosen.sub >= 0 else {}
+        if chosen.is_tiled and chosen.tells_extra_samples:
+            # That a tile cannot be read is a warning to libvips; so is a channel that no tag explains.
+            place["fail_on"] = "warning"
         try:
             stored = _load("tiffload_buffer", data, name, keep_damaged, page=chosen.number, **place)
         except InputError as error:
@@ -288,20 +292,19 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
     load = getattr(pyvips.Image, loader)
     notes = []
     try:
-        # That a tile cannot be read is a warning to libvips; unknown tags are none.
-        level = "warning" if loader == "tiffload_buffer" else "error"
-        image = load(data, fail_on=level, access="sequential", **options)
+        image = load(data, **{"fail_on": "error", "access": "sequential"} | options)
         _check_size(image, name)
         if loader != "tiffload_buffer" and image.get_typeof("n-pages") and image.get("n-pages") > 1:
             if loader != "heifload_buffer":
                 raise _animation(name, f"an animation of {image.get('n-pages')} frames")
             notes.append(f"the primary of {image.get('n-pages')} pictures in it")
-        stored = _stored(image)
+        stored = _stored(image, vips.array_of(image))
     except pyvips.Error as error:
         if not keep_damaged:
             _fail(name, error)
         try:
-            stored = _stored(load(data, fail_on="none", **options))
+            image = load(data, **options | {"fail_on": "none"})
+            stored = _stored(image, vips.array_of(image))
         except pyvips.Error:
             _fail(name, error)
         notes.append("damaged or cut short: what is there was kept")
@@ -309,12 +312,9 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
     return stored
 
 
-def _stored(image: Any) -> Stored:
-    pixels = vips.array_of(image)
+def _stored(image: Any, pixels: Array) -> Stored:
     orientation = image.get("orientation") if image.get_typeof("orientation") else 1
     exif = vips.blob_of(image, "exif-data")
-    if orientation == 1:
-        orientation = metadata.orientation_of(exif)
     icc = vips.blob_of(image, "icc-profile-data")
     bits = image.get("bits-per-sample") if image.get_typeof("bits-per-sample") else 8 * pixels.itemsize
     return Stored(pixels, str(image.interpretation), icc, exif, orientation, bits)

@@ -1,5 +1,6 @@
 """Pictures from files and into files: every kind becomes upright RGB, and what is written appears whole."""
 
+import errno
 import itertools
 import os
 from collections.abc import Iterable
@@ -157,9 +158,9 @@ def write_bytes(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}", "Choose another folder with --out"
-        ) from None
+        too_long = error.errno == errno.ENAMETOOLONG
+        hint = "Give the photo a shorter name" if too_long else "Choose another folder with --out"
+        raise InputError(f"{path}: cannot be written: {error.strerror}", hint) from None
 
 
 def temporary_path(path: Path) -> Path:

@@ -4,7 +4,11 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from numpy.typing import NDArray
+
 from stylematte_cli.media import vips
+
+Array = NDArray[Any]
 
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
@@ -22,47 +26,47 @@ _NO_END = "premature end of JPEG image"
 _SIGN = "VipsJpeg"
 
 
-def load(data: bytes) -> tuple[Any, str]:
+def load(data: bytes) -> tuple[Array, str]:
     """Decode a JPEG.
 
     Args:
         data: The file.
 
     Returns:
-        The libvips image, in memory; and what is wrong with the data, empty for a sound picture.
+        (H, W, C) uint8 as stored; and what is wrong with the data, empty for a sound picture.
 
     Raises:
         pyvips.Error: No picture comes out of it.
     """
-    image, is_suspicious = vips.messages.run(lambda: _decoded(data), _SIGN)
-    is_progressive = bool(image.get("jpeg-multiscan"))
+    pixels, is_suspicious = vips.messages.run(lambda: _decoded(data), _SIGN)
+    is_progressive = len(list(_places(data, _SCAN))) > 1
     start = next(_places(data, _SCAN), 0)
     said = ""
     if is_suspicious:
-        image, said = vips.messages.run_alone(lambda: _decoded(data))
+        pixels, said = vips.messages.run_alone(lambda: _decoded(data))
         if _NO_END in said:
             # Perhaps nothing but the end marker is missing. libjpeg tells its first complaint alone.
-            image, said = vips.messages.run_alone(lambda: _decoded(data + _END))
+            pixels, said = vips.messages.run_alone(lambda: _decoded(data + _END))
     if damage := _DAMAGE.search(said):
-        return image, damage.group()
+        return pixels, damage.group()
     stray = _STRAY.search(said)
     if stray and int(stray[1]) > _MOST_STRAY * len(data):
-        return image, "data that belongs nowhere"
+        return pixels, "data that belongs nowhere"
     if said and not is_progressive and not _has_all_restarts(data[start : _end_of(data, start)]):
-        return image, "a part of its data is missing"
+        return pixels, "a part of its data is missing"
     if is_progressive and not _has_all_scans(data):
-        return image, "scans are missing"
+        return pixels, "scans are missing"
     has_hole = data.find(_HOLE, start, _end_of(data, start)) >= 0
     if has_hole and not is_progressive and not _can_have_zeros(data):
-        return image, "a hole in its data"
+        return pixels, "a hole in its data"
     if (said or has_hole or data.find(_END, start) < 0) and not _needs_all(data, start, is_progressive):
-        return image, "filled before its data ends"
-    return image, ""
+        return pixels, "filled before its data ends"
+    return pixels, ""
 
 
-def _decoded(data: bytes, fail_on: str = "none") -> Any:
+def _decoded(data: bytes, fail_on: str = "none") -> Array:
     """Decode whatever there is; libvips's own levels of failing stop at sound pictures, or too late."""
-    return vips.library().Image.jpegload_buffer(data, fail_on=fail_on, access="sequential").copy_memory()
+    return vips.array_of(vips.library().Image.jpegload_buffer(data, fail_on=fail_on, access="sequential"))
 
 
 def _end_of(data: bytes, start: int) -> int:

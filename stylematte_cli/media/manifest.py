@@ -1,6 +1,7 @@
 """manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -100,7 +101,7 @@ class Manifest:
             `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
             `kept`: a file is there that this manifest knows nothing of, or that somebody has changed.
         """
-        if not item.output.exists():
+        if not os.path.exists(item.output):  # False where the name is too long: writing says so
             return "new"
         line = self._done.get(self._name(item))
         if line is None:

@@ -96,7 +96,7 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "
         if pattern.is_pattern(given):
             work.items.append(Item(given, out / f"{pattern.stem_of(given)}{clip_suffix}", True))
             continue
-        if not given.is_dir():
+        if not os.path.isdir(given):
             source, page = split_page(given)
             work.items.append(_item(source, out, suffix, clip_suffix, page))
             continue
@@ -149,12 +149,13 @@ def walk(
                 continue
             path = current / entry.name
             is_picture = path.suffix.lower() in suffixes
-            if path.is_dir():
+            # Of os.path, which takes what cannot be looked at for no folder, and raises nothing.
+            if os.path.isdir(path):
                 if is_picture:
                     problems.append((path, "a folder, not a picture"))
                 if leave_out is None or not _is_same(path, leave_out):
                     subfolders.append((path, above | {identity}))
-            elif is_picture and (path.is_file() or not path.exists()):  # a broken link is named when read
+            elif is_picture and (os.path.isfile(path) or not os.path.exists(path)):  # named when it is read
                 yield path
             elif is_picture:
                 problems.append((path, "not a regular file"))
@@ -163,10 +164,21 @@ def walk(
         stack.extend(reversed(subfolders))
 
 
+def is_there(path: Path) -> bool:
+    """Whether there is a file: one that cannot be looked at counts, for reading it says why."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def split_page(path: Path) -> tuple[Path, int | None]:
     """Split `scan.tif[2]` into the file and the number of its page; a file that has such a name is itself."""
     found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
-    if found is None or path.exists():
+    if found is None or os.path.exists(path):
         return path, None
     return path.with_name(found[1]), int(found[2])
 

@@ -13,6 +13,8 @@ _WIDTH, _HEIGHT, _BITS, _DNG_VERSION = 256, 257, 258, 50706
 _REDUCED = 1
 _CIELAB, _ICCLAB, _CFA, _LINEAR_RAW = 8, 9, 32803, 34892
 _FLOAT = 3
+_EXTRA, _CHANNELS = 338, 277
+_RGB, _SEPARATED, _YCBCR = 2, 5, 6
 _DEFLATE = (8, 32946)
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 _CHUNK = 1 << 20
@@ -70,6 +72,17 @@ class Page:
     def is_float(self) -> bool:
         """Floating point."""
         return self.value(_FORMAT, 1) == _FLOAT
+
+    @property
+    def is_tiled(self) -> bool:
+        """Its pixels lie in tiles, not in strips."""
+        return _TILES in self.tags
+
+    @property
+    def tells_extra_samples(self) -> bool:
+        """A tag says what channels beyond the colours are, or there are none."""
+        colours = {_RGB: 3, _YCBCR: 3, _SEPARATED: 4}.get(self.value(_PHOTOMETRIC), 1)
+        return _EXTRA in self.tags or self.value(_CHANNELS, 1) <= colours
 
     @property
     def bits(self) -> int:
