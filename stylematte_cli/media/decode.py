@@ -23,6 +23,7 @@ warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MOST_PX = 1 << 30
 LONGEST_SIDE_PX = 1 << 20
+_LEAST_HOLE = 64
 _ANEW = "Get the file anew from where it came from"
 _KEEP = "--keep-damaged takes what is there"
 _UNSUPPORTED = re.compile(r"^\s*\w+: (.*(?:not supported|unsupported|not implemented).*)$", re.M | re.I)
@@ -170,7 +171,17 @@ def _read_png(data: bytes, name: str, page: int | None, keep_damaged: bool) -> S
 
 
 def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
-    return _load("webpload_buffer", data, name, keep_damaged)
+    stored = _load("webpload_buffer", data, name, keep_damaged)
+    # Nothing in lossy WebP tells damage. Its arithmetic coder writes a zero for 40 plain blocks of 16x16 px:
+    # more zeros in a row than there are blocks for show nothing.
+    hole = bytes(_LEAST_HOLE + stored.pixels[..., 0].size // (256 * 30))
+    start = data.find(b"VP8 ", 12, 1 << 16)
+    end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+    if start >= 0 and data.find(hole, start, end) >= 0:
+        if not keep_damaged:
+            raise InputError(f"{name}: damaged or cut short (a hole in its data)", f"{_ANEW}; {_KEEP}")
+        stored.notes.append("damaged or cut short (a hole in its data): what is there was kept")
+    return stored
 
 
 def _read_avif(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:

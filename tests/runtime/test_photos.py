@@ -436,6 +436,18 @@ def test_cut_and_flipped_tiffs_are_named(options: dict[str, object]) -> None:
             decode_image(bytes(flipped), "x")
 
 
+def test_a_hole_in_lossy_webp_is_named_and_plain_pictures_are_none() -> None:
+    data = bytearray(pillow(photographic(), "WEBP", quality=90))
+    data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
+    with pytest.raises(InputError, match="a hole in its data"):
+        decode_image(bytes(data), "x")
+    page = np.full((1000, 1500, 3), 255, np.uint8)
+    page[300:500, 300:600] = photographic()
+    for value in (page, 255 - page, np.zeros_like(page)):
+        for quality in (1, 50, 90):
+            decode_image(pillow(value, "WEBP", quality=quality), "x")
+
+
 def test_a_deflated_strip_that_is_full_before_its_data_ends_is_named() -> None:
     data = bytearray(tiff(photographic(), photometric="rgb", compression="deflate", predictor=2))
     with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
