@@ -54,6 +54,8 @@ def load(data: bytes) -> tuple[Array, str]:
         return pixels, "data that belongs nowhere"
     if said and not is_progressive and not _has_all_restarts(data[start : _end_of(data, start)]):
         return pixels, "a part of its data is missing"
+    if said and not is_progressive and _lacks_data(data, start):
+        return pixels, "premature end of data"
     if is_progressive and not _has_all_scans(data):
         return pixels, "scans are missing"
     has_hole = data.find(_HOLE, start, _end_of(data, start)) >= 0
@@ -87,6 +89,17 @@ def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
     try:
         with vips.messages.shared():
             _decoded(cut, fail_on="truncated")
+    except vips.library().Error:
+        return True
+    return False
+
+
+def _lacks_data(data: bytes, start: int) -> bool:
+    """Whether the data ends before the picture is full; asked where another message may have hidden that."""
+    spare = bytes(64)  # for what the decoder reads ahead
+    try:
+        with vips.messages.shared():
+            _decoded(data[: _end_of(data, start)].rstrip(b"\xff") + spare, fail_on="truncated")
     except vips.library().Error:
         return True
     return False

@@ -52,6 +52,8 @@ def orientation_of(exif: bytes | None) -> int:
 
 def resolution_of(exif: bytes | None) -> float | None:
     """Read the pixels a millimetre; None where EXIF says nothing."""
+    if not exif:
+        return None  # before Pillow is imported
     parsed = _parsed(exif)
     unit = {2: 25.4, 3: 10.0}.get(parsed.get(0x0128, 2))
     try:

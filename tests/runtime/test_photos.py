@@ -396,6 +396,15 @@ def test_damage_of_jpegs_is_named_and_sound_oddities_pass(options: dict[str, obj
         np.testing.assert_array_equal(kept.pixels[:16], expected[:16])
 
 
+def test_a_jpeg_that_is_shorter_than_its_header_says_is_named_whatever_else_is_said() -> None:
+    """libjpeg tells its first complaint alone, and stray bytes come before the end."""
+    whole = bytearray(SOUND["stray bytes before the scan"](pillow(photographic(), "JPEG", quality=92)))
+    frame = bytes(whole).index(b"\xff\xc0")
+    whole[frame + 5 : frame + 7] = (712).to_bytes(2, "big")
+    with pytest.raises(InputError, match="premature end"):
+        decode_image(bytes(whole), "x")
+
+
 def test_plain_areas_of_jpegs_are_no_damage() -> None:
     for value in (0, 255):
         page = np.full((1000, 1500, 3), value, np.uint8)
