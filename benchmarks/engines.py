@@ -17,7 +17,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from export.contract import feed
@@ -26,8 +25,8 @@ from export.onnx import Origin, export_onnx
 from export.parity import at_working_size, read_photos
 from models.checkpoints import load_weights
 from models.stylematte import StyleMatte, build_model
-from stylematte_cli.timing import machine
-from stylematte_cli.weights import ASSETS
+from stylematte.timing import machine
+from stylematte.weights import ASSETS
 
 ORIGIN = Origin("0" * 64, "benchmark", "", {})
 
@@ -52,6 +51,8 @@ def eager(network: StyleMatte, image: np.ndarray) -> Callable[[], object]:
 
 
 def through_onnx(model: onnx.ModelProto, image: np.ndarray, threads: int) -> Callable[[], object]:
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(

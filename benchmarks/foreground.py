@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pymatting import estimate_foreground_ml
 
-from stylematte_cli.imaging.compose import cover
-from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.media.images import read_image
-from stylematte_cli.media.paths import SUFFIXES
+from stylematte.imaging.compose import cover
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.media.images import read_image
+from stylematte.media.paths import SUFFIXES
 
 
 def main() -> None:

@@ -20,11 +20,12 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from export.guided_filter.kernels import Grey
-from export.guided_filter.launch import GuidedFilter, LaunchError
-from export.guided_filter.nvrtc import version
 from models.stylematte import MEAN, STD
 from models.upsamplers import FastGuidedFilter
+from stylematte.engines.guided_filter.kernels import Grey
+from stylematte.engines.guided_filter.launch import GuidedFilter
+from stylematte.engines.guided_filter.nvrtc import version
+from stylematte.errors import EngineError
 
 EPS = 1e-4
 CALLS = 20  # in a graph
@@ -216,7 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         GuidedFilter(1, EPS)
-    except LaunchError as error:
+    except EngineError as error:
         raise SystemExit(f"guided_filter_gpu: {error}") from None
     if not torch.cuda.is_available():
         raise SystemExit(f"guided_filter_gpu: torch {torch.__version__} sees no CUDA device")

@@ -4,7 +4,7 @@
         [--gallery DIR]
 
 IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved
-from it, with known slips mended (training/data/mending.py: bare shoulders and hands that portraits leave out)
+from it, with known slips mended (data/label_cleanup.py: bare shoulders and hands that portraits leave out)
 and without the photos that the recipe calls incomplete or wrong.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
 those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
@@ -27,14 +27,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli import load
+from stylematte import load
+from stylematte.matter import Matter
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.matter import Matter
 from training.config import load_recipe
-from training.data.mending import clean_mask
+from training.data.label_cleanup import clean_mask
+from training.data.near_duplicates import find_near_duplicates
 from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import Sample, read_grey, read_rgb, read_set, split
-from training.data.twins import find_twins
 from training.held_out import Shown, draw_sheet
 from training.metrics import iou, mad, mse, sad
 
@@ -84,7 +84,7 @@ def main() -> None:
                     worst = np.argsort([row["iou"] for row in rows])[:WORST]
                     sheet = arguments.gallery / f"{data_set.folder}.png"
                     draw_sheet(answers(matter, [samples[i] for i in worst]), sheet)
-                twins = find_twins(samples, trained)
+                twins = find_near_duplicates(samples, trained)
                 if any(twins):
                     alone = [row for row, has_twin in zip(rows, twins, strict=True) if not has_twin]
                     table[f"{data_set.folder}, no twin"] = means_of(alone)

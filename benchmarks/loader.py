@@ -29,7 +29,7 @@ from torch.utils.data import DataLoader
 
 from models.stylematte import build_model
 from training.config import DataSet, Recipe, Stage
-from training.data.dataset import MattingDataset, Onwards
+from training.data.dataset import MattingDataset, ResumableBatchSampler
 
 SIDES = (512, 800)
 WORKERS = (0, 1, 2)
@@ -82,7 +82,7 @@ def loader_rate(dataset: MattingDataset, workers: int, images: int) -> tuple[flo
     lead = 3 * workers  # batches that were drawn while the processes started
     loader = DataLoader(
         dataset,
-        batch_sampler=Onwards(0, lead + images // BATCH, BATCH),
+        batch_sampler=ResumableBatchSampler(0, lead + images // BATCH, BATCH),
         num_workers=workers,
         multiprocessing_context="spawn" if workers else None,
     )

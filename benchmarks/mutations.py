@@ -25,9 +25,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import StyleMatteError
-from stylematte_cli.media import vips
-from stylematte_cli.media.decode import decode_image
+from stylematte.errors import StyleMatteError
+from stylematte.media import vips
+from stylematte.media.decode import decode_image
 
 HANG_SECONDS = 10
 SIZES = ((300, 400), (900, 1200), (2400, 3300))  # 0.1, 1 and 8 megapixels

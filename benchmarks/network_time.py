@@ -17,10 +17,10 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from export.contract import feed
 from models.encoders import ConvNorm, build_encoder
-from stylematte_cli.weights import resolve
+from stylematte.weights import resolve
 
 
 def up(x: Tensor) -> Tensor:
@@ -86,7 +86,9 @@ def gigaflop(model: nn.Module, image: Tensor) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def session(source: bytes | str, threads: int) -> onnxruntime.InferenceSession:
+def session(source: bytes | str, threads: int) -> Any:
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])

@@ -18,12 +18,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte_cli.engines import open_engine
-from stylematte_cli.imaging.stabilise import Stabiliser, look_at
-from stylematte_cli.matter import Matter
-from stylematte_cli.media.images import read_image
-from stylematte_cli.media.paths import SUFFIXES
-from stylematte_cli.weights import resolve
+from stylematte.engines import open_engine
+from stylematte.imaging.stabilise import Stabiliser, look_at
+from stylematte.matter import Matter
+from stylematte.media.images import read_image
+from stylematte.media.paths import SUFFIXES
+from stylematte.weights import resolve
 from training.metrics import ClipScores, grad, sad
 
 NOISE = 2.0

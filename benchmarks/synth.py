@@ -24,8 +24,9 @@ import torch
 
 from models.gan.checkpoints import load_generator
 from models.gan.generator import Generator, GeneratorConfig
-from stylematte_cli.commands.synth_files import Run, SampleFolder, Settings, fill
-from training.synthesis import Plan, Watch, draw
+from training.synthesis.drawing import Plan, Watch, draw
+from training.synthesis.filling import Run, fill
+from training.synthesis.folder import SampleFolder, Settings
 
 
 def random_generator(size_px: int, channel_base: int) -> Generator:

@@ -3,13 +3,14 @@
     python benchmarks/throughput.py PHOTOS [--weights nano] [--repeats 5] [--json throughput.json]
 
 The loop is what one would write first: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
-each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte_cli.batch.run`,
+each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte.batch.run`,
 what `stylematte matte` calls. Both open their session once, before the clock starts; repeats alternate, so
 that a machine that slows down slows both. 24 photos of 2 to 3 megapixels are taken from the folder; what is
 lacking is cut from the photos there are and saved as JPEG.
 """
 
 import argparse
+import importlib.metadata
 import json
 import platform
 import statistics
@@ -21,17 +22,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-import onnxruntime
 
 from export.contract import feed
-from stylematte_cli.batch import STAGES, Job, run
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.base import Contract, usable_cores
-from stylematte_cli.imaging.geometry import resize_to_working
-from stylematte_cli.imaging.guided_filter import apply_coefficients
-from stylematte_cli.matter import Matter
-from stylematte_cli.media.paths import SUFFIXES, Item
-from stylematte_cli.weights import resolve
+from stylematte.batch import STAGES, Job, run
+from stylematte.engines import open_engine
+from stylematte.engines.base import Contract, usable_cores
+from stylematte.imaging.geometry import resize_to_working
+from stylematte.imaging.guided_filter import apply_coefficients
+from stylematte.matter import Matter
+from stylematte.media.paths import SUFFIXES, Item
+from stylematte.weights import resolve
 
 PHOTOS = 24
 LEAST_PX, MOST_PX = 2_000_000, 3_200_000
@@ -75,6 +75,8 @@ def gather(folder: Path, scratch: Path) -> list[Path]:
 def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repeats: int) -> dict[str, Any]:
     loop_out, tool_out = scratch / "loop", scratch / "tool"
     loop_out.mkdir()
+    import onnxruntime  # after `export`, which keeps it from calling its makers
+
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     matter = Matter(open_engine(model, device="cpu", lanes=workers))
     items = [Item(source, tool_out / f"{source.stem}.png") for source in sources]
@@ -104,7 +106,7 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
         "workers": workers,
         "cores": usable_cores(),
         "machine": platform.processor() or platform.machine(),
-        "versions": {"onnxruntime": onnxruntime.__version__, "opencv": cv2.__version__},
+        "versions": {"onnxruntime": importlib.metadata.version("onnxruntime"), "opencv": cv2.__version__},
         "preset": matter.engine.contract.preset,
         "loop": summary(seconds["loop"], shares["loop"], len(sources)),
         "tool": summary(seconds["tool"], shares["tool"], len(sources)),

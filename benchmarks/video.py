@@ -31,13 +31,13 @@ import av
 import cv2
 import numpy as np
 
-from stylematte_cli.batch import Job, Network, opencv_threads, render
-from stylematte_cli.clips import ClipJob, in_order, matte_clip, open_sink, open_source
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.base import usable_cores
-from stylematte_cli.matter import Matter
-from stylematte_cli.media.paths import CLIP_FORMATS, Item
-from stylematte_cli.weights import resolve
+from stylematte.batch import Job, Network, opencv_threads, render
+from stylematte.clips import ClipJob, in_order, matte_clip, open_sink, open_source
+from stylematte.engines import open_engine
+from stylematte.engines.base import usable_cores
+from stylematte.matter import Matter
+from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.weights import resolve
 
 RATE = Fraction(25)
 STAGES = ("decode", "network", "picture", "encode")
@@ -102,7 +102,7 @@ def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
 class StandIn:
     """An engine that runs the network once and then waits as long as a card would take."""
 
-    name, provider, lanes, card_filter = "stand-in", "CPUExecutionProvider", 1, None
+    name, provider, lanes, gpu_filter = "stand-in", "CPUExecutionProvider", 1, None
 
     def __init__(self, engine: Any, seconds: float) -> None:
         self.contract = engine.contract

@@ -1,23 +1,23 @@
 """A network becomes a file of the precision asked for, proven at every step on the way."""
 
+import itertools
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
-from export.int8 import MOST_PHOTOS, to_int8
+from export.contract import Float
+from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
 from export.network_parity import check_parity
 from export.onnx import Origin, export_onnx
 from export.parity import PHOTOS, Parity, at_working_size, check_converted, read_photos
 from export.precision import Precision, set_metadata, to_half
 from models.stylematte import StyleMatte
+from stylematte.errors import InputError
 
 PROOF_SHARE = 4  # of a folder of photos, one in so many proves an int8 file; the rest set its ranges
-
-
-class SizeError(ValueError):
-    """A size that the network does not take."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +56,19 @@ def build_onnx(
             stride.
 
     Raises:
-        PhotosError: No picture in the folder.
-        CalibrationError: Too few of them for int8.
-        ExportError: The network cannot be traced.
-        PrecisionError: The network does not fit the number type.
+        InputError: No picture in the folder.
+        InputError: Too few of them for int8.
+        EngineError: The network cannot be traced.
+        EngineError: The network does not fit the number type.
         ParityError: A step changed what the network says.
-        SizeError: A size below the stride, or a fixed one that is no multiple of it.
+        InputError: A size below the stride, or a fixed one that is no multiple of it.
     """
     if size is not None:
         network.preset = replace(network.preset, working_size=size)
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
-        raise SizeError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
-    pictures = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
-    # Photos that set the ranges prove nothing.
-    calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
-    if precision == "int8":
-        pictures = {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}
+        raise InputError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
+    pictures, calibration = _pictures(photos or PHOTOS, precision)
     original = export_onnx(network, origin)
     parity = check_parity(network, original, pictures)
     model, used = original, 0
@@ -89,6 +85,25 @@ def build_onnx(
         fix_size(model, fixed_size)
     set_metadata(model, "parity", json.dumps(parity.as_dict()))
     return Built(model, parity, used)
+
+
+def _pictures(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
+    """Read what proves a file, by name, and what sets the ranges of an int8 one: that proves nothing."""
+    pictures = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
+    if precision != "int8":
+        return pictures, []
+    calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
+    if len(calibration) < FEWEST_PHOTOS:
+        raise InputError(
+            f"{folder}: {len(pictures)} photos, and int8 needs {fewest_photos()} at least: "
+            f"{FEWEST_PHOTOS} that set its ranges, and one in {PROOF_SHARE} that proves the file"
+        )
+    return {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}, calibration
+
+
+def fewest_photos() -> int:
+    """How many photos a folder for int8 has to hold, those that prove the file counted in."""
+    return next(n for n in itertools.count(1) if n - math.ceil(n / PROOF_SHARE) >= FEWEST_PHOTOS)
 
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:

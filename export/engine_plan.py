@@ -7,6 +7,7 @@ went in, make the key in its name, so whatever changed gives another name and is
 import hashlib
 import json
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,18 +15,16 @@ import onnx
 
 from export.contract import READABLE_VERSIONS
 from export.functions import with_functions
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
-from export.guided_filter.nvrtc import compile_ptx
 from export.parity import LIMITS
 from export.precision import Precision
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
+from stylematte.engines.guided_filter.nvrtc import compile_ptx
+from stylematte.errors import InputError
+from stylematte.files import sha256_of, write_text
 
 SIDECAR_VERSION = 1
 ASPECTS = (1, 3 / 2, 2 / 3, 4 / 3, 3 / 4, 16 / 9, 9 / 16)  # width by height of the photos that people take
 LARGEST_GUIDE_PX = 4096  # a side of the full-size picture that the engine itself can take to alpha
-
-
-class PlanError(ValueError):
-    """A model file that no engine is built from."""
 
 
 @dataclass(frozen=True)
@@ -89,15 +88,15 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
         largest_batch: Photos in one pass.
 
     Raises:
-        PlanError: Not a contract file, or an int8 one.
+        InputError: Not a contract file, or an int8 one.
     """
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if metadata.get("stylematte.contract") not in READABLE_VERSIONS:
-        raise PlanError(
+        raise InputError(
             f"{name}: not a StyleMatte model of contract version {' or '.join(READABLE_VERSIONS)}"
         )
     if metadata.get("stylematte.precision") == "int8":
-        raise PlanError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
+        raise InputError(f"{name}: TensorRT does not read int8 files made for CPUs; take --fp16 or --bf16")
     model = with_functions(model)  # plug-ins stand for functions
     if fixed := metadata.get("stylematte.working_sizes"):
         height, width = (int(part) for part in fixed.split(",")[0].split("x"))
@@ -105,7 +104,7 @@ def plan_for(name: str, model: onnx.ModelProto, side: int | None, largest_batch:
     stride = int(metadata["stylematte.stride"])
     side = side or int(metadata["stylematte.working_size"])
     if side < stride:
-        raise PlanError(f"{name}: size {side} is below the network's stride of {stride}")
+        raise InputError(f"{name}: size {side} is below the network's stride of {stride}")
     aspects = (1.0,) if metadata.get("stylematte.fit") == "stretch" else ASPECTS
     sizes = [
         tuple(max(1, round(s / stride)) * stride for s in (side / math.sqrt(a), side * math.sqrt(a)))
@@ -128,10 +127,10 @@ def write_plan(plan: Plan, onnx_path: Path, folder: Path) -> list[Path]:
     written = []
     for kernel in plan.kernels():
         path = folder / f"{plan.name}.{kernel.name}.ptx"
-        write_whole(path, compile_ptx(kernel).encode())
+        write_text(path, compile_ptx(kernel))
         written.append(path)
     script = folder / f"{plan.name}.build.sh"
-    write_whole(script, _script(plan, onnx_path.name).encode())
+    write_text(script, _script(plan, onnx_path.name))
     script.chmod(0o755)
     return [*written, script]
 
@@ -145,16 +144,18 @@ def _script(plan: Plan, onnx_name: str) -> str:
     options = f"--batch-size {plan.largest_batch}"
     if len(plan.sizes) > 1:
         options += f" --size {plan.sizes[0][0]}"
+    # A name may hold anything but a slash; `./` keeps one that begins with a dash from being an option.
+    model, engine = (shlex.quote(f"./{name}") for name in (onnx_name, f"{plan.name}.trtexec.engine"))
     return f"""#!/bin/sh
-# Builds the TensorRT engine of {plan.name} on the machine with the card.
+# Builds a TensorRT engine on the machine with the card.
 set -eu
 cd "$(dirname "$0")"
 if command -v stylematte > /dev/null; then
     # All shapes of photos, the kernels inside the engine, a sidecar, and proof against ONNX Runtime.
-    exec stylematte export --format tensorrt --weights {onnx_name} {options} --out .
+    exec stylematte export --format tensorrt --weights {model} {options} --out .
 fi
 # TensorRT alone: square photos, the guided filter in standard operators, no sidecar, no proof.
-exec trtexec --onnx={onnx_name} --saveEngine={plan.name}.trtexec.engine \\
+exec trtexec --onnx={model} --saveEngine={engine} \\
     {" ".join(shapes)}
 """
 
@@ -184,7 +185,7 @@ def identify(plan: Plan, onnx_path: Path, built_for: dict[str, str]) -> Identity
     ptx = hashlib.sha256()
     for kernel in plan.kernels():
         ptx.update(compile_ptx(kernel).encode())
-    return Identity(built_for, hashlib.sha256(onnx_path.read_bytes()).hexdigest(), ptx.hexdigest())
+    return Identity(built_for, sha256_of(onnx_path), ptx.hexdigest())
 
 
 def engine_path(plan: Plan, identity: Identity, folder: Path) -> Path:
@@ -197,17 +198,6 @@ def is_built(path: Path) -> bool:
     sidecar = path.with_name(path.name + ".json")
     try:
         facts = json.loads(sidecar.read_text(encoding="utf-8"))
-        return bool(facts["engine_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest())
+        return bool(facts["engine_sha256"] == sha256_of(path))
     except (OSError, ValueError, KeyError, TypeError):  # nothing there, or not whole: it is built
         return False
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

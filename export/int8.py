@@ -10,14 +10,11 @@ import onnx
 
 from export.contract import Float, feed
 from export.parity import own_alpha, run_onnx, takes_prior
-from export.precision import SENSITIVE, PrecisionError, ancestors, set_metadata
+from export.precision import SENSITIVE, ancestors, set_metadata
+from stylematte.errors import EngineError, InputError
 
 FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
 _QUANTISED_OPS = ["Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "Resize"]
-
-
-class CalibrationError(ValueError):
-    """Too few photos to measure ranges on."""
 
 
 def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
@@ -31,15 +28,15 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
         images: (3, h, w) float32 RGB in [0, 1] at working size, of the kind that the file is made for.
 
     Raises:
-        CalibrationError: Fewer than `FEWEST_PHOTOS`.
-        PrecisionError: ONNX Runtime cannot quantise this network.
+        InputError: Fewer than `FEWEST_PHOTOS`.
+        EngineError: ONNX Runtime cannot quantise this network.
 
     Reference:
         Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
         Inference", 2018, eq. 1.
     """
     if len(images) < FEWEST_PHOTOS:
-        raise CalibrationError(
+        raise InputError(
             f"{len(images)} photos are too few to measure int8's ranges on; give at least {FEWEST_PHOTOS}"
         )
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
@@ -66,7 +63,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
         except OSError:
             raise
         except Exception as error:  # the quantiser raises whatever its parts raise
-            raise PrecisionError(f"ONNX Runtime cannot quantise this network: {error}") from error
+            raise EngineError(f"ONNX Runtime cannot quantise this network: {error}") from error
         result = onnx.load(target)
     del result.graph.value_info[:]
     del result.metadata_props[:]  # the quantiser adds one of its own

@@ -18,10 +18,8 @@ from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_i
 from export.names import name_after_modules
 from export.traceable import traceable
 from models.stylematte import MEAN, STD, StyleMatte
-
-
-class ExportError(RuntimeError):
-    """A file that could not be made; the message says at which step."""
+from stylematte.errors import EngineError
+from stylematte.files import writing
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
         A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
 
     Raises:
-        ExportError: The network cannot be traced, or the result is no valid model.
+        EngineError: The network cannot be traced, or the result is no valid model.
     """
     exported = _trace(model)
     graph = exported.graph
@@ -126,7 +124,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported model is not valid ONNX: {error}") from None
+        raise EngineError(f"the exported model is not valid ONNX: {error}") from None
     return result
 
 
@@ -157,17 +155,6 @@ def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
     return {f"stylematte.{key}": value for key, value in values.items()}
 
 
-def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        temporary.write_bytes(model.SerializeToString())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
@@ -192,6 +179,12 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds here, none of them documented
-        raise ExportError(f"torch cannot export this network: {error}") from error
+        raise EngineError(f"torch cannot export this network: {error}") from error
     assert program is not None  # None comes only with the exporter that dynamo replaces
     return program.model_proto
+
+
+def save_onnx(model: onnx.ModelProto, path: Path) -> None:
+    """Write a model, whole or not at all."""
+    with writing(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from export.contract import Float, feed
 from export.divergence import first_divergence, tapped
 from export.precision import Precision, rounded_in_float32
+from stylematte.errors import EngineError, InputError
 
 Case = tuple[Float, ...]  # image (N,3,h,w), guide (N,3,H,W) and, where there is one, prior (N,1,h,w)
 Run = Callable[..., Float]  # what is in a case → alpha (N,1,H,W)
@@ -50,11 +51,7 @@ LIMITS: dict[Precision, Limits] = {
 }
 
 
-class PhotosError(ValueError):
-    """A folder without a single picture to compare on."""
-
-
-class ParityError(RuntimeError):
+class ParityError(EngineError):
     """A file and what it was made from disagree; the message says on which picture, how much, from where."""
 
 
@@ -89,7 +86,7 @@ def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, Float]:
     """Read pictures as (3, H, W) float32 RGB in [0, 1] by file name, spread evenly over a folder with more.
 
     Raises:
-        PhotosError: No picture in the folder can be read.
+        InputError: No picture in the folder can be read.
     """
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     step = max(1, len(paths) // most)
@@ -101,7 +98,7 @@ def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, Float]:
             if image is not None:
                 photos[path.name] = _as_planes(np.asarray(image, np.uint8))
     if not photos:
-        raise PhotosError(f"{folder}: no picture to compare on")
+        raise InputError(f"{folder}: no picture to compare on")
     return dict(sorted(photos.items()))
 
 

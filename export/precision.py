@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from stylematte.errors import EngineError
+
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 HALF = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _NUMPY = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16)}
@@ -33,10 +35,6 @@ BF16_OPSET, BF16_IR = 22, 10
 _SIZES = {"Resize": {1, 2}}  # inputs that are float32 in the operator's definition
 
 
-class PrecisionError(RuntimeError):
-    """A network that does not fit into the number type asked for; the message names the tensor."""
-
-
 def to_half(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
     """Turn a float32 contract file into one whose products are computed in a half type.
 
@@ -48,7 +46,7 @@ def to_half(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.
         precision: `fp16` or `bf16`.
 
     Raises:
-        PrecisionError: A weight is too large for the type.
+        EngineError: A weight is too large for the type.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -192,7 +190,7 @@ class _Halver:
             with np.errstate(over="ignore"):
                 rounded = array.astype(_NUMPY[self.precision])
             if not np.isfinite(rounded.astype(np.float32)).all():
-                raise PrecisionError(
+                raise EngineError(
                     f"{name}: {np.abs(array).max():.3g} is too large for {self.precision}; try --bf16"
                 )
             self.half_weights[half] = numpy_helper.from_array(rounded, half)

@@ -1,6 +1,5 @@
 """A refiner's weights become the ONNX file that lies beside a model file (docs/model-contract.md)."""
 
-import hashlib
 import json
 import logging
 import warnings
@@ -15,10 +14,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from export.functions import OPSET
-from export.onnx import ExportError, Origin, save_onnx
+from export.onnx import Origin, save_onnx
 from export.parity import ParityError
 from export.precision import set_metadata
 from models.refiner import Refiner, load_refiner
+from stylematte.errors import EngineError
+from stylematte.files import sha256_of
 
 CONTRACT_VERSION = "1"
 TILES = 4  # in one pass
@@ -48,7 +49,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
         A model that passes `onnx.checker`.
 
     Raises:
-        ExportError: The network cannot be traced, or the result is no valid model.
+        EngineError: The network cannot be traced, or the result is no valid model.
         ParityError: It does not do what the network does.
     """
     side = model.shape.tile_px
@@ -67,7 +68,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
                 verbose=False,
             )
     except Exception as error:  # torch raises many kinds here, none of them documented
-        raise ExportError(f"torch cannot export this refiner: {error}") from error
+        raise EngineError(f"torch cannot export this refiner: {error}") from error
     assert program is not None  # None comes only with the exporter that dynamo replaces
     result = program.model_proto
     result.producer_name, result.producer_version = "stylematte", origin.tool_version
@@ -83,18 +84,18 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
     try:
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
-        raise ExportError(f"the exported refiner is not valid ONNX: {error}") from None
+        raise EngineError(f"the exported refiner is not valid ONNX: {error}") from None
     _prove(model, result)
     return result
 
 
-def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Origin) -> Path:
-    """Write a refiner beside where a model file shall lie, and let the model name it.
+def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origin) -> Path:
+    """Write a refiner to where a model file shall lie, too, and let the model name it.
 
     Args:
         model: Its metadata are changed.
         refiner: The refiner's weights.
-        target: Path of the model file to be.
+        path: Of the refiner's file, in the folder of the model file to be.
         origin: Of the refiner; where it says nothing of provenance, what the weights say stands.
 
     Returns:
@@ -102,15 +103,14 @@ def save_beside(model: onnx.ModelProto, refiner: Path, target: Path, origin: Ori
 
     Raises:
         CheckpointError: Not a refiner's weights.
-        ExportError: It cannot be exported.
+        EngineError: It cannot be exported.
         ParityError: The file does not do what the weights do.
     """
-    path = target.with_name(f"{refiner.stem}.onnx")
     network, provenance = load_refiner(refiner)
     origin = replace(origin, provenance=origin.provenance or provenance)
     save_onnx(export_refiner(network, origin), path)
     set_metadata(model, "refiner", path.name)
-    set_metadata(model, "refiner_sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    set_metadata(model, "refiner_sha256", sha256_of(path))
     return path
 
 

@@ -12,9 +12,7 @@ import numpy as np
 import onnx
 
 from export.contract import Float, feed
-from export.engine_plan import SIDECAR_VERSION, Identity, Plan, write_whole
-from export.guided_filter.nvrtc import ARCHITECTURE
-from export.guided_filter.plugin import register, with_plugin_nodes
+from export.engine_plan import SIDECAR_VERSION, Identity, Plan
 from export.parity import (
     LIMITS,
     NOISE,
@@ -26,14 +24,14 @@ from export.parity import (
     run_onnx,
     takes_prior,
 )
+from export.plugin import register, with_plugin_nodes
 from export.precision import rounded_in_float32
+from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE
+from stylematte.errors import EngineError, StyleMatteError
+from stylematte.files import write_text, writing
 
 WORKSPACE_BYTES = 4 << 30
 Say = Callable[[str, int, int], None]  # phase, steps done, steps there are
-
-
-class BuildError(RuntimeError):
-    """TensorRT did not build the engine; the message has its words."""
 
 
 def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
@@ -48,7 +46,7 @@ def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
         The serialised engine.
 
     Raises:
-        BuildError: It cannot; the message has TensorRT's words.
+        EngineError: It cannot; the message has TensorRT's words.
     """
     model, flags = plan.model, 0
     prefers_aot = getattr(trt.NetworkDefinitionCreationFlag, "PREFER_AOT_PYTHON_PLUGINS", None)
@@ -66,7 +64,7 @@ def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         words = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise BuildError(f"TensorRT does not read {plan.name}: {_one_line(words)}")
+        raise EngineError(f"TensorRT does not read {plan.name}: {_one_line(words)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     if plan.precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
@@ -80,7 +78,7 @@ def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         words = logger.errors[-1] if logger.errors else "no reason given"
-        raise BuildError(f"TensorRT did not build {plan.name}: {_one_line(words)}")
+        raise EngineError(f"TensorRT did not build {plan.name}: {_one_line(words)}")
     return bytes(engine)
 
 
@@ -92,7 +90,7 @@ def build_apart(plan: Plan, say: Say) -> bytes:
         say: Told of progress.
 
     Raises:
-        BuildError: TensorRT cannot build it, or the process died.
+        EngineError: TensorRT cannot build it, or the process died.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -107,11 +105,11 @@ def build_apart(plan: Plan, say: Say) -> bytes:
                 assert isinstance(value, bytes)
                 return value
             if kind == "error":
-                raise BuildError(value)
+                raise EngineError(value)
             say(*value)
     except EOFError:
         process.join()
-        raise BuildError(f"{plan.name}: the process that built it died with {process.exitcode}") from None
+        raise EngineError(f"{plan.name}: the process that built it died with {process.exitcode}") from None
     finally:
         process.terminate()
         process.join()
@@ -124,7 +122,7 @@ def _send_built(settings: tuple[Any, ...], sender: Any) -> None:
     plan = Plan(name, onnx.ModelProto.FromString(model), sizes, largest_batch)
     try:
         engine = build_plan(tensorrt, plan, lambda *progress: sender.send(("progress", progress)))
-    except (RuntimeError, ValueError) as error:
+    except (StyleMatteError, RuntimeError, ValueError) as error:
         sender.send(("error", str(error)))
     else:
         sender.send(("engine", engine))
@@ -137,22 +135,22 @@ def run_engine(trt: Any, engine: bytes, plan: Plan, card: Any) -> Run:
         trt: The module `tensorrt`.
         engine: From `build_plan`.
         plan: What it was built from.
-        card: Memory and streams, as `stylematte_cli.engines.cuda.Cuda` has them.
+        card: Memory and streams, as `stylematte.engines.cuda.Cuda` has them.
 
     Raises:
-        BuildError: TensorRT does not open what it built, or a pass fails.
+        EngineError: TensorRT does not open what it built, or a pass fails.
     """
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     opened = runtime.deserialize_cuda_engine(engine)
     context = opened.create_execution_context() if opened is not None else None
     if context is None:
-        raise BuildError(f"TensorRT does not open the engine of {plan.name} that it built")
+        raise EngineError(f"TensorRT does not open the engine of {plan.name} that it built")
     stream = card.stream()
     ports = plan.model.graph
 
     def run(image: Float, guide: Float, prior: Float | None = None) -> Float:
         arrays = feed([port.name for port in ports.input], image, guide, prior)
-        failure = BuildError(f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}")
+        failure = EngineError(f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}")
         addresses = {}
         try:
             is_done = context.set_optimization_profile_async(plan.sizes.index(image.shape[2:]), stream)
@@ -231,8 +229,9 @@ def write_engine(
         "parity": parity.as_dict(),
         "build": build,
     }
-    write_whole(path, engine)
-    write_whole(path.with_name(path.name + ".json"), (json.dumps(facts, indent=2) + "\n").encode())
+    with writing(path) as temporary:
+        temporary.write_bytes(engine)
+    write_text(path.with_name(path.name + ".json"), json.dumps(facts, indent=2) + "\n")
 
 
 def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, Case]:

@@ -11,14 +11,18 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from models.encoders import PRIOR, Encoder, MobileNet, build_encoder, from_signed_range, load_folded
-from models.presets import PRESETS, Preset
+from models.archives import check_archive
+from models.encoder import Encoder
+from models.encoders import PRIOR, MobileNet, build_encoder, from_signed_range, load_folded
+from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
+from stylematte.errors import InputError
+from stylematte.files import writing
 
 GENERATOR = "stylegan3"  # what a generator's file says of itself
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """Weights that cannot be loaded; the message names the file and what is wrong with it."""
 
 
@@ -42,13 +46,9 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file, whole or not at all; the same content makes the same file, byte for byte."""
-    temporary = path.with_name(f".{path.name}.part")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
+    with writing(path) as temporary:
         temporary.write_bytes(_sorted_header(save(plain, metadata=metadata)))
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
@@ -93,13 +93,14 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
 
 
 def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleMatte:
-    preset = metadata.get("preset", "")
     if metadata.get("network") == GENERATOR:
         raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
-    if preset not in PRESETS:
-        raise CheckpointError(f"{path}: preset {preset!r} is none of {', '.join(PRESETS)}")
     try:
-        model = build_model(dataclasses.replace(PRESETS[preset], **json.loads(metadata.get("network", "{}"))))
+        preset = preset_of(metadata)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    try:
+        model = build_model(preset)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
     fill(model, without_prior(model) | tensors, str(path))
@@ -148,16 +149,18 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
     """Read a file of `torch.save` that holds tensors by name; nothing in it is run.
 
     Raises:
-        CheckpointError: It is damaged, or holds something else; the message names the first thing.
+        CheckpointError: It is damaged, a bomb, or holds something else; the message names the first thing.
     """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # torch raises many kinds for a damaged or refused file
-        raise CheckpointError(
-            f"{path}: damaged, or not a file of plain tensors ({type(error).__name__})"
-        ) from error
+    with path.open("rb") as file:
+        try:
+            check_archive(file)
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except InputError as error:
+            raise CheckpointError(f"{path}: {error}") from None
+        except OSError:
+            raise
+        except Exception as error:  # torch raises many kinds for a damaged or refused file
+            raise CheckpointError(f"{path}: damaged, or not a file of plain tensors") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path}: not tensors by name, but {type(content).__name__}")
     for name, value in content.items():

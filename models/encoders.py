@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from models import swin
+from models.encoder import ENCODER_LEVELS, Encoder
+
 PRIOR = "stem.conv.prior"  # what reads the prior, in an encoder that takes one
-ENCODER_LEVELS = 5  # the stem, and what leads to strides 4, 8, 16 and 32; see `Encoder.level_of`
 
 
 @dataclass(frozen=True)
@@ -51,31 +53,6 @@ _SHAPES = {
         8, ((1, 8, 1, 1, 3), (2, 8, 1, 2, 3), (2, 12, 1, 2, 3), (2, 16, 1, 2, 3), (2, 24, 1, 2, 3))
     ),
 }
-
-
-class Encoder(nn.Module):
-    """What every encoder is: (B, 3, h, w) normalised RGB to maps from fine to coarse.
-
-    The last four are at strides 4, 8, 16 and 32; small encoders have one at stride 2 before them.
-
-    Attributes:
-        channels: Channels of the maps.
-        multiple: h and w are multiples of it.
-    """
-
-    channels: list[int]
-    multiple: int = 32
-
-    def level_of(self, parameter_name: str) -> int:
-        """Depth of a parameter, for layer-wise learning rates.
-
-        Args:
-            parameter_name: As in `named_parameters()` of this module.
-
-        Returns:
-            0 for the stem, 1 to 4 for what leads to strides 4, 8, 16 and 32.
-        """
-        raise NotImplementedError
 
 
 class ConvNorm(nn.Module):
@@ -221,9 +198,7 @@ def build_encoder(name: str, prior: bool = False) -> Encoder:
     if name in _SHAPES:
         return MobileNet(_SHAPES[name], prior)
     assert not prior, "see `Preset.__post_init__`"
-    from models.swin import SHAPES, Swin  # it builds on this module
-
-    return Swin(SHAPES[name])
+    return swin.Swin(swin.SHAPES[name])
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """The networks by name: a preset is all that is needed to build one, and weights files name theirs."""
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -116,3 +118,20 @@ PRESETS = {
         replace(_TEST_SWIN, name="test_official", encoder="swin_test"),
     )
 }
+
+OFFERED = tuple(name for name in PRESETS if not name.startswith("test"))  # the others are for tests
+
+
+def preset_of(metadata: Mapping[str, str]) -> Preset:
+    """Read what a file of weights says of its network: the name of a preset, and what was changed of it.
+
+    Raises:
+        ValueError: It says nothing, or what no network of ours is.
+    """
+    name = metadata.get("preset", "")
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is none of {', '.join(OFFERED)}")
+    try:
+        return replace(PRESETS[name], **json.loads(metadata.get("network", "{}")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"a network that this version cannot build: {error}") from None

@@ -14,7 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import CheckpointError, check, read_pickle
 from models.stylematte import StyleMatte, build_model
-from models.swin import filed_name
+from models.swin import checkpoint_key
 
 
 def matte_published(model: StyleMatte, image: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ def _published_names(name: str) -> list[str]:
         "head.",
     )
     if name.startswith(backbone):
-        return ["pixel_decoder.encoder." + filed_name(name.removeprefix(backbone))]
+        return ["pixel_decoder.encoder." + checkpoint_key(name.removeprefix(backbone))]
     if name.startswith(smooth):
         return [f"fpn.smooth_conv.{step}.{name.removeprefix(smooth)}" for step in range(3)]
     for ours, theirs in ((laterals, "fpn.conv1x1."), (fuse, "fpn.conv_fusion."), (head, "conv.")):

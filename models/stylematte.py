@@ -12,7 +12,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.encoders import build_encoder
 from models.pixel_decoder import build_decoder
-from models.presets import PRESETS, Preset
+from models.presets import OFFERED, PRESETS, Preset
 from models.upsamplers import build_upsampler
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
@@ -120,6 +120,6 @@ def build_model(preset: str | Preset) -> StyleMatte:
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise KeyError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+            raise KeyError(f"no preset {preset!r}; there are {', '.join(OFFERED)}")
         preset = PRESETS[preset]
     return StyleMatte(preset)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from models.encoders import Encoder
+from models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _backbone(shape: SwinShape) -> nn.Module:
     return backbone
 
 
-def filed_name(name: str) -> str:
+def checkpoint_key(name: str) -> str:
     """Name of a backbone's tensor in files: the released checkpoints, and those on the Hugging Face hub.
 
     Args:

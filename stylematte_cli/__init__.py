@@ -1,84 +1,15 @@
-"""Image matting on the command line, and from Python.
+"""The commands of `stylematte`. The Python API is the package `stylematte`."""
 
-    import cv2, stylematte_cli
-    matter = stylematte_cli.load("nano")
-    matte = matter(cv2.imread("photo.jpg")[:, :, ::-1])
-    matte.alpha                      # (H, W) float32 in [0, 1]
-    matte.composite((0, 120, 80))    # (H, W, 3) over a new background
+import warnings
 
-Importing the package imports neither OpenCV nor a runtime: `stylematte --help` has to answer at once.
-"""
-
-from __future__ import annotations
-
-import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from stylematte_cli.errors import StyleMatteError
-    from stylematte_cli.matter import Matte, Matter
-
-    __version__: str
-
-# From 1.32 on, importing ONNX Runtime writes a device id into the user's cache and calls a server, unless
-# this is set before. `export` does the same, since it can be imported alone. Who sets it to 0 has chosen.
-os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
-
-__all__ = ["Matte", "Matter", "StyleMatteError", "__version__", "load"]
-
-
-def load(
-    weights: str | Path = "nano",
-    *,
-    device: str = "auto",
-    engine: str = "auto",
-    size: int | None = None,
-    threads: int | None = None,
-    detail: str = "auto",
-) -> Matter:
-    """Open a model, ready to matte pictures.
-
-    Args:
-        weights: A name that `stylematte models` lists, or the path of an exported ONNX file.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`. A device named here and not to be had is an error.
-        engine: `auto` or `onnx`.
-        size: Working size in pixels: side of the square with as many pixels as the network shall see.
-            None takes the model's own.
-        threads: CPU threads of the network. None takes all cores this process may use.
-        detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
-            `max`, or so many megapixels. Only for models with a refiner.
-
-    Raises:
-        MissingError: The weights, the runtime or the device are not here.
-        InputError: The file is not a model of this tool.
-        UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
-    """
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter, open_detail
-    from stylematte_cli.weights import resolve
-
-    path = resolve(weights)
-    opened = open_engine(path, engine, device, threads)
-    return Matter(opened, size, open_detail(detail, path, opened, device, threads))
+import stylematte
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
-    if name == "__version__":
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            return version("stylematte")
-        except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
-            return "0+unknown"
-    if name in ("Matte", "Matter"):
-        from stylematte_cli import matter
-
-        return getattr(matter, name)
-    if name == "StyleMatteError":
-        from stylematte_cli.errors import StyleMatteError
-
-        return StyleMatteError
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Forward what was public here in version 0.1, with a warning; to go in the next version but one."""
+    if name not in stylematte.__all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"stylematte_cli.{name} is deprecated: use stylematte.{name}", DeprecationWarning, stacklevel=2
+    )
+    return getattr(stylematte, name)

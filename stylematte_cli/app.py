@@ -1,5 +1,6 @@
 """The `stylematte` command: its table of verbs, and how a failure becomes one line and an exit code."""
 
+import gc
 import logging
 import os
 import sys
@@ -8,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
     cycle,
@@ -19,11 +21,11 @@ from stylematte_cli.commands import (
     matte,
     models,
     synth,
+    toolkit,
     train,
 )
 from stylematte_cli.commands.options import print_json
 from stylematte_cli.commands.verbs import Verb, Verbs
-from stylematte_cli.errors import INTERRUPTED, InputError, StyleMatteError, UsageError
 
 app = typer.Typer(
     cls=Verbs,
@@ -50,7 +52,7 @@ app.command("bench", cls=Verb)(bench.bench)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from stylematte_cli import __version__
+        from stylematte import __version__
 
         typer.echo(f"stylematte {__version__}")
         raise typer.Exit
@@ -79,14 +81,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         5 engine failure, 130 interrupted.
     """
     _open_closed_streams()
+    toolkit.enable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
     try:
         code = app(given, prog_name="stylematte", standalone_mode=False)
     except StyleMatteError as error:
         return _fail(error.message, error.hint, error.exit_code, as_json, error.details)
-    except (typer.Abort, KeyboardInterrupt):
-        return _fail("interrupted", "", INTERRUPTED, as_json)
+    except (typer.Abort, KeyboardInterrupt) as interrupt:
+        code = _fail("interrupted", "", INTERRUPTED, as_json)
+        _let_go(interrupt)
+        return code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package in ("", *toolkit.TOOLKITS, "stylematte", "stylematte_cli"):  # a mistake of our own
+            raise
+        hint = 'pip install "stylematte[train]"'
+        return _fail(f"{package} is not installed", hint, MissingError.exit_code, as_json)
     except OSError as error:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "", InputError.exit_code, as_json)
@@ -112,6 +123,22 @@ def _open_closed_streams() -> None:
                     os.dup2(nowhere, number)
                     os.close(nowhere)
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+def _let_go(interrupt: BaseException) -> None:
+    """Free what an interrupted command held.
+
+    What was half made may fail at that, torch's loaders do: nobody can mend it, and nobody wants to read it.
+    """
+    hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+    try:
+        cause: BaseException | None = interrupt
+        while cause is not None:
+            cause.__traceback__ = None
+            cause = cause.__context__
+        gc.collect()
+    finally:
+        sys.unraisablehook = hook
 
 
 def _fail(message: str, hint: str, code: int, as_json: bool, details: Sequence[str] = ()) -> int:

@@ -1,5 +1,8 @@
 """Fixtures: seeded numbers, and a model whose answer is known without running it."""
 
+import dataclasses
+import hashlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +13,12 @@ import pytest
 from onnx import TensorProto, helper
 
 from export.functions import OPSET, fgf_apply, fgf_coefficients, opset_imports, plain
+
+# Before torch and numba start, which read them once, and for the processes that tests start. The networks of
+# tests are so small that a second thread costs more than it does, and waiting for it several times as much.
+# numba is named as well: once it is there, torch has as many threads as numba wants.
+for _name, _value in {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}.items():
+    os.environ.setdefault(_name, _value)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -25,6 +34,35 @@ def _a_run_of_its_own() -> Iterator[None]:
 @pytest.fixture
 def rng() -> np.random.Generator:
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def traced_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Let torch trace a network once, for all tests that export it: that takes up to half a minute.
+
+    All that comes after the trace is done anew. Networks of other weights are others.
+    """
+    import export.onnx
+
+    trace = export.onnx._trace
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+
+    def kept(model):
+        digest = hashlib.sha256(repr(dataclasses.replace(model.preset, working_size=0)).encode())
+        for name, tensor in model.state_dict().items():
+            digest.update(name.encode() + tensor.numpy().tobytes())
+        path = folder / f"{digest.hexdigest()}.traced.onnx"
+        if not path.exists():
+            mine = path.with_suffix(f".{os.getpid()}")
+            onnx.save(trace(model), mine)
+            mine.replace(path)
+        return onnx.load(path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(export.onnx, "_trace", kept)
+        yield
 
 
 def red_detector(version: str = "2", prior: bool = False) -> onnx.ModelProto:

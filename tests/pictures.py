@@ -1,6 +1,7 @@
 """Pictures whose matte is known: `red_model` takes pure red for foreground and grey for background."""
 
 import struct
+import zlib
 from pathlib import Path
 
 import cv2
@@ -105,3 +106,11 @@ def icc_bytes(space: bytes = b"RGB ") -> bytes:
     header[36:40] = b"acsp"
     header[68:80] = struct.pack(">III", 0xF6D6, 0x10000, 0xD32D)  # the D50 white that every profile names
     return bytes(header) + tags
+
+
+def png_that_says(height: int, width: int) -> bytes:
+    """A PNG of a few bytes with a header of its own."""
+    png = bytearray(cv2.imencode(".png", np.zeros((4, 4), np.uint8))[1].tobytes())
+    png[16:24] = struct.pack(">II", width, height)
+    png[29:33] = struct.pack(">I", zlib.crc32(png[12:29]))
+    return bytes(png)

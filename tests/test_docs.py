@@ -165,7 +165,7 @@ stylematte = 1
 
 
 def test_tables_of_formats_are_those_of_the_reader() -> None:
-    from stylematte_cli.media import formats
+    from stylematte.media import formats
 
     page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
     for name, table in {"formats": formats.table(), "refused": formats.refused_table()}.items():

@@ -1,5 +1,6 @@
 """What the runtime may not import, tried in fresh interpreters."""
 
+import ast
 import importlib.metadata
 import os
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import stylematte_cli
+import stylematte
 
 ROOT = Path(__file__).parents[1]
 
@@ -33,10 +34,10 @@ import sys
 for name in ("torch", "models", "export", "training", "onnx", "pymatting", "scipy"):
     sys.modules[name] = None
 import numpy as np
-import stylematte_cli
+import stylematte
 image = np.full((90, 120, 3), 128, np.uint8)
 image[20:70, 30:90] = (255, 0, 0)
-matte = stylematte_cli.load(sys.argv[1], device="cpu", threads=1)(image)
+matte = stylematte.load(sys.argv[1], device="cpu", threads=1)(image)
 matte.cutout(), matte.composite("blur:9")
 print(matte.alpha[45, 60] > 0.99, matte.alpha[5, 5] < 0.01)
 """
@@ -46,8 +47,8 @@ print(matte.alpha[45, 60] > 0.99, matte.alpha[5, 5] < 0.01)
 def test_importing_the_package_loads_nothing_heavy() -> None:
     code = """
 import sys
-import stylematte_cli
-stylematte_cli.StyleMatteError
+import stylematte
+stylematte.StyleMatteError
 print([name for name in ("numpy", "cv2", "onnxruntime", "tqdm", "torch") if name in sys.modules])
 """
     assert run_python(code).strip() == "[]"
@@ -57,8 +58,10 @@ MATTE = "['matte', sys.argv[2], '--out', 'out', '--weights', sys.argv[1]]"
 START = {
     "the command": f"from stylematte_cli.app import main; sys.exit(main({MATTE}))",
     "doctor": "from stylematte_cli.app import main; sys.exit(main(['doctor']))",
-    "from Python": "import stylematte_cli; stylematte_cli.load(sys.argv[1], device='cpu')",
-    "an engine": "from stylematte_cli.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]))",
+    "python -m": "import runpy; sys.argv = ['stylematte', 'doctor']; "
+    "runpy.run_module('stylematte_cli', run_name='__main__')",
+    "from Python": "import stylematte; stylematte.load(sys.argv[1], device='cpu')",
+    "an engine": "from stylematte.engines import open_engine; open_engine(pathlib.Path(sys.argv[1]))",
     "export": "import onnx; from export.parity import run_onnx; run_onnx(onnx.load(sys.argv[1]))",
     "int8": "import export.int8, onnxruntime.quantization",
 }
@@ -86,11 +89,25 @@ def test_onnx_runtime_reports_to_nobody_however_it_is_started(
     assert not [name for name in found if "Microsoft" in name or "onnxruntime" in name]
 
 
+def test_nothing_imports_onnx_runtime_before_it_is_told() -> None:
+    """At the top of a module it would come first, in the order that imports are sorted in."""
+    found = []
+    for folder in ("stylematte", "stylematte_cli", "models", "export", "training", "benchmarks", "docs"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for statement in ast.parse(path.read_text(encoding="utf-8")).body:
+                names = [alias.name for alias in getattr(statement, "names", ())]
+                if isinstance(statement, ast.ImportFrom):
+                    names = [statement.module or ""]
+                if any(name.partition(".")[0] == "onnxruntime" for name in names):
+                    found.append(path.name)
+    assert found == []
+
+
 def test_version_is_the_installed_one_or_says_that_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> str:
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", {"stylematte": "9.8.7"}.__getitem__)
-    assert stylematte_cli.__version__ == "9.8.7"
+    assert stylematte.__version__ == "9.8.7"
     monkeypatch.setattr(importlib.metadata, "version", missing)
-    assert stylematte_cli.__version__ == "0+unknown"
+    assert stylematte.__version__ == "0+unknown"

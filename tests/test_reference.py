@@ -15,10 +15,10 @@ import pytest
 
 from export.parity import PHOTOS
 from export.precision import set_metadata
-from stylematte_cli.engines import open_engine
-from stylematte_cli.imaging.geometry import resize
-from stylematte_cli.matter import Matter
-from stylematte_cli.weights import resolve
+from stylematte.engines import open_engine
+from stylematte.imaging.geometry import resize
+from stylematte.matter import Matter
+from stylematte.weights import resolve
 from tests.conftest import red_detector
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -13,7 +13,8 @@ from torch import Tensor
 from models.checkpoints import CheckpointError, check, read_pickle
 from models.encoders import MobileNet, from_signed_range, load_folded
 from models.stylematte import MEAN, STD, StyleMatte
-from models.swin import Swin, filed_name
+from models.swin import Swin, checkpoint_key
+from stylematte.errors import MissingError
 from training.config import Recipe
 from training.data.readers import DataError, has_set, read_rgb, read_set, split
 
@@ -27,12 +28,6 @@ _NORMS = {
     "_depthwise_conv": ("_bn1", "depthwise"),
     "_project_conv": ("_bn2", "project"),
 }
-
-
-class MissingBackboneError(ValueError):
-    """Weights on the hub that cannot be had here; the message says what to fetch, and how to give it."""
-
-    is_missing = True
 
 
 def load_backbone(model: StyleMatte, source: Path | Literal["hub"], recipe: Recipe, root: Path) -> None:
@@ -51,7 +46,7 @@ def load_backbone(model: StyleMatte, source: Path | Literal["hub"], recipe: Reci
         DataError: No photos, a preset without a repository, or a file that does not fit the encoder.
         CheckpointError: A file that cannot be read, or that lacks a tensor of the network or has it in
             another shape; the message names it.
-        MissingBackboneError: Not in the hub's cache, and the hub is out of reach.
+        MissingError: Not in the hub's cache, and the hub is out of reach.
     """
     path = _from_hub(model) if source == "hub" else _in_folder(source)
     if isinstance(model.encoder, MobileNet):
@@ -80,7 +75,7 @@ def _from_hub(model: StyleMatte) -> Path:
         except OSError as error:  # the hub's own errors are of this kind, and a full disk is
             reason = str(error).strip().splitlines()[0]
             break
-    raise MissingBackboneError(
+    raise MissingError(
         f"{repository} is not in the Hugging Face cache and cannot be fetched ({reason}). Fetch "
         f"https://huggingface.co/{repository}/resolve/main/{FILES[0]} elsewhere and give "
         "--backbone-weights FILE"
@@ -115,7 +110,7 @@ def _load_filed(model: StyleMatte, encoder: Swin, path: Path) -> None:
 def _hub_name(name: str, version: int) -> str:
     if name.startswith("pixel_decoder."):
         return "model.pixel_level_module." + name.removeprefix("pixel_decoder.")
-    filed = filed_name(name.removeprefix("encoder.backbone."))
+    filed = checkpoint_key(name.removeprefix("encoder.backbone."))
     return f"model.pixel_level_module.encoder.{filed}" if version == 1 else f"swinv2.{filed}"
 
 

@@ -1,52 +1,43 @@
 """What a run goes on from: its own state, in one file; or trained weights, to start from."""
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from models.archives import check_archive
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import Preset
 from models.stylematte import StyleMatte
+from stylematte.errors import EngineError, InputError
+from stylematte.files import writing
 
 
-class TrainingError(RuntimeError):
+class TrainingError(EngineError):
     """A run that cannot go on; the message says why."""
-
-
-class RunFolderError(ValueError):
-    """A run folder that this run cannot use; the message names it."""
-
-
-class StateError(ValueError):
-    """A run's state that cannot be read; the message names the file."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a run's state; the old one stays until the new one is whole on disk."""
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("wb") as file:
-            torch.save(state, file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with writing(path) as temporary, temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def load_state(path: Path) -> dict[str, Any]:
     """Read a run's state; tensors and plain containers only, so that a file cannot run code.
 
     Raises:
-        StateError: The file is damaged, or holds something else.
+        InputError: The file is damaged, or holds something else.
     """
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            check_archive(file)
+            return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds for one damaged file
-        raise StateError(f"{path}: not a readable state of a run ({type(error).__name__})") from error
+        raise InputError(f"{path}: not a readable state of a run") from error
 
 
 def load_start(path: Path, preset: Preset) -> StyleMatte:
@@ -62,9 +53,3 @@ def load_start(path: Path, preset: Preset) -> StyleMatte:
             + (" with other changes of it" if model.preset.name == preset.name else "")
         )
     return model
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

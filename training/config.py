@@ -7,8 +7,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from models.encoders import ENCODER_LEVELS
-from models.presets import PRESETS, Preset
+from models.encoder import ENCODER_LEVELS
+from models.presets import OFFERED, PRESETS, Preset
 from training.data.layouts import LAYOUTS, Layout
 from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
@@ -102,7 +102,7 @@ class Stage:
         encoder_rate: Factor on it for the encoder.
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
-        pairs: Share of pictures that are two subjects on a background; half of them overlap.
+        pairs: Share of pictures that are two subjects on a background; most of them overlap.
         prior: Share of pictures for which the network is given a prior, see `training.data.priors`.
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
@@ -298,7 +298,7 @@ def _fits(value: Any, hint: Any) -> bool:
 
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.preset not in PRESETS:
-        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(PRESETS)}")
+        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(OFFERED)}")
     _check_network(recipe, f"{path}: [network]")
     if recipe.held_out_every < 0 or recipe.held_out_every == 1:
         raise RecipeError(f"{path}: held_out_every must be 2 or more, or 0 to hold nothing out")
@@ -322,6 +322,20 @@ def _check(recipe: Recipe, path: Path) -> None:
         raise RecipeError(f"{path}: no stages")
     for stage in recipe.stages:
         _check_stage(stage, recipe, f"{path}: {stage.name}")
+    check_priors(recipe, str(path))
+
+
+def check_priors(recipe: Recipe, where: str) -> None:
+    """Refuse stages with priors for a network that takes none.
+
+    Raises:
+        RecipeError: There is one; `where` goes before the message.
+    """
+    if recipe.build_preset().prior:
+        return
+    for stage in recipe.stages:
+        if stage.prior:
+            raise RecipeError(f"{where}: {stage.name}: prior must be 0, network {recipe.preset} takes none")
 
 
 def check_word(value: str, allowed: tuple[str, ...], where: str) -> None:

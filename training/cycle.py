@@ -5,6 +5,7 @@ recipe, how networks are compared, and the report.
 """
 
 import dataclasses
+import html
 import itertools
 import json
 import time
@@ -14,24 +15,17 @@ from pathlib import Path
 from typing import Any
 
 from models.checkpoints import load_weights
-from training.checkpoint import file_hash
+from stylematte.errors import EngineError, InputError
+from stylematte.files import sha256_of, write_text
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
-from training.loop import RunOptions, make_judge
+from training.loop import RunOptions, make_validator
 
 SYNTHETIC = "synthetic"  # folder of the generated pictures, below the data root
 SYNTHETIC_SHARE = 0.3  # of the pictures that fine-tuning draws
 _RATE = 0.25  # of the last stage's learning rate: what is known shall stay known
 
 Result = dict[str, Any]
-
-
-class CycleError(RuntimeError):
-    """A step that did not leave what it should; the message names it."""
-
-
-class CycleFolderError(ValueError):
-    """A run folder in which a step began from something else; the message says from what, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -78,8 +72,8 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         Step → what it returned, with `seconds`.
 
     Raises:
-        CycleError: A step left no product that it should have left.
-        CycleFolderError: A step began with other settings.
+        EngineError: A step left no product that it should have left.
+        InputError: A step began with other settings.
     """
     results: dict[str, Result] = {}
     for number, step in enumerate(steps, 1):
@@ -92,7 +86,7 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
                 report(line)
             record, differing = {}, []
         if differing:
-            raise CycleFolderError(
+            raise InputError(
                 f"{path} tells of another {', '.join(differing)}; give another --out, or take away this file "
                 f"and {step.folder}, and those of the steps after it"
             )
@@ -105,9 +99,9 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         began = time.monotonic()
         result = step.run()
         if missing := [product for product in step.products if not product.is_file()]:
-            raise CycleError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
+            raise EngineError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
         result["seconds"] = round(time.monotonic() - began, 1)
-        products = {str(p.relative_to(out)): file_hash(p) for p in step.products}
+        products = {str(p.relative_to(out)): sha256_of(p) for p in step.products}
         _write(path, {"settings": settings, "result": result, "products": products})
         results[step.name] = result
     return results
@@ -144,14 +138,11 @@ def _read(path: Path) -> Result:
 
 
 def _write(path: Path, value: Result) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def _are_whole(out: Path, products: dict[str, str]) -> bool:
-    return all((out / name).is_file() and file_hash(out / name) == known for name, known in products.items())
+    return all((out / name).is_file() and sha256_of(out / name) == known for name, known in products.items())
 
 
 def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
@@ -231,7 +222,7 @@ def compare(
         DataError: Nothing is held out to score on.
         CheckpointError: Weights that cannot be read.
     """
-    judge = make_judge(recipe, root, RunOptions(pictures, mattes), teacher=None)
+    judge = make_validator(recipe, root, RunOptions(pictures, mattes), teacher=None)
     side = float(recipe.stages[-1].side[1])
     scores = {}
     for name, path in weights.items():
@@ -261,10 +252,11 @@ def write_report(out: Path, settings: Result, results: dict[str, Result], scores
     for key in scores[names[0]]:
         lines.append(f"| {key} | {' | '.join(f'{scores[name][key]:.4f}' for name in names)} |")
     lines += ["", "`iou`: more is better; everything else: less is. Sheets of all of them: pictures/.", ""]
-    temporary = out / ".report.md.part"
-    temporary.write_text("\n".join(lines), encoding="utf-8")
-    temporary.replace(out / "report.md")
+    write_text(out / "report.md", "\n".join(lines))
 
 
 def _text(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    """A value for a cell of a table: names of files may hold what a page reads as its own."""
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return " ".join(html.escape(str(value), quote=False).replace("|", "&#124;").split())

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import load_encoder
-from models.encoders import Encoder
+from models.encoder import Encoder
 from models.stylematte import MEAN, STD
-from training.checkpoint import file_hash
+from stylematte.errors import InputError, MissingError
+from stylematte.files import sha256_of
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e958f4"
@@ -29,17 +30,7 @@ _STAND_IN_PX = 224  # what MobileNetV2 and Swin were trained at
 _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
 
 
-class DetectorError(ValueError):
-    """A detector that cannot be used; the message names it."""
-
-
-class MissingDetectorError(DetectorError):
-    """A detector that is not here; the message says where it comes from and where to put it."""
-
-    is_missing = True
-
-
-class ScoreError(ValueError):
+class ScoreError(InputError):
     """Too few pictures for a score, statistics that do not belong together, or ones that are no numbers."""
 
 
@@ -83,12 +74,12 @@ class ScriptDetector(Detector):
         path: The file.
 
     Raises:
-        DetectorError: No TorchScript file, or one that makes no features of pictures.
+        InputError: No TorchScript file, or one that makes no features of pictures.
     """
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        self.sha256 = file_hash(path)
+        self.sha256 = sha256_of(path)
         self.name = "inception" if self.sha256 == INCEPTION_SHA256 else path.name
         try:
             with warnings.catch_warnings():
@@ -96,7 +87,7 @@ class ScriptDetector(Detector):
                 self.script = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
-            raise DetectorError(f"{path}: not a TorchScript file: {reason}") from None
+            raise InputError(f"{path}: not a TorchScript file: {reason}") from None
         arguments = [argument.name for argument in self.script.forward.schema.arguments]
         self.options = {"return_features": True} if "return_features" in arguments else {}
         try:
@@ -105,7 +96,7 @@ class ScriptDetector(Detector):
             self.num_features = features.shape[1]
         except (RuntimeError, AttributeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise DetectorError(f"{path}: makes no features of uint8 pictures: {reason}") from None
+            raise InputError(f"{path}: makes no features of uint8 pictures: {reason}") from None
 
     def forward(self, pictures: Tensor) -> Tensor:
         """See `Detector`."""
@@ -152,16 +143,16 @@ def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Det
         folders: Where files are looked for that are given by name; the last is named when one is missing.
 
     Raises:
-        MissingDetectorError: There is no such file.
-        DetectorError: A file that cannot be read, or of another kind.
+        MissingError: There is no such file.
+        InputError: A file that cannot be read, or of another kind.
         CheckpointError: Weights that cannot be read.
     """
     path = _find(str(name_or_path), folders)
     if path.suffix in (".pt", ".ts", ".torchscript"):
         return ScriptDetector(path)
     if path.suffix != ".safetensors":
-        raise DetectorError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
-    return EncoderDetector(*load_encoder(path), file_hash(path))
+        raise InputError(f"{path}: a detector is a TorchScript file (.pt) or weights (.safetensors)")
+    return EncoderDetector(*load_encoder(path), sha256_of(path))
 
 
 def _find(name: str, folders: Sequence[Path]) -> Path:
@@ -171,16 +162,16 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
             return path
     home = folders[-1] if folders else Path()
     if name == "inception":
-        raise MissingDetectorError(
+        raise MissingError(
             f"detector inception: {home / INCEPTION} is not there. Fetch {INCEPTION_URL} (96 MB) and put it "
             "there, or give its path. Without it, --detector nano gives numbers of another scale"
         )
     if name == "mobilenet":
-        raise MissingDetectorError(
+        raise MissingError(
             f"detector mobilenet: {home / MOBILENET} is not there. It is MobileNetV2 of ImageNet with batch "
             "norms folded, as --backbone-weights of stylematte train takes it; put it there, or give its path"
         )
-    raise MissingDetectorError(
+    raise MissingError(
         f"detector {name!r}: no such file, and no weights of that name in "
         f"{', '.join(map(str, folders)) or 'any folder'}. There are inception, mobilenet, and trained weights"
     )

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from models.stylematte import StyleMatte
+from training.checkpoint import TrainingError
 from training.config import DataSet, Recipe
 from training.data.dataset import ASPECTS, shape_near
 from training.data.pseudo_alpha import cached_paths
@@ -26,10 +27,6 @@ from training.teacher import Teacher
 
 Item = tuple[Sample, DataSet]
 SHOWN_A_SET = 2  # pictures of each set on a preview sheet
-
-
-class PredictionError(RuntimeError):
-    """An alpha that is no number; the message names the photo."""
 
 
 class Shown(NamedTuple):
@@ -147,7 +144,7 @@ def score(
 
     Raises:
         DataError: No picture of any set shows a subject: a score over nothing is no score.
-        PredictionError: The network's answer is no number.
+        TrainingError: The network's answer is no number.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
@@ -180,10 +177,10 @@ def finite(predicted: NDArray[np.float32], photo: Path) -> NDArray[np.float32]:
     """A network's answer as it is.
 
     Raises:
-        PredictionError: It is no number somewhere: compared with anything, such a score is not the worse one.
+        TrainingError: It is no number somewhere: compared with anything, such a score is not the worse one.
     """
     if not np.isfinite(predicted).all():
-        raise PredictionError(f"{photo}: the network's alpha of it is no number")
+        raise TrainingError(f"{photo}: the network's alpha of it is no number")
     return predicted
 
 

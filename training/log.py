@@ -6,6 +6,8 @@ from pathlib import Path
 import cv2
 from torch.utils.tensorboard import SummaryWriter
 
+from stylematte.files import writing
+
 HEADER = ("step", "name", "value")
 
 
@@ -24,10 +26,8 @@ class Log:
         if self.path.exists():
             with self.path.open(newline="") as file:
                 rows = [row for row in csv.reader(file) if len(row) == len(HEADER) and row[0].isdigit()]
-        temporary = self.path.with_name(".log.csv.part")
-        with temporary.open("w", newline="") as file:
+        with writing(self.path) as temporary, temporary.open("w", newline="") as file:
             csv.writer(file).writerows([HEADER, *(row for row in rows if int(row[0]) <= step)])
-        temporary.replace(self.path)
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Add the values of one step."""

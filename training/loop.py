@@ -16,9 +16,11 @@ from torch.utils.data import DataLoader
 
 from models.checkpoints import fill, save_weights
 from models.stylematte import StyleMatte, build_model
-from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
+from stylematte.errors import InputError
+from training.checkpoint import TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError, Stage
-from training.data.dataset import MattingDataset, Onwards, as_batch
+from training.data.dataset import MattingDataset, ResumableBatchSampler, as_batch
+from training.data.loading import open_loader, read_batches
 from training.held_out import HeldOut, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
@@ -28,13 +30,13 @@ from training.processes import check_batches, join_processes, reseed, spare_wide
 from training.progress import Progress
 from training.provenance import write_config
 from training.teacher import Teacher
-from training.validation import Published
+from training.validation import ValidationSets
 
 STEPS_A_ROW = 50
 FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
 
 
-class Judge(Protocol):
+class Validator(Protocol):
     """Scores a network and says which scores are the better ones."""
 
     def score(self, model: StyleMatte, side: float) -> dict[str, float]:
@@ -105,7 +107,7 @@ def train(
     Raises:
         DataError: A data set is missing or damaged, or nothing is held out to score on.
         RecipeError: A batch cannot be divided, or a set is without labels and there is no teacher.
-        RunFolderError: The run folder belongs to another recipe, or not every process sees it.
+        InputError: The run folder belongs to another recipe, or not every process sees it.
         TrainingError: The loss is no longer a number.
     """
     # Initialise.
@@ -115,7 +117,7 @@ def train(
     plan = make_plan(recipe, root)
     recipe = plan.recipe
     check_batches(recipe, accelerator)
-    judge = make_judge(recipe, root, options, teacher)
+    judge = make_validator(recipe, root, options, teacher)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.build_preset())
 
@@ -128,7 +130,7 @@ def train(
         with accelerator.main_process_first():  # which may fetch a file for all
             initialise(model)
     if len(set(gather_object([(state["stage"], state["step"])]))) > 1:
-        raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
+        raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     for line in plan.skipped:
         report(line)
     progress = _progress(recipe, state, report, shows_bar and accelerator.is_main_process)
@@ -165,7 +167,7 @@ def _work(stage: Stage) -> float:
     return stage.batch_size * (stage.side[0] + stage.side[1]) ** 2 / 4
 
 
-def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Judge:
+def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Validator:
     """What scores the networks of a recipe: its validation sets, or the held-out part of its sets.
 
     Raises:
@@ -175,7 +177,7 @@ def make_judge(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher
     if teacher is None and (silent := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
         raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
     if recipe.validation:
-        return Published(root, recipe)
+        return ValidationSets(root, recipe)
     return HeldOut(root, recipe, options.mattes, options.per_set, teacher)
 
 
@@ -187,10 +189,10 @@ def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
         return {"stage": 0, "step": 0, "best": math.inf, "recipe": digest, "origin": origin}
     state = load_state(path)
     if state["recipe"] != digest:
-        raise RunFolderError(f"{options.out} holds a run of another recipe; give another --out")
+        raise InputError(f"{options.out} holds a run of another recipe; give another --out")
     if state["origin"] != origin:
         made_by = ", ".join(state["origin"]) or "nothing else"
-        raise RunFolderError(
+        raise InputError(
             f"{options.out} holds a run that began with other weights ({made_by}); "
             "give the same, or another --out"
         )
@@ -208,7 +210,7 @@ class Run:
         options: RunOptions,
         accelerator: Accelerator,
         teacher: Teacher | None,
-        judge: Judge,
+        judge: Validator,
         progress: Progress,
     ) -> None:
         self.recipe, self.options, self.state = recipe, options, state
@@ -255,7 +257,7 @@ class Run:
         """Step until a stage ends; returns the last scores."""
         stage, start, every = self.recipe.stages[number], self.state["step"], self.options.every
         self.accelerator.unwrap_model(self.objective).begin(stage)
-        batches = iter(self._loader(number, root))
+        batches = read_batches(self._loader(number, root))
         scores: dict[str, float] = {}
         sums: dict[str, float] = {}
         began, count = time.perf_counter(), 0
@@ -284,15 +286,14 @@ class Run:
     def _loader(self, number: int, root: Path) -> DataLoader[Batch]:
         stage, accelerator = self.recipe.stages[number], self.accelerator
         passes, processes = accelerator.gradient_accumulation_steps, accelerator.num_processes
-        return DataLoader(
+        numbers = ResumableBatchSampler(
+            *(self.state["step"], stage.steps, stage.batch_size, passes),
+            *(processes, accelerator.process_index),
+        )
+        return open_loader(
             MattingDataset(root, self.options.mattes, self.recipe, number),
-            batch_sampler=Onwards(
-                *(self.state["step"], stage.steps, stage.batch_size, passes),
-                *(processes, accelerator.process_index),
-            ),
-            num_workers=self.options.workers,
-            # A forked child would inherit OpenCV's and torch's thread pools without their threads, and hang.
-            multiprocessing_context="spawn" if self.options.workers else None,
+            numbers,
+            self.options.workers,
             pin_memory=accelerator.device.type != "cpu",
         )
 

@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from models.encoders import ENCODER_LEVELS
+from models.encoder import ENCODER_LEVELS
 from models.stylematte import StyleMatte
 from training.config import Stage
 

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, GradientAccumulationPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from stylematte.errors import InputError
 from training.config import Recipe, RecipeError
 
 if torch.distributed.is_available():
@@ -19,10 +20,6 @@ if torch.distributed.is_available():
     import torch.distributed.nn
 
 PRECISIONS = {"fp32": "no", "bf16": "bf16", "fp16": "fp16"}  # ours → accelerate's
-
-
-class ProcessError(ValueError):
-    """Processes, devices and precision that do not go together; the message says what to change."""
 
 
 def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) -> Accelerator:
@@ -34,11 +31,11 @@ def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) ->
         accumulate: Passes whose gradients make one optimiser step.
 
     Raises:
-        ProcessError: What is wanted does not go together.
+        InputError: What is wanted does not go together.
     """
     kind = torch.device(device)
     if precision == "fp16" and kind.type == "cpu":
-        raise ProcessError("fp16 needs a graphics card: on a processor use bf16 or fp32")
+        raise InputError("fp16 needs a graphics card: on a processor use bf16 or fp32")
     # One of several takes the card of its number: touched before, the first card would bear all of them.
     if kind.type == "cuda" and kind.index is not None and not is_one_of_several():
         torch.cuda.set_device(kind)
@@ -53,7 +50,7 @@ def join_processes(device: str, precision: str = "fp32", accumulate: int = 1) ->
         ],
     )
     if accelerator.num_processes > 1 and kind.index not in (None, 0):
-        raise ProcessError(f"{device}: several processes take a card each; give cuda, without a number")
+        raise InputError(f"{device}: several processes take a card each; give cuda, without a number")
     return accelerator
 
 
@@ -88,11 +85,6 @@ def describe(accelerator: Accelerator, precision: str, workers: int) -> str:
         f"{accelerator.device}, {precision}; {processes}; {threads} threads for torch, 1 for OpenCV, "
         f"{workers} workers that prepare pictures{each}"
     )
-
-
-def pictures_a_pass(batch_size: int, accelerator: Accelerator) -> int:
-    """Pictures that one process takes at once, so that all of them together make the batch of one step."""
-    return batch_size // (accelerator.num_processes * accelerator.gradient_accumulation_steps)
 
 
 def check_batches(recipe: Recipe, accelerator: Accelerator) -> None:

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from stylematte.files import write_text
+
 PACKAGES = ("stylematte", "torch", "accelerate", "numpy", "opencv-python-headless")
 
 
@@ -25,9 +27,7 @@ def write_config(path: Path, settings: dict[str, Any]) -> None:
     except (OSError, ValueError, KeyError, TypeError):  # the first start, or a file of an earlier version
         pass
     content = settings | {"starts": [*starts, this_start()]}
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def this_start() -> dict[str, Any]:

@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from stylematte.errors import InputError
+
 RECIPES = Path(__file__).parent / "recipes"
 GENERATORS = "gan"  # recipes of this name and in this folder train generators
 
 
-class RecipeError(ValueError):
+class RecipeError(InputError):
     """A recipe that cannot be used; the message names the file and the key."""
 
 

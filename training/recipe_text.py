@@ -10,7 +10,7 @@ from models.presets import Preset
 from training.config import PLACES, DataSet, Recipe, Stage, Validation
 from training.gan.config import (
     Augmentation,
-    Critic,
+    DiscriminatorConfig,
     GanRecipe,
     GeneratorConfig,
     PictureSet,
@@ -79,7 +79,7 @@ _TABLES: tuple[tuple[str, str, type], ...] = (
     ("Recipes of generators", "", GanRecipe),
     ("Sets of a generator", "[[sets]] and [backgrounds]", PictureSet),
     ("Generator", "[generator]", GeneratorConfig),
-    ("Discriminator", "[discriminator]", Critic),
+    ("Discriminator", "[discriminator]", DiscriminatorConfig),
     ("Second discriminator", "[vision_aided]", VisionCritic),
     ("Augmentation", "[augmentation]", Augmentation),
 )

@@ -44,7 +44,7 @@ class Photo:
     resolution: Resolution
 
 
-class Published:
+class ValidationSets:
     """Judges a network by a recipe's validation sets; best is the smallest mean SAD.
 
     Raises:
@@ -103,7 +103,7 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
 
     Raises:
         DataError: A file cannot be read, sizes differ, or no alpha shows a subject.
-        PredictionError: The network's answer is no number.
+        TrainingError: The network's answer is no number.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)

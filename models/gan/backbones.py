@@ -8,17 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import load_encoder
-from models.encoders import Encoder
+from models.encoder import Encoder
 from models.stylematte import MEAN, STD
+from stylematte.errors import MissingError
 
 CLIP = "openai/clip-vit-base-patch32"
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
-
-class BackboneError(ValueError):
-    """A backbone that cannot be had; the message says what to give instead."""
-
-    is_missing = True
 
 
 class Frozen(nn.Module):
@@ -93,15 +88,15 @@ def load_backbone(name: str, source: Path | None = None) -> Frozen:
             `models.checkpoints.load_encoder`.
 
     Raises:
-        BackboneError: It cannot be had; the message says what to give.
+        MissingError: It cannot be had; the message says what to give.
         CheckpointError: An encoder's file that cannot be read.
     """
     if name == "clip":
         return load_clip(source or CLIP)
     if name != "encoder":
-        raise BackboneError(f"backbone {name!r} is neither clip nor encoder")
+        raise MissingError(f"backbone {name!r} is neither clip nor encoder")
     if source is None:
-        raise BackboneError("an encoder as backbone needs its file: trained weights")
+        raise MissingError("an encoder as backbone needs its file: trained weights")
     return EncoderFeatures(load_encoder(source)[0])
 
 
@@ -109,7 +104,7 @@ def load_clip(source: str | Path = CLIP) -> ClipFeatures:
     """Load CLIP's vision part from a folder, or from the Hugging Face hub where it is cached or in reach.
 
     Raises:
-        BackboneError: It is neither; the message says what to fetch.
+        MissingError: It is neither; the message says what to fetch.
     """
     from transformers import CLIPVisionModelWithProjection
 
@@ -117,7 +112,7 @@ def load_clip(source: str | Path = CLIP) -> ClipFeatures:
         return ClipFeatures(CLIPVisionModelWithProjection.from_pretrained(str(source)))
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
-        raise BackboneError(
+        raise MissingError(
             f"CLIP's vision model cannot be loaded from {source} ({reason}). Fetch config.json and "
             f"model.safetensors of https://huggingface.co/{CLIP} elsewhere, and give their folder"
         ) from None

@@ -7,6 +7,7 @@ from typing import Any
 
 from models.checkpoints import GENERATOR, CheckpointError, fill, read_tensors, write_tensors
 from models.gan.generator import Generator, GeneratorConfig
+from stylematte.errors import InputError
 
 
 def save_generator(generator: Generator, path: Path, provenance: dict[str, Any], half: bool = False) -> None:
@@ -45,7 +46,7 @@ def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
         raise CheckpointError(f"{path}: no generator, but {what}")
     try:
         generator = Generator(GeneratorConfig(**json.loads(metadata.get("config", "{}"))))
-    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+    except (TypeError, ValueError, ArithmeticError, RuntimeError, InputError) as error:
         raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
     fill(generator, tensors, str(path))
     return generator.eval(), provenance

@@ -15,6 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.gan.alias_free import FilteredLeakyReLU, lowpass_filter
 from models.gan.layers import EqualisedLinear
+from stylematte.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,15 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         """Fill in what depends on the kind, and refuse what cannot be built."""
         if self.kind not in ("t", "r"):
-            raise ConfigError(f"kind {self.kind!r} is neither 't' nor 'r'")
+            raise InputError(f"kind {self.kind!r} is neither 't' nor 'r'")
         if self.size_px < 16 or self.size_px & (self.size_px - 1):
-            raise ConfigError(f"size_px {self.size_px} is no power of two from 16 on")
+            raise InputError(f"size_px {self.size_px} is no power of two from 16 on")
         if not 0 <= self.critical_layers < self.layers:
-            raise ConfigError(f"critical_layers {self.critical_layers} of {self.layers} layers")
+            raise InputError(f"critical_layers {self.critical_layers} of {self.layers} layers")
         own = {"t": (32768, 512, 3), "r": (65536, 1024, 1)}[self.kind]
         for name, value in zip(("channel_base", "channel_max", "kernel"), own, strict=True):
             if not getattr(self, name):
                 object.__setattr__(self, name, value)
-
-
-class ConfigError(ValueError):
-    """A generator that cannot be built; the message names the setting."""
 
 
 @dataclass(frozen=True)

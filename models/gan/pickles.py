@@ -6,6 +6,7 @@ is never looked at, and calls of anything that is not on a short list are refuse
 """
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -15,8 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.archives import check_archive
 from models.checkpoints import CheckpointError, fill
 from models.gan.generator import Generator, GeneratorConfig
+from stylematte.errors import InputError
 
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
@@ -45,7 +48,7 @@ def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
     tensors = dict(_named_tensors(content[network], ""))
     generator = Generator(_config_of(tensors, path))
     designed = {name: t.clone() for name, t in generator.named_buffers() if name.endswith("_filter")}
-    fill(generator, {name: tensor.float() for name, tensor in tensors.items()}, str(path))
+    fill(generator, tensors, str(path))
     for name, taps in designed.items():
         if not torch.allclose(tensors[name].float(), taps, rtol=1e-3, atol=1e-5):
             raise CheckpointError(f"{path}: {name} is another filter than StyleGAN3's of this size")
@@ -60,7 +63,7 @@ def is_pickle(path: Path) -> bool:
 
 
 def read_pickle(path: Path) -> Any:
-    """Read a pickle of tensors, numbers, text and containers; networks become `Record`s.
+    """Read a pickle of tensors, numbers, text and containers; networks become `PickledNetwork`s.
 
     Raises:
         CheckpointError: It is damaged, or wants anything else, which the message names.
@@ -72,15 +75,15 @@ def read_pickle(path: Path) -> Any:
             raise CheckpointError(
                 f"{path}: refused: it wants to call {error}, and only tensors and plain containers are read"
             ) from None
+        except InputError as error:
+            raise CheckpointError(f"{path}: a storage in it is refused: {error}") from None
         except OSError:
             raise
         except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-            raise CheckpointError(
-                f"{path}: a damaged pickle, or no pickle ({type(error).__name__})"
-            ) from error
+            raise CheckpointError(f"{path}: a damaged pickle, or no pickle") from error
 
 
-class Record(dict):
+class PickledNetwork(dict):
     """What a network was pickled as: `type`, `version`, `module_src`, `class_name`, `state`; nothing acts."""
 
 
@@ -112,13 +115,15 @@ def _admitted() -> dict[tuple[str, str], Any]:
         def __setstate__(self, state: object) -> None:
             self.state = state
 
-    def rebuild_network(meta: object) -> Record:
+    def rebuild_network(meta: object) -> PickledNetwork:
         if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
             raise NotAdmittedError("torch_utils.persistence on something else than a network")
-        return Record(meta)
+        return PickledNetwork(meta)
 
     def rebuild_storage(data: bytes) -> Any:
-        return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        file = io.BytesIO(data)
+        check_archive(file)
+        return torch.load(file, map_location="cpu", weights_only=True)
 
     def rebuild_tensor(
         storage: torch.TypedStorage,
@@ -127,8 +132,11 @@ def _admitted() -> dict[tuple[str, str], Any]:
         stride: tuple[int, ...],
         *rest: object,
     ) -> Tensor:
+        numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
+        if math.prod(size) > numbers:  # steps of 0 would make any size of a few bytes
+            raise InputError(f"a tensor of {tuple(size)} in {numbers} numbers")
         tensor = torch.empty(0, dtype=storage.dtype)
-        return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride)).clone()
+        return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
 
     def rebuild_parameter(tensor: Tensor, *rest: object) -> Tensor:
         return tensor
@@ -151,7 +159,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
 def _named_tensors(network: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
     """Names as in a state dict, and tensors, of a network and its parts."""
-    if not isinstance(network, Record):
+    if not isinstance(network, PickledNetwork):
         return
     state = network["state"]
     for kind in ("_parameters", "_buffers"):
@@ -191,5 +199,5 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
             channel_max=first.shape[1],
             layers=len(layers) - 1,
         )
-    except (ValueError, IndexError) as error:
+    except (ValueError, IndexError, InputError) as error:
         raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stylematte.errors import StyleMatteError, UsageError
 from stylematte_cli.commands import options
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.errors import StyleMatteError, UsageError
 
 if TYPE_CHECKING:
-    from stylematte_cli.timing import Timing
+    from stylematte.timing import Timing
 
 HEADER = (
     *("MODEL", "PRECISION", "ENGINE", "PROVIDER", "NETWORK SEES", "BATCH"),
@@ -62,14 +62,13 @@ def bench(
     """
     options.start_log(quiet=quiet)
     photo_size = _read_size(photo)
-    from stylematte_cli.commands.card import use_card
-    from stylematte_cli.timing import Case, machine, measure_apart
-    from stylematte_cli.weights import resolve
+    from stylematte.timing import Case, machine, measure_apart
+    from stylematte.weights import resolve
 
     paths = [resolve(name) for name in weights or ["nano"]]
     sizes: list[int | None] = [*size] if size else [None]
     cases = [
-        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, use_card, detail)
+        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, detail)
         for path, one_engine, one_size, one_batch in product(
             paths, engine or ["auto"], sizes, batch_size or [1]
         )

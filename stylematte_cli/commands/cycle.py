@@ -4,11 +4,13 @@ import json
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from stylematte.errors import InputError, UsageError
 from stylematte_cli.commands.options import (
     BackboneWeights,
     Count,
@@ -22,9 +24,10 @@ from stylematte_cli.commands.options import (
     Threshold,
     Truncation,
     print_json,
+    start_log,
 )
-from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
-from stylematte_cli.errors import InputError, UsageError
+from stylematte_cli.commands.progress import with_frame_progress, with_progress
+from stylematte_cli.commands.toolkit import let_threads_sleep, require
 
 
 def cycle(
@@ -77,63 +80,73 @@ def cycle(
     of that name does, in a folder of its own below --out, and none is done twice: the same command goes on
     where a cycle was stopped. OUT/report.md tells what came out, report.json the same for programs.
     """
+    start_log(quiet=quiet or as_json)
     let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder that holds the data sets")
-    with translated_errors():
-        from stylematte_cli.commands.synth_filter import THRESHOLD
-        from stylematte_cli.commands.torch_device import usable_device
-        from training.config import load_recipe
-        from training.cycle import run_steps, write_report
-        from training.gan.config import load_gan_recipe
-        from training.recipe_files import trains_generator
+    from training.config import load_recipe
+    from training.cycle import run_steps, write_report
+    from training.devices import usable_device
+    from training.gan.config import load_gan_recipe
+    from training.recipe_files import trains_generator
+    from training.synthesis.filtering import THRESHOLD
 
-        if trains_generator(recipe):
-            raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
-        if not trains_generator(gan):
-            raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
-        from stylematte_cli.commands.cycle_steps import Wish, all_steps, check_inputs, overlap
+    if trains_generator(recipe):
+        raise UsageError(f"--recipe {recipe} trains a generator", "Name it as --gan")
+    if not trains_generator(gan):
+        raise UsageError(f"--gan {gan} trains a matting network", "Name it as --recipe")
+    from training.cycle_steps import CycleRequest, all_steps, check_inputs, overlap
 
-        wish = Wish(
-            data=data,
-            out=out,
-            recipe=load_recipe(recipe),
-            gan=load_gan_recipe(gan),
-            gan_name=gan,
-            weights=weights,
-            trained_generator=generator,
-            count=count,
-            truncation=truncation,
-            threshold=threshold or THRESHOLD,
-            steps=steps,
-            mattes=mattes or out / "mattes",
-            backbone=backbone_weights,
-            detector=detector,
-            every=every,
-            workers=workers,
-            device=usable_device(device),
-            quiet=quiet or as_json,
-        )
-        check_inputs(wish)
-        if shared := overlap(wish):
-            print(
-                f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr
-            )
-        say: Callable[[str], None] = (lambda line: None) if wish.quiet else typer.echo
-        with redirect_stdout(sys.stderr) if wish.quiet else nullcontext():
-            results = run_steps(out, all_steps(wish, control), say)
-        scores = results["score"].pop("scores")
-        settings = {
-            "recipe": recipe,
-            "gan": generator or gan,
-            "n": count,
-            "truncation": truncation,
-            "steps": steps,
-        }
-        write_report(out, settings | {"threshold": wish.threshold}, results, scores)
+    is_quiet = quiet or as_json
+    say: Callable[[str], None] = (lambda line: None) if is_quiet else typer.echo
+    request = CycleRequest(
+        data=data,
+        out=out,
+        recipe=load_recipe(recipe),
+        gan=load_gan_recipe(gan),
+        weights=weights,
+        trained_generator=generator,
+        count=count,
+        truncation=truncation,
+        threshold=threshold or THRESHOLD,
+        steps=steps,
+        mattes=mattes or out / "mattes",
+        backbone=backbone_weights,
+        detector=detector,
+        every=every,
+        workers=workers,
+        device=usable_device(device),
+        quiet=is_quiet,
+        export=partial(_export, quiet=is_quiet),
+        say=say,
+        progress=partial(with_progress, unit="matte", quiet=is_quiet),
+        watch=partial(with_frame_progress, quiet=is_quiet, unit="picture"),
+    )
+    check_inputs(request)
+    if shared := overlap(request):
+        print(f"stylematte: {shared}: scores may be taken on photos that the generator saw", file=sys.stderr)
+    with redirect_stdout(sys.stderr) if request.quiet else nullcontext():
+        results = run_steps(out, all_steps(request, control), say)
+    scores = results["score"].pop("scores")
+    settings = {
+        "recipe": recipe,
+        "gan": generator or gan,
+        "n": count,
+        "truncation": truncation,
+        "steps": steps,
+    }
+    write_report(out, settings | {"threshold": request.threshold}, results, scores)
     if as_json:
         print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
     elif not quiet:
         typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+def _export(weights: Path, folder: Path, quiet: bool) -> None:
+    """Make a model file of weights, as `stylematte export` does."""
+    from stylematte_cli.commands.export import export
+
+    export(folder, weights=str(weights), overwrite=True, quiet=True)
+    start_log(quiet=quiet)  # which that set, too

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stylematte.errors import MissingError, StyleMatteError
 from stylematte_cli.commands.options import Device, Engine, Json, print_json, start_log
-from stylematte_cli.errors import MissingError, StyleMatteError
 
 if TYPE_CHECKING:
-    from stylematte_cli.engines.base import Contract
+    from stylematte.engines.base import Contract
 
 BASE = (
     "numpy",
@@ -32,7 +32,7 @@ BASE = (
     "tqdm",
     "typer",
 )
-TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte_cli`
+TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
 EXTRAS = {
@@ -95,8 +95,8 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
 
 
 def _system() -> list[Finding]:
-    from stylematte_cli import __version__
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte import __version__
+    from stylematte.engines.base import usable_cores
 
     cores = usable_cores()
     python = platform.python_version()
@@ -193,7 +193,7 @@ def _image_formats() -> list[Finding]:
     import numpy as np
     from PIL import Image
 
-    from stylematte_cli.media import decode, formats, vips
+    from stylematte.media import decode, formats, vips
 
     image = vips.image_of(np.zeros((16, 16, 3), np.uint8))
     bmp = io.BytesIO()
@@ -228,9 +228,9 @@ def _image_formats() -> list[Finding]:
 
 def _tensorrt(device: str) -> list[Finding]:
     """Which TensorRT is here, what its engines are tied to, and whether the default model has one."""
-    from stylematte_cli import weights as registry
-    from stylematte_cli.engines import tensorrt
-    from stylematte_cli.engines.cuda import Cuda
+    from stylematte import weights as registry
+    from stylematte.engines import tensorrt
+    from stylematte.engines.cuda import Cuda
 
     release = tensorrt.tensorrt_version()
     if not release:
@@ -253,16 +253,17 @@ def _tensorrt(device: str) -> list[Finding]:
 
 def _default_road(engine: str, device: str) -> list[Finding]:
     """Open the default weights, see where the session runs, and time a matte."""
-    from stylematte_cli import weights as registry
+    from stylematte import files
+    from stylematte import weights as registry
 
     findings = []
     try:
         weights = registry.describe(registry.DEFAULT)
-        found_sha256 = registry.sha256_of(weights.path)
+        found_sha256 = files.sha256_of(weights.path)
     except MissingError:
         detail = (
             f"the default model {registry.DEFAULT}.onnx is missing: it is neither in {registry.ASSETS} "
-            f"nor in {registry.cache_folder()}"
+            f"nor in {files.cache_folder()}"
         )
         return [Finding("weights", "fail", detail, "pip install --force-reinstall --no-deps stylematte")]
     except StyleMatteError as error:
@@ -283,16 +284,16 @@ def _default_road(engine: str, device: str) -> list[Finding]:
 def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
-    from stylematte_cli.commands.card import use_card
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.timing import drawn_photo
+    from stylematte.engines import open_engine
+    from stylematte.engines.card import use_gpu_filter
+    from stylematte.matter import Matter
+    from stylematte.timing import drawn_photo
 
     height, width = TRIAL_SIZE
     image = drawn_photo(height, width)
     started = time.perf_counter()
     engine = open_engine(path, engine_name, device)
-    use_card(engine, device)
+    use_gpu_filter(engine, device)
     matter = Matter(engine)
     alpha = matter(image).alpha
     first_ms = (time.perf_counter() - started) * 1000
@@ -323,7 +324,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
 
 def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
     """Whether the second file that the model names is there, and the right one."""
-    from stylematte_cli.engines.refiner import open_refiner
+    from stylematte.engines.refiner import open_refiner
 
     try:
         refiner = open_refiner(path, contract, device)

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from stylematte.errors import InputError, StyleMatteError, UsageError
 from stylematte_cli.commands.evaluate_clips import ClipResult, is_clip, read_pairs, score_folders
 from stylematte_cli.commands.options import Json, Quiet, Verbose, print_json, start_log
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.errors import InputError, StyleMatteError, UsageError
 
 log = logging.getLogger("stylematte")
 
@@ -176,7 +176,7 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
     """
     import numpy as np
 
-    from stylematte_cli.media.images import read_alpha
+    from stylematte.media.images import read_alpha
     from training import metrics
 
     warnings: list[str] = []
@@ -201,7 +201,7 @@ def _read_alpha(path: Path, warnings: list[str]) -> Any:
     """Read an alpha, and note what is none."""
     import numpy as np
 
-    from stylematte_cli.media.images import alpha_of, is_coloured, read_image
+    from stylematte.media.images import alpha_of, is_coloured, read_image
 
     photo = read_image(path, is_data=True)
     alpha = alpha_of(photo)
@@ -232,7 +232,7 @@ def _score_clip(
 
 def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
     """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
-    from stylematte_cli.engines.base import usable_cores
+    from stylematte.engines.base import usable_cores
 
     def attempt(pair: Pair) -> Result:
         try:
@@ -258,7 +258,7 @@ def _auto_radius_px(trimap: str | None) -> int | None:
 
 def _by_name(folder: Path) -> dict[str, Path]:
     """Map relative path without suffix to file; the folder is searched as `stylematte matte` searches it."""
-    from stylematte_cli.media.paths import walk
+    from stylematte.media.paths import walk
 
     found: dict[str, Path] = {}
     problems: list[tuple[Path, str]] = []
@@ -385,7 +385,7 @@ def _number(key: str, value: float) -> str:
 
 def _write_csv(path: Path, scored: list[Result]) -> None:
     """Write one line an image; a score that the image does not have is empty."""
-    from stylematte_cli.media.images import write_bytes
+    from stylematte.files import write_bytes
 
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

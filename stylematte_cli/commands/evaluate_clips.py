@@ -10,11 +10,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stylematte.errors import InputError, UsageError
 from stylematte_cli.commands.toolkit import require
-from stylematte_cli.errors import InputError, UsageError
 
 if TYPE_CHECKING:
-    from stylematte_cli.media.photo import Photo
+    from stylematte.media.photo import Photo
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class ClipResult:
 
 def is_clip(path: Path) -> bool:
     """Say whether a path is a clip or a pattern of numbered pictures."""
-    from stylematte_cli.media.paths import CLIP_SUFFIXES
-    from stylematte_cli.media.pattern import is_pattern
+    from stylematte.media.paths import CLIP_SUFFIXES
+    from stylematte.media.pattern import is_pattern
 
     return path.suffix.lower() in CLIP_SUFFIXES or is_pattern(path)
 
@@ -47,9 +47,9 @@ def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
             "Give two clips; shot.####.png is one too, and two folders are with --sequence",
         )
     require("av", extra="video")
-    from stylematte_cli.media.frame_sequence import PictureSequence
-    from stylematte_cli.media.pattern import is_pattern
-    from stylematte_cli.media.video import Clip
+    from stylematte.media.frame_sequence import PictureSequence
+    from stylematte.media.pattern import is_pattern
+    from stylematte.media.video import Clip
 
     with ExitStack() as stack:
         ours, theirs = (
@@ -65,7 +65,7 @@ def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
 
 def alpha_of(photo: "Photo") -> Any:
     """Take the alpha channel of a frame where it has one, else its first channel; (H, W) float32."""
-    from stylematte_cli.imaging.geometry import to_float
+    from stylematte.imaging.geometry import to_float
 
     return to_float(photo.pixels[:, :, 0] if photo.alpha is None else photo.alpha)
 
@@ -76,7 +76,7 @@ def score_folders(pairs: Sequence[tuple[str, Path, Path]]) -> list[ClipResult]:
     Args:
         pairs: Path below the two folders without suffix, prediction, truth; all of them can be read.
     """
-    from stylematte_cli.media.images import read_alpha
+    from stylematte.media.images import read_alpha
     from training.metrics import ClipScores
 
     folders: dict[str, list[tuple[str, Path, Path]]] = defaultdict(list)

@@ -3,15 +3,17 @@
 import json
 import logging
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import InputError, UsageError
+from stylematte.weights import check_name, find_trained
 from stylematte_cli.commands import export_engine, options
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
-from stylematte_cli.errors import InputError, UsageError
+from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from export.precision import Precision
@@ -20,12 +22,13 @@ log = logging.getLogger("stylematte")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class ExportOptions:
     """What the ONNX file is to be."""
 
     precision: "Precision"
     size: int | None
     fixed_size: tuple[int, int] | None
+    name: str
     licence: str
 
 
@@ -69,6 +72,9 @@ def export(
     plan_only: Annotated[
         bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a card.")
     ] = False,
+    name: Annotated[
+        str, typer.Option("--name", help="What to call the model; as its weights file if not given.")
+    ] = "",
     licence: Annotated[
         str, typer.Option("--licence", help="Licence of the weights, written into the file.")
     ] = "",
@@ -84,16 +90,21 @@ def export(
     other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
     options.start_log(quiet=quiet or as_json)
-    wanted = Wanted(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), licence)
+    wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
+    if name:
+        check_name(name)
     is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
     if is_engine:
-        export_engine.check(wanted.precision, is_onnx, plan_only, device)
+        given = {f"--{wanted.precision}": wanted.precision != "fp32", "--fixed-size": fixed_size is not None}
+        given |= {"--name": bool(name), "--licence": bool(licence)}
+        no_say = [option for option, is_given in given.items() if is_given and is_onnx]
+        export_engine.check(wanted.precision, no_say, plan_only, device)
     elif plan_only:
         raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
     lines: list[str] = []
     facts: dict[str, Any] = {}
     if is_engine and is_onnx:
-        target = export_engine.given_model(Path(weights), out)
+        target = export_engine.given_model(Path(weights), out, overwrite)
     else:
         target, facts = _make_onnx(weights, out, wanted, photos, overwrite, is_engine, lines)
     if is_engine:
@@ -101,56 +112,51 @@ def export(
     if as_json:
         options.print_json({"file": str(target), **facts})
     elif not quiet:
-        lines.append(f"next: stylematte matte ./photos --out ./alphas --weights {target}")
+        lines.append(f"next: stylematte matte ./photos --out ./alphas --weights {shlex.quote(str(target))}")
         typer.echo("\n".join(lines))
 
 
 def _make_onnx(
     weights: str,
     out: Path,
-    wanted: Wanted,
+    wanted: ExportOptions,
     photos: Path | None,
     overwrite: bool,
     may_exist: bool,
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
     """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
-    source = find_trained(weights)
-    name = source.stem if wanted.precision == "fp32" else f"{source.stem}_{wanted.precision}"
-    target = out / f"{name}.onnx"
-    from stylematte_cli.weights import REFINER, TRAINING, read_card, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import REFINER, read_card
 
+    source = find_trained(weights)
+    base = wanted.name or source.stem
+    name = base if wanted.precision == "fp32" else f"{base}_{wanted.precision}"
+    target = out / f"{name}.onnx"
     if target.exists() and not overwrite:
         if not may_exist:
             raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
+        _check_is_wanted(target, source, wanted)
         log.info("taking %s, which is already there; --overwrite makes it anew", target)
         return target, {}
     require("torch", "onnx", "onnxscript", extra="train")
     require("onnxruntime", extra="cpu")
-    from stylematte_cli import __version__
+    from export.build import build_onnx
+    from export.onnx import Origin, save_onnx
+    from models.checkpoints import load_weights
+    from stylematte import __version__
 
-    with translated_errors():
-        from export.build import build_onnx
-        from export.onnx import Origin, save_onnx
-        from models.checkpoints import load_weights
-
-        network, provenance = load_weights(source)
-        card = read_card(source)
-        licence = wanted.licence or card.get("licence", "")
-        provenance = card.get("provenance", provenance)
-        log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
-        origin = Origin(sha256_of(source), __version__, licence, provenance)
-        built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
-        refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
-        if refiner.is_file():
-            from export.refiner import save_beside
-
-            theirs = Origin(
-                sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {})
-            )
-            refiner = save_beside(built.model, refiner, target, theirs)
-            lines.append(f"{refiner}: looks at hair and fur again; keep it beside the model")
-        save_onnx(built.model, target)
+    network, provenance = load_weights(source)
+    card = read_card(source)
+    licence = wanted.licence or card.get("licence", "")
+    if not licence:
+        log.warning("%s says no licence, and so will the model; give one with --licence", source)
+    provenance = card.get("provenance", provenance)
+    log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
+    origin = Origin(sha256_of(source), __version__, licence, provenance)
+    built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
+    _save_refiner(source, out / f"{base}{REFINER}.onnx", built.model, licence, lines)
+    save_onnx(built.model, target)
     facts = {
         "name": name,
         "file": target.name,
@@ -173,8 +179,69 @@ def _make_onnx(
     return target, {"sha256": facts["sha256"], "parity": parity.as_dict()}
 
 
+def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:
+    """Export the refiner that lies beside the weights, where there is one, and let the model name it."""
+    from stylematte import __version__
+    from stylematte.files import sha256_of
+    from stylematte.weights import REFINER, TRAINING, read_card
+
+    refiner = source.with_name(f"{source.stem}{REFINER}{TRAINING}")
+    if not refiner.is_file():
+        return
+    from export.onnx import Origin
+    from export.refiner import save_beside
+
+    origin = Origin(sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {}))
+    save_beside(model, refiner, target, origin)
+    lines.append(f"{target}: looks at hair and fur again; keep it beside the model")
+
+
+def _check_is_wanted(target: Path, source: Path, wanted: ExportOptions) -> None:
+    """Make sure that a model file that is already there is the one that would be made.
+
+    Raises:
+        InputError: It is of other weights, or made in another way.
+    """
+    from stylematte.files import sha256_of
+
+    require("onnx", "safetensors", extra="train")
+    metadata = {entry.key: entry.value for entry in export_engine.read_model(target).metadata_props}
+    fixed = "any" if wanted.fixed_size is None else "{}x{}".format(*wanted.fixed_size)
+    has_to_be = {
+        "weights_sha256": sha256_of(source),
+        "precision": wanted.precision,
+        "working_size": str(wanted.size or _own_size(source)),
+        "working_sizes": fixed,
+    }
+    if wanted.licence:
+        has_to_be["licence"] = wanted.licence
+    there_is = {key: metadata.get(f"stylematte.{key}") or "any" for key in has_to_be}
+    called = {"weights_sha256": "weights", "working_size": "size", "working_sizes": "fixed size"}
+    different = [
+        f"{called.get(key, key)} {there_is[key][:12]}, not {value[:12]}"
+        for key, value in has_to_be.items()
+        if there_is[key] != value
+    ]
+    if different:
+        raise InputError(
+            f"{target} is already there and another model: {'; '.join(different)}",
+            "Give --overwrite to make it anew, or another --out",
+        )
+
+
+def _own_size(source: Path) -> int:
+    """Working size of the network that weights are of."""
+    from models.presets import preset_of
+    from stylematte.weights import read_metadata
+
+    try:
+        return preset_of(read_metadata(source)).working_size
+    except ValueError as error:
+        raise InputError(f"{source}: {error}") from None
+
+
 def _write_card(target: Path, facts: dict[str, Any]) -> None:
-    from stylematte_cli.media.images import write_bytes
+    from stylematte.files import write_bytes
 
     text = json.dumps(facts, indent=2, ensure_ascii=False) + "\n"
     write_bytes(target.with_suffix(".json"), text.encode())

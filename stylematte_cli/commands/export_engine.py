@@ -3,20 +3,27 @@
 import logging
 import platform
 import time
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import InputError, MissingError, UsageError
+from stylematte.errors import InputError, MissingError, UsageError
+from stylematte_cli.commands.toolkit import require
 
 SECONDS_BETWEEN_LINES = 5
 
 log = logging.getLogger("stylematte")
 
 
-def check(precision: str, is_onnx: bool, plan_only: bool, device: str) -> None:
+def check(precision: str, no_say: Sequence[str], plan_only: bool, device: str) -> None:
     """Refuse at once what would fail after minutes.
+
+    Args:
+        precision: Of the model file.
+        no_say: Options that were given and have no say over a model file that is already made.
+        plan_only: Nothing is built here.
+        device: As it was given.
 
     Raises:
         UsageError: Options that do not go together.
@@ -27,9 +34,9 @@ def check(precision: str, is_onnx: bool, plan_only: bool, device: str) -> None:
             "TensorRT does not read int8 files made for CPUs, with int32 biases and uint8 activations",
             "Take --fp16 or --bf16",
         )
-    if is_onnx and precision != "fp32":
+    if no_say:
         raise UsageError(
-            f"--{precision} has no say over an .onnx file", "Leave it out, or give trained weights"
+            f"{no_say[0]} has no say over an .onnx file", "Leave it out, or give trained weights"
         )
     if device == "cpu":
         raise UsageError("--format tensorrt needs a card, not --device cpu", "Use --device cuda")
@@ -44,20 +51,56 @@ def check(precision: str, is_onnx: bool, plan_only: bool, device: str) -> None:
     require("cuda", extra="cuda")
 
 
-def given_model(path: Path, out: Path) -> Path:
-    """Take an ONNX file that is already made, into the folder of the results.
+def read_model(path: Path) -> Any:
+    """Read an ONNX file that needs no other.
+
+    Raises:
+        InputError: It is damaged, or keeps its weights in other files.
+    """
+    import onnx
+
+    try:
+        model = onnx.load(path, load_external_data=False)
+    except Exception as error:  # the library has no exception of its own for a damaged file
+        raise InputError(f"{path}: not a readable ONNX file: {error}") from None
+    constants = (entry.t for node in model.graph.node for entry in node.attribute)
+    if any(tensor.external_data for tensor in (*model.graph.initializer, *constants)):
+        raise InputError(
+            f"{path}: keeps its weights in other files, and a model here is one file",
+            "Make one with `stylematte export`",
+        )
+    return model
+
+
+def given_model(path: Path, out: Path, overwrite: bool) -> Path:
+    """Take an ONNX file that is already made, into the folder of the results, its refiner along with it.
 
     Raises:
         MissingError: There is none.
+        InputError: Not a file of ours, or another of its name lies in the folder.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such model file", "Give an .onnx file made by `stylematte export`")
-    target = out / path.name
-    if not (target.exists() and target.samefile(path)):
-        from stylematte_cli.media.images import write_bytes
+    metadata = {entry.key: entry.value for entry in read_model(path).metadata_props}
+    if "stylematte.contract" not in metadata:
+        raise InputError(f"{path}: not a StyleMatte model", "Give an .onnx file made by `stylematte export`")
+    names = [metadata.get("stylematte.refiner", ""), path.name]
+    files = [path.with_name(Path(name).name) for name in names if name]
+    for file in (file for file in files if file.is_file()):
+        _copy(file, out / file.name, overwrite)
+    return out / path.name
 
-        write_bytes(target, path.read_bytes())
-    return target
+
+def _copy(file: Path, target: Path, overwrite: bool) -> None:
+    if target.exists() and (target.samefile(file) or target.read_bytes() == file.read_bytes()):
+        return
+    if target.exists() and not overwrite:
+        raise InputError(
+            f"{target} is already there, and another file than {file}", "Give --overwrite, or another --out"
+        )
+    from stylematte.files import write_bytes
+
+    write_bytes(target, file.read_bytes())
 
 
 def make(
@@ -75,31 +118,22 @@ def make(
     Returns:
         Facts for --json; `lines` for people are added.
     """
-    with translated_errors():
-        import onnx
+    from export import engine_plan
+    from export.parity import PHOTOS, read_photos
 
-        from export import engine_plan
-        from export.parity import PHOTOS, read_photos
-
-        try:
-            model = onnx.load(onnx_path)
-        except Exception as error:  # the library has no exception of its own for a damaged file
-            raise InputError(f"{onnx_path}: not a readable ONNX file: {error}") from None
-        plan = engine_plan.plan_for(onnx_path.stem, model, size, batch_size)
-        if plan_only:
-            files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
-            lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
-            return {"plan": files}
-        pictures = read_photos(photos or PHOTOS, 4)
-        card, built_for = _card(device)
-        identity = engine_plan.identify(plan, onnx_path, built_for)
-        path = engine_plan.engine_path(plan, identity, onnx_path.parent)
-        if engine_plan.is_built(path) and not overwrite:
-            lines.append(
-                f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew"
-            )
-            return {"engine": str(path), "built": False}
-        parity, seconds = _build(plan, identity, path, pictures, card)
+    plan = engine_plan.plan_for(onnx_path.stem, read_model(onnx_path), size, batch_size)
+    if plan_only:
+        files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
+        lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
+        return {"plan": files}
+    pictures = read_photos(photos or PHOTOS, 4)
+    card, built_for = _card(device)
+    identity = engine_plan.identify(plan, onnx_path, built_for)
+    path = engine_plan.engine_path(plan, identity, onnx_path.parent)
+    if engine_plan.is_built(path) and not overwrite:
+        lines.append(f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew")
+        return {"engine": str(path), "built": False}
+    parity, seconds = _build(plan, identity, path, pictures, card)
     lines.append(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s; alpha differs from ONNX Runtime's "
         f"by at most {parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}"
@@ -108,8 +142,8 @@ def make(
 
 
 def _card(device: str) -> tuple[Any, dict[str, str]]:
-    from stylematte_cli.engines.cuda import Cuda
-    from stylematte_cli.engines.tensorrt import machine_identity
+    from stylematte.engines.cuda import Cuda
+    from stylematte.engines.tensorrt import machine_identity
 
     card = Cuda(int(device.partition(":")[2] or 0))
     return card, machine_identity(card)
@@ -120,8 +154,8 @@ def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tu
     import tensorrt
 
     from export import tensorrt as export_tensorrt
-    from export.guided_filter import nvrtc
-    from stylematte_cli import __version__
+    from stylematte import __version__
+    from stylematte.engines.guided_filter import nvrtc
 
     log.info(
         "building %s for %s: minutes, and the card should have nothing else to do", path.name, plan.sizes

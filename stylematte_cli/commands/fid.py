@@ -1,18 +1,20 @@
 """`stylematte fid`: how far generated pictures are from real ones."""
 
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import UsageError
 from stylematte_cli.commands.options import Device, Json, Quiet, Verbose, print_json, start_log
-from stylematte_cli.commands.toolkit import require, translated_errors
-from stylematte_cli.errors import UsageError
+from stylematte_cli.commands.progress import with_progress
+from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
-    from stylematte_cli.commands.fid_pictures import PictureSet
     from training.fid import Detector
+    from training.fid_images import FidImages
 
 log = logging.getLogger("stylematte")
 
@@ -62,25 +64,24 @@ def fid(
     if backgrounds is not None and mode != "composite":
         raise UsageError("--backgrounds stands behind composites", "Add --mode composite")
     require("torch", "torchmetrics", extra="train")
-    from stylematte_cli.commands.backdrop import Backdrop
-    from stylematte_cli.commands.fid_pictures import PictureSet, read_statistics
-    from stylematte_cli.commands.torch_device import usable_device
-    from stylematte_cli.commands.train_gan import detector_folders
+    from stylematte.media.backdrop import Backdrop
+    from training import fid as scores
+    from training.devices import usable_device
+    from training.fid_images import FidImages, read_statistics
+    from training.gan.run import detector_folders
 
     backdrop = Backdrop.parse(backgrounds or GREY) if mode == "composite" else None
-    sets = [PictureSet.find(folder, backdrop) for folder in (real, fake)]
-    with translated_errors():
-        from training import fid as scores
-
-        seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
-        if seeing.name != "inception":
-            log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
-        of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, quiet) for s in sets)
-        values: dict[str, Any] = {"fid": scores.fid(of_real, of_fake)}
-        if kid:
-            mean, deviation = scores.kid(of_real, of_fake)
-            values["kid"] = {"mean": mean, "deviation": deviation}
-        doubts = scores.doubts(of_real.count, of_fake.count, seeing.num_features)
+    sets = [FidImages.find(folder, backdrop) for folder in (real, fake)]
+    seeing = scores.load_detector(detector, detector_folders()).to(usable_device(device))
+    if seeing.name != "inception":
+        log.info("detector %s, SHA-256 %s", seeing.name, seeing.sha256)
+    progress = partial(with_progress, unit="group", quiet=quiet)
+    of_real, of_fake = (read_statistics(s, seeing, kid, batch_size, cache, progress) for s in sets)
+    values: dict[str, Any] = {"fid": scores.fid(of_real, of_fake)}
+    if kid:
+        mean, deviation = scores.kid(of_real, of_fake)
+        values["kid"] = {"mean": mean, "deviation": deviation}
+    doubts = scores.doubts(of_real.count, of_fake.count, seeing.num_features)
     for doubt in doubts:
         log.warning("%s", doubt)
     report = values | _conditions(sets, seeing, mode, backgrounds or GREY) | {"warnings": doubts}
@@ -90,9 +91,7 @@ def fid(
         _print(report)
 
 
-def _conditions(
-    sets: "list[PictureSet]", detector: "Detector", mode: str, backgrounds: str
-) -> dict[str, Any]:
+def _conditions(sets: "list[FidImages]", detector: "Detector", mode: str, backgrounds: str) -> dict[str, Any]:
     """All that a score depends on besides the pictures."""
     return {
         "detector": detector.name,

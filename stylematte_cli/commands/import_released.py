@@ -1,12 +1,13 @@
 """`stylematte models import`: the released checkpoints become weights of ours."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stylematte_cli.commands.options import Overwrite, Quiet
-from stylematte_cli.commands.toolkit import require, translated_errors
+from stylematte_cli.commands.toolkit import require
 
 
 def import_released(
@@ -31,21 +32,22 @@ def import_released(
     `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read
     too.
     """
-    from stylematte_cli.weights import keep, new_path, sha256_of
+    from stylematte.files import sha256_of
+    from stylematte.weights import keep, new_path
 
     target = new_path(name or file.stem, overwrite)
     require("torch", "transformers", extra="train")
-    with translated_errors():
-        from models.gan.pickles import is_pickle
+    from models.gan.pickles import is_pickle
 
-        source = {"imported_from": file.name, "imported_sha256": sha256_of(file)}
-        if file.suffix == ".pkl" or is_pickle(file):
-            write, facts = _generator(file, source)
-            then = f"stylematte synth --weights {target.stem} --n 100 --out DIR"
-        else:
-            write, facts = _matting_network(file, source)
-            then = f"stylematte export --weights {target.stem} --out {target.parent}"
-        keep(target, {"licence": licence, **facts}, write)
+    source = {"imported_from": file.name, "imported_sha256": sha256_of(file)}
+    if file.suffix == ".pkl" or is_pickle(file):
+        write, facts = _generator(file, source)
+        then = f"stylematte synth --weights {shlex.quote(target.stem)} --n 100 --out DIR"
+    else:
+        write, facts = _matting_network(file, source)
+        words = ["--weights", target.stem, "--out", str(target.parent)]
+        then = shlex.join(["stylematte", "export", *words])
+    keep(target, {"licence": licence, **facts}, write)
     if not quiet:
         typer.echo(f"{target}: {target.stat().st_size / 1e6:.1f} MB")
         typer.echo(f"next: {then}")

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from stylematte.errors import InputError, UsageError
+from stylematte.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 from stylematte_cli.commands import options
-from stylematte_cli.commands.matte_files import How, Model, Wish, matte_files
+from stylematte_cli.commands.matte_files import MatteRequest, Model, RunOptions, matte_files
 from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.verbs import typed_line
-from stylematte_cli.errors import InputError, UsageError
-from stylematte_cli.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 
 if TYPE_CHECKING:
-    from stylematte_cli.batch import Job, Output
-    from stylematte_cli.matter import Matter
+    from stylematte.batch import Job, Output
+    from stylematte.matter import Matter
 
 log = logging.getLogger("stylematte")
 
@@ -150,7 +150,7 @@ def matte(
         options.start_log(verbose, quiet)
         made = output or ("alpha" if background is None else "composite")
         _check_usage(inputs, out, as_json, dry_run, f"{typed_line(context)} --out ./{made}s")
-        wish = _read_wish(
+        request = _read_request(
             output=made,
             background=background,
             kind=kind,
@@ -169,14 +169,14 @@ def matte(
         )
         model = Model(weights, engine, device, size, detail)
         if out is None:
-            if wish.for_clips or kind in CLIP_FORMATS:
+            if request.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")
-            return _matte_stdin(model.open(1), wish.job)
-        how = How(batch_size, workers, overwrite, dry_run, quiet, as_json)
-        return matte_files(inputs, out, wish, model, how)
+            return _matte_stdin(model.open(1), request.job)
+        how = RunOptions(batch_size, workers, overwrite, dry_run, quiet, as_json)
+        return matte_files(inputs, out, request, model, how)
 
 
-def _read_wish(
+def _read_request(
     *,
     output: "Output",
     background: str | None,
@@ -193,14 +193,14 @@ def _read_wish(
     end: str | None,
     every: int,
     rate: str,
-) -> Wish:
+) -> MatteRequest:
     """Turn options into what is to be made of photos and clips.
 
     Raises:
         UsageError: Values that cannot be meant, or do not go together.
     """
-    from stylematte_cli.batch import PREMULTIPLIABLE, Job
-    from stylematte_cli.media.span import Span, parse_moment, parse_rate
+    from stylematte.batch import PREMULTIPLIABLE, Job
+    from stylematte.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(background)
     if kind == "exr":
@@ -235,7 +235,7 @@ def _read_wish(
         None if end is None else parse_moment(end, "--end"),
         every,
     )
-    return Wish(
+    return MatteRequest(
         job=job,
         clip_kind=clip_kind,
         background=behind_text,
@@ -270,9 +270,9 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
     """Read --background: what it is, how the manifest names it, and the path of a clip."""
     if text is None:
         return None, None, None
-    from stylematte_cli.imaging.compose import BASIC_COLORS, composite, parse_background
-    from stylematte_cli.media.decode import decode_image
-    from stylematte_cli.media.manifest import identify, read_and_identify
+    from stylematte.imaging.compose import BASIC_COLORS, composite, parse_background
+    from stylematte.media.decode import decode_image
+    from stylematte.media.manifest import identify, read_and_identify
 
     path = Path(text)
     if path.is_file() and path.suffix.lower() in CLIP_SUFFIXES:
@@ -295,7 +295,7 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
 
 
 def _matte_stdin(matter: "Matter", job: "Job") -> int:
-    from stylematte_cli.batch import encode, read, render
+    from stylematte.batch import encode, read, render
 
     data = sys.stdin.buffer.read()
     if not data:

@@ -12,21 +12,21 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from stylematte.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
 from stylematte_cli.commands import options
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import require
-from stylematte_cli.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
 
 if TYPE_CHECKING:
     from fractions import Fraction
 
-    from stylematte_cli.batch import Job, Outcome
-    from stylematte_cli.clips import ClipJob
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.media.manifest import Manifest, State
-    from stylematte_cli.media.paths import Item
-    from stylematte_cli.media.span import Span
-    from stylematte_cli.media.video import ClipInfo
+    from stylematte.batch import Job, Outcome
+    from stylematte.clips import ClipJob
+    from stylematte.matter import Matter
+    from stylematte.media.manifest import Manifest, State
+    from stylematte.media.paths import Item
+    from stylematte.media.span import Span
+    from stylematte.media.video import ClipInfo
 
 log = logging.getLogger("stylematte")
 
@@ -46,21 +46,20 @@ class Model:
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
-        from stylematte_cli.commands.card import use_card
-        from stylematte_cli.engines import open_engine
-        from stylematte_cli.matter import Matter, open_detail
-        from stylematte_cli.weights import resolve
+        import stylematte
 
-        path = resolve(self.weights)
-        engine = open_engine(path, self.engine, self.device, lanes=lanes)
-        detail = open_detail(self.detail, path, engine, self.device)
-        if detail is None:  # else coefficients are needed here, for windows of the coarse alpha
-            use_card(engine, self.device)
-        return Matter(engine, self.size, detail)
+        return stylematte.load(
+            self.weights,
+            device=self.device,
+            engine=self.engine,
+            size=self.size,
+            detail=self.detail,
+            lanes=lanes,
+        )
 
 
 @dataclass(frozen=True)
-class Wish:
+class MatteRequest:
     """What is to be made of photos and of clips.
 
     Attributes:
@@ -117,7 +116,7 @@ class Wish:
 
 
 @dataclass(frozen=True)
-class How:
+class RunOptions:
     """How the files are to be worked through, and what is to be said about it."""
 
     batch_size: int | None
@@ -182,23 +181,23 @@ class Plan:
         return [(item, state) for item, state in pairs if state in ("new", "changed", "begun")]
 
 
-def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: How) -> int:
+def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Model, how: RunOptions) -> int:
     """Find the files, do what is not done yet, and report.
 
     Returns:
         The exit code.
     """
-    from stylematte_cli.engines.base import made_by, usable_cores
-    from stylematte_cli.matter import Matter
-    from stylematte_cli.media import images
-    from stylematte_cli.media.manifest import Manifest
-    from stylematte_cli.media.paths import CLIP_FORMATS, collect, is_there
-    from stylematte_cli.media.pattern import is_pattern
-    from stylematte_cli.media.results import SUFFIXES
+    from stylematte.engines.base import made_by, usable_cores
+    from stylematte.files import remove_leftovers
+    from stylematte.matter import Matter
+    from stylematte.media.manifest import Manifest
+    from stylematte.media.paths import CLIP_FORMATS, collect, is_there
+    from stylematte.media.pattern import is_pattern
+    from stylematte.media.results import SUFFIXES
 
     started = time.perf_counter()
-    suffix = SUFFIXES[wish.job.kind]
-    work = collect(inputs, out, suffix, CLIP_FORMATS.get(wish.clip_kind, ""))
+    suffix = SUFFIXES[request.job.kind]
+    work = collect(inputs, out, suffix, CLIP_FORMATS.get(request.clip_kind, ""))
     work.pass_over_what_needs_more(inputs)
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
@@ -209,7 +208,7 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
             work.problems.append((item.source, "no such file"))
     photos = [item for item in there if not item.is_clip]
     clips = [item for item in there if item.is_clip]
-    clip_job = _check(wish, photos, clips)
+    clip_job = _check(request, photos, clips)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
@@ -226,8 +225,8 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         clip_matter = Matter(matter.engine, matter.size)
     clip_detail = {} if clip_matter.detail is None else looked_at_again
     plans = [
-        plan(photos, wish.settings(model.size) | looked_at_again),
-        plan(clips, wish.clip_settings(model.size) | clip_detail),
+        plan(photos, request.settings(model.size) | looked_at_again),
+        plan(clips, request.clip_settings(model.size) | clip_detail),
     ]
     tally = Tally(passed_over=work.passed_over)
     for path, reason in work.problems:
@@ -239,10 +238,10 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
         _print_plan(plans, looked_at_again, how.as_json)
         return tally.exit_code
 
-    images.remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
+    remove_leftovers({item.output.parent for item in there} | {item.output for item in clips})
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
-            _do_photos(plans[0], matter, wish, how, workers, tally)
+            _do_photos(plans[0], matter, request, how, workers, tally)
         if clip_job is None:
             for item, _ in plans[1].todo:
                 tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
@@ -268,13 +267,13 @@ def matte_files(inputs: list[Path], out: Path, wish: Wish, model: Model, how: Ho
     return tally.exit_code
 
 
-def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
+def _check(request: MatteRequest, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | None":
     """Refuse what does not go together before any work starts; gives what to make of the clips."""
-    if not clips and wish.for_clips:
-        raise UsageError(f"{', '.join(wish.for_clips)}: for clips, and there are none among the inputs")
-    if photos and wish.backdrop is not None:
+    if not clips and request.for_clips:
+        raise UsageError(f"{', '.join(request.for_clips)}: for clips, and there are none among the inputs")
+    if photos and request.backdrop is not None:
         raise UsageError(
-            f"--background {wish.backdrop}: a clip can be behind clips alone",
+            f"--background {request.backdrop}: a clip can be behind clips alone",
             "Do the photos in a run of their own",
         )
     if not clips:
@@ -282,27 +281,37 @@ def _check(wish: Wish, photos: "list[Item]", clips: "list[Item]") -> "ClipJob | 
     if photos and find_spec("av") is None:
         return None  # the clips fail by name, the photos are done
     require("av", extra="video")
-    from stylematte_cli.clips import ClipJob
+    from stylematte.clips import ClipJob
 
     return ClipJob(
-        wish.job, wish.clip_kind, wish.span, wish.rate, wish.premultiplied, wish.is_stabilised, wish.backdrop
+        request.job,
+        request.clip_kind,
+        request.span,
+        request.rate,
+        request.premultiplied,
+        request.is_stabilised,
+        request.backdrop,
     )
 
 
-def _do_photos(plan: Plan, matter: "Matter", wish: Wish, how: How, workers: int, tally: Tally) -> None:
-    from stylematte_cli import batch
+def _do_photos(
+    plan: Plan, matter: "Matter", request: MatteRequest, how: RunOptions, workers: int, tally: Tally
+) -> None:
+    from stylematte import batch
 
     plan.manifest.open()
     todo = [item for item, _ in plan.todo]
-    outcomes = batch.run(todo, matter, wish.job, plan.manifest, workers, how.batch_size)
+    outcomes = batch.run(todo, matter, request.job, plan.manifest, workers, how.batch_size)
     with closing(plan.manifest), closing(outcomes):
         for outcome in with_progress(outcomes, len(todo), "photo", how.quiet):
             tally.add(outcome)
 
 
-def _do_clips(plan: Plan, matter: "Matter", job: "ClipJob", how: How, workers: int, tally: Tally) -> None:
-    from stylematte_cli.batch import Network
-    from stylematte_cli.clips import matte_clip
+def _do_clips(
+    plan: Plan, matter: "Matter", job: "ClipJob", how: RunOptions, workers: int, tally: Tally
+) -> None:
+    from stylematte.batch import Network
+    from stylematte.clips import matte_clip
 
     network = Network(matter, how.batch_size)
     plan.manifest.open()
@@ -320,8 +329,8 @@ def _do_clip(
     quiet: bool,
     tally: Tally,
 ) -> "Outcome":
-    from stylematte_cli.batch import Outcome
-    from stylematte_cli.media.manifest import describe_output, identify
+    from stylematte.batch import Outcome
+    from stylematte.media.manifest import describe_output, identify
 
     outcome = Outcome(item)
     facts: dict[str, Any] = {}

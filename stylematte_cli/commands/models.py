@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from stylematte.errors import InputError, MissingError
+from stylematte_cli.commands.model_card import card_lines, megabytes
 from stylematte_cli.commands.options import Json, print_json, start_log
 from stylematte_cli.commands.verbs import Verb
-from stylematte_cli.errors import InputError, MissingError
 
 if TYPE_CHECKING:
-    from stylematte_cli.weights import Weights
+    from stylematte.weights import Weights
 
 app = typer.Typer(help="List the models that are here, show one, or import released weights.")
 
@@ -25,7 +26,8 @@ def models(context: typer.Context) -> int:
 @app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
     """List models and training weights that are here: name, kind, size, licence, place, summary."""
-    from stylematte_cli.weights import cache_folder, list_weights
+    from stylematte.files import cache_folder
+    from stylematte.weights import list_weights
 
     known = list_weights()
     if as_json:
@@ -53,7 +55,7 @@ def list_models(as_json: Json = False) -> int:
             (
                 weights.name,
                 _kind(weights),
-                _megabytes(weights.bytes),
+                megabytes(weights.bytes),
                 weights.licence or "not stated",
                 where,
                 weights.summary,
@@ -73,10 +75,11 @@ def show(
 ) -> int:
     """Show a model's card and contract, and check the file against the card's SHA-256.
 
-    Weights for training have a card alone.
+    Of weights for training: their card, or what the file says of itself.
     """
-    from stylematte_cli.engines import open_engine
-    from stylematte_cli.weights import describe, sha256_of
+    from stylematte.engines import open_engine
+    from stylematte.files import sha256_of
+    from stylematte.weights import describe, read_metadata
 
     start_log(quiet=True)
     weights = describe(name)
@@ -87,12 +90,14 @@ def show(
             "The file is damaged or was exchanged: install stylematte again, or export the weights again",
         )
     contract: dict[str, Any] = {}
+    metadata = {} if weights.is_model else read_metadata(weights.path)
     missing = None
     try:
         if weights.is_model:
             contract = dataclasses.asdict(open_engine(weights.path, device="cpu").contract)
     except MissingError as error:  # the card is worth showing where no runtime is installed
         missing = error
+    own = _read(metadata.get("provenance", ""))
     facts: dict[str, Any] = {
         "name": weights.name,
         "kind": _kind(weights),
@@ -103,13 +108,14 @@ def show(
         "sha256_agrees_with_card": bool(weights.sha256) or None,
         "licence": weights.licence or contract.get("licence", ""),
         "summary": weights.summary,
-        "provenance": weights.provenance or contract.get("provenance", {}),
+        "provenance": weights.provenance or contract.get("provenance") or own,
+        "network": _network_of(metadata),
         "contract": {key: value for key, value in contract.items() if key not in ("licence", "provenance")},
     }
     if as_json:
         print_json(facts)
     else:
-        _print_facts(facts)
+        typer.echo("\n".join(card_lines(facts)))
     if missing:
         raise missing
     return 0
@@ -119,25 +125,18 @@ def _kind(weights: "Weights") -> str:
     return "model" if weights.is_model else "training"
 
 
-def _print_facts(facts: dict[str, Any]) -> None:
-    verified = "agrees with the card" if facts["sha256_agrees_with_card"] else "no card states one"
-    lines = {
-        "kind": facts["kind"],
-        "file": f"{facts['file']} ({_megabytes(facts['bytes'])}, {facts['where']})",
-        "sha256": f"{facts['sha256']} ({verified})",
-        "licence": facts["licence"] or "not stated",
-        "summary": facts["summary"],
-        "provenance": facts["provenance"],
-        **{key.replace("_", " "): value for key, value in facts["contract"].items()},
-    }
-    typer.echo(facts["name"])
-    for key, value in lines.items():
-        if isinstance(value, dict):
-            value = json.dumps(value, indent=2, ensure_ascii=False).replace("\n", "\n" + " " * 18)
-        elif isinstance(value, tuple):
-            value = ", ".join(map(str, value))
-        typer.echo(f"  {key:<15} {value}".rstrip())
+def _network_of(metadata: dict[str, str]) -> dict[str, Any]:
+    """What weights say of the network that they are of; {} where they are of no network of ours."""
+    if config := metadata.get("config"):
+        return {"network": metadata.get("network", ""), "config": _read(config)}
+    if preset := metadata.get("preset"):
+        return {"preset": preset, "changes": _read(metadata.get("network", "{}"))}
+    return {}
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:.1f} MB"
+def _read(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

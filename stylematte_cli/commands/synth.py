@@ -1,14 +1,13 @@
 """`stylematte synth`: pictures with alpha, drawn from a generator."""
 
-import dataclasses
-import time
-from collections import Counter
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
+from stylematte.errors import MissingError, UsageError
+from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, find_trained
 from stylematte_cli.commands.options import (
     Count,
     Device,
@@ -23,20 +22,7 @@ from stylematte_cli.commands.options import (
     start_log,
 )
 from stylematte_cli.commands.progress import with_frame_progress
-from stylematte_cli.commands.toolkit import find_trained, require, translated_errors
-from stylematte_cli.errors import InputError, MissingError, UsageError
-
-if TYPE_CHECKING:
-    from models.gan.generator import Generator
-    from stylematte_cli.commands.synth_files import SampleFolder
-    from stylematte_cli.commands.synth_filter import Judge
-    from training.synthesis import Plan
-
-DEFAULT_GENERATOR = "faces"
-WHERE_GENERATORS_COME_FROM = (
-    f"Import released ones: `stylematte models import humans.pkl --name {DEFAULT_GENERATOR}`; or train some: "
-    "`stylematte train gan`, and give their file as --weights FILE"
-)
+from stylematte_cli.commands.toolkit import require
 
 
 def synth(
@@ -107,30 +93,28 @@ def synth(
     path = _find_generator(weights or DEFAULT_GENERATOR)
     _check_preview(preview, out)
     require("torch", extra="train")
-    with translated_errors():
-        from stylematte_cli.commands.synth_files import SampleFolder, Settings
-        from stylematte_cli.commands.torch_device import usable_device
-        from stylematte_cli.weights import sha256_of
+    from training.devices import usable_device
+    from training.synthesis.run import Filter, SynthesisRequest, parse_plan, report_lines, synthesize
 
-        plan = _read_plan(seed, truncation, jitter)
-        device = usable_device(device)
-        generator = _open_generator(path, device)
-        side_px = _choose_side(size, generator.config.size_px)
-        settings = Settings(sha256_of(path), seed, plan.truncation, plan.shift, plan.turn_deg, side_px, form)
-        folder = SampleFolder(out, settings, overwrite)
-        judge = None
-        if use_filter:
-            judge = _open_judge(matting, threshold, backgrounds, device, side_px)
-        seconds = _fill(folder, _Drawing(generator, plan, device, side_px, batch_size), count, judge, quiet)
-        if preview is not None:
-            from stylematte_cli.commands.synth_sheet import write_sheet
-
-            write_sheet(preview, folder)
-    report = _report(folder, plan, judge, seconds)
+    request = SynthesisRequest(
+        out=out,
+        weights=path,
+        plan=parse_plan(seed, truncation, jitter),
+        count=count,
+        size_px=size,
+        form=form,
+        batch_size=batch_size,
+        keep=Filter(matting, threshold or Filter.threshold, backgrounds) if use_filter else None,
+        preview=preview,
+        device=usable_device(device),
+        overwrite=overwrite,
+    )
+    report = synthesize(request, partial(with_frame_progress, quiet=quiet, unit="picture"))
     if as_json:
         print_json(report)
     else:
-        _print(report, out)
+        for line in report_lines(report, out):
+            typer.echo(line)
 
 
 def _find_generator(name_or_path: str) -> Path:
@@ -152,121 +136,3 @@ def _check_preview(preview: Path | None, out: Path) -> None:
         raise UsageError(
             f"--preview {preview} lies in --out, and would be taken for training data", "Choose another place"
         )
-
-
-def _read_plan(seed: int, truncation: str, jitter: str) -> "Plan":
-    """Read the options.
-
-    Raises:
-        UsageError: They cannot be meant.
-    """
-    from training.synthesis import Plan, SynthesisError
-
-    try:
-        low, _, high = truncation.partition(":")
-        between = float(low), float(high or low)
-    except ValueError:
-        raise UsageError(f"--truncation {truncation!r}: a number, or two as in -0.9:0.9") from None
-    try:
-        shift, _, turn_deg = jitter.partition(":")
-        moved = float(shift or 0), float(turn_deg or 0)
-    except ValueError:
-        raise UsageError(f"--jitter {jitter!r}: a shift and degrees, as in 0.05:10") from None
-    try:
-        return Plan(seed, between, *moved)
-    except SynthesisError as error:
-        raise UsageError(f"--{error}") from None
-
-
-def _open_generator(path: Path, device: str) -> "Generator":
-    from models.gan.checkpoints import load_generator
-
-    generator, _ = load_generator(path)
-    if generator.config.channels != 4:
-        raise InputError(
-            f"{path}: draws {generator.config.channels} channels, without alpha", WHERE_GENERATORS_COME_FROM
-        )
-    return generator.to(device)
-
-
-def _choose_side(size: int | None, own: int) -> int:
-    if size is not None and size > own:
-        raise UsageError(f"--size {size}: the generator draws {own} px, and is only shrunk from that")
-    return size or own
-
-
-def _open_judge(
-    matting: str, threshold: float | None, backgrounds: str, device: str, side_px: int
-) -> "Judge":
-    from stylematte_cli.commands.backdrop import Backdrop
-    from stylematte_cli.commands.synth_filter import THRESHOLD, Judge
-
-    return Judge(matting, threshold or THRESHOLD, Backdrop.parse(backgrounds), device, side_px)
-
-
-@dataclass(frozen=True)
-class _Drawing:
-    """How pictures are drawn."""
-
-    generator: "Generator"
-    plan: "Plan"
-    device: str
-    side_px: int
-    batch_size: int
-
-
-def _fill(folder: "SampleFolder", drawing: _Drawing, count: int, judge: "Judge | None", quiet: bool) -> float:
-    """Fill the folder, and say how long it took."""
-    from stylematte_cli.commands.synth_files import Run, fill
-    from training.synthesis import Watch, check_variety, draw
-
-    plan, z_dim = drawing.plan, drawing.generator.config.z_dim
-    run = Run(
-        count,
-        drawing.batch_size,
-        lambda index: plan.draft(index, z_dim),
-        lambda drafts: draw(drawing.generator, drafts, drawing.device, drawing.side_px),
-        Watch(plan).saw,
-        judge,
-    )
-    folder.open()
-    try:
-        if plan.has_jitter and count > 1 and not folder.lines:
-            check_variety(drawing.generator, plan, z_dim, drawing.batch_size, drawing.device)
-        started = time.monotonic()
-        with_frame_progress(fill(folder, run), folder.out.name, quiet, "picture")
-        return time.monotonic() - started
-    finally:
-        folder.close()
-
-
-def _report(folder: "SampleFolder", plan: "Plan", judge: "Judge | None", seconds: float) -> dict[str, Any]:
-    outcomes = Counter(line["outcome"] for line in folder.lines.values())
-    report = {
-        "out": str(folder.out),
-        "pictures": outcomes["ok"],
-        "near_copies_refused": outcomes["duplicate"],
-        "rejected": outcomes["rejected"],
-        "seconds": round(seconds, 2),
-        "settings": dataclasses.asdict(folder.settings),
-    }
-    if judge is not None:
-        from stylematte_cli.commands.synth_filter import filter_report
-
-        report["filter"] = filter_report(folder, judge.threshold)
-    return report
-
-
-def _print(report: dict[str, Any], out: Path) -> None:
-    refused = (
-        f", {report['near_copies_refused']} near copies refused" if report["near_copies_refused"] else ""
-    )
-    if found := report.get("filter"):
-        from training.sample_filter import bars
-
-        for line in bars([(b["from"], b["pictures"]) for b in found["histogram"]], found["threshold"]):
-            typer.echo(line)
-        typer.echo(
-            f"the filter kept {found['kept_share']:.1%}, and put {found['rejected']} in {out / 'rejected'}"
-        )
-    typer.echo(f"{report['pictures']} pictures in {out}{refused}")

@@ -1,22 +1,36 @@
-"""The way from commands to the packages that need torch: asked for, their errors turned into ours."""
+"""What commands need before they import a toolkit: its folder on the path, and its packages."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError
+from stylematte.errors import EngineError, MissingError
 
 TOOLKITS = ("models", "export", "training")
+BUNDLED = Path(__file__).parents[1] / "_toolkit"  # where they lie in an installed wheel; a checkout has none
+ROOT = BUNDLED if BUNDLED.is_dir() else Path(__file__).parents[2]
+
+
+def enable() -> None:
+    """Let this process import the toolkits of an installed wheel; they go before packages called the same."""
+    if ROOT == BUNDLED and str(BUNDLED) not in sys.path:
+        sys.path.insert(0, str(BUNDLED))
 
 
 def require(*packages: str, extra: str) -> None:
-    """Make sure that packages are installed.
+    """Make sure that packages are installed, and that the toolkits are ours.
 
     Raises:
         MissingError: One is not; the hint is the line that installs it.
+        EngineError: This process has imported another package with the name of a toolkit.
     """
+    for name in TOOLKITS:
+        found = getattr(sys.modules.get(name), "__file__", None)
+        if found and ROOT not in Path(found).parents:
+            raise EngineError(
+                f"another package {name} is imported: {found}", "Run stylematte in its own process"
+            )
     for package in packages:
         if find_spec(package) is None:
             raise MissingError(f"{package} is not installed", f'pip install "stylematte[{extra}]"')
@@ -29,52 +43,3 @@ def let_threads_sleep() -> None:
     nano on two busy cores took four to nine times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
-
-@contextmanager
-def translated_errors() -> Iterator[None]:
-    """Turn the errors of `models`, `export` and `training` into the tool's, with their exit codes.
-
-    Their errors are ValueErrors where the user's files or recipes are at fault, with `is_missing` where
-    something is not here, and RuntimeErrors where the work failed; a package that only some presets need may
-    be missing. Everything else is our own mistake and passes as it is.
-    """
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        package = (error.name or "").partition(".")[0]
-        if package in ("", *TOOLKITS, "stylematte_cli"):
-            raise
-        raise MissingError(f"{package} is not installed", 'pip install "stylematte[train]"') from error
-    except (ValueError, RuntimeError) as error:
-        if type(error).__module__.partition(".")[0] not in TOOLKITS:
-            raise
-        kind: type[StyleMatteError] = InputError if isinstance(error, ValueError) else EngineError
-        if getattr(error, "is_missing", False):
-            kind = MissingError
-        message = str(error)
-        if "Original Traceback" in message:  # of a process of torch's DataLoader
-            message = message.splitlines()[-1].partition(": ")[2]
-        raise kind(message) from error
-
-
-def find_trained(name_or_path: str, option: str = "--weights") -> Path:
-    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
-
-    Raises:
-        InputError: A file of another kind.
-        MissingError: There is none; both messages name the option.
-    """
-    from stylematte_cli.weights import ASSETS, cache_folder
-
-    for path in (Path(name_or_path), *(f / f"{name_or_path}.safetensors" for f in (ASSETS, cache_folder()))):
-        if path.is_file():
-            if path.suffix != ".safetensors":
-                raise InputError(
-                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
-                )
-            return path
-    raise MissingError(
-        f"{option}: weights {name_or_path!r} are not here",
-        "Give a .safetensors file made by `stylematte train`",
-    )

@@ -3,11 +3,13 @@
 import dataclasses
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from stylematte.errors import InputError, MissingError, UsageError
 from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
 from stylematte_cli.commands.options import (
     BackboneWeights,
@@ -20,11 +22,11 @@ from stylematte_cli.commands.options import (
     StepsBetween,
     print_json,
 )
-from stylematte_cli.commands.toolkit import let_threads_sleep, require, translated_errors
+from stylematte_cli.commands.progress import with_progress
+from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
-from stylematte_cli.commands.train_gan import Wish, refuse_matting_options, train_generator
-from stylematte_cli.commands.train_run import Request, train_matting
-from stylematte_cli.errors import InputError, MissingError, UsageError
+from stylematte_cli.commands.train_generator import refuse_matting_options, train_generator
+from stylematte_cli.commands.train_matting import Request, train_matting
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -153,73 +155,83 @@ def train(
     let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
     sets = list(overrides or [])
-    with translated_errors():
-        from stylematte_cli.commands.torch_device import usable_device
-        from training.loop import RunOptions
-        from training.recipe_files import trains_generator
+    from training.devices import usable_device
+    from training.loop import RunOptions
+    from training.recipe_files import trains_generator
 
-        if list_recipes:
-            _list(recipe, sets, as_json)
+    if list_recipes:
+        _list(recipe, sets, as_json)
+        return
+    is_own = _check_own(image, mask, alpha, data)
+    choice, say = None, _speaker(quiet, as_json)
+    is_generator = bool(recipe) and trains_generator(recipe)
+    torch_device = usable_device(device)
+    if not recipe and is_own:
+        recipe = SCRATCH if backbone_weights else FINETUNE
+    elif not recipe and print_recipe:
+        raise UsageError("--print needs the name of a recipe", "See `stylematte train --list`")
+    elif not recipe:
+        choice = choose_recipe(data or DATA, torch_device != "cpu", bool(backbone_weights))
+        recipe = choice.recipe
+        is_generator = trains_generator(recipe)
+        for line in _explain_choice(choice, data or DATA):
+            say(line)
+    folder = out or RUNS / (Path(recipe).stem if recipe.endswith(".toml") else recipe)
+    if print_recipe:
+        _print_recipe(recipe, sets, stages, student, is_generator)
+        return
+    if is_generator:
+        refuse_matting_options(
+            {
+                "--stages": bool(stages),
+                "--init": bool(init),
+                "--student": bool(student),
+                "--check-data": check_data,
+                "--full-check": full_check,
+                "--precision": precision != "fp32",
+                "--image": is_own,
+            }
+        )
+        from training.gan.config import load_gan_recipe
+        from training.gan.run import GanRequest
+
+        generator = GanRequest(
+            recipe=load_gan_recipe(recipe, sets),
+            data=data or DATA,
+            out=folder,
+            mattes=mattes or folder / "mattes",
+            matter=teacher,
+            backbone=backbone_weights,
+            detector=detector,
+            device=device,
+            accumulate=accumulate,
+            workers=workers,
+            every=every,
+            stop_after=stop_after,
+            quiet=quiet,
+            say=say,
+            progress=partial(with_progress, unit="matte", quiet=quiet),
+        )
+        facts = train_generator(recipe, generator, resume, dry_run)
+    else:
+        if detector:
+            raise UsageError("--detector is for recipes that train a generator", "Leave it out")
+        if stop_after is not None:
+            raise UsageError("--stop-after is for recipes that train a generator", "Leave it out")
+        require("kornia", "pymatting", extra="train")
+        chosen = _choose(recipe, sets, stages, student)
+        root, chosen = _with_data(recipe, chosen, data or DATA, image, mask, alpha)
+        if check_data or full_check:
+            _check_data(chosen, root, full_check, workers, quiet, as_json)
             return
-        is_own = _check_own(image, mask, alpha, data)
-        choice, say = None, _speaker(quiet, as_json)
-        is_generator = bool(recipe) and trains_generator(recipe)
-        torch_device = usable_device(device)
-        if not recipe and is_own:
-            recipe = SCRATCH if backbone_weights else FINETUNE
-        elif not recipe and print_recipe:
-            raise UsageError("--print needs the name of a recipe", "See `stylematte train --list`")
-        elif not recipe:
-            choice = choose_recipe(data or DATA, torch_device != "cpu", bool(backbone_weights))
-            recipe = choice.recipe
-            is_generator = trains_generator(recipe)
-            for line in _explain_choice(choice, data or DATA):
-                say(line)
-        folder = out or RUNS / (Path(recipe).stem if recipe.endswith(".toml") else recipe)
-        if print_recipe:
-            _print_recipe(recipe, sets, stages, student, is_generator)
-            return
-        if is_generator:
-            refuse_matting_options(
-                {
-                    "--stages": bool(stages),
-                    "--init": bool(init),
-                    "--student": bool(student),
-                    "--check-data": check_data,
-                    "--full-check": full_check,
-                    "--precision": precision != "fp32",
-                    "--image": is_own,
-                }
-            )
-            facts = train_generator(
-                Wish(
-                    *(recipe, data or DATA, folder, mattes, teacher, backbone_weights, detector, device),
-                    *(accumulate, workers, every, resume, dry_run, quiet, stop_after),
-                    overrides=tuple(sets),
-                    say=say,
-                )
-            )
-        else:
-            if detector:
-                raise UsageError("--detector is for recipes that train a generator", "Leave it out")
-            if stop_after is not None:
-                raise UsageError("--stop-after is for recipes that train a generator", "Leave it out")
-            require("kornia", "pymatting", extra="train")
-            chosen = _choose(recipe, sets, stages, student)
-            root, chosen = _with_data(recipe, chosen, data or DATA, image, mask, alpha)
-            if check_data or full_check:
-                _check_data(chosen, root, full_check, workers, quiet, as_json)
-                return
-            _check_usage(folder, resume, precision, torch_device, backbone_weights, init)
-            where = mattes or folder / "mattes"
-            options = RunOptions(
-                *(folder, where, torch_device, precision, accumulate, workers, every or EVERY)
-            )
-            starts_from = _init_of(chosen, init, student, backbone_weights)
-            request = Request(
-                recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
-            )
-            facts = train_matting(request, dry_run)
+        _check_usage(folder, resume, precision, torch_device, backbone_weights, init)
+        where = mattes or folder / "mattes"
+        options = RunOptions(*(folder, where, torch_device, precision, accumulate, workers, every or EVERY))
+        starts_from = _init_of(chosen, init, student, backbone_weights)
+        request = Request(
+            recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
+        )
+        facts = train_matting(request, dry_run)
     if as_json and _is_first_process():
         print_json(facts)
 
@@ -274,8 +286,8 @@ def _explain_choice(choice: Choice, root: Path) -> list[str]:
 
 def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Recipe":
     """The recipe with the values, the stages and the network that were asked for."""
-    from models.presets import PRESETS
-    from training.config import load_recipe, select_stages
+    from models.presets import OFFERED, PRESETS
+    from training.config import check_priors, load_recipe, select_stages
 
     recipe = load_recipe(name, overrides)
     if stages:
@@ -283,9 +295,11 @@ def _choose(name: str, overrides: list[str], stages: str, student: str) -> "Reci
     if not student:
         return recipe
     if student not in PRESETS:
-        names = ", ".join(name for name in PRESETS if not name.startswith("test"))
+        names = ", ".join(OFFERED)
         raise UsageError(f"--student {student} is no network", f"There are {names}")
-    return dataclasses.replace(recipe, preset=student, network={})
+    recipe = dataclasses.replace(recipe, preset=student, network={})
+    check_priors(recipe, "--student")
+    return recipe
 
 
 def _with_data(

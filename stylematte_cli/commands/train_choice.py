@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stylematte_cli.errors import InputError
+from stylematte.errors import InputError
 
 if TYPE_CHECKING:
     from training.config import DataSet

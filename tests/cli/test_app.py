@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import typer.main
 
-from stylematte_cli import __version__
+from stylematte import __version__
+from stylematte.errors import EngineError, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli import app as app_module
 from stylematte_cli.app import main
 from stylematte_cli.commands.verbs import EXAMPLES
-from stylematte_cli.errors import EngineError, InputError, MissingError, StyleMatteError, UsageError
 
 ROOT = Path(__file__).parents[2]
 
@@ -94,6 +94,16 @@ def test_nothing_typed_shows_one_example_a_verb(capsys: pytest.CaptureFixture[st
     verbs = [path for path in all_commands() if path and " " not in path]
     assert [shown.count(f"$ {EXAMPLES[verb]}\n") for verb in verbs] == [1] * len(verbs)
     assert "..." not in shown.partition("Commands:")[2]
+
+
+@pytest.mark.parametrize("path", all_commands())
+def test_the_device_is_auto_where_none_is_named(path: str) -> None:
+    command = typer.main.get_command(app_module.app)
+    for name in path.split():
+        command = command.commands[name]
+    found = [option.default for option in command.params if "--device" in option.opts]
+    assert found in ([], ["auto"])
+    assert found or path not in ("matte", "train", "synth", "cycle", "export", "fid", "bench")
 
 
 def test_no_example_is_of_a_command_that_is_gone() -> None:
@@ -238,6 +248,26 @@ def test_errors_become_a_line_and_a_code(
     monkeypatch.setattr("stylematte_cli.commands.matte._check_usage", fail)
     assert main(["matte", "a.jpg"]) == code
     assert capsys.readouterr().err == f"stylematte: error: {line}\n"
+
+
+def test_what_is_half_made_at_ctrl_c_falls_apart_in_silence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    freed, said = [], []
+
+    class HalfMade:
+        def __init__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __del__(self) -> None:
+            freed.append(self)
+            raise AttributeError("not ready")
+
+    monkeypatch.setattr("stylematte_cli.commands.matte._check_usage", lambda *_, **__: HalfMade())
+    monkeypatch.setattr(sys, "unraisablehook", said.append)
+    assert main(["matte", "a.jpg"]) == 130
+    assert capsys.readouterr().err == "stylematte: error: interrupted\n"
+    assert (len(freed), said) == (1, [])
 
 
 def test_a_bug_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> None:

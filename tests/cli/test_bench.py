@@ -6,10 +6,10 @@ import os
 import numpy as np
 import pytest
 
-from stylematte_cli import timing
+from stylematte import timing
+from stylematte.errors import EngineError, InputError
+from stylematte.timing import Case, Timing, measure, measure_apart
 from stylematte_cli.app import main
-from stylematte_cli.errors import EngineError, InputError
-from stylematte_cli.timing import Case, Timing, measure, measure_apart
 
 
 def run(*arguments: object) -> int:

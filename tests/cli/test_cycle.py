@@ -9,8 +9,10 @@ import pytest
 
 from models.checkpoints import load_weights
 from stylematte_cli.app import main
-from stylematte_cli.commands import cycle_steps
 from tests.training.gan import runs
+from training import cycle_steps
+
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 STEPS = ["pretrain", "export", "mattes", "gan", "synth", "finetune", "control", "score"]
 MATTING = f"""
@@ -146,7 +148,7 @@ def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(d
 
 
 def test_trained_weights_take_the_place_of_training(done, words, tmp_path):
-    given = ("--weights", str(done / "control" / "last.safetensors"))
+    given = ("--weights", str(done / "pretrain" / "best.safetensors"))
     given += ("--generator", str(done / "gan" / "last.safetensors"))
     assert main([*words, *given, "--out", str(tmp_path), "--quiet"]) == 0
     report = json.loads((tmp_path / "report.json").read_text())

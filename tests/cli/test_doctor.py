@@ -6,10 +6,10 @@ import sys
 
 import pytest
 
-from stylematte_cli import weights
+from stylematte import weights
+from stylematte.engines import cuda as cuda_module
+from stylematte.engines import tensorrt
 from stylematte_cli.app import main
-from stylematte_cli.engines import cuda as cuda_module
-from stylematte_cli.engines import tensorrt
 from tests.refiners import save_pair
 from tests.runtime.fake_card import FakeCuda
 

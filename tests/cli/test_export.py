@@ -9,11 +9,15 @@ import onnx
 import onnxruntime
 import pytest
 
+from export.build import fewest_photos
 from export.parity import LIMITS, Limits
 from models.checkpoints import save_weights
 from stylematte_cli.app import main
 from tests.models.networks import lively
 from tests.training import drawn
+
+ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("traced_once")
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +108,7 @@ def test_the_file_needs_no_other(made, tmp_path):
 
 
 def test_json(weights, photos, tmp_path, capsys, traced):
-    assert run(weights, tmp_path, "--photos", photos, "--json") == 0
+    assert run(weights, tmp_path, "--photos", photos, "--licence", "MIT", "--json") == 0
     captured = capsys.readouterr()
     facts = json.loads(captured.out)
     assert captured.err == ""
@@ -210,11 +214,48 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
     assert run(weights, tmp_path, "--int8", "--photos", folder) == 0
     assert "over 8 pictures" in capsys.readouterr().out  # six photos, noise, a batch
     assert json.loads((tmp_path / "mine_int8.json").read_text())["calibration_photos"] == 18
-    (folder / "00.png").unlink()
-    for number in range(1, 4):
-        (folder / f"{number:02}.png").unlink()
-    line = refused(capsys, weights, tmp_path, "--int8", "--photos", folder, "--overwrite", code=3)
-    assert "15 photos are too few" in line
+
+
+@pytest.mark.parametrize("count", [1, 16, 21])
+def test_too_few_photos_for_int8_are_said_first_and_truly(weights, tmp_path, capsys, monkeypatch, count):
+    """16 set the ranges, and of four photos one proves: 22 are as few as do."""
+    assert fewest_photos() == 22
+    assert "22 at least" in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    monkeypatch.setattr("export.build.export_onnx", lambda *_: pytest.fail("it is traced"))
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for number in range(count):
+        drawn.save(folder / f"{number:02}.png", np.full((8, 8, 3), number, np.uint8))
+    line = refused(capsys, weights, tmp_path / "out", "--int8", "--photos", folder, code=3)
+    assert f"few: {count} photos, and int8 needs 22 at least: 16 that set its ranges" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_name_of_its_own_and_a_licence(weights, photos, tmp_path, capsys, traced):
+    best = tmp_path / "best.safetensors"
+    best.write_bytes(weights.read_bytes())
+    given = ("--name", "fur", "--licence", "CC-BY-4.0", "--photos", photos)
+    assert run(best, tmp_path / "a b", *given) == 0
+    assert sorted(path.name for path in (tmp_path / "a b").iterdir()) == ["fur.json", "fur.onnx"]
+    card = json.loads((tmp_path / "a b" / "fur.json").read_text())
+    assert (card["name"], card["file"], card["licence"]) == ("fur", "fur.onnx", "CC-BY-4.0")
+    captured = capsys.readouterr()
+    assert "licence" not in captured.err
+    assert captured.out.endswith(f" --weights '{tmp_path}/a b/fur.onnx'\n")  # to be pasted into a shell
+    assert run(best, tmp_path / "out", "--fp16", *given) == 0
+    assert (tmp_path / "out" / "fur_fp16.onnx").is_file()
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"], ["-q"]])
+def test_a_missing_licence_is_said(weights, photos, tmp_path, capsys, traced, flags):
+    assert run(weights, tmp_path, "--photos", photos, *flags) == 0
+    words = f"{weights} says no licence, and so will the model; give one with --licence"
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["a/b", "../up", ".hidden"])
+def test_a_name_that_no_file_can_have(weights, tmp_path, capsys, name):
+    assert f"--name {name!r}" in refused(capsys, weights, tmp_path, "--name", name, code=2)
 
 
 def test_precisions_that_cannot_be_meant(weights, photos, tmp_path, capsys):

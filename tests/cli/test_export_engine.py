@@ -1,6 +1,7 @@
 """`stylematte export --format tensorrt`, on a stand-in for TensorRT and the card."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,11 +10,13 @@ import onnx
 import pytest
 
 from export import tensorrt as export_tensorrt
+from models.checkpoints import save_weights
+from stylematte.engines import cuda as cuda_module
+from stylematte.engines import open_engine, tensorrt
 from stylematte_cli.app import main
 from stylematte_cli.commands import export_engine
-from stylematte_cli.engines import cuda as cuda_module
-from stylematte_cli.engines import open_engine, tensorrt
 from tests.conftest import red_detector
+from tests.models.networks import lively
 from tests.runtime.fake_card import FakeCuda, fake_tensorrt
 
 pytest.importorskip("cuda.bindings.nvrtc")
@@ -144,6 +147,91 @@ def test_plan_only_needs_no_card(model_file, tmp_path, capsys) -> None:
     assert str(out / "red.build.sh") in capsys.readouterr().out
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Trained weights, and a model file of them with a size of its own."""
+    folder = tmp_path_factory.mktemp("made")
+    weights = folder / "mine.safetensors"
+    save_weights(lively("test"), weights, {})
+    words = ["export", "--weights", weights, "--size", 64, "--licence", "MIT", "--out", folder / "out", "-q"]
+    assert main([str(word) for word in words]) == 0
+    return weights, folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ([], "size 64, not 128"),
+        (["--size", "96"], "size 64, not 96"),
+        (["--size", "64", "--fp16"], "precision fp32, not fp16"),
+        (["--size", "64", "--fixed-size", "64x64"], "fixed size any, not 64x64"),
+        (["--size", "64", "--licence", "CC0-1.0"], "licence MIT, not CC0-1.0"),
+    ],
+)
+def test_a_model_file_made_otherwise_is_not_taken_in_silence(made, capsys, tmp_path, more, message) -> None:
+    weights, folder = made
+    out = tmp_path / "out"
+    shutil.copytree(folder, out)
+    shutil.copy(out / "mine.onnx", out / "mine_fp16.onnx")  # a float32 file under another's name
+    words = ["export", "--format", "tensorrt", "--plan-only", "--weights", weights, "--out", out, *more]
+    line = refused(capsys, main([str(word) for word in words]), 3)
+    assert f"is already there and another model: {message}. Give --overwrite" in line
+    assert not list(out.glob("*.sh"))
+
+
+def test_a_model_file_of_other_weights_is_not_taken(made, capsys, tmp_path) -> None:
+    weights, folder = made
+    shutil.copytree(folder, tmp_path / "out")
+    other = tmp_path / weights.name
+    save_weights(lively("test"), other, {"other": 1})
+    words = ["export", "--format", "tensorrt", "--plan-only", "--weights", other, "--size", 64]
+    words += ["--out", tmp_path / "out"]
+    line = refused(capsys, main([str(word) for word in words]), 3)
+    assert "is already there and another model: weights " in line
+
+
+def test_the_model_file_that_would_be_made_is_taken(made, capsys, tmp_path) -> None:
+    weights, folder = made
+    shutil.copytree(folder, tmp_path / "out")
+    before = (tmp_path / "out" / "mine.onnx").read_bytes()
+    words = ["export", "--format", "tensorrt", "--plan-only", "--weights", weights, "--size", 64]
+    assert main([str(word) for word in [*words, "--out", tmp_path / "out"]]) == 0
+    assert "already there; --overwrite makes it anew" in capsys.readouterr().err
+    assert (tmp_path / "out" / "mine.onnx").read_bytes() == before
+    assert "--size 64" in (tmp_path / "out" / "mine.build.sh").read_text()
+
+
+def test_a_given_model_overwrites_no_other(model_file, capsys, tmp_path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "red.onnx").write_bytes(b"another")
+    line = refused(capsys, run(model_file, out, "--plan-only"), 3)
+    assert "out/red.onnx is already there, and another file than" in line
+    assert (out / "red.onnx").read_bytes() == b"another"
+    assert run(model_file, out, "--plan-only", "--overwrite") == 0
+    assert (out / "red.onnx").read_bytes() == model_file.read_bytes()
+
+
+def test_the_refiner_comes_along(tmp_path) -> None:
+    model = red_detector("2")
+    entry = next(entry for entry in model.metadata_props if entry.key == "stylematte.refiner")
+    entry.value = "red_refiner.onnx"
+    onnx.save(model, tmp_path / "red.onnx")
+    (tmp_path / "red_refiner.onnx").write_bytes(b"tiles")
+    assert run(tmp_path / "red.onnx", tmp_path / "out", "--plan-only") == 0
+    assert (tmp_path / "out" / "red_refiner.onnx").read_bytes() == b"tiles"
+
+
+def test_a_model_in_several_files_is_refused(capsys, tmp_path) -> None:
+    """Whoever made it chose which file of this machine is read, and how much of it."""
+    model = red_detector()
+    path = tmp_path / "red.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="weights", size_threshold=0)
+    line = refused(capsys, run(path, tmp_path / "out", "--plan-only"), 3)
+    assert "red.onnx: keeps its weights in other files" in line
+    assert not (tmp_path / "out").exists()
+
+
 def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(export_engine, "find_spec", lambda name: None)
     line = refused(capsys, run(model_file, tmp_path / "out"), 4)
@@ -156,6 +244,9 @@ def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, ca
     ("more", "code", "message"),
     [
         (["--fp16"], 2, "--fp16 has no say over an .onnx file"),
+        (["--fixed-size", "64x64"], 2, "--fixed-size has no say over an .onnx file"),
+        (["--name", "mine"], 2, "--name has no say over an .onnx file"),
+        (["--licence", "MIT"], 2, "--licence has no say over an .onnx file"),
         (["--int8", "--photos", "."], 2, "int8 files made for CPUs"),
         (["--device", "cpu"], 2, "needs a card"),
         (["--fp16", "--bf16"], 2, "exclude each other"),
@@ -173,7 +264,8 @@ def test_models_that_are_missing_damaged_or_of_another_tool(card, tmp_path, caps
     model = red_detector()
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
-    assert "not a StyleMatte model" in refused(capsys, run(tmp_path / "foreign.onnx", tmp_path), 3)
+    assert "not a StyleMatte model" in refused(capsys, run(tmp_path / "foreign.onnx", tmp_path / "out"), 3)
+    assert not (tmp_path / "out").exists()
 
 
 def test_no_card(card, model_file, tmp_path, capsys) -> None:

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from stylematte.errors import InputError
+from stylematte.media.backdrop import Backdrop
 from stylematte_cli.app import main
-from stylematte_cli.commands.backdrop import Backdrop
-from stylematte_cli.commands.fid_pictures import PictureSet
-from stylematte_cli.errors import InputError
 from tests.training.drawn import save
 from training import fid as scores
+from training.fid_images import FidImages
 
 
 class Means(scores.Detector):
@@ -93,14 +93,14 @@ def test_statistics_are_kept_until_anything_changes(folders, capsys):
 
 def test_rgb_drops_alpha_and_composite_lays_it_on_a_background(folders, tmp_path):
     file = folders[1] / "3.png"
-    colours = PictureSet.find(folders[1], None).read(file)
+    colours = FidImages.find(folders[1], None).read(file)
     for text, behind in (("#ff0000", (255, 0, 0)), (str(tmp_path / "ground"), (0, 0, 255))):
         save(tmp_path / "ground/blue.png", np.full((4, 4, 3), (0, 0, 255), np.uint8))
-        composite = PictureSet.find(folders[1], Backdrop.parse(text)).read(file)
+        composite = FidImages.find(folders[1], Backdrop.parse(text)).read(file)
         wanted = 128 / 255 * colours + (1 - 128 / 255) * np.array(behind)
         np.testing.assert_allclose(composite, wanted, atol=0.51)
     opaque = folders[0] / "3.png"
-    plain, laid = (PictureSet.find(folders[0], b).read(opaque) for b in (None, Backdrop.parse("red")))
+    plain, laid = (FidImages.find(folders[0], b).read(opaque) for b in (None, Backdrop.parse("red")))
     np.testing.assert_array_equal(plain, laid)
 
 
@@ -111,7 +111,7 @@ def test_pairs_and_rejected_pictures(tmp_path, rng):
     save(tmp_path / "pairs/image/00.png", rgba[..., :3])
     save(tmp_path / "pairs/alpha/00.png", rgba[..., 3])
     for backdrop in (None, Backdrop.parse("red")):
-        sets = [PictureSet.find(tmp_path / name, backdrop) for name in ("rgba", "pairs")]
+        sets = [FidImages.find(tmp_path / name, backdrop) for name in ("rgba", "pairs")]
         assert [len(s.files) for s in sets] == [1, 1]
         whole, pair = (s.read(s.files[0]) for s in sets)
         np.testing.assert_allclose(whole, pair, atol=1)

@@ -14,8 +14,8 @@ import numpy as np
 import onnx
 import pytest
 
+from stylematte.media.images import read_image
 from stylematte_cli.app import main
-from stylematte_cli.media.images import read_image
 from tests.conftest import bolder_red_detector, red_detector
 from tests.pictures import (
     ASSETS,
@@ -241,7 +241,7 @@ def test_bad_files_are_named_and_the_rest_is_done(
 def test_a_file_that_vanishes_is_named(
     tmp_path: Path, matte: Matte, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from stylematte_cli.media import manifest
+    from stylematte.media import manifest
 
     save(tmp_path / "in" / "a.png", red_picture())
     victim = save(tmp_path / "in" / "b.png", red_picture())

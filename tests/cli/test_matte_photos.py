@@ -9,10 +9,10 @@ import OpenEXR
 import pytest
 from PIL import Image
 
+from stylematte.media import colour, formats
+from stylematte.media.decode import decode_image
+from stylematte.media.images import encode_image, read_image
 from stylematte_cli.app import main
-from stylematte_cli.media import colour, formats
-from stylematte_cli.media.decode import decode_image
-from stylematte_cli.media.images import encode_image, read_image
 from tests.pictures import exif_of, load, red_picture, red_region, save
 from tests.runtime.test_photos import (
     ADOBE,

@@ -1,14 +1,22 @@
 """`stylematte models`: a list, one card, and a file that is not what its card says."""
 
+import dataclasses
 import hashlib
 import json
 import shutil
 import sys
 
 import pytest
+import torch
 
-from stylematte_cli import weights
+from models.checkpoints import save_weights, write_tensors
+from models.gan.checkpoints import save_generator
+from models.gan.generator import Generator, GeneratorConfig
+from models.presets import PRESETS
+from stylematte import weights
 from stylematte_cli.app import main
+from stylematte_cli.commands.model_card import card_lines
+from tests.models.networks import lively
 
 
 @pytest.fixture
@@ -97,6 +105,86 @@ def test_show_without_a_runtime_prints_the_card_and_says_what_is_missing(places,
     captured = capsys.readouterr()
     assert "Finds what is red." in captured.out
     assert 'pip install "stylematte[cpu]"' in captured.err
+
+
+def shown(capsys, path) -> list[str]:
+    assert main(["models", "show", str(path)]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+def row(lines, key) -> str:
+    (line,) = [line for line in lines if line.startswith(f"  {key} ")]
+    return line.removeprefix(f"  {key} ").strip()
+
+
+def test_the_model_that_ships_fits_a_screen(capsys):
+    lines = shown(capsys, "nano")
+    assert len(lines) <= 20
+    assert not [line for line in lines if "{" in line or "}" in line]
+    assert row(lines, "licence") == "CC-BY-NC-4.0"
+    assert row(lines, "network").startswith(
+        "nano; sees about 480² pixels, sides multiples of 32; good at sizes"
+    )
+    assert row(lines, "data").startswith("people portrait 788, people street 816")
+    assert row(lines, "parity").startswith("alpha differs from torch by at most ")
+    assert row(lines, "steps") == "13,360"
+
+
+def test_weights_without_a_card_say_what_stands_in_them(tmp_path, capsys):
+    preset = dataclasses.replace(PRESETS["test"], radius_px=2)
+    path = tmp_path / "best.safetensors"
+    save_weights(lively(preset), path, {"steps": 1200, "scores": {"iou": 0.91234567, "best": 3}})
+    lines = shown(capsys, path)
+    assert lines[0] == "best"
+    assert row(lines, "kind") == "weights for training, and for `stylematte export`"
+    assert row(lines, "licence") == "not stated"
+    assert row(lines, "network") == 'test; with {"radius_px": 2}'
+    assert row(lines, "steps") == "1,200"
+    assert row(lines, "scores") == "iou 0.9123, best 3"
+    assert row(lines, "all of it") == "the same command with --json"
+    assert main(["models", "show", str(path), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["provenance"] == {"steps": 1200, "scores": {"iou": 0.91234567, "best": 3}}
+    assert facts["network"] == {"preset": "test", "changes": {"radius_px": 2}}
+    assert facts["contract"] == {}
+
+
+def test_weights_that_say_nothing(tmp_path, capsys):
+    path = tmp_path / "plain.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, {})
+    lines = shown(capsys, path)
+    assert row(lines, "made from") == "not stated"
+    path.write_bytes(b"nothing")
+    assert main(["models", "show", str(path)]) == 3
+    assert "plain.safetensors: not a readable safetensors file" in capsys.readouterr().err
+
+
+def test_a_generator(tmp_path, capsys):
+    tiny = GeneratorConfig(size_px=16, z_dim=8, w_dim=8, channel_base=128, channel_max=8, layers=4, margin=2)
+    save_generator(Generator(tiny), tmp_path / "faces.safetensors", {"kimg": 2.5})
+    lines = shown(capsys, tmp_path / "faces.safetensors")
+    assert row(lines, "kind").startswith("weights of a generator")
+    assert row(lines, "network").startswith("stylegan3: {")
+    assert row(lines, "kimg") == "2.5"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ({"a_b": 1200, "c": {"trained_on": 3}}, "a b 1,200, c 3"),
+        ([{"name": "one", "steps": 1000}, {"name": "two"}], "one 1,000; two"),
+        ({"deep": {"er": [1, 2]}}, '{"deep": {"er": [1, 2]}}'),
+        (["x" * 200], '["' + "x" * 96 + " …"),
+        (True, "true"),
+        (None, "null"),
+        ({}, "{}"),
+        ("as it is", "as it is"),
+    ],
+)
+def test_whatever_provenance_holds_takes_one_line(value, said):
+    facts = dict.fromkeys(("name", "file", "where", "sha256", "licence", "summary"), "x")
+    facts |= {"kind": "model", "bytes": 1, "sha256_agrees_with_card": None, "contract": {}, "network": {}}
+    assert row(list(card_lines(facts | {"provenance": {"what": value}})), "what") == said
 
 
 def test_show_of_an_unknown_name_lists_the_names(places, capsys):

@@ -19,17 +19,18 @@ import torch
 
 from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator, GeneratorConfig, rgba_of
-from stylematte_cli import weights as weights_module
+from stylematte import weights as weights_module
+from stylematte.errors import UsageError
+from stylematte.files import TEMPORARY
+from stylematte.media.json_lines import JsonLines
 from stylematte_cli.app import main
-from stylematte_cli.commands import synth, synth_files
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media import images
 from tests.conftest import bolder_red_detector, red_detector
 from tests.training.generators import Discs
 from training.config import load_recipe
 from training.data.check import check_data
 from training.data.readers import read_set
 from training.data.subjects import read_subject
+from training.synthesis import run as synthesis_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -37,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(autouse=True)
 def _discs(monkeypatch, request):
     if "stylegan3" not in request.node.name:
-        monkeypatch.setattr(synth, "_open_generator", lambda path, device: Discs())
+        monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Discs())
 
 
 @pytest.fixture
@@ -108,7 +109,7 @@ def test_more_can_be_drawn_later_and_nothing_is_drawn_twice(tmp_path, weights, m
     assert files(twice) == files(once)
     assert first.items() <= files(twice).items()
     before = (twice / "manifest.jsonl").read_bytes()
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Undrawable())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Undrawable())
     run(twice, weights, "--n", 20)
     run(twice, weights, "--n", 3)
     assert (twice / "manifest.jsonl").read_bytes() == before
@@ -125,12 +126,12 @@ def test_goes_on_after_kill_9(tmp_path, weights):
 import sys, time
 from tests.training.generators import Discs
 from stylematte_cli.app import main
-from stylematte_cli.commands import synth
+from training.synthesis import run
 class Slow(Discs):
     def forward(self, *inputs):
         time.sleep(0.05)
         return super().forward(*inputs)
-synth._open_generator = lambda path, device: Slow()
+run.open_generator = lambda path, device: Slow()
 main(sys.argv[1:])
 """
     whole, out = tmp_path / "whole", tmp_path / "out"
@@ -177,13 +178,13 @@ def test_full_disk_ends_in_one_line_and_leaves_what_is_there(tmp_path, weights, 
         replace(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(images.os, "replace", full)
+        patch.setattr(os, "replace", full)
         run(out, weights, "--n", 100, code=3)
     err = capsys.readouterr().err
     assert "No space left" in err
     assert err.count("\n") == 1
     assert len(files(out)) == 30
-    assert not list(out.glob(f".*{images.TEMPORARY}"))
+    assert not list(out.glob(f".*{TEMPORARY}"))
     assert_manifest_tells_the_truth(out)
     run(out, weights, "--n", 100)
     run(whole, weights, "--n", 100)
@@ -198,8 +199,8 @@ def test_a_manifest_that_cannot_grow_ends_the_run(tmp_path, weights, capsys, mon
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         append(self, line)
 
-    append = synth_files.JsonLines.append
-    monkeypatch.setattr(synth_files.JsonLines, "append", full)
+    append = JsonLines.append
+    monkeypatch.setattr(JsonLines, "append", full)
     run(out, weights, "--n", 40, code=3)
     assert "manifest.jsonl: cannot be written: No space left" in capsys.readouterr().err
     assert [line["index"] for line in manifest(out)] == list(range(9))
@@ -274,7 +275,7 @@ def test_preview(tmp_path, weights, capsys):
 
 def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, red_model, monkeypatch, capsys):
     """The red detector sees red discs; every third disc here has a hole in its alpha alone."""
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     out = tmp_path / "out"
     options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
     run(out, weights, *options, "--json")
@@ -292,7 +293,7 @@ def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, re
 
 
 def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     at_once, after = tmp_path / "at_once", tmp_path / "after"
     options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
     run(at_once, weights, *options)
@@ -308,7 +309,7 @@ def test_filter_after_the_fact(tmp_path, weights, red_model, monkeypatch, capsys
 def test_another_file_of_the_same_matting_weights_and_other_backgrounds_filter_anew(
     tmp_path, weights, monkeypatch
 ):
-    monkeypatch.setattr(synth, "_open_generator", lambda path, device: Holed())
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
     out, model, behind = tmp_path / "out", tmp_path / "model.onnx", tmp_path / "behind"
     behind.mkdir()
 
@@ -344,7 +345,7 @@ class Holed(Discs):
     """Has a hole in the alpha of numbers 2, 5, 8 ...; `z` tells the number."""
 
     def forward(self, z, truncation, transform):
-        from training.synthesis import Plan
+        from training.synthesis.drawing import Plan
 
         pictures = super().forward(z, truncation, transform)
         noises = [Plan().draft(i, 4).noise for i in range(60)]

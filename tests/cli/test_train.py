@@ -10,15 +10,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from torch._utils import ExceptionWrapper
+from torch.utils.data import Dataset
 
 from models.checkpoints import load_weights
 from models.presets import PRESETS
+from stylematte.errors import InputError
 from stylematte_cli.app import main
-from stylematte_cli.commands.toolkit import translated_errors
-from stylematte_cli.errors import InputError
 from tests.training import drawn
-from training import backbone, loop
+from training import loop
+from training.data.loading import open_loader, read_batches
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
 from training.recipe_files import RECIPES, recipe_names
@@ -229,7 +229,7 @@ def test_the_hub_is_asked_where_the_network_has_weights_there(
     capsys, recipe, data, trained, tmp_path, monkeypatch
 ):
     asked = []
-    monkeypatch.setattr(backbone, "load_backbone", lambda model, source, *_: asked.append(source))
+    monkeypatch.setattr("training.run.load_backbone", lambda model, source, *_: asked.append(source))
     monkeypatch.setattr(loop.Run, "_step", lambda self, *_: {"loss": 0.0})
     has_some = dataclasses.replace(PRESETS["test"], hub="somebody/some-weights")
     common = ("--data", data, "--mattes", trained / "mattes", "--workers", 0)
@@ -301,20 +301,27 @@ def test_a_batch_that_is_no_number_ends_with_one_line(capsys, recipe, data, trai
     assert "loss is nan at step 0 of segmentation" in line
 
 
+class Unreadable(Dataset):
+    def __getitem__(self, number: int) -> int:
+        if number == 3:
+            raise DataError("data/a.png: not a picture that can be read", "mend it", ["a", "b"])
+        return number
+
+
 def test_what_a_loader_process_met_is_said_without_its_traceback():
-    try:
-        raise DataError("data/a.png: not a picture that can be read")
-    except DataError:
-        from_process = ExceptionWrapper(where="in DataLoader worker process 0")
-    with pytest.raises(InputError) as caught, translated_errors():
-        from_process.reraise()
+    batches = read_batches(open_loader(Unreadable(), [[0, 1], [2, 3]], workers=1, pin_memory=False))
+    assert next(batches).tolist() == [0, 1]
+    with pytest.raises(InputError) as caught:
+        next(batches)
+    assert type(caught.value) is DataError
     assert caught.value.message == "data/a.png: not a picture that can be read"
+    assert (caught.value.hint, caught.value.details) == ("mend it", ("a", "b"))
 
 
 def test_cuda_is_taken_where_auto_finds_it(monkeypatch):
     import torch
 
-    from stylematte_cli.commands.torch_device import usable_device
+    from training.devices import usable_device
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert [usable_device(d) for d in ("auto", "cuda", "cuda:1", "cpu")] == [

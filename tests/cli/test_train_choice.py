@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from models.checkpoints import load_weights
+from stylematte.weights import ASSETS
 from stylematte_cli.app import main
 from stylematte_cli.commands import train as train_module
-from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from training.config import load_recipe
 from training.recipe_files import recipe_names
@@ -188,7 +188,7 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),
         (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
-        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are segmentation"),
+        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are small"),
         (["nano", "--print", "--set", "stages.steps=3"], 3, "names a list of tables; say which"),
         (["nano", "--print", "--set", "seed.x=3"], 3, "seed is no table"),
         (["gan", "--print", "--set", "generator.size_px=100"], 3, "[generator]"),

@@ -153,11 +153,11 @@ from accelerate.utils import gather_object
 from pathlib import Path
 from training.gan import loop
 from training.gan.config import load_gan_recipe
-snapshot, made = loop.Players.__init__, []
+snapshot, made = loop.GanModels.__init__, []
 def keep(self, *arguments):
     made.append(self)
     snapshot(self, *arguments)
-loop.Players.__init__ = keep
+loop.GanModels.__init__ = keep
 recipe, root, out = sys.argv[1:]
 options = loop.GanOptions(Path(out), Path(out), workers=0)
 loop.train_gan(load_gan_recipe(recipe), Path(root), options, lambda line: None)

@@ -17,6 +17,11 @@ class Exported(NamedTuple):
     model: onnx.ModelProto
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _traced_once(traced_once) -> None:
+    """For every test here."""
+
+
 @pytest.fixture(scope="session")
 def exported() -> Exported:
     """A lively test network and its ONNX model; neither is to be changed."""

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from export import guided_filter
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
+from stylematte.engines import guided_filter
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Kernel
 
 FOLDER = Path(guided_filter.__file__).parent
 OUTCOMES = ("DONE", "UNEVEN_BARRIER", "UNDEFINED_BEHAVIOUR", "OUT_OF_MEMORY")  # as in host_shim.h

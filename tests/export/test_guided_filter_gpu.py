@@ -5,10 +5,10 @@ from itertools import product
 import pytest
 import torch
 
-from export.guided_filter.kernels import Grey
-from export.guided_filter.launch import GuidedFilter
 from models.stylematte import MEAN, STD
 from models.upsamplers import FastGuidedFilter
+from stylematte.engines.guided_filter.kernels import Grey
+from stylematte.engines.guided_filter.launch import GuidedFilter
 
 pytestmark = [
     pytest.mark.gpu,

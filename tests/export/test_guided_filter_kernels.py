@@ -6,8 +6,9 @@ from itertools import product
 import numpy as np
 import pytest
 
-from export.guided_filter.kernels import LAYOUTS, ApplyKernel, CoefficientsKernel, Grey, KernelError
 from models.stylematte import MEAN, STD
+from stylematte.engines.guided_filter.kernels import LAYOUTS, ApplyKernel, CoefficientsKernel, Grey
+from stylematte.errors import InputError
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.models.references import guided_coefficients, sigmoid, upsample
 
@@ -261,5 +262,5 @@ def test_halves_of_the_shim_are_ieee(host):
     ],
 )
 def test_kernels_that_there_are_not(make, words):
-    with pytest.raises(KernelError, match=words):
+    with pytest.raises(InputError, match=words):
         make()

@@ -5,10 +5,11 @@ import sys
 import numpy as np
 import pytest
 
-from export.guided_filter import launch
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Grey
-from export.guided_filter.launch import ArrayError, DeviceArray, GuidedFilter, LaunchError
 from models.stylematte import MEAN, STD
+from stylematte.engines.guided_filter import launch
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel, Grey
+from stylematte.engines.guided_filter.launch import DeviceArray, GuidedFilter
+from stylematte.errors import EngineError, InputError
 from tests.export.fakes import Code, FakeDriver, pointer_types
 from tests.export.host_kernels import HostKernels, require_compiler
 from tests.models.references import guided_logits, sigmoid
@@ -125,32 +126,32 @@ def test_a_kernel_is_loaded_once_a_card(driver, kernels):
 def test_arrays_that_do_not_fit_are_named(driver, kernels, arrays, words):
     fitting = zeros(1, 2, 4, 4), zeros(1, 1, 9, 9), zeros(1, 1, 9, 9)
     given = [fit if array is None else array for array, fit in zip(arrays, fitting, strict=True)]
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(InputError, match=words):
         kernels.apply(*given)
     assert driver.launches == []
 
 
 def test_coefficients_want_one_size_and_one_storage(kernels):
-    with pytest.raises(ArrayError, match=r"logits is \(1, 1, 4, 5\) and should be \(1, 1, 4, 4\)"):
+    with pytest.raises(InputError, match=r"logits is \(1, 1, 4, 5\) and should be \(1, 1, 4, 4\)"):
         kernels.coefficients(zeros(1, 1, 4, 4), zeros(1, 1, 4, 5), zeros(1, 2, 4, 4))
-    with pytest.raises(ArrayError, match="logits are float16 and the guide is float32"):
+    with pytest.raises(InputError, match="logits are float16 and the guide is float32"):
         kernels.coefficients(zeros(1, 1, 4, 4), zeros(1, 1, 4, 4, dtype="float16"), zeros(1, 2, 4, 4))
-    with pytest.raises(ArrayError, match=r"out is \(1, 1, 4, 4\) and should be \(1, 2, 4, 4\)"):
+    with pytest.raises(InputError, match=r"out is \(1, 1, 4, 4\) and should be \(1, 2, 4, 4\)"):
         kernels.coefficients(zeros(1, 1, 4, 4), zeros(1, 1, 4, 4), zeros(1, 1, 4, 4))
 
 
 def test_rgb_without_grey_weights(driver):
-    with pytest.raises(ArrayError, match="no grey weights were given"):
+    with pytest.raises(InputError, match="no grey weights were given"):
         GuidedFilter(1, 1e-4, driver=driver).apply(zeros(1, 2, 4, 4), zeros(1, 3, 9, 9), zeros(1, 1, 9, 9))
 
 
 def test_memory_has_to_be_on_one_card(driver, kernels):
     arrays = zeros(1, 2, 4, 4), zeros(1, 1, 9, 9), zeros(1, 1, 9, 9)
     driver.devices[arrays[1].array.ctypes.data] = 1
-    with pytest.raises(ArrayError, match="several cards: coefficients on 0, guide on 1, out on 0"):
+    with pytest.raises(InputError, match="several cards: coefficients on 0, guide on 1, out on 0"):
         kernels.apply(*arrays)
     driver.devices[arrays[1].array.ctypes.data] = None
-    with pytest.raises(ArrayError, match=r"guide: address 0x[0-9a-f]+ is not memory of a CUDA device"):
+    with pytest.raises(InputError, match=r"guide: address 0x[0-9a-f]+ is not memory of a CUDA device"):
         kernels.apply(*arrays)
 
 
@@ -163,7 +164,7 @@ def test_memory_has_to_be_on_one_card(driver, kernels):
 )
 def test_a_call_that_fails_is_named_and_the_context_put_back(driver, kernels, failing, code, words):
     driver.failing[failing] = code
-    with pytest.raises(LaunchError, match=words):
+    with pytest.raises(EngineError, match=words):
         kernels.apply(zeros(1, 2, 4, 4), zeros(1, 1, 9, 9), zeros(1, 1, 9, 9))
     assert driver.pushed == []
 
@@ -171,6 +172,6 @@ def test_a_call_that_fails_is_named_and_the_context_put_back(driver, kernels, fa
 def test_no_bindings(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuda.bindings", None)
     with pytest.raises(
-        LaunchError, match=r"cuda-bindings is not installed: pip install \"stylematte\[cuda\]\""
+        EngineError, match=r"cuda-bindings is not installed: pip install \"stylematte\[cuda\]\""
     ):
         GuidedFilter(1, 1e-4)

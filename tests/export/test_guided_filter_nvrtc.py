@@ -7,10 +7,18 @@ import subprocess
 
 import pytest
 
-from export.guided_filter import nvrtc
-from export.guided_filter.kernels import LAYOUTS, SHARED_BYTES, STORAGE, ApplyKernel, CoefficientsKernel, Grey
 from models.stylematte import MEAN, STD
-from stylematte_cli import weights
+from stylematte import files
+from stylematte.engines.guided_filter import nvrtc
+from stylematte.engines.guided_filter.kernels import (
+    LAYOUTS,
+    SHARED_BYTES,
+    STORAGE,
+    ApplyKernel,
+    CoefficientsKernel,
+    Grey,
+)
+from stylematte.errors import EngineError
 
 GREY = Grey.of(MEAN, STD)
 COEFFICIENTS = [CoefficientsKernel(radius_px, 1e-4) for radius_px in (1, 13, 16)]
@@ -27,7 +35,7 @@ FOUR = {"float32": "v4.f32", "float16": "v4.u16", "uint8": "v4.u8"}
 def _nvrtc() -> None:
     try:
         nvrtc.version()
-    except nvrtc.NvrtcError as error:
+    except EngineError as error:
         pytest.skip(str(error))
 
 
@@ -110,8 +118,11 @@ def test_a_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path, monk
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):
-    with pytest.raises(UnicodeEncodeError):
-        nvrtc._write(tmp_path / "kernel.ptx", "\udc80")
+    with (
+        pytest.raises(UnicodeEncodeError),
+        files.writing(tmp_path / "kernel.ptx", shared=True) as temporary,
+    ):
+        temporary.write_text("\udc80", encoding="utf-8")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -119,7 +130,7 @@ def test_compile_errors_carry_the_compilers_words(tmp_path, monkeypatch):
     source = tmp_path / "broken.cu"
     source.write_text('extern "C" __global__ void fgf_apply() { nonsense; }')
     monkeypatch.setattr(nvrtc, "SOURCE", source)
-    with pytest.raises(nvrtc.NvrtcError, match=r"(?s)broken\.cu does not compile.*\"nonsense\" is undefined"):
+    with pytest.raises(EngineError, match=r"(?s)broken\.cu does not compile.*\"nonsense\" is undefined"):
         nvrtc.compile_ptx(APPLY[0], folder=tmp_path)
     assert list(tmp_path.glob("*.ptx")) == []
 
@@ -127,8 +138,8 @@ def test_compile_errors_carry_the_compilers_words(tmp_path, monkeypatch):
 def test_kernels_lie_beside_the_models(monkeypatch, tmp_path):
     for name in ("STYLEMATTE_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx"
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx" == tmp_path / "stylematte" / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx" == tmp_path / "stylematte" / "ptx"
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "own"))
-    assert nvrtc.cache_folder() == weights.cache_folder() / "ptx" == tmp_path / "own" / "ptx"
+    assert nvrtc.cache_folder() == files.cache_folder() / "ptx" == tmp_path / "own" / "ptx"

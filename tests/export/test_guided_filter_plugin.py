@@ -7,10 +7,11 @@ import onnx
 import onnxruntime
 import pytest
 
+from export import plugin
 from export.functions import with_functions
-from export.guided_filter import plugin
-from export.guided_filter.kernels import ApplyKernel, CoefficientsKernel, KernelError
-from export.guided_filter.nvrtc import ARCHITECTURE
+from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKernel
+from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE
+from stylematte.errors import InputError
 from tests.conftest import red_detector
 from tests.export.fakes import FakeTensorDesc, fake_tensorrt
 from tests.export.host_kernels import HostKernels, pack, require_compiler
@@ -93,12 +94,12 @@ def test_a_second_call_changes_the_numbers(trtp):
 def test_types_that_the_nodes_do_not_take(trtp, kinds):
     plugin.register(1, 1e-4)
     tensors = FakeTensorDesc((1, 2, 8, 8), kinds[0]), FakeTensorDesc((1, 1, 9, 9), kinds[1])
-    with pytest.raises(KernelError, match=r"fgf_apply: tensors of .*all float32 or all float16"):
+    with pytest.raises(InputError, match=r"fgf_apply: tensors of .*all float32 or all float16"):
         trtp.launched["matte::fgf_apply"](*tensors, (tensors[1].like(),), 0)
 
 
 def test_numbers_that_the_kernels_do_not_have_are_refused_before_anything_is_registered(trtp):
-    with pytest.raises(KernelError, match="radius 40 px"):
+    with pytest.raises(InputError, match="radius 40 px"):
         plugin.register(40, 1e-4)
     assert trtp.described == {}
 

@@ -14,17 +14,19 @@ import pytest
 import torch
 
 from export import parity
+from export.build import fix_size
 from export.network_parity import check_parity
-from export.onnx import ExportError, export_onnx, metadata, save_onnx
-from export.parity import ParityError, PhotosError, read_photos
+from export.onnx import export_onnx, metadata, save_onnx
+from export.parity import ParityError, read_photos
 from models.checkpoints import load_weights
 from models.presets import PRESETS
 from models.stylematte import MEAN, STD
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.imaging.geometry import resize_to_working
-from stylematte_cli.matter import Matter
-from stylematte_cli.weights import ASSETS
+from stylematte.engines import open_engine
+from stylematte.engines.base import Contract
+from stylematte.errors import EngineError, InputError
+from stylematte.imaging.geometry import resize_to_working
+from stylematte.matter import Matter
+from stylematte.weights import ASSETS
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
 
@@ -70,8 +72,8 @@ def test_file_and_network_agree(exported, session, rng, batch, working, full):
         assert np.ptp(alpha) > 0.1  # so that agreeing means something
 
 
-@pytest.mark.parametrize("upsampler", ["deep_gf", "fine_gf"])
-def test_a_learned_filter_is_written_as_traced(rng, upsampler):
+@pytest.mark.parametrize("upsampler", ["bilinear", "deep_gf", "fine_gf"])
+def test_a_filter_without_functions_is_written_as_traced(rng, upsampler):
     network = lively(dataclasses.replace(PRESETS["test"], upsampler=upsampler))
     model = export_onnx(network, ORIGIN)
     assert not model.functions
@@ -79,6 +81,11 @@ def test_a_learned_filter_is_written_as_traced(rng, upsampler):
     assert measured.max_difference < 1e-4
     values = {entry.key: entry.value for entry in model.metadata_props}
     assert Contract.from_metadata(values, "test.onnx").upsampler == upsampler
+    fix_size(model, (64, 96))
+    grid = [d.dim_value for d in model.graph.output[1].type.tensor_type.shape.dim[1:]]
+    assert grid == [2, 64 // network.upsampler.stride, 96 // network.upsampler.stride]
+    image = rng.random((1, 3, 64, 96), np.float32)
+    assert parity.run_onnx(model)(image, image).shape == (1, 1, 64, 96)
 
 
 def test_the_model_that_ships_says_what_its_weights_say(photos):
@@ -198,7 +205,7 @@ def test_a_file_that_says_something_else_is_found_out(exported, photos, name, ch
 
 def test_parity_needs_photos(tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
-    with pytest.raises(PhotosError, match="no picture to compare on"):
+    with pytest.raises(InputError, match="no picture to compare on"):
         read_photos(tmp_path)
 
 
@@ -213,13 +220,13 @@ def test_photos_that_come_along_are_rgb():
     assert red > blue
 
 
-def test_a_network_that_cannot_be_traced_is_said_so(exported, monkeypatch):
+def test_a_network_that_cannot_be_traced_is_said_so(monkeypatch):
     def fail(*arguments, **options):
         raise KeyError("no decomposition of aten::new_operator")
 
     monkeypatch.setattr(torch.onnx, "export", fail)
-    with pytest.raises(ExportError, match=r"torch cannot export this network: .*aten::new_operator"):
-        export_onnx(exported.network, ORIGIN)
+    with pytest.raises(EngineError, match=r"torch cannot export this network: .*aten::new_operator"):
+        export_onnx(lively("test", seed=1), ORIGIN)  # which no other test traces
 
 
 def test_saving_is_whole_or_not_at_all(exported, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from export.onnx import export_onnx
 from export.parity import ParityError, again_with_prior, cases_of, check_converted, run_onnx
 from export.precision import set_metadata, to_half
 from models.presets import PRESETS
-from stylematte_cli.engines.base import Contract
+from stylematte.engines.base import Contract
 from tests.conftest import red_detector
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively

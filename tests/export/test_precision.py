@@ -10,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from export.functions import with_functions
-from export.int8 import FEWEST_PHOTOS, CalibrationError, to_int8
+from export.int8 import FEWEST_PHOTOS, to_int8
 from export.onnx import export_onnx
 from export.parity import LIMITS, Limits, ParityError, at_working_size, check_converted
-from export.precision import HALF, SENSITIVE, PrecisionError, rounded_in_float32, to_half
+from export.precision import HALF, SENSITIVE, rounded_in_float32, to_half
 from models.presets import PRESETS
-from stylematte_cli.engines.base import Contract
+from stylematte.engines.base import Contract
+from stylematte.errors import EngineError, InputError
 from tests.export.conftest import ORIGIN
 from tests.models.networks import lively
 from tests.training import drawn
@@ -141,9 +142,7 @@ def test_a_weight_too_large_for_float16_is_named(exported):
     tensor = next(t for t in model.graph.initializer if t.name == "encoder.blocks.2.project.conv.weight")
     array = numpy_helper.to_array(tensor) + np.float32(7e4)
     tensor.CopyFrom(numpy_helper.from_array(array, tensor.name))
-    with pytest.raises(
-        PrecisionError, match=r"encoder\.blocks\.2\.project\.conv\.weight: 7e\+04 is too large"
-    ):
+    with pytest.raises(EngineError, match=r"encoder\.blocks\.2\.project\.conv\.weight: 7e\+04 is too large"):
         to_half(model, "fp16")
     to_half(model, "bf16")
 
@@ -206,7 +205,7 @@ def test_int8_is_near_the_float_file(exported, int8, photos, monkeypatch):
 
 def test_int8_wants_enough_photos(exported, photos):
     few = list(photos.values())[: FEWEST_PHOTOS - 1]
-    with pytest.raises(CalibrationError, match=r"15 photos are too few .* at least 16"):
+    with pytest.raises(InputError, match=r"15 photos are too few .* at least 16"):
         to_int8(exported.model, few)
 
 

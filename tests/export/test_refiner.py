@@ -14,8 +14,8 @@ from export.parity import ParityError
 from export.refiner import _prove, export_refiner, save_beside
 from models.checkpoints import write_tensors
 from models.refiner import REFINERS, Refiner
-from stylematte_cli.engines import open_engine
-from stylematte_cli.engines.refiner import open_refiner
+from stylematte.engines import open_engine
+from stylematte.engines.refiner import open_refiner
 from tests.conftest import red_detector
 
 ORIGIN = Origin("b" * 64, "9.8.7", "CC0-1.0", {"steps": 12})
@@ -58,8 +58,7 @@ def test_the_model_names_the_file_and_the_runtime_opens_it(lively: Refiner, tmp_
     weights = tmp_path / "red_refiner.safetensors"
     write_tensors(weights, lively.state_dict(), {"refiner": lively.shape.name})
     model, target = red_detector("2"), tmp_path / "out" / "red.onnx"
-    path = save_beside(model, weights, target, ORIGIN)
-    assert path == tmp_path / "out" / "red_refiner.onnx"
+    path = save_beside(model, weights, tmp_path / "out" / "red_refiner.onnx", ORIGIN)
     onnx.save(model, target)
     contract = open_engine(target, device="cpu").contract
     assert contract.refiner == "red_refiner.onnx"

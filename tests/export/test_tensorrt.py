@@ -12,13 +12,14 @@ import pytest
 
 from export import engine_plan, tensorrt
 from export.build import fix_size
-from export.engine_plan import Identity, PlanError, plan_for
+from export.engine_plan import Identity, plan_for
 from export.parity import ParityError
 from export.precision import set_metadata, to_half
-from export.tensorrt import BuildError, build_apart, build_plan, check_engine, run_engine, write_engine
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.engines.cuda import Cuda
-from stylematte_cli.engines.tensorrt import Sidecar
+from export.tensorrt import build_apart, build_plan, check_engine, run_engine, write_engine
+from stylematte.engines.base import Contract
+from stylematte.engines.cuda import Cuda
+from stylematte.engines.tensorrt import Sidecar
+from stylematte.errors import EngineError, InputError
 from tests.runtime.fake_card import FakeCuda, fake_tensorrt
 
 BUILT_FOR = {
@@ -78,12 +79,12 @@ def test_models_that_no_engine_is_built_from(exported):
     model = onnx.ModelProto()
     model.CopyFrom(exported.model)
     set_metadata(model, "precision", "int8")
-    with pytest.raises(PlanError, match="int8"):
+    with pytest.raises(InputError, match="int8"):
         plan_for("test", model, None, 1)
     del model.metadata_props[:]
-    with pytest.raises(PlanError, match="not a StyleMatte model"):
+    with pytest.raises(InputError, match="not a StyleMatte model"):
         plan_for("test", model, None, 1)
-    with pytest.raises(PlanError, match="size 16 is below the network's stride of 32"):
+    with pytest.raises(InputError, match="size 16 is below the network's stride of 32"):
         plan_for("test", exported.model, 16, 1)
 
 
@@ -109,12 +110,39 @@ def test_a_plan_is_a_script_and_the_kernels(exported, plan, tmp_path):
     assert os.access(files[2], os.X_OK)
     subprocess.run(["sh", "-n", str(files[2])], check=True)
     script = files[2].read_text()
-    assert "--weights test.onnx --batch-size 2 --size 64 --out ." in script
+    assert "--weights ./test.onnx --batch-size 2 --size 64 --out ." in script
     assert "--maxShapes=image:2x3x64x64,guide:2x3x4096x4096" in script
     half = plan_for("half", to_half(exported.model, "fp16"), 64, 2)
     paths = engine_plan.write_plan(half, tmp_path / "half.onnx", tmp_path)
     # The filter is float32 in every precision.
     assert [path.read_text() for path in paths[:2]] == [path.read_text() for path in files[:2]]
+
+
+@pytest.mark.parametrize("tool", ["stylematte", "trtexec"])
+@pytest.mark.parametrize(
+    "name",
+    ["a b", "x$(touch pwned)", "`touch pwned`", 'it\'s "1"', "-v", "a\ntouch pwned\n#", "x;touch pwned"],
+)
+def test_the_script_takes_a_name_for_a_name(exported, tmp_path, name, tool):
+    pytest.importorskip("cuda.bindings.nvrtc")
+    plan = plan_for(name, exported.model, 64, 2)
+    script = engine_plan.write_plan(plan, tmp_path / f"{name}.onnx", tmp_path)[-1]
+    program = tmp_path / "bin" / tool
+    program.parent.mkdir()
+    program.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n')
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["/bin/sh", str(script)],
+        cwd=tmp_path,
+        env={"PATH": f"{program.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        check=True,
+        text=True,
+    )
+    given = done.stdout.split("\0")
+    wanted = f"./{name}.onnx" if tool == "stylematte" else f"--onnx=./{name}.onnx"
+    assert wanted in given
+    assert not (tmp_path / "pwned").exists()
 
 
 def test_an_engine_is_built_with_a_profile_a_size_and_without_tf32(trt, plan):
@@ -147,10 +175,10 @@ def test_a_half_engine_keeps_tf32_for_what_is_left_of_float32(trt, exported):
 
 def test_refusals_in_tensorrts_words(trt, plan):
     trt.failure = "no tactic\nfor node 7"
-    with pytest.raises(BuildError, match=r"TensorRT did not build test: no tactic for node 7$"):
+    with pytest.raises(EngineError, match=r"TensorRT did not build test: no tactic for node 7$"):
         build_plan(trt, plan, silent)
     trt.refusal = "Plugin not found"
-    with pytest.raises(BuildError, match=r"TensorRT does not read test: Plugin not found$"):
+    with pytest.raises(EngineError, match=r"TensorRT does not read test: Plugin not found$"):
         build_plan(trt, plan, silent)
 
 
@@ -177,11 +205,11 @@ def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, card, plan, 
 
 
 def test_an_engine_that_does_not_open_or_run(trt, card, plan, photos):
-    with pytest.raises(BuildError, match="does not open the engine of test"):
+    with pytest.raises(EngineError, match="does not open the engine of test"):
         run_engine(trt, b"refused", plan, Cuda(0, card))
     run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
     trt.plans[0].broken = True
-    with pytest.raises(BuildError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
+    with pytest.raises(EngineError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
         check_engine(plan, run, photos)
     assert not card._memory
 
@@ -228,10 +256,10 @@ def test_a_build_in_a_process_of_its_own(plan, monkeypatch):
     assert build_apart(plan, lambda *progress: said.append(progress)) == b"test"
     assert said == [("Building", 1, 2)]
     monkeypatch.setattr(tensorrt, "_send_built", answer_error)
-    with pytest.raises(BuildError, match="TensorRT did not build it"):
+    with pytest.raises(EngineError, match="TensorRT did not build it"):
         build_apart(plan, silent)
     monkeypatch.setattr(tensorrt, "_send_built", answer_nothing)
-    with pytest.raises(BuildError, match="the process that built it died with 11"):
+    with pytest.raises(EngineError, match="the process that built it died with 11"):
         build_apart(plan, silent)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from models.checkpoints import CheckpointError, load_weights, save_weights
+from models.checkpoints import CheckpointError, load_weights, save_weights, write_tensors
 from models.presets import PRESETS
-from models.stylematte import StyleMatte
-from stylematte_cli.weights import ASSETS
+from models.stylematte import StyleMatte, build_model
+from stylematte.weights import ASSETS
 from tests.models.networks import lively
 
 
@@ -155,3 +155,21 @@ def test_a_failed_save_leaves_the_old_file_and_nothing_else(path, model, monkeyp
         save_weights(model, path)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("metadata", [{}, {"preset": "giant"}])
+def test_networks_for_tests_are_not_offered(tmp_path, metadata):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, metadata)
+    with pytest.raises(CheckpointError, match=r"is none of nano, tiny, base, official$"):
+        load_weights(path)
+    with pytest.raises(KeyError, match=r'there are nano, tiny, base, official"$'):
+        build_model("giant")
+
+
+@pytest.mark.parametrize("network", ["{", "[]", '{"depth": 3}'])
+def test_changes_of_a_preset_that_cannot_be_read(tmp_path, network):
+    path = tmp_path / "w.safetensors"
+    write_tensors(path, {"a": torch.zeros(1)}, {"preset": "test", "network": network})
+    with pytest.raises(CheckpointError, match=r"w\.safetensors: a network that this version cannot build: "):
+        load_weights(path)

@@ -9,7 +9,7 @@ from torch import nn
 
 from models.checkpoints import CheckpointError, write_tensors
 from models.refiner import CLEAR_LOGIT, REFINERS, Refiner, load_refiner, macs_per_pixel
-from stylematte_cli.imaging.refinement import MARGIN_PX
+from stylematte.imaging.refinement import MARGIN_PX
 
 TEST = REFINERS["test_refiner"]
 

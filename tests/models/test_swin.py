@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from models.encoders import build_encoder
-from models.swin import SHAPES, filed_name
+from models.swin import SHAPES, checkpoint_key
 
 SIZES = [(12, 8), (10, 7), (4, 4), (3, 9), (1, 1)]  # in tokens, windows are 4 × 4
 
@@ -146,6 +146,6 @@ def test_stochastic_depth_in_training_alone(name):
 
 def test_filed_names():
     block = "encoder.layers.0.blocks.1"
-    assert filed_name(f"swin.{block}.attention.q_proj.weight") == f"{block}.attention.self.query.weight"
-    assert filed_name(f"swin.{block}.mlp.fc2.bias") == f"{block}.output.dense.bias"
-    assert filed_name("hidden_states_norms.stage1.bias") == "hidden_states_norms.stage1.bias"
+    assert checkpoint_key(f"swin.{block}.attention.q_proj.weight") == f"{block}.attention.self.query.weight"
+    assert checkpoint_key(f"swin.{block}.mlp.fc2.bias") == f"{block}.output.dense.bias"
+    assert checkpoint_key("hidden_states_norms.stage1.bias") == "hidden_states_norms.stage1.bias"

@@ -75,13 +75,21 @@ class FakeCuda:
         self._memory[address] = (buffer, count)
         return Code.cudaSuccess, address
 
+    def bytes_at(self, address):
+        """How many were allocated there; an address that nobody allocated has none."""
+        return self._memory.get(address, (None, 0))[1]
+
+    def _room_at(self, place):
+        """Bytes from a place inside allocated memory to its end."""
+        return max((a + n - place for a, (_, n) in self._memory.items() if a <= place < a + n), default=0)
+
     def cudaFree(self, address):  # noqa: N802
         del self._memory[address]
         return (Code.cudaSuccess,)
 
     def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
-        on_card = target if kind in (1, 3) else source
-        assert count <= self._memory[on_card][1]
+        for on_card in {1: [target], 2: [source], 3: [source, target]}[kind]:
+            assert count <= self._room_at(on_card)
         assert stream == 7
         ctypes.memmove(target, source, count)
         return (Code.cudaSuccess,)
@@ -153,6 +161,7 @@ class FakeContext:
 
     def _at(self, name, shape):
         count = int(np.prod(shape))
+        assert 4 * count <= self.plan.cuda.bytes_at(self.addresses[name]), f"{name} of {shape}: out of bounds"
         return np.frombuffer((ctypes.c_float * count).from_address(self.addresses[name]), np.float32).reshape(
             shape
         )

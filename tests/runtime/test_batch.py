@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli import batch
-from stylematte_cli.batch import Job, render, run
-from stylematte_cli.engines import open_engine
-from stylematte_cli.errors import EngineError, InputError, UsageError
-from stylematte_cli.imaging.compose import Blur
-from stylematte_cli.matter import Matter
-from stylematte_cli.media.paths import Item
-from stylematte_cli.media.photo import Photo
+from stylematte import batch
+from stylematte.batch import Job, render, run
+from stylematte.engines import open_engine
+from stylematte.errors import EngineError, InputError, UsageError
+from stylematte.imaging.compose import Blur
+from stylematte.matter import Matter
+from stylematte.media.paths import Item
+from stylematte.media.photo import Photo
 from tests.pictures import assert_is_red_matte, load, red_picture, red_region, save
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylematte_cli.batch import Job, Network
-from stylematte_cli.clips import ClipJob, ahead, in_order, matte_clip
-from stylematte_cli.engines import open_engine
-from stylematte_cli.errors import InputError
-from stylematte_cli.matter import Matte, Matter
-from stylematte_cli.media.paths import Item
+from stylematte.batch import Job, Network
+from stylematte.clips import ClipJob, ahead, in_order, matte_clip
+from stylematte.engines import open_engine
+from stylematte.errors import InputError
+from stylematte.matter import Matte, Matter
+from stylematte.media.paths import Item
 from tests.clips import draw_clip, probe
 
 
@@ -120,11 +120,11 @@ def test_a_failing_network_leaves_no_file(
 ) -> None:
     calls = []
 
-    def fail_later(self: Matter, images: list) -> list[Matte]:
+    def fail_later(self: Matter, images: list, copy: bool = True) -> list[Matte]:
         calls.append(1)
         if len(calls) > 6:
             raise InputError("no more")
-        return batch(self, images)
+        return batch(self, images, copy=copy)
 
     batch = Matter.batch
     monkeypatch.setattr(Matter, "batch", fail_later)

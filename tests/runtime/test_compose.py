@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.imaging.compose import (
+from stylematte.errors import UsageError
+from stylematte.imaging.compose import (
     Blur,
     Screen,
     blur_background,
@@ -111,7 +111,7 @@ def test_blur_in_strips_is_the_blur_of_the_whole(
 ) -> None:
     image, alpha = picture(rng, (240, 90, 3), np.uint8), picture(rng, (240, 90), np.float32)
     whole = blur_background(image, alpha, 3)
-    monkeypatch.setattr("stylematte_cli.imaging.compose.STRIP_PX", 90 * 20)
+    monkeypatch.setattr("stylematte.imaging.compose.STRIP_PX", 90 * 20)
     assert np.abs(blur_background(image, alpha, 3).astype(int) - whole).max() <= 1
 
 

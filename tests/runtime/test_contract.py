@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylematte_cli.engines.base import Contract
-from stylematte_cli.errors import InputError, UsageError
+from stylematte.engines.base import Contract
+from stylematte.errors import InputError, UsageError
 from tests.conftest import red_detector
 
 METADATA = {prop.key: prop.value for prop in red_detector().metadata_props}

@@ -9,11 +9,11 @@ import OpenEXR
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import exr
-from stylematte_cli.media.colour import LINEAR, SRGB
-from stylematte_cli.media.decode import decode_image
-from stylematte_cli.media.images import read_image
+from stylematte.errors import InputError
+from stylematte.media import exr
+from stylematte.media.colour import LINEAR, SRGB
+from stylematte.media.decode import decode_image
+from stylematte.media.images import read_image
 
 
 def read(path: Path, data: bytes) -> NDArray[np.float64]:

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from pymatting import estimate_foreground_ml
 
-from stylematte_cli.imaging import foreground as module
-from stylematte_cli.imaging.foreground import estimate_foreground
-from stylematte_cli.imaging.geometry import convert, to_dtype, to_float
+from stylematte.imaging import foreground as module
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.imaging.geometry import convert, to_dtype, to_float
 
 
 def texture(

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from skimage.transform import downscale_local_mean
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.imaging.geometry import as_rgb, convert, resize, resize_to_working, to_dtype, to_float
+from stylematte.errors import InputError
+from stylematte.imaging.geometry import as_rgb, convert, resize, resize_to_working, to_dtype, to_float
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])

@@ -7,10 +7,10 @@ import pytest
 from scipy.ndimage import map_coordinates
 from scipy.special import expit
 
-from stylematte_cli.engines import open_engine
-from stylematte_cli.imaging import guided_filter
-from stylematte_cli.imaging.geometry import resize_to_working, to_dtype, to_float
-from stylematte_cli.imaging.guided_filter import apply_coefficients
+from stylematte.engines import open_engine
+from stylematte.imaging import guided_filter
+from stylematte.imaging.geometry import resize_to_working, to_dtype, to_float
+from stylematte.imaging.guided_filter import apply_coefficients
 
 WEIGHTS, OFFSET = (1.4, 1.5, 1.6), -2.0
 

@@ -10,18 +10,19 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media import metadata
-from stylematte_cli.media.colour import PRIMARIES, make_profile
-from stylematte_cli.media.decode import decode_image, measure
-from stylematte_cli.media.images import (
+from stylematte import files
+from stylematte.errors import InputError
+from stylematte.files import remove_leftovers, write_bytes
+from stylematte.media import decode, metadata, vips
+from stylematte.media.colour import PRIMARIES, make_profile
+from stylematte.media.decode import decode_image, measure
+from stylematte.media.images import (
     encode_image,
     read_alpha,
     read_image,
-    remove_leftovers,
-    write_bytes,
 )
-from tests.pictures import ASSETS, STORED, exif_bytes, exif_of, icc_bytes, red_picture, save
+from stylematte.memory import usable_bytes
+from tests.pictures import ASSETS, STORED, exif_bytes, exif_of, icc_bytes, png_that_says, red_picture, save
 
 LOSSY = 6  # greatest mean difference that JPEG and WebP may make
 
@@ -141,6 +142,19 @@ def test_floating_point_and_beyond_the_limit_are_refused(tmp_path: Path) -> None
         decode_image(bytes(tiff), "wide")
 
 
+def test_what_no_memory_holds_is_refused_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "usable_bytes", lambda: 4 * 10**9)
+    monkeypatch.setattr(vips, "array_of", lambda *_: pytest.fail("it is decoded"))
+    words = r"wide: 30000x30000 \(height x width\) takes 5.4 GB at least, and there are 4.0"
+    with pytest.raises(InputError, match=words):
+        decode_image(png_that_says(30000, 30000), "wide")
+
+
+def test_memory_is_that_of_the_machine() -> None:
+    there_is = usable_bytes()
+    assert there_is is None or 1 << 28 < there_is < 1 << 50
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tiff", ".bmp", ".avif"])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 300), (70, 20)])
 def test_header_tells_the_size(tmp_path: Path, suffix: str, height: int, width: int) -> None:
@@ -220,3 +234,18 @@ def test_leftovers_of_the_dead_are_removed_and_of_the_living_kept(tmp_path: Path
         path.touch()
     remove_leftovers([tmp_path, tmp_path / "missing"])
     assert sorted(os.listdir(tmp_path)) == sorted([living.name, other.name])
+
+
+def test_where_nobody_can_be_asked_old_leftovers_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows signal 0 is Ctrl-C, and every other one ends the process that it is sent to."""
+    monkeypatch.setattr(files, "CAN_ASK_FOR_PROCESSES", False)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("a signal is sent"))
+    young, old = (tmp_path / f".{process}-0.stylematte-part" for process in (4, 5))
+    for path in (young, old):
+        path.touch()
+    an_hour_ago = old.stat().st_mtime - 3601
+    os.utime(old, (an_hour_ago, an_hour_ago))
+    remove_leftovers([tmp_path])
+    assert os.listdir(tmp_path) == [young.name]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media.manifest import NAME, Manifest, describe_output, read_and_identify
-from stylematte_cli.media.paths import Item
+from stylematte.errors import InputError
+from stylematte.media.manifest import NAME, Manifest, describe_output, read_and_identify
+from stylematte.media.paths import Item
 
 SETTINGS = {"output": "alpha", "format": "png"}
 MODEL = {"model_sha256": "m" * 64, "engine": "onnx, CPUExecutionProvider"}

@@ -6,12 +6,12 @@ import onnx
 import pytest
 from PIL import Image
 
-import stylematte_cli
+import stylematte
 from export.precision import set_metadata
-from stylematte_cli.engines import open_engine
-from stylematte_cli.errors import InputError, UsageError
-from stylematte_cli.imaging.geometry import convert
-from stylematte_cli.matter import Matter
+from stylematte.engines import open_engine
+from stylematte.errors import InputError, UsageError
+from stylematte.imaging.geometry import convert
+from stylematte.matter import Matter
 from tests.conftest import red_detector
 
 GREY = (128, 128, 128)
@@ -224,9 +224,9 @@ def test_load_opens_a_file_or_a_name(
     (tmp_path / "red.onnx").write_bytes(red_model.read_bytes())
     image = red_disc((64, 64), 20)
     for weights in (red_model, str(red_model), "red"):
-        matter = stylematte_cli.load(weights, device="cpu", threads=1)
-        assert isinstance(matter, stylematte_cli.Matter)
-        assert isinstance(matter(image), stylematte_cli.Matte)
+        matter = stylematte.load(weights, device="cpu", threads=1)
+        assert isinstance(matter, stylematte.Matter)
+        assert isinstance(matter(image), stylematte.Matte)
 
 
 def test_what_is_no_picture_is_one_clear_error(matter: Matter) -> None:

@@ -8,8 +8,8 @@ import onnx
 import onnxruntime
 import pytest
 
-from stylematte_cli.engines import open_engine
-from stylematte_cli.errors import EngineError, InputError, MissingError, UsageError
+from stylematte.engines import open_engine
+from stylematte.errors import EngineError, InputError, MissingError, UsageError
 from tests.conftest import red_detector
 
 NO_CUDA = "CUDAExecutionProvider" not in onnxruntime.get_available_providers()

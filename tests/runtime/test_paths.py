@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media import formats, paths
-from stylematte_cli.media.paths import Work, collect
+from stylematte.errors import UsageError
+from stylematte.media import formats, paths
+from stylematte.media.paths import Work, collect
 
 
 def make(folder: Path, *names: str) -> Path:

@@ -15,11 +15,11 @@ import tifffile
 from numpy.typing import NDArray
 from PIL import Image, ImageCms
 
-from stylematte_cli.errors import InputError, MissingError
-from stylematte_cli.media import colour, formats, metadata, vips
-from stylematte_cli.media.decode import decode_image, measure
-from stylematte_cli.media.images import encode_image, read_image
-from stylematte_cli.media.photo import Photo
+from stylematte.errors import InputError, MissingError
+from stylematte.media import colour, formats, metadata, vips
+from stylematte.media.decode import decode_image, measure
+from stylematte.media.images import encode_image, read_image
+from stylematte.media.photo import Photo
 from tests.pictures import ASSETS, STORED, exif_bytes, exif_of
 
 P3_GAMMA = colour.make_profile(colour.PRIMARIES[12], (2.2,))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.imaging.geometry import Picture, Window
-from stylematte_cli.imaging.refinement import (
+from stylematte.errors import UsageError
+from stylematte.imaging.geometry import Picture, Window
+from stylematte.imaging.refinement import (
     UNCERTAIN,
     Patch,
     Tiles,

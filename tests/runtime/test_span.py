@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import pytest
 
-from stylematte_cli.errors import UsageError
-from stylematte_cli.media.span import parse_moment, parse_rate, shift_timecode
+from stylematte.errors import UsageError
+from stylematte.media.span import parse_moment, parse_rate, shift_timecode
 
 NTSC = Fraction(30000, 1001)
 

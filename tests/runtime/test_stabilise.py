@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli.imaging.stabilise import Stabiliser, look_at
+from stylematte.imaging.stabilise import Stabiliser, look_at
 
 SIZE = (120, 160)
 PAD = 40

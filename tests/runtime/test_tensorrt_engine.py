@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from stylematte_cli.engines import cuda as cuda_module
-from stylematte_cli.engines import open_engine, tensorrt
-from stylematte_cli.errors import EngineError, InputError, MissingError, UsageError
-from stylematte_cli.matter import Matter
+from stylematte.engines import cuda as cuda_module
+from stylematte.engines import open_engine, tensorrt
+from stylematte.errors import EngineError, InputError, MissingError, UsageError
+from stylematte.matter import Matter
 from tests.conftest import red_detector
 from tests.runtime.fake_card import Code, FakeCuda, fake_tensorrt
 

@@ -8,11 +8,11 @@ import av
 import numpy as np
 import pytest
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media.frame_sequence import PictureSequence
-from stylematte_cli.media.pattern import find_frames, is_pattern, stem_of
-from stylematte_cli.media.span import Span
-from stylematte_cli.media.video import Clip
+from stylematte.errors import InputError
+from stylematte.media.frame_sequence import PictureSequence
+from stylematte.media.pattern import find_frames, is_pattern, stem_of
+from stylematte.media.span import Span
+from stylematte.media.video import Clip
 from tests.clips import SIZE, UNEVEN, draw_clip, draw_sound, red_frame
 from tests.pictures import save
 

@@ -8,10 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from stylematte_cli.errors import InputError, MissingError
-from stylematte_cli.media.photo import Photo
-from stylematte_cli.media.video import ClipInfo, Frame
-from stylematte_cli.media.video_writer import VideoWriter, recipe_for
+from stylematte.errors import InputError, MissingError
+from stylematte.media.photo import Photo
+from stylematte.media.video import ClipInfo, Frame
+from stylematte.media.video_writer import VideoWriter, recipe_for
 from tests.clips import SIZE, probe, red_frame
 
 INFO = ClipInfo(SIZE, Fraction(25), Fraction(1, 25))

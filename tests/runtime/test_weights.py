@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from stylematte_cli import weights
-from stylematte_cli.errors import InputError, MissingError
+from stylematte import files, weights
+from stylematte.errors import InputError, MissingError
 
 
 @pytest.fixture
@@ -113,13 +113,13 @@ def test_card_is_read_and_the_digest_is_of_the_file(folders: tuple[Path, Path]) 
     (found,) = weights.list_weights()
     assert (found.bytes, found.sha256, found.licence) == (5, digest, "Apache-2.0")
     assert (found.summary, found.provenance) == ("Small.", {"steps": 3})
-    assert weights.sha256_of(path) == digest
+    assert files.sha256_of(path) == digest
 
 
 def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
     (tmp_path / "abc").write_bytes(b"abc")
     digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-    assert weights.sha256_of(tmp_path / "abc") == digest
+    assert files.sha256_of(tmp_path / "abc") == digest
 
 
 @pytest.mark.parametrize("text", ["{", "[1]"])
@@ -135,9 +135,9 @@ def test_damaged_card_is_named_but_does_not_stop_the_model(folders: tuple[Path, 
 def test_cache_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    assert weights.cache_folder() == tmp_path / "home"
+    assert files.cache_folder() == tmp_path / "home"
     monkeypatch.delenv("STYLEMATTE_HOME")
-    assert weights.cache_folder() == tmp_path / "xdg" / "stylematte"
+    assert files.cache_folder() == tmp_path / "xdg" / "stylematte"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(Path, "home", lambda: tmp_path)
-    assert weights.cache_folder() == tmp_path / ".cache" / "stylematte"
+    assert files.cache_folder() == tmp_path / ".cache" / "stylematte"

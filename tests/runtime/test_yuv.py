@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from stylematte_cli.errors import InputError
-from stylematte_cli.media.yuv import FULL, LIMITED, MATRICES, RGB, Colour, from_rgb, plane, to_photo
+from stylematte.errors import InputError
+from stylematte.media.yuv import FULL, LIMITED, MATRICES, RGB, Colour, from_rgb, plane, to_photo
 
 SIZE = (18, 46)  # (height, width): even, and no multiple of what vector code likes
 

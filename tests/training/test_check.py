@@ -9,11 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.pictures import png_that_says
 from tests.training import drawn
 from training.config import DataSet, Recipe, Stage, Validation
 from training.data.check import DataReport, check_data
 from training.data.headers import read_size
-from training.data.readers import is_held_out
+from training.data.readers import DataError, is_held_out, read_grey, read_plane, read_rgb
 
 SET = "P3M-10k"
 MATTES = DataSet(SET, "mattes", 1.0, layout="p3m-10k")
@@ -91,6 +92,14 @@ def larger(path):
     drawn.save(path, np.full((91, 120), 128, np.uint8))
 
 
+def bomb(path):
+    path.write_bytes(png_that_says(20000, 20000))
+
+
+def beyond_opencv(path):
+    path.write_bytes(png_that_says(50000, 60000))
+
+
 def without(path):
     path.unlink()
 
@@ -104,6 +113,8 @@ def without(path):
         (f"{TRAIN}/mask/p_2.png", cut_off, "p_2.png: cut off"),
         (f"{TRAIN}/mask/p_2.png", other, "p_2.png: not a label that can be read"),
         (f"{TRAIN}/mask/p_2.png", larger, "p_2.png: size (91, 120), its picture has (90, 120)"),
+        (f"{TRAIN}/blurred_image/p_1.jpg", bomb, "p_1.jpg: 20000x20000 (height x width) is too large"),
+        (f"{TRAIN}/mask/p_2.png", beyond_opencv, "p_2.png: 50000x60000 (height x width) is too large"),
         (f"{TRAIN}/mask/p_2.png", without, "1 pictures without alpha: p_2.jpg"),
         (f"{VALID}/trimap/p_7.png", larger, "trimap/p_7.png: size (91, 120), its picture has (90, 120)"),
         ("backgrounds/3.png", other, "3.png: not a label that can be read"),
@@ -115,6 +126,13 @@ def test_errors_of_single_files(root, file, damage, message, full):
     assert report.errors == 1
     assert message in all_of(report, "errors")[0]
     assert any(message in line for line in report.lines())
+
+
+@pytest.mark.parametrize("read", [read_rgb, read_grey, read_plane])
+def test_what_opencv_does_not_read_is_an_error_of_the_data(tmp_path, read):
+    beyond_opencv(tmp_path / "wide.png")
+    with pytest.raises(DataError, match=r"wide\.png: too large a (picture|label) to be read"):
+        read(tmp_path / "wide.png")
 
 
 def test_only_the_full_pass_finds_what_its_frame_hides(root):

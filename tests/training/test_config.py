@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from tests.training import drawn
-from training.config import load_recipe, select_stages
+from training.config import check_priors, load_recipe, select_stages
 from training.recipe_files import RecipeError, recipe_names
 
 
@@ -44,7 +44,7 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "seed = 'x'", "seed = 'x' is no int"),
         ("seed = 3", "seed = true", "seed = True is no int"),
         ('preset = "test"', "", "preset is missing"),
-        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, "),
+        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, tiny, base, official$"),
         ("batch_size = 4", "batchsize = 4", r"\[\[stages\]\]: unknown key batchsize"),
         ("batch_size = 4", "", r"\[\[stages\]\]: batch_size is missing"),
         ("batch_size = 4", "batch_size = 0", "segmentation: batch_size must be"),
@@ -80,6 +80,11 @@ def test_values_arrive(tmp_path):
         ("steps = 6", "steps = 6\naugmentation = 'none'", "segmentation: 'none' is none of own, published"),
         ("steps = 6", "steps = 6\nfrozen = 6", "segmentation: frozen must be from 0 to 5"),
         ("steps = 6", "steps = 6\nfreeze_norms = 1", "freeze_norms = 1 is no bool"),
+        ("steps = 6", "steps = 6\ncomposite = 1.1", "segmentation: composite must be from 0 to 1"),
+        ("steps = 6", "steps = 6\npairs = -0.1", "segmentation: pairs must be from 0 to 1"),
+        ("steps = 6", "steps = 6\nprior = 1.5", "segmentation: prior must be from 0 to 1"),
+        ("steps = 6", "steps = 6\nprior = true", "prior = True is no float"),
+        ("steps = 6", "steps = 6\nprior = 0.5", "segmentation: prior must be 0, network test takes none"),
         ("bce = 1.0, dice", "composition = 1.0, dice", "segmentation: composition is a loss for fine"),
         (
             "seed = 3",
@@ -132,6 +137,16 @@ def test_text_in_another_encoding(tmp_path):
 def test_an_unknown_recipe_lists_the_known(name):
     with pytest.raises(RecipeError, match=f"no recipe {name}; there are .*nano"):
         load_recipe(name)
+
+
+def test_priors_are_for_networks_that_take_them(tmp_path):
+    text = drawn.TOML.replace("steps = 6", "steps = 6\nprior = 0.5\npairs = 0.2")
+    recipe = load(tmp_path, text.replace('"test"', '"test_nano"'))
+    assert [(stage.prior, stage.pairs) for stage in recipe.stages] == [(0.5, 0.2), (0.0, 0.0)]
+    changed = text.replace("[[stages]]", "network = { prior = true }\n[[stages]]", 1)
+    assert load(tmp_path, changed).build_preset().prior
+    with pytest.raises(RecipeError, match=r"^--student: segmentation: prior must be 0, network test"):
+        check_priors(dataclasses.replace(recipe, preset="test"), "--student")
 
 
 def test_a_recipe_takes_what_it_does_not_say_from_the_one_it_extends(tmp_path):

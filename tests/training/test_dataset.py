@@ -13,8 +13,9 @@ from training.config import DataSet, Stage
 from training.data import augment
 from training.data.dataset import (
     ASPECTS,
+    SIDES_A_STAGE,
     MattingDataset,
-    Onwards,
+    ResumableBatchSampler,
     Subject,
     as_batch,
     compose,
@@ -173,15 +174,25 @@ def test_items_are_what_the_network_takes(dataset):
 
 
 def test_a_batch_has_one_size_and_batches_differ(dataset):
-    sizes = [{dataset[i]["image"].shape for i in indices} for indices in Onwards(0, 8, STAGE.batch_size)]
+    sizes = [
+        {dataset[i]["image"].shape for i in indices}
+        for indices in ResumableBatchSampler(0, 8, STAGE.batch_size)
+    ]
     assert all(len(of_batch) == 1 for of_batch in sizes)
     assert len(set.union(*sizes)) > 1
 
 
+def test_a_stage_has_few_sizes(dataset):
+    sizes = [dataset._batch_size_px(batch * dataset.stage.batch_size) for batch in range(300)]
+    assert len(set(sizes)) <= SIDES_A_STAGE * len(ASPECTS)
+    areas = [height * width for height, width in sizes]
+    assert min(areas) < np.prod(shape_near(np.mean(dataset.stage.side), 1.0)) < max(areas)
+
+
 def test_onwards_starts_where_a_run_stands():
-    assert list(Onwards(2, 4, 3)) == [[6, 7, 8], [9, 10, 11]]
-    assert len(Onwards(2, 4, 3)) == 2
-    assert list(Onwards(4, 4, 3)) == []
+    assert list(ResumableBatchSampler(2, 4, 3)) == [[6, 7, 8], [9, 10, 11]]
+    assert len(ResumableBatchSampler(2, 4, 3)) == 2
+    assert list(ResumableBatchSampler(4, 4, 3)) == []
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)

@@ -12,12 +12,11 @@ from torch import Tensor, nn
 
 from models.checkpoints import CheckpointError
 from models.stylematte import MEAN, STD
+from stylematte.errors import InputError, MissingError
 from training import fid as scores
 from training.fid import (
     Detector,
-    DetectorError,
     EncoderDetector,
-    MissingDetectorError,
     ScoreError,
     ScriptDetector,
     fid,
@@ -166,18 +165,18 @@ def test_the_standard_file_is_known_by_its_hash(tmp_path, monkeypatch):
 
 def test_detectors_that_cannot_be_used(tmp_path):
     for name in ("inception", "mobilenet"):
-        with pytest.raises(MissingDetectorError, match=str(tmp_path / name)) as caught:
+        with pytest.raises(MissingError, match=str(tmp_path / name)) as caught:
             load_detector(name, [tmp_path])
-        assert caught.value.is_missing
-    with pytest.raises(MissingDetectorError) as caught:
+        assert isinstance(caught.value, MissingError)
+    with pytest.raises(MissingError) as caught:
         load_detector("inception")
     assert scores.INCEPTION_URL in str(caught.value)
-    with pytest.raises(MissingDetectorError, match="'vgg'"):
+    with pytest.raises(MissingError, match="'vgg'"):
         load_detector("vgg", [tmp_path])
     for name, kind, reason in (
-        ("a.pt", DetectorError, "TorchScript"),
+        ("a.pt", InputError, "TorchScript"),
         ("a.safetensors", CheckpointError, "safetensors"),
-        ("a.onnx", DetectorError, r"\.pt"),
+        ("a.onnx", InputError, r"\.pt"),
     ):
         (tmp_path / name).write_bytes(b"no detector at all")
         with pytest.raises(kind, match=reason):
@@ -191,14 +190,14 @@ def test_detectors_that_cannot_be_used(tmp_path):
 def test_a_script_that_takes_no_pictures_is_refused(tmp_path):
     path = tmp_path / "linear.pt"
     torch.jit.script(nn.Linear(4, 5)).save(str(path))
-    with pytest.raises(DetectorError, match="no features"):
+    with pytest.raises(InputError, match="no features"):
         ScriptDetector(path)
 
 
 def test_the_shipped_network_stands_in():
     """Its encoder sees normalised pictures of 224 x 224; 224 x 224 pictures are not resized at all."""
     from models.checkpoints import load_weights
-    from stylematte_cli.weights import ASSETS
+    from stylematte.weights import ASSETS
 
     detector = load_detector("nano", [ASSETS])
     assert isinstance(detector, EncoderDetector)

@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from models.checkpoints import CheckpointError
 from models.presets import PRESETS
 from models.stylematte import StyleMatte, build_model
+from stylematte.errors import MissingError
 from tests.models import released
 from tests.training import drawn
-from training.backbone import MissingBackboneError, load_backbone
+from training.backbone import load_backbone
 from training.data.readers import DataError
 
 RECIPE = drawn.recipe()
@@ -128,7 +129,7 @@ def hub(monkeypatch, tmp_path) -> dict[str, list]:
 
 
 def test_the_hub_out_of_reach(hub):
-    with pytest.raises(MissingBackboneError) as caught:
+    with pytest.raises(MissingError) as caught:
         load("test_swin", "hub")
     message = str(caught.value)
     assert "\n" not in message

@@ -15,16 +15,17 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from models.checkpoints import CheckpointError, load_weights
 from models.presets import PRESETS
 from models.stylematte import build_model
+from stylematte.errors import InputError
 from tests.training import drawn
 from training import checkpoint, loop
-from training.checkpoint import StateError, load_start, load_state, save_state
+from training.checkpoint import load_start, load_state, save_state
 from training.config import RecipeError, Stage
 from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
-from training.loop import RunFolderError, RunOptions, TrainingError, train
+from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
-from training.processes import ProcessError, join_processes, reseed
+from training.processes import join_processes, reseed
 
 FIRST = Stage(
     "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
@@ -337,7 +338,7 @@ def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
 
 def test_another_recipe_is_refused(whole, data_root, mattes):
     before = (whole[0] / "config.json").read_bytes()
-    with pytest.raises(RunFolderError, match="holds a run of another recipe"):
+    with pytest.raises(InputError, match="holds a run of another recipe"):
         run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
     assert (whole[0] / "config.json").read_bytes() == before
 
@@ -477,7 +478,7 @@ def test_scores_of_a_network_that_says_no_everywhere(data_root, mattes):
 @pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 half a zip"])
 def test_a_damaged_state_is_named(tmp_path, content):
     (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(StateError, match=r"state\.pt"):
+    with pytest.raises(InputError, match=r"state\.pt"):
         load_state(tmp_path / "state.pt")
 
 
@@ -485,9 +486,9 @@ def test_a_run_is_not_gone_on_with_under_another_teacher_or_start(data_root, mat
     run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "a" * 64})
     assert json.loads((tmp_path / "config.json").read_text())["origin"] == {"teacher": "a" * 64}
     assert load_weights(tmp_path / "last.safetensors")[1]["origin"] == {"teacher": "a" * 64}
-    with pytest.raises(RunFolderError, match=r"began with other weights \(teacher\)"):
+    with pytest.raises(InputError, match=r"began with other weights \(teacher\)"):
         run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "b" * 64})
-    with pytest.raises(RunFolderError, match="began with other weights"):
+    with pytest.raises(InputError, match="began with other weights"):
         run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
 
 
@@ -498,7 +499,7 @@ def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
 
 
 def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
-    with pytest.raises(ProcessError, match="fp16 needs a graphics card"):
+    with pytest.raises(InputError, match="fp16 needs a graphics card"):
         run(data_root, mattes, tmp_path / "out", precision="fp16")
     assert not (tmp_path / "out").exists()
 

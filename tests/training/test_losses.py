@@ -5,9 +5,22 @@ import pytest
 import torch
 from scipy import ndimage
 from scipy.spatial.distance import directed_hausdorff
+from torch.nn import functional as F  # noqa: N812
 
 from tests.models.references import sigmoid
-from training.losses import LOSSES, NEEDS, bce, composition, dice, hausdorff, l1, l2, laplacian
+from training.losses import (
+    LOSSES,
+    NEEDS,
+    _binomial,
+    bce,
+    composition,
+    dice,
+    hausdorff,
+    l1,
+    l2,
+    laplacian,
+    multiscale_dice,
+)
 
 
 @pytest.fixture
@@ -58,6 +71,39 @@ def test_dice_by_hand():
     weight[0, 0, 0, 3] = 0  # total 1.5 + 2
     assert float(dice(logits, alpha, weight)) == pytest.approx((1 - 3 / 4.5) / 2)
     assert float(dice(torch.full((1, 1, 1, 4), -sure), torch.zeros(1, 1, 1, 4), torch.ones(1, 1, 1, 4))) == 0
+
+
+def means_of_blocks(x: np.ndarray, side: int) -> np.ndarray:
+    height, width = x.shape
+    return x.reshape(height // side, side, width // side, side).mean((1, 3))
+
+
+def test_multiscale_dice(maps):
+    logits, alpha, weight = (x[:, 0, :, :32] for x in maps)
+    losses = []
+    for p, a, w in zip(sigmoid(logits), alpha, weight, strict=True):
+        for side in (1, 2, 4, 8):
+            believed = means_of_blocks(w, side)
+            predicted, wanted = (means_of_blocks(x * w, side) / believed for x in (p, a))
+            overlap = (believed * predicted * wanted).sum()
+            size = (believed * (predicted**2 + wanted**2)).sum()
+            losses.append(1 - (2 * overlap + 1) / (size + 1))
+    got = run(multiscale_dice, [np.ascontiguousarray(x[:, None]) for x in (logits, alpha, weight)])
+    assert got == pytest.approx(np.mean(losses), rel=1e-6)
+
+
+def test_a_soft_answer_that_is_right_costs_multiscale_dice_nothing(maps):
+    _, alpha, weight = (torch.from_numpy(x) for x in maps)
+    assert float(multiscale_dice(torch.logit(alpha), alpha, weight)) == pytest.approx(0, abs=1e-9)
+    assert float(dice(torch.logit(alpha), alpha, weight)) > 0.1  # without squares it costs something
+
+
+@pytest.mark.parametrize("size", [(24, 36), (5, 8), (3, 3)])
+def test_a_blur_by_slices_is_a_convolution(rng, size):
+    x = torch.from_numpy(rng.normal(0, 1, (2, 1, *size)))
+    row = torch.tensor([1.0, 4, 6, 4, 1], dtype=torch.float64) / 16
+    padded = F.pad(x, (2, 2, 2, 2), mode="reflect")
+    torch.testing.assert_close(_binomial(x), F.conv2d(padded, torch.outer(row, row)[None, None]))
 
 
 def pyramid(x: np.ndarray, levels: int) -> list[np.ndarray]:

@@ -12,14 +12,15 @@ import torch
 from models.stylematte import build_model
 from stylematte_cli.app import main
 from tests.training import drawn
+from training.checkpoint import TrainingError
 from training.config import DataSet, Recipe, Stage, Validation
 from training.data.check import check_data, label_notes
 from training.data.masks import meaning_of
 from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import DataError, read_label, read_set
 from training.data.subjects import read_subject
-from training.held_out import HeldOut, PredictionError
-from training.validation import Published
+from training.held_out import HeldOut
+from training.validation import ValidationSets
 
 STAGE = Stage("matting", 2, 2, (64, 64), 1e-3, fine={"l2": 1.0})
 PHOTOS = Recipe("test", (DataSet(drawn.PEOPLE, "photos", 1.0),), (STAGE,), 0, drawn.HELD_OUT_EVERY)
@@ -180,7 +181,7 @@ def test_a_score_over_nothing_is_no_score(root, tmp_path):
         judge.score(build_model("test"), 64)
     for folder in ("image", "mask"):
         shutil.copytree(root / drawn.PEOPLE / folder, tmp_path / "v" / folder.replace("mask", "alpha"))
-    published = Published(tmp_path, dataclasses.replace(PHOTOS, validation=(Validation("v"),)))
+    published = ValidationSets(tmp_path, dataclasses.replace(PHOTOS, validation=(Validation("v"),)))
     with pytest.raises(DataError, match="no subject in any alpha of the 10 validation photos"):
         published.score(build_model("test"), 64)
 
@@ -190,5 +191,5 @@ def test_a_network_that_answers_no_number_is_not_scored(data_root, mattes):
     with torch.no_grad():
         model.head.bias.fill_(math.nan)
     judge = HeldOut(data_root, PHOTOS, mattes, 30, teacher=None)
-    with pytest.raises(PredictionError, match=r"photo_\d\.png: the network's alpha of it is no number"):
+    with pytest.raises(TrainingError, match=r"photo_\d\.png: the network's alpha of it is no number"):
         judge.score(model, 64)

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 
 from tests.training import drawn
-from training.data.mending import clean_mask, unlabelled_skin
+from training.data.label_cleanup import clean_mask, unlabelled_skin
 from training.data.pseudo_alpha import (
     cached_paths,
     make_pseudo_alpha,

@@ -10,7 +10,7 @@ import torch
 
 from tests.training import drawn
 from training.config import DataSet, Stage
-from training.data import augment, published
+from training.data import augment, published_augment
 from training.data.dataset import MattingDataset
 from training.data.subjects import Subject
 
@@ -44,12 +44,12 @@ def landed(matrix, x, y):
     ],
 )
 def test_a_dot_lands_where_it_should(source, changes, dot, expected):
-    matrix = published.view_matrix(source, (800, 800), **(STILL | changes))
+    matrix = published_augment.view_matrix(source, (800, 800), **(STILL | changes))
     np.testing.assert_allclose(landed(matrix, *dot), expected, atol=1e-9)
 
 
 def test_smaller_crops_see_as_much_of_the_photo():
-    large, small = (published.view_matrix((700, 900), (side, side), **STILL) for side in (800, 400))
+    large, small = (published_augment.view_matrix((700, 900), (side, side), **STILL) for side in (800, 400))
     for dot in ((-0.5, -0.5), (300.5, 650.5)):
         np.testing.assert_allclose(landed(small, *dot) + 0.5, (landed(large, *dot) + 0.5) / 2, atol=1e-9)
 
@@ -57,7 +57,7 @@ def test_smaller_crops_see_as_much_of_the_photo():
 def test_views_stay_in_the_published_ranges(rng):
     flips, still = 0, 0
     for _ in range(400):
-        matrix = published.random_view(rng, (1080, 810), (800, 800))
+        matrix = published_augment.random_view(rng, (1080, 810), (800, 800))
         linear = matrix[:, :2]
         flips += np.linalg.det(linear) < 0
         zoom = np.sqrt(abs(np.linalg.det(linear)))
@@ -74,7 +74,7 @@ def test_picture_and_alpha_are_warped_alike(rng):
     alpha = np.round(drawn.soft_disc((150, 210), (70, 90), 50, 12) * 255).astype(np.uint8)
     image = np.dstack([alpha] * 3)
     for _ in range(10):
-        matrix = published.random_view(rng, alpha.shape, (96, 96))
+        matrix = published_augment.random_view(rng, alpha.shape, (96, 96))
         picture, warped = (augment.warp(x, matrix, (96, 96), cv2.BORDER_REFLECT_101) for x in (image, alpha))
         assert np.abs(picture[..., 1].astype(int) - warped).max() <= 1
         assert warped.max() > 200
@@ -82,7 +82,7 @@ def test_picture_and_alpha_are_warped_alike(rng):
 
 def test_contrast_and_brightness_by_hand():
     levels = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, 2)
-    changed = published.change_contrast(levels, 0.2, -0.1)
+    changed = published_augment.change_contrast(levels, 0.2, -0.1)
     np.testing.assert_array_equal(
         changed[0, :, 0], np.clip(np.round(np.arange(256) * 1.2 - 25.5), 0, 255).astype(np.uint8)
     )
@@ -90,7 +90,7 @@ def test_contrast_and_brightness_by_hand():
 
 def test_hue_against_colorsys(rng):
     image = rng.integers(30, 226, (1, 60, 3), np.uint8)
-    changed = published.change_hue(image, 15, 20, -10)
+    changed = published_augment.change_hue(image, 15, 20, -10)
     for before, after in zip(image[0], changed[0], strict=True):
         hue, saturation, value = rgb_to_hsv(*(before / 255))
         hue, saturation = (hue + 15 / 180) % 1, min(1, saturation + 20 / 255)
@@ -98,7 +98,7 @@ def test_hue_against_colorsys(rng):
         # OpenCV keeps hue in steps of 2 degrees, 1/30 of the way from one primary to the next.
         assert np.abs(after - expected).max() <= 255 / 30 / 2 + 2
     grey = np.full((2, 2, 3), 100, np.uint8)
-    assert (published.change_hue(grey, 20, 0, 0) == 100).all()
+    assert (published_augment.change_hue(grey, 20, 0, 0) == 100).all()
 
 
 def test_clahe_is_that_of_opencv(rng):
@@ -106,7 +106,7 @@ def test_clahe_is_that_of_opencv(rng):
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lightness = cv2.createCLAHE(clipLimit=2.5, tileGridSize=(8, 8)).apply(np.ascontiguousarray(lab[..., 0]))
     expected = cv2.cvtColor(np.dstack([lightness, lab[..., 1:]]), cv2.COLOR_LAB2RGB)
-    np.testing.assert_array_equal(published.equalise(image, 2.5), expected)
+    np.testing.assert_array_equal(published_augment.equalise(image, 2.5), expected)
 
 
 def test_blur_is_a_mean_over_an_odd_square(rng):
@@ -114,17 +114,17 @@ def test_blur_is_a_mean_over_an_odd_square(rng):
     dot[4, 4] = 225
     sides = set()
     for _ in range(60):
-        blurred = published.random_blur(rng, dot, 5)
+        blurred = published_augment.random_blur(rng, dot, 5)
         side = int(np.sqrt((blurred[..., 0] > 0).sum()))
         assert blurred[4, 4, 0] == 225 // side**2
         sides.add(side)
     assert sides == {1, 3, 5}
-    assert {int((published.random_blur(rng, dot, 3) > 0).sum()) for _ in range(40)} == {3, 27}
+    assert {int((published_augment.random_blur(rng, dot, 3) > 0).sum()) for _ in range(40)} == {3, 27}
 
 
 def test_light_changes_within_its_ranges(rng):
     grey = np.full((1, 1, 3), 120, np.uint8)
-    seen = np.array([published.random_light(rng, grey)[0, 0, 1] for _ in range(400)], int)
+    seen = np.array([published_augment.random_light(rng, grey)[0, 0, 1] for _ in range(400)], int)
     assert 100 < (seen == 120).sum() < 250  # 0.8 · 0.5 of them, and those that round to 0
     assert seen.min() >= (120 * 0.8 - 51) - 20 - 1
     assert seen.max() <= (120 * 1.2 + 51) + 20 + 1

@@ -2,10 +2,12 @@
 
 import shutil
 
+import cv2
+import numpy as np
 import pytest
 
 from tests.training import drawn
-from training.data.readers import DataError, Sample, is_held_out, read_set, split
+from training.data.readers import DataError, Sample, is_held_out, read_cutout, read_set, split
 
 
 @pytest.fixture
@@ -77,3 +79,15 @@ def test_an_empty_folder(tmp_path, folder):
 def test_a_missing_folder(tmp_path):
     with pytest.raises(DataError, match="nowhere: no such data set folder"):
         read_set(tmp_path, "nowhere")
+
+
+def test_cut_outs_are_rgba_of_8_bits(tmp_path, rng):
+    """Of 16 bits, every number would be taken modulo 256, in silence."""
+    rgba = rng.integers(0, 256, (5, 7, 4), np.uint8)
+    path = tmp_path / "cut.png"
+    cv2.imwrite(str(path), rgba[..., [2, 1, 0, 3]])
+    assert np.array_equal(read_cutout(path), rgba)
+    for other in (rgba.astype(np.uint16) * 257, rgba[..., :3], rgba[..., 0]):
+        cv2.imwrite(str(path), other)
+        with pytest.raises(DataError, match=r"cut\.png: not an RGBA cut-out of 8 bits"):
+            read_cutout(path)

@@ -186,6 +186,17 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(model.head.weight, Refiner(REFINERS["test_refiner"]).head.weight)
 
 
+def test_grey_and_deep_pictures_become_rgb_of_8_bits(tmp_path: Path) -> None:
+    grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
+    kinds = {"grey": grey, "deep": grey.astype(np.uint16) * 257, "rgb": np.dstack([grey] * 3)}
+    for name, pixels in kinds.items():
+        folder = tmp_path / name
+        folder.mkdir()
+        cv2.imwrite(str(folder / "1.png"), pixels)
+        (read,) = read_folder(folder, held_out=is_held_out("1", HELD_OUT_EVERY))
+        assert np.array_equal(read, np.dstack([grey] * 3)), name
+
+
 def test_scenes_are_drawn_alike_for_a_seed() -> None:
     backgrounds, textures = [smooth(1, 100, 130)], [smooth(2, 50, 50)]
     one, two = (draw_one(5, backgrounds, textures) for _ in range(2))

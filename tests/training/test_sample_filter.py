@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from training.sample_filter import agreement, bars, histogram
+from training.synthesis.agreement import agreement, bars, histogram
 
 
 def test_agreement_by_hand():

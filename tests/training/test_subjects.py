@@ -6,13 +6,22 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from pymatting import estimate_foreground_ml
+from scipy import ndimage
 
 from tests.training import drawn
 from training.config import DataSet, Recipe, Stage
 from training.data.dataset import MattingDataset, compose
 from training.data.pseudo_alpha import cached_paths, prepare_foregrounds
 from training.data.readers import DataError, read_set
-from training.data.subjects import Subject, needed_sets, prepare_set, read_data_set, read_subject
+from training.data.subjects import (
+    Subject,
+    fused_colours,
+    needed_sets,
+    prepare_set,
+    read_data_set,
+    read_subject,
+)
 
 SET = "P3M-10k"
 MATTES = DataSet(SET, "mattes", 1.0, layout="p3m-10k")
@@ -78,6 +87,74 @@ def test_estimated_colours_lose_the_old_background(root, cache):
     whole = subject.image[subject.alpha == 255].mean(0)  # warm; behind it all is cold
     raw, estimated = (np.abs(x[soft].mean(0) - whole).max() for x in (subject.image, subject.colours()))
     assert estimated < 20 < raw
+
+
+@pytest.fixture
+def composite(rng):
+    """A warm disc with a soft rim on cold ground: image, alpha, both uint8, and the true foreground."""
+    size = (120, 150)
+    alpha = np.round(drawn.soft_disc(size, (60, 70), 35, 6) * 255).astype(np.uint8)
+    front, back = (drawn.texture(rng, size, np.array(c)) for c in ((210, 100, 60), (50, 120, 180)))
+    share = alpha[..., None] / 255
+    return np.round(share * front + (1 - share) * back).astype(np.uint8), alpha, front
+
+
+def test_fused_colours_are_those_of_the_equations(composite):
+    image, alpha, _ = composite
+    opacity = alpha[..., None] / 255
+
+    def blurred(x):
+        return ndimage.uniform_filter(x, (15, 15, 0), mode="mirror")
+
+    front = blurred(image * opacity) / np.maximum(blurred(opacity), 1e-4)
+    back = blurred(image * (1 - opacity)) / np.maximum(blurred(1 - opacity), 1e-4)
+    front += opacity * (image - opacity * front - (1 - opacity) * back)
+    wanted = np.where(opacity == 1, image, np.clip(front, 0, 255))
+    assert np.abs(fused_colours(image, alpha) - wanted).max() <= 0.51
+
+
+def test_fused_colours_come_near_the_true_ones(composite):
+    image, alpha, true = composite
+    soft = (alpha > 25) & (alpha < 255)
+    solved = 255 * estimate_foreground_ml(image / 255, alpha / 255)
+    off = [np.abs(x[soft] - true[soft]).mean() for x in (solved, fused_colours(image, alpha), image)]
+    assert off[0] < off[1] < off[2] / 2.5  # what is quick is not as good as what is solved
+
+
+def test_fused_colours_are_made_when_they_are_asked_for(root, tmp_path):
+    data_set = dataclasses.replace(MATTES, colours="fused")
+    samples = read_data_set(root, data_set)
+    assert prepare_set(recipe(data_set), data_set, samples, tmp_path, 1) == 0
+    subject = read_subject(samples[0], data_set, tmp_path)
+    np.testing.assert_array_equal(subject.colours(), fused_colours(subject.image, subject.alpha))
+    assert (subject.colours() != subject.image).any()
+
+
+@pytest.mark.parametrize("unknown", [0, 3, 200])
+def test_a_folder_weight_says_how_far_alphas_are_believed(rng, tmp_path, unknown):
+    image, alpha, _ = drawn.picture(rng)
+    weight = rng.integers(1, 256, alpha.shape).astype(np.uint8)
+    weight.flat[:unknown] = 0
+    for kind, pixels in (("image", image), ("alpha", np.round(alpha * 255)), ("weight", weight)):
+        drawn.save(tmp_path / "own" / kind / "x.png", pixels.astype(np.uint8))
+    data_set = DataSet("own", "mattes", 1.0, belief=0.5, colours="raw")
+    (sample,) = read_data_set(tmp_path, data_set)
+    subject = read_subject(sample, data_set, tmp_path)
+    np.testing.assert_array_equal(subject.weight, weight // 2)
+    np.testing.assert_array_equal(subject.alpha, np.round(alpha * 255))
+    assert (subject.foreground is None) == (unknown > 0.005 * weight.size)  # then it is no cut-out
+
+
+def test_a_weight_that_does_not_fit_is_named(tmp_path):
+    for kind, size in (("image", (8, 9, 3)), ("alpha", (8, 9)), ("weight", (9, 8))):
+        drawn.save(tmp_path / "own" / kind / "x.png", np.zeros(size, np.uint8))
+    data_set = DataSet("own", "mattes", 1.0)
+    with pytest.raises(DataError, match=r"weight/x\.png: size \(9, 8\), its picture has \(8, 9\)"):
+        read_subject(read_data_set(tmp_path, data_set)[0], data_set, tmp_path)
+    drawn.save(tmp_path / "own/image/y.png", np.zeros((8, 9, 3), np.uint8))
+    drawn.save(tmp_path / "own/alpha/y.png", np.zeros((8, 9), np.uint8))
+    with pytest.raises(DataError, match=r"1 pictures have no weight, first y\.png"):
+        read_data_set(tmp_path, data_set)
 
 
 def test_colours_are_prepared_only_where_a_stage_exchanges_backgrounds(root, tmp_path):

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
+from stylematte.errors import InputError
 from tests.training.generators import Discs
-from training.synthesis import (
+from training.synthesis.drawing import (
     LEAST_TRUNCATION,
     NEAR_LEVELS,
     Gallery,
     Plan,
-    SynthesisError,
     Watch,
     check_variety,
     draw,
@@ -57,13 +57,13 @@ def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_picture():
     ],
 )
 def test_truncations_that_cannot_be_meant(truncation, words):
-    with pytest.raises(SynthesisError, match=words):
+    with pytest.raises(InputError, match=words):
         Plan(0, truncation)
 
 
 def test_jitter_that_cannot_be_meant():
     for shift, turn in ((-0.1, 0), (0.6, 0), (0, 200)):
-        with pytest.raises(SynthesisError, match="jitter"):
+        with pytest.raises(InputError, match="jitter"):
             Plan(0, (0.7, 0.7), shift, turn)
 
 
@@ -146,11 +146,11 @@ def test_watch_stops_where_nearly_all_are_copies():
     watch = Watch(Plan(0, (0.3, 0.3)))
     for i in range(1000):
         watch.saw(i % 4 != 0)  # three of four are still fine
-    with pytest.raises(SynthesisError, match=r"truncation 0\.3 this generator has no more"):
+    with pytest.raises(InputError, match=r"truncation 0\.3 this generator has no more"):
         watch.saw(True)
 
 
 def test_one_picture_in_many_poses_is_found_before_the_run():
     check_variety(Discs(), Plan(0, (0.7, 0.7), 0.05, 10), 4, 8)
-    with pytest.raises(SynthesisError, match="near copies"):
+    with pytest.raises(InputError, match="near copies"):
         check_variety(Discs(), Plan(0, (0.01, 0.01), 0.05, 10), 4, 8)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from training.config import DataSet, Recipe, Validation
 from training.data.inspection import Look, Seen, look_at
 from training.data.layouts import Layout
+from training.data.near_duplicates import match_signs
 from training.data.readers import (
     DataError,
     Listing,
@@ -27,7 +28,6 @@ from training.data.readers import (
     samples_of,
 )
 from training.data.subjects import needed_sets, what_lacks
-from training.data.twins import match_signs
 
 QUICK_LOOKS = 100  # labels of a set that the quick pass decodes, spread evenly
 _LITTLE, _MUCH = 0.005, 0.9  # shares of a photo that few subjects stay below, or go beyond

@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset, Sampler
 
 from training.config import Recipe
-from training.data import augment, published
+from training.data import augment, published_augment
 from training.data.priors import draw_prior
 from training.data.readers import DataError, read_rgb, split
 from training.data.subjects import Pixels, Subject, needed_sets, read_data_set, read_subject
 
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
+# Few: a GPU takes seconds to choose and compile kernels for a size that it has not met. An H100 took 4 to 18
+# a step, in bfloat16, where every step had a size of its own.
+SIDES_A_STAGE = 4
 STRIDE = 32
 
 
@@ -120,7 +123,9 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _lit(self, rng: np.random.Generator, view: View) -> list[Pixels]:
         """The picture in another light, and its parts in the same where they are asked for."""
-        light = published.random_light if self.stage.augmentation == "published" else augment.random_light
+        light = (
+            published_augment.random_light if self.stage.augmentation == "published" else augment.random_light
+        )
         if not self.has_contrast:
             return [light(rng, view.picture)]
         # Light knows no neighbours: on one tall picture it is the same for all.
@@ -128,7 +133,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _batch_size_px(self, index: int) -> tuple[int, int]:
         rng = np.random.default_rng((*self.seed, index // self.stage.batch_size, 1))
-        side = rng.uniform(*self.stage.side)
+        side = float(rng.choice(np.linspace(*self.stage.side, SIDES_A_STAGE)))
         square = self.stage.augmentation == "published"
         return shape_near(side, 1.0 if square else float(rng.choice(ASPECTS)))
 
@@ -152,7 +157,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _published_view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
         stays = self._stays(rng, subject)
-        matrix = published.random_view(rng, subject.image.shape[:2], size)
+        matrix = published_augment.random_view(rng, subject.image.shape[:2], size)
         colours = subject.image if stays else subject.colours()
         front, alpha = (
             augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in (colours, subject.alpha)
@@ -162,13 +167,13 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         else:
             weight = augment.warp(subject.weight, matrix, size, cv2.BORDER_REFLECT_101)
         if stays:
-            return View(published.random_blur(rng, front, 3), alpha, weight)
-        front = published.random_blur(rng, published.random_clahe(rng, front), 3)
+            return View(published_augment.random_blur(rng, front, 3), alpha, weight)
+        front = published_augment.random_blur(rng, published_augment.random_clahe(rng, front), 3)
         if self.backgrounds:
             photo = read_rgb(self.backgrounds[rng.integers(len(self.backgrounds))].image)
-            matrix = published.random_view(rng, photo.shape[:2], size)
+            matrix = published_augment.random_view(rng, photo.shape[:2], size)
             back = augment.warp(photo, matrix, size, cv2.BORDER_REFLECT_101)
-            back = published.random_background_light(rng, back)
+            back = published_augment.random_background_light(rng, back)
         else:
             back = _plain_colour(rng, size)
         cover = alpha[..., None] / np.float32(255)
@@ -323,7 +328,7 @@ def scaled_near(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return min(choices, key=errors)
 
 
-class Onwards(Sampler[list[int]]):
+class ResumableBatchSampler(Sampler[list[int]]):
     """Batches of consecutive sample numbers from where a run stands to where its stage ends.
 
     A step's samples are dealt to its passes, one after another, and each pass's to the processes, in turn: so

@@ -3,16 +3,17 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from training.data.headers import read_size
 from training.data.masks import border_coverage, coverage, to_full_range
-from training.data.readers import DataError, Sample, label_meaning, read_grey, read_plane
-from training.data.twins import brightness_signs
+from training.data.near_duplicates import brightness_signs
+from training.data.readers import DataError, Sample, label_meaning, read_cutout, read_grey, read_plane
 
 Pixels = NDArray[np.uint8]
+
+MOST_PX = 1 << 28  # each worker decodes a whole picture: 800 MB of this one
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Seen:
         covered: Share of the picture that its mask or alpha covers; None where that was not looked at.
         border: The same of the outermost pixels alone.
         odd_values: Values of its trimap besides 0, 128 and 255.
-        signs: What it looks like, see `training.data.twins`.
+        signs: What it looks like, see `training.data.near_duplicates`.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -90,19 +91,22 @@ def look_at(look: Look) -> Seen:
 
 def _header_size(path: Path) -> tuple[int, int] | None:
     try:
-        return read_size(path)
+        size = read_size(path)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
+    if size is not None and size[0] * size[1] > MOST_PX:
+        raise DataError(
+            f"{path}: {size[0]}x{size[1]} (height x width) is too large to train on; scale it down"
+        )
+    return size
 
 
 def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:
     path = look.sample.image
     size = _header_size(path)
     if look.is_cutout and (look.decodes_all or look.decodes_labels):
-        rgba = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
-            raise DataError(f"{path}: not an RGBA cut-out")
-        _look_into("alpha", path, np.ascontiguousarray(rgba[..., 3], np.uint8), seen)
+        rgba = read_cutout(path)
+        _look_into("alpha", path, np.ascontiguousarray(rgba[..., 3]), seen)
         return rgba.shape[0], rgba.shape[1]
     if size is not None and not look.decodes_all:
         return size

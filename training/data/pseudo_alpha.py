@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from training.data.mending import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
+from stylematte.files import write_bytes
+from training.data.label_cleanup import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
 from training.data.readers import DataError, Sample, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
@@ -225,6 +226,5 @@ def _prepare_foreground(sample: Sample, cache: Path) -> None:
 
 
 def _keep_foreground(path: Path, colours: NDArray[np.uint8]) -> None:
-    temporary = path.with_suffix(".part.jpg")
-    cv2.imwrite(str(temporary), cv2.cvtColor(colours, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 95])
-    temporary.replace(path)
+    bgr = cv2.cvtColor(colours, cv2.COLOR_RGB2BGR)
+    write_bytes(path, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())

@@ -3,18 +3,20 @@
 import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from stylematte.errors import InputError
 from training.data.layouts import LAYOUTS, NO_PHOTOS, Layout
 from training.data.masks import Meaning, meaning_of, to_full_range
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data root, set or file that cannot be used; the message names it."""
 
 
@@ -216,18 +218,25 @@ def read_rgb(path: Path) -> NDArray[np.uint8]:
     Raises:
         DataError: The file cannot be decoded.
     """
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise DataError(f"{path}: not a picture that can be read")
+    image = read_pixels(path, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), np.uint8)
+
+
+def read_cutout(path: Path) -> NDArray[np.uint8]:
+    """Read a cut-out as (H, W, 4) uint8 RGBA, its colours as stored.
+
+    Raises:
+        DataError: The file cannot be decoded, or is something else.
+    """
+    rgba = read_pixels(path, cv2.IMREAD_UNCHANGED)
+    if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
+        raise DataError(f"{path}: not an RGBA cut-out of 8 bits a channel")
+    return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA), np.uint8)
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
     """Read a picture's brightness as (H, W) uint8; see `read_rgb`."""
-    label = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-    if label is None:
-        raise DataError(f"{path}: not a label that can be read")
-    return np.asarray(label, np.uint8)
+    return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE, "label"), np.uint8)
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
@@ -261,7 +270,25 @@ def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
 
 def read_plane(path: Path) -> NDArray[np.uint8]:
     """Read channel 0 of a label as it is, (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
-    label = cv2.imread(str(path), cv2.IMREAD_ANYCOLOR)  # one channel where the file has one
-    if label is None:
-        raise DataError(f"{path}: not a label that can be read")
+    label = read_pixels(path, cv2.IMREAD_ANYCOLOR, "label")  # one channel where the file has one
     return np.asarray(label if label.ndim == 2 else np.ascontiguousarray(label[..., 2]), np.uint8)
+
+
+def read_pixels(path: Path, flags: int, what: str = "picture") -> NDArray[Any]:
+    """Decode a file as OpenCV has it.
+
+    Args:
+        path: The file.
+        flags: `cv2.IMREAD_…`.
+        what: It is called in messages.
+
+    Raises:
+        DataError: It cannot be decoded.
+    """
+    try:
+        pixels = cv2.imread(str(path), flags)
+    except cv2.error:  # more pixels than OpenCV reads, or than there is memory for
+        raise DataError(f"{path}: too large a {what} to be read") from None
+    if pixels is None:
+        raise DataError(f"{path}: not a {what} that can be read")
+    return pixels

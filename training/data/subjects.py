@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from training.config import LABEL_OF_KIND, DataSet, Recipe, Stage
 from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
-from training.data.readers import DataError, Sample, read_label, read_plane, read_rgb, read_set
+from training.data.readers import DataError, Sample, read_cutout, read_label, read_plane, read_rgb, read_set
 
 Pixels = NDArray[np.uint8]
 
@@ -177,11 +177,8 @@ def _read_cutout(sample: Sample) -> Subject:
         foreground, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
         _check_size(sample.labels["alpha"], alpha, foreground)
     else:
-        rgba = cv2.imread(str(sample.image), cv2.IMREAD_UNCHANGED)
-        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4:
-            raise DataError(f"{sample.image}: not an RGBA cut-out")
-        foreground = np.ascontiguousarray(rgba[..., 2::-1], np.uint8)
-        alpha = np.ascontiguousarray(rgba[..., 3], np.uint8)
+        rgba = read_cutout(sample.image)
+        foreground, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
     return Subject(foreground, alpha, np.full_like(alpha, 255), lambda: foreground, own_background=False)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from models.gan.augment import OPERATIONS
 from models.gan.generator import GeneratorConfig
+from stylematte.errors import InputError
 from training.config import build_table, check_word
 from training.data.layouts import LAYOUTS
 from training.recipe_files import RecipeError, find_recipe, read_recipe
@@ -32,7 +33,7 @@ class PictureSet:
 
 
 @dataclass(frozen=True)
-class Critic:
+class DiscriminatorConfig:
     """The discriminator of all four channels.
 
     Attributes:
@@ -122,7 +123,7 @@ class GanRecipe:
     kimg: float
     batch_size: int = 32
     backgrounds: PictureSet | None = None
-    discriminator: Critic = field(default_factory=Critic)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     vision_aided: VisionCritic = field(default_factory=VisionCritic)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mirror: bool = True
@@ -150,7 +151,7 @@ class GanRecipe:
 _TABLES = {
     "generator": GeneratorConfig,
     "backgrounds": PictureSet,
-    "discriminator": Critic,
+    "discriminator": DiscriminatorConfig,
     "vision_aided": VisionCritic,
     "augmentation": Augmentation,
 }
@@ -176,7 +177,7 @@ def load_gan_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> GanReci
                 table[key] = build_table(kind, table[key], f"{path}: [{key}]")
             except RecipeError:
                 raise
-            except ValueError as error:  # a size that no network has
+            except (ValueError, InputError) as error:  # a size that no network has
                 raise RecipeError(f"{path}: [{key}]: {error}") from None
     recipe = build_table(GanRecipe, table, str(path))
     _check(recipe, path)

@@ -19,7 +19,9 @@ from training.data.readers import (
     DataError,
     Sample,
     has_set,
+    read_cutout,
     read_label,
+    read_pixels,
     read_plane,
     read_rgb,
     read_set,
@@ -96,8 +98,11 @@ def _has_four_channels(path: Path) -> bool:
     if path.suffix.lower() == ".png":  # its header says so: colour type 6 of IHDR
         with path.open("rb") as file:
             return file.read(26)[25:26] == b"\x06"
-    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    return image is not None and image.ndim == 3 and image.shape[2] == 4
+    try:
+        image = read_pixels(path, cv2.IMREAD_UNCHANGED)
+    except DataError:
+        return False
+    return image.ndim == 3 and image.shape[2] == 4
 
 
 def read_rgba(source: Source, size_px: int) -> Pixels:
@@ -110,10 +115,7 @@ def read_rgba(source: Source, size_px: int) -> Pixels:
         DataError: A file cannot be read, or the alpha has another shape than the photo.
     """
     if source.alpha is None:
-        rgba = cv2.imread(str(source.image), cv2.IMREAD_UNCHANGED)
-        if rgba is None or rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
-            raise DataError(f"{source.image}: not an RGBA picture of 8 bits")
-        rgba = cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA)
+        rgba = read_cutout(source.image)
     else:
         image = read_rgb(source.image)
         alpha = read_plane(source.alpha) if source.is_made else read_label(source.alpha)

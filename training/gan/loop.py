@@ -6,24 +6,25 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from models.gan.layers import sent
-from training.checkpoint import RunFolderError, TrainingError, load_state, save_state
+from stylematte.errors import InputError
+from training.checkpoint import TrainingError, load_state, save_state
 from training.config import RecipeError
-from training.data.dataset import Onwards
+from training.data.dataset import ResumableBatchSampler
+from training.data.loading import open_loader, read_batches
 from training.fid import ScoreError
 from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
-from training.gan.players import Players
-from training.gan.sheets import Sheets, name_at
+from training.gan.players import GanModels, Pass
+from training.gan.sheets import SampleGrids, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
 from training.progress import Progress
@@ -35,20 +36,6 @@ if TYPE_CHECKING:
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
 FIRST_LOOK_STEPS = 50  # sheets come so early: to see that it works
-
-
-class Pass(NamedTuple):
-    """What one pass of a step works on.
-
-    Attributes:
-        z: (N, z_dim) float32.
-        reals: (N, 4, H, H) float32 in [-1, 1].
-        backgrounds: (N, 3, H, H) float32 in [-1, 1].
-    """
-
-    z: Tensor
-    reals: Tensor
-    backgrounds: Tensor
 
 
 @dataclass(frozen=True)
@@ -107,7 +94,7 @@ def train_gan(
     Raises:
         DataError: A data set is missing or damaged, or a photo has no alpha.
         RecipeError: The batch cannot be divided.
-        RunFolderError: The run folder belongs to another recipe, or not every process sees it.
+        InputError: The run folder belongs to another recipe, or not every process sees it.
         TrainingError: A loss is no longer a number.
     """
     # Initialise.
@@ -117,12 +104,12 @@ def train_gan(
         report = _say_nothing
     state = _previous_state(options, recipe)
     if len(set(gather_object([state["step"]]))) > 1:
-        raise RunFolderError(f"{options.out}: not every process sees the same state; share the folder")
+        raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     size = _pictures_a_pass(recipe, options, accelerator)
     reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
-    players = Players(recipe, accelerator, options.backbone)
+    players = GanModels(recipe, accelerator, options.backbone)
     if "players" in state:
         players.load_state_dict(state["players"])
         report(f"going on at {state['step'] * recipe.batch_size / 1000:g} kimg")
@@ -174,9 +161,9 @@ def _previous_state(options: GanOptions, recipe: GanRecipe) -> dict[str, Any]:
         return {"step": 0, "best": math.inf, "recipe": digest, "origin": origin}
     state = load_state(path)
     if state.get("recipe") != digest:
-        raise RunFolderError(f"{options.out} holds a run of another recipe; give another --out")
+        raise InputError(f"{options.out} holds a run of another recipe; give another --out")
     if state["origin"] != origin:
-        raise RunFolderError(f"{options.out} holds a run that began with other weights; give another --out")
+        raise InputError(f"{options.out} holds a run that began with other weights; give another --out")
     return state
 
 
@@ -211,7 +198,7 @@ class GanRun:
         recipe: GanRecipe,
         options: GanOptions,
         accelerator: Accelerator,
-        players: Players,
+        players: GanModels,
         reals: Pictures,
         state: dict[str, Any],
         progress: Progress,
@@ -220,7 +207,7 @@ class GanRun:
         self.accelerator, self.players, self.progress = accelerator, players, progress
         every = options.every or round(recipe.snapshot_kimg * 1000 / recipe.batch_size)
         self.every = max(1, every)
-        self.sheets = Sheets(options.out, recipe)
+        self.sheets = SampleGrids(options.out, recipe)
         self.scorer: Scorer | None = None
         self.log: Log | None = None
         self.rows: dict[str, list[Tensor]] = {}  # losses since the last row of the log
@@ -266,21 +253,14 @@ class GanRun:
     def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
         """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
         accelerator, workers = self.accelerator, self.options.workers
-        numbers = Onwards(
+        numbers = ResumableBatchSampler(
             *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
             *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
         )
         if pictures.kept is not None:
             return pictures.batches(numbers, accelerator.device)
-        return iter(
-            DataLoader(
-                pictures,
-                batch_sampler=numbers,
-                num_workers=workers,
-                # A forked child would inherit thread pools without their threads, and hang.
-                multiprocessing_context="spawn" if workers else None,
-                pin_memory=accelerator.device.type != "cpu",
-            )
+        return read_batches(
+            open_loader(pictures, numbers, workers, pin_memory=accelerator.device.type != "cpu")
         )
 
     def step(self, step: int, passes: list[Pass]) -> None:

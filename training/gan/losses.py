@@ -41,7 +41,7 @@ def r1_penalty(logits: Tensor, pictures: Tensor) -> Tensor:
     return gradient.square().sum((1, 2, 3)).mean()
 
 
-def lay_over(rgba: Tensor, backgrounds: Tensor) -> Tensor:
+def composite(rgba: Tensor, backgrounds: Tensor) -> Tensor:
     """Composite of (N, 4, H, W) straight RGBA over (N, 3, H, W) RGB, both in [-1, 1]; RGBA is clamped."""
     alpha = ((rgba[:, 3:] + 1) / 2).clamp(0, 1)
     return alpha * rgba[:, :3].clamp(-1, 1) + (1 - alpha) * backgrounds

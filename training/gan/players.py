@@ -3,7 +3,7 @@
 import copy
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -20,15 +20,12 @@ from training.gan.losses import (
     adapted,
     average_decay,
     blur,
+    composite,
     discriminator_loss,
     generator_loss,
-    lay_over,
     r1_penalty,
 )
 from training.processes import average_tensors
-
-if TYPE_CHECKING:
-    from training.gan.loop import Pass
 
 ADAPT_EVERY = 4  # steps between changes of the augmentation
 # On a card the generator's gradients run through float16, whose numbers end at 6e-8: without a factor they
@@ -37,7 +34,21 @@ LOSS_SCALE = 128.0
 Values = dict[str, Tensor]
 
 
-class Players:
+class Pass(NamedTuple):
+    """What one pass of a step works on.
+
+    Attributes:
+        z: (N, z_dim) float32.
+        reals: (N, 4, H, H) float32 in [-1, 1].
+        backgrounds: (N, 3, H, H) float32 in [-1, 1].
+    """
+
+    z: Tensor
+    reals: Tensor
+    backgrounds: Tensor
+
+
+class GanModels:
     """All networks of a run.
 
     Attributes:
@@ -100,7 +111,7 @@ class Players:
             terms = {"generator": generator_loss(self.discriminator(shown))}
             loss = terms["generator"]
             if self.vision_aided is not None and seen >= self.recipe.vision_aided.warmup_kimg * 1000:
-                composites = lay_over(shown, one.backgrounds)
+                composites = composite(shown, one.backgrounds)
                 terms["generator_vision"] = vision_loss(self.vision_aided(composites), REAL_LABEL)
                 loss = loss + self.recipe.vision_aided.weight * terms["generator_vision"]
             (loss * (self.loss_scale / len(passes))).backward()
@@ -152,8 +163,8 @@ class Players:
         assert self.vision_aided is not None
         photos = reals[:, :3].clamp(-1, 1)
         if self.recipe.vision_aided.reals == "composites":
-            photos = lay_over(reals, backgrounds)
-        composites = lay_over(fakes, backgrounds)
+            photos = composite(reals, backgrounds)
+        composites = composite(fakes, backgrounds)
         real, fake = self.vision_aided(photos), self.vision_aided(composites)
         return vision_loss(real, REAL_LABEL) + vision_loss(fake, 0.0)
 

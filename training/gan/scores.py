@@ -33,7 +33,7 @@ class Scorer:
         about: The detector, how many pictures of either kind, for logs and provenance.
 
     Raises:
-        DetectorError: The detector cannot be read or is not there.
+        InputError: The detector cannot be read or is not there.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ _BATCH = 8  # pictures drawn at once
 _CHECKER = (90.0, 165.0)  # dark and light squares
 
 
-class Sheets:
+class SampleGrids:
     """Draws a run's sheets.
 
     Args:

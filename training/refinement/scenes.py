@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from training.data.readers import DataError, is_held_out
+from training.data.readers import DataError, is_held_out, read_cutout, read_pixels, read_rgb
 from training.refinement.strands import draw
 
 HELD_OUT_EVERY = 10
@@ -57,10 +57,10 @@ def read_folder(folder: Path, held_out: bool, every: int = 1) -> list[NDArray[np
 
 
 def _read(path: Path) -> NDArray[np.uint8]:
-    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    if pixels is None:
-        raise DataError(f"{path}: not a picture that can be read")
-    return np.ascontiguousarray(pixels[:, :, [2, 1, 0, 3][: pixels.shape[2]]])
+    pixels = read_pixels(path, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        return read_cutout(path)
+    return read_rgb(path)
 
 
 class Scenes:

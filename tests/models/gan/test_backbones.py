@@ -6,9 +6,10 @@ from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import CheckpointError, load_encoder, save_weights
-from models.gan.backbones import BackboneError, EncoderFeatures, load_backbone
+from models.gan.backbones import EncoderFeatures, load_backbone
 from models.presets import PRESETS
 from models.stylematte import build_model
+from stylematte.errors import MissingError
 from tests.models.gan.backbones import clip_network, write_folded
 
 
@@ -49,11 +50,11 @@ def test_clip_from_a_folder(tmp_path):
 def test_what_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(BackboneError, match=r"cannot be loaded from .*empty .*Fetch config.json"):
+    with pytest.raises(MissingError, match=r"cannot be loaded from .*empty .*Fetch config.json"):
         load_backbone("clip", tmp_path / "empty")
-    with pytest.raises(BackboneError, match="needs its file"):
+    with pytest.raises(MissingError, match="needs its file"):
         load_backbone("encoder")
-    with pytest.raises(BackboneError, match="'vgg' is neither"):
+    with pytest.raises(MissingError, match="'vgg' is neither"):
         load_backbone("vgg")
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"w\.safetensors: not a readable"):

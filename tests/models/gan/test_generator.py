@@ -9,7 +9,6 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from models.gan.generator import (
-    ConfigError,
     FourierInput,
     Generator,
     GeneratorConfig,
@@ -17,6 +16,7 @@ from models.gan.generator import (
     plan_bands,
     rgba_of,
 )
+from stylematte.errors import InputError
 
 TINY = {"z_dim": 12, "w_dim": 10, "channel_base": 128, "channel_max": 12, "layers": 5, "magnitude_beta": 0.0}
 
@@ -108,7 +108,7 @@ def test_bands_of_the_paper():
     ],
 )
 def test_configurations_that_cannot_be_built(changes, message):
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(InputError, match=message):
         GeneratorConfig(**changes)
 
 

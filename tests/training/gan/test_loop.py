@@ -16,12 +16,13 @@ from accelerate import Accelerator
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from models.gan.checkpoints import load_generator
+from stylematte.errors import InputError
+from stylematte.weights import ASSETS
 from stylematte_cli.app import main
-from stylematte_cli.weights import ASSETS
 from tests.training import drawn
 from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
-from training.checkpoint import RunFolderError, TrainingError, load_state
+from training.checkpoint import TrainingError, load_state
 from training.config import RecipeError
 from training.data.readers import DataError
 from training.gan import loop as gan_loop
@@ -74,7 +75,7 @@ def test_a_run_leaves_all_that_it_promises(whole, recipe):
 def test_both_sides_learn(whole, recipe):
     state = load_state(whole[0] / "state.pt")["players"]
     torch.manual_seed(recipe.seed)
-    fresh = players.Players(recipe, Accelerator(cpu=True)).state_dict()
+    fresh = players.GanModels(recipe, Accelerator(cpu=True)).state_dict()
     for name in ("generator", "average", "discriminator"):
         moved = [
             key
@@ -162,7 +163,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(recipe, root
 
 def test_folders_and_batches_that_do_not_fit(recipe, root, tmp_path, whole):
     other = dataclasses.replace(recipe, seed=6)
-    with pytest.raises(RunFolderError, match="run of another recipe"):
+    with pytest.raises(InputError, match="run of another recipe"):
         run(other, root, whole[0])
     with pytest.raises(RecipeError, match="batch_size 8 is no multiple of 1 processes times 3"):
         run(recipe, root, tmp_path, accumulate=3)

@@ -37,9 +37,9 @@ def test_r1_of_a_quadratic():
 def test_composites_by_hand():
     rgba = torch.tensor([0.5, 3.0, -1.0, 0.0]).view(1, 4, 1, 1)  # alpha ½; green beyond white
     behind = torch.tensor([-1.0, 0.0, 1.0]).view(1, 3, 1, 1)
-    assert losses.lay_over(rgba, behind).flatten().tolist() == [-0.25, 0.5, 0.0]
+    assert losses.composite(rgba, behind).flatten().tolist() == [-0.25, 0.5, 0.0]
     opaque = torch.cat([rgba[:, :3], torch.full((1, 1, 1, 1), 1.7)], 1)
-    assert losses.lay_over(opaque, behind).flatten().tolist() == [0.5, 1.0, -1.0]
+    assert losses.composite(opaque, behind).flatten().tolist() == [0.5, 1.0, -1.0]
 
 
 def test_the_blur_is_scipys_and_fades():

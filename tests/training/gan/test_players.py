@@ -14,8 +14,8 @@ from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.gan import players
 from training.gan.config import Augmentation, GanRecipe, VisionCritic
-from training.gan.loop import GanOptions, GanRun, Pass, train_gan
-from training.gan.players import Players
+from training.gan.loop import GanOptions, GanRun, train_gan
+from training.gan.players import GanModels, Pass
 
 
 class Pooling(Frozen):
@@ -65,7 +65,7 @@ def moved(module: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 
 def test_each_step_moves_one_side_alone(recipe, pooling):
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     one = one_pass(recipe)
     before = [snapshot(m) for m in (all_of_them.generator, all_of_them.discriminator)]
     heads = snapshot(all_of_them.vision_aided.heads)
@@ -81,7 +81,7 @@ def test_each_step_moves_one_side_alone(recipe, pooling):
 
 
 def test_the_second_discriminator_teaches_after_its_warm_up(recipe, pooling):
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     one = one_pass(recipe)
     assert set(all_of_them.update_generator([one], 49, 0.0)) == {"generator"}
     assert pooling.seen == []
@@ -93,7 +93,7 @@ def test_the_second_discriminator_teaches_after_its_warm_up(recipe, pooling):
 @pytest.mark.parametrize("reals", ["photos", "composites"])
 def test_its_real_pictures_are_photos_or_composites(recipe, pooling, reals):
     recipe = dataclasses.replace(recipe, vision_aided=dataclasses.replace(recipe.vision_aided, reals=reals))
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     one = one_pass(recipe)
     all_of_them.update_generator([one], 0, 0.0)
     all_of_them.update_discriminators([one], 1, 0.0)
@@ -112,7 +112,7 @@ def test_several_passes_are_one_step(recipe):
     results = []
     for parts in (1, 2):
         torch.manual_seed(1)
-        all_of_them = Players(plain, Accelerator(cpu=True))
+        all_of_them = GanModels(plain, Accelerator(cpu=True))
         discriminator = all_of_them.discriminator
         all_of_them.optimisers["discriminator"] = torch.optim.SGD(discriminator.parameters(), 0.1)
         passes = [Pass(*tensors) for tensors in zip(*(x.chunk(parts) for x in one_pass(plain)), strict=True)]
@@ -127,7 +127,7 @@ def test_the_losses_scale_changes_no_step(recipe, pooling):
     weights = []
     for scale in (1.0, players.LOSS_SCALE):
         torch.manual_seed(3)
-        all_of_them = Players(recipe, Accelerator(cpu=True))
+        all_of_them = GanModels(recipe, Accelerator(cpu=True))
         assert all_of_them.loss_scale == 1
         all_of_them.loss_scale = scale
         all_of_them.update_generator([one_pass(recipe)], 1000, 0.0)
@@ -137,7 +137,7 @@ def test_the_losses_scale_changes_no_step(recipe, pooling):
 
 
 def test_the_average_is_a_mean_of_weights(recipe, pooling):
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     before = snapshot(all_of_them.average)
     with torch.no_grad():
         for parameter in all_of_them.generator.parameters():
@@ -153,7 +153,7 @@ def test_the_average_is_a_mean_of_weights(recipe, pooling):
 
 def test_the_augmentation_follows_what_the_discriminator_knows(recipe, pooling):
     recipe = dataclasses.replace(recipe, augmentation=Augmentation("ada", 0.5, kimg=0.064))
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     all_of_them.signs.copy_(torch.tensor([30.0, 32.0]))
     all_of_them.adapt(2)
     assert float(all_of_them.augment.p) == 0.5  # not yet: every fourth step
@@ -167,7 +167,7 @@ def test_the_augmentation_follows_what_the_discriminator_knows(recipe, pooling):
 
 def test_a_fixed_probability_stays(recipe, pooling):
     recipe = dataclasses.replace(recipe, augmentation=Augmentation("fixed", 0.3))
-    all_of_them = Players(recipe, Accelerator(cpu=True))
+    all_of_them = GanModels(recipe, Accelerator(cpu=True))
     all_of_them.signs.copy_(torch.tensor([32.0, 32.0]))
     all_of_them.adapt(3)
     assert float(all_of_them.augment.p) == pytest.approx(0.3)

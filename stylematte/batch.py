@@ -1,0 +1,401 @@
+"""Many pictures: read, matte, render and write, several at once, in memory that their number does not grow.
+
+Each worker takes one whole picture through all stages. On a CPU every worker runs the network in a lane of
+its own with one thread, which leaves no core waiting for another stage; on a graphics card the pictures that
+wait for the network go through it together.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stylematte.errors import EngineError, InputError, StyleMatteError, UsageError
+from stylematte.files import write_bytes
+from stylematte.imaging import compose
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.imaging.geometry import Picture, convert
+from stylematte.imaging.light import composite_light, estimate_foreground_light
+from stylematte.matter import Matte, Matter
+from stylematte.media import colour, exr
+from stylematte.media.decode import decode_image, measure
+from stylematte.media.images import DEEP_FORMATS
+from stylematte.media.manifest import Manifest, describe_output, read_and_identify
+from stylematte.media.metadata import Policy
+from stylematte.media.paths import Item
+from stylematte.media.photo import Photo
+from stylematte.media.results import encode_result
+
+Output = Literal["alpha", "cutout", "foreground", "composite"]
+STAGES = ("read", "network", "render", "write")
+
+PREMULTIPLIABLE = ("tiff", "exr")
+CARD_BATCH = 4
+CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
+MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
+# Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
+_BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
+_UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to make of every picture.
+
+    Attributes:
+        output: Kind of result.
+        kind: File format: png, webp, tiff, jpg or exr.
+        bit_depth: 8 or 16. None takes 8 for alphas, and the picture's own for colours where `kind` holds it.
+        background: For a composite: a colour, a blur of the picture's own, or a picture; colours are sRGB.
+        premultiplied: Multiply the colours of a cut-out by its alpha.
+        despill: Take the cast of a green or blue screen out of the subject's colours.
+        light_wrap_px: How far a composite's background shines around the subject's edge.
+        profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
+        metadata: What of the photo's EXIF goes into results.
+        keep_damaged: Take what is there of damaged photos.
+
+    Raises:
+        UsageError: Values that do not go together.
+    """
+
+    output: Output = "alpha"
+    kind: str = "png"
+    bit_depth: int | None = None
+    background: compose.Color | compose.Blur | Picture | None = None
+    premultiplied: bool = False
+    despill: compose.Screen | None = None
+    light_wrap_px: float = 0.0
+    profile: Literal["keep", "srgb"] = "keep"
+    metadata: Policy = "public"
+    keep_damaged: bool = False
+
+    def __post_init__(self) -> None:
+        if self.output == "composite" and self.background is None:
+            raise UsageError("a composite needs a background", "For example --background white")
+        if self.output != "composite" and self.background is not None:
+            raise UsageError(
+                f"a background has no place in output {self.output}",
+                "Use --output composite, or leave it out",
+            )
+        if self.output == "cutout" and self.kind == "jpg":
+            raise UsageError("a jpg cannot hold the transparency of a cut-out", "Use --format png or webp")
+        if self.bit_depth == 16 and self.kind not in (*DEEP_FORMATS, "exr"):
+            raise UsageError(f"{self.kind} holds 8 bits, not 16", f"Use --format {' or '.join(DEEP_FORMATS)}")
+        if self.premultiplied and (self.output != "cutout" or self.kind not in PREMULTIPLIABLE):
+            raise UsageError(
+                f"a {self.output} in {self.kind} cannot be premultiplied",
+                f"Cut-outs can, in {' and '.join(PREMULTIPLIABLE)}; png and webp are straight by standard",
+            )
+        if self.light_wrap_px and self.output != "composite":
+            raise UsageError("a light wrap has no place without a background", "Add --background")
+        if self.despill is not None and self.output == "alpha":
+            raise UsageError(
+                "there are no colours in an alpha to despill", "Use --output cutout, for example"
+            )
+
+
+@dataclass
+class Outcome:
+    """What became of one picture.
+
+    Attributes:
+        item: Source and result.
+        error: What went wrong; None where the result was written.
+        size: (height, width), where it could be read.
+        seconds: Time spent in each of `STAGES`, waiting included.
+        notes: What is to be told about the picture, a line each.
+    """
+
+    item: Item
+    error: StyleMatteError | None = None
+    size: tuple[int, int] | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read(data: bytes, name: str, job: Job, page: int | None = None) -> Photo:
+    """Decode a photo as the job wants it; raises as `decode_image`."""
+    photo = decode_image(data, name, page, job.keep_damaged)
+    return photo.in_srgb() if job.profile == "srgb" else photo
+
+
+def run(
+    items: Sequence[Item],
+    matter: Matter,
+    job: Job,
+    manifest: Manifest | None = None,
+    workers: int = 1,
+    batch_size: int | None = None,
+) -> Generator[Outcome, None, None]:
+    """Do all items; yields what became of each as soon as it is known, in no fixed order.
+
+    When the caller stops early or Ctrl-C comes, no new picture is begun and those in work are finished first.
+
+    Args:
+        items: From `collect`.
+        matter: Its engine should have as many lanes as there are workers, or a graphics card behind it.
+        job: What to make.
+        manifest: Opened; gets a line for every item.
+        workers: Pictures in work at once.
+        batch_size: The most pictures in one network pass. None takes 1 on a CPU and 4 on a graphics card.
+
+    Raises:
+        EngineError: The runtime failed; the rest is not tried.
+    """
+    workers = max(1, min(workers, len(items)))
+    results: SimpleQueue[Outcome | BaseException] = SimpleQueue()
+    waiting = deque(items)
+    worker = _Worker(job, Network(matter, batch_size), _Budget(MEMORY_BYTES), manifest)
+
+    def work() -> None:
+        while True:
+            try:
+                item = waiting.popleft()
+            except IndexError:  # all are done or in work
+                return
+            try:
+                results.put(worker.do(item))
+            except BaseException as error:
+                waiting.clear()
+                results.put(error)
+
+    with opencv_threads(1 if workers > 1 else None):
+        threads = [threading.Thread(target=work, daemon=True) for _ in range(workers)]
+        for thread in threads:
+            thread.start()
+        try:
+            for _ in range(len(items)):
+                result = results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+        finally:
+            waiting.clear()
+            for thread in threads:
+                thread.join()
+
+
+def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
+    """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
+
+    Returns:
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16, or float32
+        light of a scene-linear photo for an exr.
+    """
+    depth = job.bit_depth
+    if depth is None:
+        keeps = job.output != "alpha" and job.kind in DEEP_FORMATS
+        depth = 16 if job.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
+    dtype = np.uint16 if depth == 16 else np.uint8
+    if photo.light is not None and job.output != "alpha":
+        return _render_light(photo, matte, job, photo.light.primaries, dtype)
+    alpha = matte.alpha_as(dtype)
+    opacity = alpha
+    if photo.alpha is not None:
+        opacity = cv2.multiply(alpha, convert(photo.alpha, dtype), scale=1 / np.iinfo(dtype).max)
+        opacity = opacity.reshape(alpha.shape)
+    if job.output == "alpha":
+        return opacity
+    image = convert(photo.pixels, dtype)
+    foreground = estimate_foreground(image, alpha)
+    if job.despill is not None:
+        foreground = compose.despill(foreground, job.despill)
+    if job.output == "foreground":
+        return foreground
+    if job.output == "cutout":
+        return compose.cutout(foreground, opacity)
+    background = job.background
+    assert background is not None  # Job has seen to it
+    if isinstance(background, compose.Blur):
+        background = compose.blur_background(image, opacity, background.radius_px)
+    elif isinstance(background, tuple):
+        background = colour.color_from_srgb(background, photo.icc)
+    elif not colour.is_srgb(photo.icc):
+        background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
+    return compose.composite(foreground, opacity, background, job.light_wrap_px)
+
+
+def _render_light(
+    photo: Photo, matte: Matte, job: Job, primaries: colour.Primaries, dtype: DTypeLike
+) -> NDArray[Any]:
+    """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
+    if job.light_wrap_px:
+        raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
+    alpha = matte.alpha
+    opacity = alpha if photo.alpha is None else alpha * photo.alpha
+    colours = estimate_foreground_light(photo.pixels, alpha)
+    if job.despill is not None:
+        colours = compose.despill(colours, job.despill, is_light=True)
+    if job.output == "composite":
+        background = job.background
+        if isinstance(background, compose.Blur):
+            behind = compose.blur_background(photo.pixels, opacity, background.radius_px)
+        elif isinstance(background, tuple):
+            behind = exr.light_of(np.array(background, np.float32).reshape(1, 1, 3) / 255, primaries)
+        else:
+            assert background is not None  # Job has seen to it
+            behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
+        colours = composite_light(colours, opacity, behind)
+    if job.kind != "exr":
+        colours = convert(exr.srgb_of(colours, primaries), dtype)
+    return compose.cutout(colours, opacity) if job.output == "cutout" else colours
+
+
+def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
+    """Encode a result as `encode_result` does."""
+    is_alpha = job.output == "alpha"
+    return encode_result(
+        photo,
+        pixels,
+        job.kind,
+        is_alpha=is_alpha,
+        premultiplied=job.premultiplied,
+        policy=job.metadata,
+    )
+
+
+class _Worker:
+    """Takes pictures through all stages; used by several threads at once."""
+
+    def __init__(self, job: Job, network: "Network", budget: "_Budget", manifest: Manifest | None) -> None:
+        self._job = job
+        self._network = network
+        self._budget = budget
+        self._manifest = manifest
+
+    def do(self, item: Item) -> Outcome:
+        outcome = Outcome(item)
+        identity: dict[str, Any] = {}
+        try:
+            clock = _Clock(outcome.seconds)
+            data, identity = read_and_identify(item.source)
+            with self._budget.share(self._bytes_for(data)):
+                photo = read(data, str(item.source), self._job, item.page)
+                del data
+                outcome.notes = photo.notes
+                outcome.size = photo.pixels.shape[:2]
+                clock.stop("read")
+                matte = self._network(photo.srgb)
+                clock.stop("network")
+                pixels = render(photo, matte, self._job)
+                clock.stop("render")
+                encoded = encode(photo, pixels, self._job)
+                write_bytes(item.output, encoded)
+                identity |= describe_output(item.output, encoded)
+                clock.stop("write")
+        except EngineError as error:
+            raise EngineError(f"{item.source}: {error.message}", error.hint) from error
+        except StyleMatteError as error:
+            if not error.message.startswith((str(item.source), str(item.output))):
+                error.message = f"{item.source}: {error.message}"
+            outcome.error = error
+        except (MemoryError, cv2.error) as error:
+            if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+                raise
+            outcome.error = InputError(f"{item.source}: not enough memory", "Use fewer --workers")
+        if self._manifest is not None:
+            facts = {**identity, "size": outcome.size, "seconds": outcome.seconds}
+            error_text = {"error": str(outcome.error)} if outcome.error else {}
+            self._manifest.record(item, "failed" if outcome.error else "ok", {**facts, **error_text})
+        return outcome
+
+    def _bytes_for(self, data: bytes) -> int:
+        height, width, depth_bytes = measure(data) or _UNKNOWN
+        depth_bytes = 2 if self._job.bit_depth == 16 else depth_bytes
+        return height * width * depth_bytes * _BYTES_A_PIXEL[self._job.output]
+
+
+class Network:
+    """Matter for several threads: whoever gets a lane takes along the pictures that wait, up to a batch.
+
+    Nobody waits for a batch to fill. While the lanes are busy pictures gather, so batches grow exactly where
+    the network is the slowest stage.
+    """
+
+    def __init__(self, matter: Matter, batch_size: int | None) -> None:
+        is_cpu = matter.engine.provider == "CPUExecutionProvider"
+        self._matter = matter
+        self._batch_size = batch_size or (1 if is_cpu else CARD_BATCH)
+        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else CARD_LANES)
+        self._lock = threading.Lock()
+        self._waiting: list[tuple[Picture, Future[Matte]]] = []
+
+    def __call__(self, image: Picture) -> Matte:
+        """Matte one picture; raises as `Matter` does."""
+        own: Future[Matte] = Future()
+        with self._lock:
+            self._waiting.append((image, own))
+        # Every picture brings one thread that passes here and takes the oldest ones, so none is left over.
+        with self._lanes:
+            with self._lock:
+                batch = self._waiting[: self._batch_size]
+                del self._waiting[: self._batch_size]
+            if batch:
+                self._run(batch)
+        return own.result()
+
+    def _run(self, batch: list[tuple[Picture, "Future[Matte]"]]) -> None:
+        try:
+            mattes = self._matter.batch([image for image, _ in batch], copy=False)
+        except BaseException as error:
+            for _, future in batch:
+                future.set_exception(error)
+            return
+        for (_, future), matte in zip(batch, mattes, strict=True):
+            future.set_result(matte)
+
+
+class _Budget:
+    """Shares a number of bytes; who wants more than there is waits, and gets it all when alone."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._used = 0
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def share(self, wanted: int) -> Iterator[None]:
+        wanted = min(wanted, self._total)
+        with self._changed:
+            self._changed.wait_for(lambda: self._used + wanted <= self._total)
+            self._used += wanted
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._used -= wanted
+                self._changed.notify_all()
+
+
+class _Clock:
+    """Writes the time since its last stop into a table."""
+
+    def __init__(self, seconds: dict[str, float]) -> None:
+        self._seconds = seconds
+        self._last = time.perf_counter()
+
+    def stop(self, stage: str) -> None:
+        now = time.perf_counter()
+        self._seconds[stage] = round(now - self._last, 5)
+        self._last = now
+
+
+@contextmanager
+def opencv_threads(count: int | None) -> Iterator[None]:
+    """Bound OpenCV's own threads while several workers share the cores."""
+    before = cv2.getNumThreads()
+    if count is not None:
+        cv2.setNumThreads(count)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)

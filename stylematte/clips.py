@@ -1,0 +1,356 @@
+"""One clip: decode, matte, steady, render and encode, all at once, in memory that its length does not grow.
+
+Decoding runs ahead in a thread of its own. Workers run the network and make the pictures of several frames at
+a time; what they give is put back in order. The caller's thread encodes. Every queue between them is bounded,
+so the slowest stage sets the pace and the others wait.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from queue import Empty, Full, Queue
+from typing import Any, TypeVar
+
+import numpy as np
+
+from stylematte import batch
+from stylematte.batch import Job, Network, opencv_threads, render
+from stylematte.errors import UsageError
+from stylematte.imaging.stabilise import FrameState, Stabiliser, look_at
+from stylematte.matter import Matte
+from stylematte.media import video_writer
+from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
+from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.media.pattern import is_pattern
+from stylematte.media.span import Span
+from stylematte.media.video import Clip, ClipInfo, Frame
+from stylematte.media.video_writer import VideoWriter, recipe_for
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+PREMULTIPLIABLE = ("prores", "ffv1", *batch.PREMULTIPLIABLE)
+DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
+MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
+# Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
+_BYTES_A_PIXEL = 16
+_FRAMES_A_WORKER = 3  # one in its hands, one on each side of it
+_POLL_SECONDS = 0.1  # how soon a thread whose queue is full sees that nobody wants its work any more
+
+
+@dataclass(frozen=True)
+class ClipJob:
+    """What to make of a clip.
+
+    Attributes:
+        job: What to make of every frame.
+        kind: prores, webm, mp4, hevc or ffv1 for one file; png, webp, tiff, jpg or exr for one a frame.
+        span: Which part.
+        rate: Frames a second of a sequence of pictures, which says nothing about it itself.
+        premultiplied: Multiply the colours of a cut-out by its alpha.
+        is_stabilised: Steady the mattes from frame to frame.
+        backdrop: A clip behind a composite; it starts again where it is shorter.
+
+    Raises:
+        UsageError: Values that do not go together.
+    """
+
+    job: Job
+    kind: str
+    span: Span = field(default_factory=Span)
+    rate: Fraction = Fraction(24)
+    premultiplied: bool = False
+    is_stabilised: bool = False
+    backdrop: Path | None = None
+
+    def __post_init__(self) -> None:
+        if self.job.output == "cutout" and self.kind in (*video_writer.OPAQUE, "jpg"):
+            raise UsageError(
+                f"{self.kind} cannot hold the transparency of a cut-out", "Use --format prores, webm or png"
+            )
+        if self.premultiplied and (self.job.output != "cutout" or self.kind not in PREMULTIPLIABLE):
+            raise UsageError(
+                f"a {self.job.output} in {self.kind} cannot be premultiplied",
+                f"Cut-outs can, in {', '.join(PREMULTIPLIABLE)}",
+            )
+        if self.job.bit_depth == 16 and self.kind not in ("png", "tiff", "exr", *video_writer.DEEP):
+            raise UsageError(f"{self.kind} holds 8 bits, not 16", "Use --format png, tiff, prores or ffv1")
+
+    @property
+    def is_sequence(self) -> bool:
+        """One file a frame."""
+        return self.kind not in CLIP_FORMATS
+
+
+Source = Clip | PictureSequence
+Sink = VideoWriter | SequenceWriter
+
+
+def open_source(path: Path, job: ClipJob) -> Source:
+    """Open a clip, or a sequence named by a pattern.
+
+    Raises:
+        InputError: As for `Clip` and `PictureSequence`.
+    """
+    if is_pattern(path):
+        return PictureSequence(path, job.rate, job.span)
+    return Clip(path, job.span, fine=job.job.output != "alpha")
+
+
+def open_sink(output: Path, source: Source, job: ClipJob) -> Sink:
+    """Open the result of a clip.
+
+    Raises:
+        InputError: It cannot be written there.
+        MissingError: The encoder is not here.
+    """
+    channels = {"alpha": 1, "cutout": 4}.get(job.job.output, 3)
+    facts = {"comment": describe(job)}
+    if job.is_sequence:
+        return SequenceWriter(output, job.kind, source.info, job.premultiplied, channels == 1, facts)
+    recipe = recipe_for(job.kind, channels, source.info.size, _depth(source.info, job) == 16)
+    return VideoWriter(output, recipe, source.info, source.sound_streams, job.premultiplied, facts)
+
+
+def describe(job: ClipJob) -> str:
+    """Say in a few words what a result holds, for the file's own tags."""
+    text = f"stylematte {job.job.output}"
+    if job.job.output == "cutout":
+        text += f", {'premultiplied' if job.premultiplied else 'straight'} colours, linear alpha"
+    return text
+
+
+def matte_clip(
+    item: Item, network: Network, job: ClipJob, workers: int, resume: bool = False
+) -> Generator[tuple[int, int | None], None, ClipInfo]:
+    """Do one clip; yields (frames done, frames there are or None) after each.
+
+    Closed early or interrupted it leaves no file; of a sequence it leaves the frames that are done.
+
+    Args:
+        item: The clip and its result.
+        network: To run frames through.
+        job: What to make.
+        workers: Threads that run the network and make pictures.
+        resume: Keep frames of a sequence that are there. Without it, those of an earlier run go first.
+
+    Returns:
+        What is known about the clip, with the number of frames done.
+
+    Raises:
+        InputError: It cannot be read or the result cannot be written.
+        EngineError: The runtime failed.
+    """
+    done = 0
+    with open_source(item.source, job) as source:
+        sink = open_sink(item.output, source, job)
+        is_there = _existing(sink, resume)
+        height, width = source.info.size
+        share = height * width * _BYTES_A_PIXEL * (2 if _depth(source.info, job) == 16 else 1)
+        workers = max(1, min(workers, MEMORY_BYTES // (_FRAMES_A_WORKER * share)))
+        try:
+            with opencv_threads(1 if workers > 1 else None):
+                for frame, prepared in _frames(source, sink, network, job, workers, is_there):
+                    if prepared is not None:
+                        sink.write(frame, prepared)
+                    done += 1
+                    yield done, source.info.frames
+            sink.finish(source.sound_after)
+        except BaseException:
+            sink.discard()
+            raise
+        return replace(source.info, frames=done)
+
+
+def _frames(
+    source: Source,
+    sink: Sink,
+    network: Network,
+    job: ClipJob,
+    workers: int,
+    is_there: Callable[[Frame], bool],
+) -> Iterator[tuple[Frame, Any]]:
+    """Frames of the source, each with what the sink writes; None where that is there already."""
+    depth = _depth(source.info, job)
+    frame_job = replace(job.job, bit_depth=depth)
+
+    def matte(pair: tuple[Frame, Any]) -> tuple[Matte | None, FrameState | None]:
+        frame = pair[0]
+        if not job.is_stabilised:
+            return None if is_there(frame) else network(frame.photo.srgb), None
+        found = network(frame.photo.srgb)
+        return found, look_at(found.image, found.alpha_as(np.float32))
+
+    def picture(pair: tuple[tuple[Frame, Any], tuple[Matte | None, FrameState | None]]) -> Any:
+        (frame, backdrop), (found, _) = pair
+        if found is None or is_there(frame):
+            return None
+        own = frame_job if backdrop is None else replace(frame_job, background=backdrop)
+        return sink.prepare(frame, render(frame.photo, found, own))
+
+    with ThreadPoolExecutor(workers) as pool:
+        frames = ahead(_with_backdrop(source, job), DECODED_AHEAD)
+        mattes = in_order(pool, matte, frames, workers + 1)
+        steady = steadied(mattes) if job.is_stabilised else mattes
+        pictures = in_order(pool, picture, steady, workers + 1)
+        with closing(ahead(pictures, DECODED_AHEAD)) as results:
+            for ((frame, _), _), prepared in results:
+                yield frame, prepared
+
+
+def steadied(
+    found: Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None],
+) -> Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None]:
+    """Steady mattes from frame to frame; each comes out when the next one has come in."""
+    stabiliser = Stabiliser()
+    before: tuple[T, Matte] | None = None
+    with closing(found):
+        for value, (matte, moment) in found:
+            assert matte is not None
+            assert moment is not None
+            alpha = stabiliser.push(moment)
+            if before is not None:
+                yield before[0], (replace(before[1], given_alpha=alpha), None)
+            before = value, matte
+        if before is not None:
+            yield before[0], (replace(before[1], given_alpha=stabiliser.flush()), None)
+
+
+def _with_backdrop(source: Source, job: ClipJob) -> Iterator[tuple[Frame, Any]]:
+    """Give each frame the picture that is behind it at its time, where a clip is behind."""
+    if job.backdrop is None:
+        for frame in source.frames():
+            yield frame, None
+        return
+    base = source.info.time_base
+    first = None
+    with closing(_looped(job.backdrop)) as behind:
+        until, picture = next(behind)
+        for frame in source.frames():
+            first = frame.pts if first is None else first
+            while (frame.pts - first) * base >= until:
+                until, picture = next(behind)
+            yield frame, picture
+
+
+def _looped(path: Path) -> Generator[tuple[Fraction, Any], None, None]:
+    """Pictures of a clip over and over, each with the time at which the next one comes."""
+    begun = Fraction(0)
+    while True:
+        with Clip(path) as clip:
+            first, last = None, None
+            for frame in clip.frames():
+                if last is not None and first is not None:
+                    yield begun + (frame.pts - first) * clip.info.time_base, last.photo.pixels
+                first = frame.pts if first is None else first
+                last = frame
+            assert first is not None
+            assert last is not None  # a clip without frames is an error
+            ticks = last.duration or round(1 / (clip.info.rate * clip.info.time_base))
+            begun += max(1, last.pts - first + ticks) * clip.info.time_base
+            yield begun, last.photo.pixels
+
+
+def ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
+    """Run an iterator in a thread of its own, at most `depth` results ahead.
+
+    Args:
+        iterable: Closed in its thread when this generator is closed.
+        depth: Results that may wait.
+    """
+    queue: Queue[tuple[str, Any]] = Queue(depth)
+    is_unwanted = threading.Event()
+
+    def put(kind: str, value: Any) -> bool:
+        while not is_unwanted.is_set():
+            try:
+                queue.put((kind, value), timeout=_POLL_SECONDS)
+            except Full:
+                continue
+            return True
+        return False
+
+    def produce() -> None:
+        iterator = iter(iterable)
+        try:
+            for value in iterator:
+                if not put("value", value):
+                    break
+            else:
+                put("end", None)
+        except BaseException as error:
+            put("error", error)
+        finally:
+            if isinstance(iterator, Generator):
+                iterator.close()
+
+    thread = threading.Thread(target=produce, daemon=True)
+    thread.start()
+    try:
+        while True:
+            kind, value = queue.get()
+            if kind == "error":
+                raise value
+            if kind == "end":
+                return
+            yield value
+    finally:
+        is_unwanted.set()
+        try:
+            while True:
+                queue.get_nowait()
+        except Empty:
+            thread.join()
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[T], R], values: Iterable[T], depth: int
+) -> Generator[tuple[T, R], None, None]:
+    """Do work in a pool; yields each value with its result, in the order of the values.
+
+    Args:
+        pool: Where to.
+        work: What to do.
+        values: Closed when this generator is closed.
+        depth: Values in work at once.
+    """
+    waiting: deque[tuple[T, Future[R]]] = deque()
+    iterator = iter(values)
+    try:
+        for value in iterator:
+            waiting.append((value, pool.submit(work, value)))
+            if len(waiting) >= depth:
+                first, future = waiting.popleft()
+                yield first, future.result()
+        while waiting:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in waiting:
+            future.cancel()
+        if isinstance(iterator, Generator):
+            iterator.close()
+
+
+def _depth(info: ClipInfo, job: ClipJob) -> int:
+    """Bits of the pictures that the sink gets."""
+    if job.kind in ("prores", "exr"):
+        return 16
+    if job.job.bit_depth is not None:
+        return job.job.bit_depth
+    is_deep = info.is_deep and job.job.output != "alpha"
+    return 16 if is_deep and job.kind in (*video_writer.DEEP, "png", "tiff") else 8
+
+
+def _existing(sink: Sink, resume: bool) -> Callable[[Frame], bool]:
+    if not isinstance(sink, SequenceWriter):
+        return lambda frame: False
+    writer = sink
+    if not resume:
+        writer.clear()
+    return lambda frame: resume and writer.path_of(frame.number).exists()

@@ -1,0 +1,69 @@
+"""Engines run a model file. `open_engine` picks one; each reads the contract from the file it opens."""
+
+import logging
+import re
+from pathlib import Path
+
+from stylematte.engines.base import Contract, Engine
+from stylematte.errors import MissingError, UsageError
+
+__all__ = ["Contract", "Engine", "open_engine"]
+
+log = logging.getLogger("stylematte")
+
+
+def open_engine(
+    path: Path, engine: str = "auto", device: str = "auto", threads: int | None = None, lanes: int = 1
+) -> Engine:
+    """Open a model file.
+
+    Args:
+        path: An ONNX file or a TensorRT engine made by `stylematte export`.
+        engine: `auto`, `onnx` or `tensorrt`. `auto` takes TensorRT for an engine file, and for an ONNX file
+            beside which an engine lies that was built from it for this machine; otherwise ONNX Runtime.
+        device: `auto`, `cpu`, `cuda` or `cuda:i`. `auto` takes CUDA where the session really gets it. What
+            `auto` took, and why, goes to the logger `stylematte`.
+        threads: CPU threads of one network pass. None takes all cores this process may use.
+        lanes: How many threads will call the engine at once; with more than one, each pass has one thread.
+
+    Raises:
+        UsageError: A value that cannot be meant.
+        MissingError: The file, the runtime or a device asked for by name is not here.
+        InputError: The file is damaged or not a model of this tool.
+    """
+    if engine not in ("auto", "onnx", "tensorrt"):
+        raise UsageError(f"engine {engine!r} is not known", "Choose auto, onnx or tensorrt")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"device {device!r} is not known", "Choose auto, cpu, cuda or cuda:0, cuda:1 ...")
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads {threads}: at least 1 is needed")
+    if lanes < 1:
+        raise UsageError(f"lanes {lanes}: at least 1 is needed")
+    if not path.is_file():
+        raise MissingError(f"{path}: no such weights file", "`stylematte models` lists the known names")
+
+    from stylematte.engines import tensorrt
+
+    is_built = path.suffix == tensorrt.SUFFIX
+    if is_built and engine == "onnx":
+        raise UsageError(f"{path}: a TensorRT engine", "Use --engine tensorrt, or give the ONNX file")
+    if device == "cpu" and (is_built or engine == "tensorrt"):
+        raise UsageError("engine tensorrt needs a card, not --device cpu", "Use --device cuda")
+    if is_built or engine == "tensorrt" or (engine == "auto" and _has_engine(path, device)):
+        return tensorrt.open_tensorrt(path, device, lanes)
+
+    from stylematte.engines.onnx import open_onnx  # ONNX Runtime is an extra
+
+    return open_onnx(path, device, threads, lanes)
+
+
+def _has_engine(path: Path, device: str) -> bool:
+    """Whether `auto` takes TensorRT; says why not where an engine lies there that looks as if it should."""
+    from stylematte.engines.tensorrt import SUFFIX, usable_engine
+
+    if device == "cpu" or not any(path.parent.glob(f"{path.stem}.*{SUFFIX}")):
+        return False
+    is_usable, reason = usable_engine(path, device)
+    if not is_usable:
+        log.info("engine tensorrt not taken: %s", reason)
+    return is_usable

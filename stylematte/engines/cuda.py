@@ -1,0 +1,131 @@
+"""The little of CUDA that engines need: memory, streams, graphs, and which card this is."""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+from numpy.typing import NDArray
+
+from stylematte.errors import EngineError, MissingError
+
+INSTALL_HINT = 'Install it: pip install "stylematte[tensorrt]"'
+SECONDS_FOR_NVIDIA_SMI = 20
+
+
+class Cuda:
+    """One card through the runtime API of `cuda-bindings`; may be called from any thread.
+
+    Args:
+        index: Number of the card.
+        runtime: Stand-in for `cuda.bindings.runtime`, for tests.
+
+    Raises:
+        MissingError: No `cuda-bindings`, no driver, or no such card.
+    """
+
+    def __init__(self, index: int = 0, runtime: Any = None) -> None:
+        self.index = index
+        self._runtime = runtime or _import_runtime()
+        try:
+            count = self._call("cudaGetDeviceCount")
+        except EngineError as error:
+            raise MissingError(
+                f"no CUDA card can be used: {error.message}", "nvidia-smi says more about the driver"
+            ) from None
+        if not index < count:
+            raise MissingError(f"device cuda:{index}: there are {count} CUDA cards here", "They count from 0")
+
+    def identity(self) -> dict[str, str]:
+        """What an engine file is tied to: `gpu`, `compute_capability` and `driver`, as text."""
+        properties = self._call("cudaGetDeviceProperties", self.index)
+        name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
+        return {
+            "gpu": name.rstrip("\0"),
+            "compute_capability": f"{properties.major}.{properties.minor}",
+            "driver": _driver_version() or f"CUDA {self._call('cudaDriverGetVersion')}",
+        }
+
+    def stream(self) -> int:
+        """Make a stream; returns its handle."""
+        return int(self._on_card("cudaStreamCreate"))
+
+    def end_stream(self, stream: int) -> None:
+        """Give a stream back."""
+        self._on_card("cudaStreamDestroy", stream)
+
+    def allocate(self, count: int) -> int:
+        """Allocate bytes on the card; returns their address."""
+        return int(self._on_card("cudaMalloc", count))
+
+    def free(self, address: int) -> None:
+        """Give memory back."""
+        self._on_card("cudaFree", address)
+
+    def upload(self, array: NDArray[Any], address: int, stream: int) -> None:
+        """Copy a contiguous array to the card, in the stream's order."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._on_card("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
+
+    def download(self, address: int, array: NDArray[Any], stream: int) -> None:
+        """Copy from the card into a contiguous array, and wait until it is there."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._on_card("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
+        self.wait(stream)
+
+    def copy(self, source: int, target: int, count: int, stream: int) -> None:
+        """Copy bytes on the card, and wait until it is done."""
+        kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        self._on_card("cudaMemcpyAsync", target, source, count, kind, stream)
+        self.wait(stream)
+
+    def wait(self, stream: int) -> None:
+        """Wait until a stream has done everything."""
+        self._on_card("cudaStreamSynchronize", stream)
+
+    def capture(self, work: Callable[[], None], stream: int) -> Any:
+        """Record what `work` puts on a stream, without doing it; returns a graph for `launch`."""
+        mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
+        self._on_card("cudaStreamBeginCapture", stream, mode)
+        try:
+            work()
+        finally:
+            graph = self._on_card("cudaStreamEndCapture", stream)
+        return self._on_card("cudaGraphInstantiate", graph, 0)
+
+    def launch(self, graph: Any, stream: int) -> None:
+        """Do what was captured, at the price of one call."""
+        self._on_card("cudaGraphLaunch", graph, stream)
+
+    def _on_card(self, name: str, *arguments: Any) -> Any:
+        self._call("cudaSetDevice", self.index)  # the choice is the thread's own
+        return self._call(name, *arguments)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        code, *values = getattr(self._runtime, name)(*arguments)
+        if int(code):
+            raise EngineError(f"{name} failed: {getattr(code, 'name', code)}")
+        return values[0] if values else None
+
+
+def _import_runtime() -> Any:
+    try:
+        from cuda.bindings import runtime
+    except ImportError:
+        raise MissingError("cuda-bindings is not installed", INSTALL_HINT) from None
+    return runtime
+
+
+def _driver_version() -> str:
+    """The NVIDIA driver's version, `580.65.06`; empty where nvidia-smi does not tell."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    query = [program, "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(
+            query, capture_output=True, text=True, timeout=SECONDS_FOR_NVIDIA_SMI, check=True
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return answer.stdout.partition("\n")[0].strip()

@@ -1,0 +1,101 @@
+"""guided_filter.cu becomes PTX through NVRTC: no card, no driver, no CUDA toolkit."""
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import Any
+
+from stylematte import files
+from stylematte.engines.guided_filter.kernels import Kernel
+from stylematte.errors import EngineError
+
+SOURCE = Path(__file__).with_name("guided_filter.cu")
+# PTX for Turing runs on every later card too: the driver translates it when it is loaded.
+ARCHITECTURE = "compute_75"
+INSTALL = 'pip install "stylematte[cuda]"'
+
+logger = logging.getLogger(__name__)
+
+
+def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path | None = None) -> str:
+    """Compile one kernel, or read it from the disk where it was compiled before.
+
+    Args:
+        kernel: Which kernel, with what compiled in.
+        architecture: A virtual one, such as `compute_75`: the oldest cards that the result is for.
+        folder: Where results are kept; `cache_folder()` where none is given.
+
+    Returns:
+        PTX with one entry, called `kernel.name`.
+
+    Raises:
+        EngineError: See there.
+    """
+    source = SOURCE.read_bytes()
+    # Numbers below 1e-38 count as 0: exponential and quotient are then one instruction each.
+    options = [f"--gpu-architecture={architecture}", "--ftz=true"]
+    options += [f"-D{name}={value}" for name, value in kernel.definitions().items()]
+    parts = [source, *(option.encode() for option in options), version().encode()]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    path = (folder or cache_folder()) / f"{kernel.name}-{digest[:32]}.ptx"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    ptx = _compile(source, options)
+    try:
+        with files.writing(path, shared=True) as temporary:
+            temporary.write_text(ptx, encoding="utf-8")
+    except OSError as error:  # a home that is read-only costs a compilation a process, no more
+        logger.warning("%s: the compiled kernel is not kept: %s", path, error)
+    return ptx
+
+
+def version() -> str:
+    """NVRTC's version, such as `13.0`. A driver refuses PTX from a version newer than its own CUDA.
+
+    Raises:
+        EngineError: It is not installed.
+    """
+    major, minor = _checked(_nvrtc().nvrtcVersion())
+    return f"{major}.{minor}"
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels lie."""
+    return files.cache_folder() / "ptx"
+
+
+def _nvrtc() -> Any:
+    try:
+        from cuda.bindings import nvrtc
+
+        nvrtc.nvrtcVersion()  # the library itself is looked for only now
+    except (ImportError, RuntimeError) as error:
+        raise EngineError(f"NVRTC cannot be loaded ({error}): {INSTALL}") from error
+    return nvrtc
+
+
+def _compile(source: bytes, options: list[str]) -> str:
+    nvrtc = _nvrtc()
+    (program,) = _checked(nvrtc.nvrtcCreateProgram(source, SOURCE.name.encode(), 0, [], []))
+    try:
+        (code,) = nvrtc.nvrtcCompileProgram(program, len(options), [option.encode() for option in options])
+        if code != nvrtc.nvrtcResult.NVRTC_SUCCESS:
+            log = _text(nvrtc.nvrtcGetProgramLogSize, nvrtc.nvrtcGetProgramLog, program)
+            raise EngineError(f"{SOURCE.name} does not compile with {' '.join(options)}:\n{log}")
+        return _text(nvrtc.nvrtcGetPTXSize, nvrtc.nvrtcGetPTX, program)
+    finally:
+        nvrtc.nvrtcDestroyProgram(program)
+
+
+def _text(get_size: Any, get: Any, program: Any) -> str:
+    (size,) = _checked(get_size(program))
+    buffer = bytes(size)
+    _checked(get(program, buffer))
+    return buffer.rstrip(b"\0").decode()
+
+
+def _checked(result: tuple[Any, ...]) -> tuple[Any, ...]:
+    code, *values = result
+    if code.value:
+        raise EngineError(f"NVRTC failed: {code.name}")
+    return tuple(values)

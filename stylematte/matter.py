@@ -1,0 +1,306 @@
+"""Matter: picture in, matte out. The one place that joins preprocessing, engine and post-processing."""
+
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from stylematte.engines.base import Contract, DeviceCoefficients, Engine
+from stylematte.errors import MissingError, UsageError
+from stylematte.imaging import compose
+from stylematte.imaging.foreground import estimate_foreground
+from stylematte.imaging.geometry import (
+    Picture,
+    Window,
+    as_alpha,
+    as_array,
+    as_rgb,
+    convert,
+    resize,
+    resize_to_working,
+    to_float,
+)
+from stylematte.imaging.guided_filter import apply_coefficients
+from stylematte.imaging.refinement import Patch, apply_patches, parse_detail, refine
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from stylematte.engines.refiner import Refiner
+
+log = logging.getLogger("stylematte")
+
+
+@dataclass(eq=False)
+class Matte:
+    """What was found for one picture. Full-size arrays are computed when first asked for.
+
+    Attributes:
+        image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
+        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a card
+            and makes the alpha there.
+        contract: Of the model they came from.
+        given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
+        detail: Looks at the uncertain band again; None leaves the coarse alpha as it is.
+    """
+
+    image: Picture
+    coefficients: NDArray[np.float32] | DeviceCoefficients
+    contract: Contract
+    given_alpha: NDArray[Any] | None = None
+    detail: "Detail | None" = None
+
+    @cached_property
+    def alpha(self) -> NDArray[np.float32]:
+        """(H, W) opacity, float32 in [0, 1]."""
+        return np.asarray(self.alpha_as(np.float32), np.float32)
+
+    def alpha_as(self, dtype: DTypeLike) -> NDArray[Any]:
+        """Compute alpha in another number type without a full-size float array in between.
+
+        Args:
+            dtype: uint8 or uint16, with 255 or 65535 for 1; or float32.
+
+        Returns:
+            (H, W) opacity.
+        """
+        if self.given_alpha is not None:
+            return convert(self.given_alpha, dtype)
+        if not isinstance(self.coefficients, np.ndarray):
+            return self.coefficients.alpha_as(self.image, dtype)
+        alpha = self._coarse(self.image, dtype=dtype)
+        return alpha if self.detail is None else apply_patches(alpha, self._patches)
+
+    def _coarse(
+        self, picture: Picture, window: Window | None = None, dtype: DTypeLike = np.float32
+    ) -> NDArray[Any]:
+        """What the coefficients say of the picture at any size, or of a window of it."""
+        assert isinstance(self.coefficients, np.ndarray)
+        contract = self.contract
+        return apply_coefficients(
+            self.coefficients, picture, contract.grey_weights, contract.grey_offset, dtype, window
+        )
+
+    @cached_property
+    def _patches(self) -> list[Patch]:
+        """What the refiner found: the same for every number type."""
+        assert self.detail is not None
+        assert isinstance(self.coefficients, np.ndarray)
+        refiner, budget_px = self.detail
+        grid = self.coefficients.shape[1], self.coefficients.shape[2]
+        return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
+
+    @cached_property
+    def foreground(self) -> Picture:
+        """(H, W, 3) un-premultiplied RGB, dtype of the image: the subject without the old background."""
+        return estimate_foreground(self.image, self._alpha_like_image)
+
+    def cutout(self) -> Picture:
+        """Straight-alpha RGBA, (H, W, 4), dtype of the image."""
+        return compose.cutout(self.foreground, self._alpha_like_image)
+
+    def composite(self, background: compose.Color | compose.Blur | Picture | str) -> Picture:
+        """Lay the foreground over a new background.
+
+        Args:
+            background: (r, g, b) with 0..255; or (h, w, 3) RGB of any size, scaled and cut to cover the
+                picture; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a CSS
+                basic name, `blur:R`.
+
+        Returns:
+            (H, W, 3) opaque RGB, dtype of the image.
+
+        Raises:
+            UsageError: Text that is no colour and no blur.
+            InputError: An array that is no picture.
+        """
+        if isinstance(background, str):
+            background = compose.parse_background(background)
+        alpha = self._alpha_like_image
+        if isinstance(background, compose.Blur):
+            background = compose.blur_background(self.image, alpha, background.radius_px)
+        return compose.composite(self.foreground, alpha, background)
+
+    @cached_property
+    def _alpha_like_image(self) -> NDArray[Any]:
+        """Alpha in the image's own dtype: as fine as the result can show, and small."""
+        return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
+
+
+class Detail(NamedTuple):
+    """How the uncertain band is looked at again.
+
+    Attributes:
+        refiner: Of the model.
+        budget_px: The most pixels of tiles that a picture may cost; see `imaging.refinement.parse_detail`.
+    """
+
+    refiner: "Refiner"
+    budget_px: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that a result depends on, as JSON can hold it."""
+        megapixels = "max" if self.budget_px == math.inf else self.budget_px / 1e6
+        return {"detail": megapixels, "refiner_sha256": self.refiner.sha256}
+
+
+def open_detail(
+    text: str, model: Path, engine: Engine, device: str = "auto", threads: int | None = None
+) -> Detail | None:
+    """Open what looks at the uncertain band again.
+
+    Args:
+        text: `auto`, `off`, `max`, or megapixels; see `imaging.refinement.parse_detail`.
+        model: File that the engine was opened from.
+        engine: Runs the model.
+        device: As for the engine.
+        threads: Likewise.
+
+    Returns:
+        None where nothing is asked for, or where `auto` meets a model without a refiner, or whose refiner
+        is not there: the logger `stylematte` is told at the level `DEBUG`.
+
+    Raises:
+        UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
+        MissingError: Detail was asked for, and the model's refiner is not there.
+        InputError: It is not the one that belongs to the model, or damaged.
+    """
+    budget_px = parse_detail(text)
+    if not budget_px:
+        return None
+    from stylematte.engines.refiner import open_refiner  # ONNX Runtime is an extra
+
+    try:
+        refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
+    except MissingError as error:
+        if text != "auto":
+            raise
+        log.debug("hair and fur are not looked at again: %s", error.message)
+        return None
+    if refiner is None:
+        if text != "auto":
+            raise UsageError(
+                f"detail {text}: model {engine.contract.preset} has no refiner", "Leave it out, or give off"
+            )
+        return None
+    return Detail(refiner, budget_px)
+
+
+class Matter:
+    """Mattes pictures with one model.
+
+    Args:
+        engine: From `open_engine`.
+        size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
+            None takes the model's own.
+        detail: Looks at the uncertain band again, at the picture's own size; None does not.
+
+    A size that the model was not trained at is told to the logger `stylematte`.
+
+    Raises:
+        UsageError: `size` is too small for the model.
+    """
+
+    def __init__(self, engine: Engine, size: int | None = None, detail: Detail | None = None) -> None:
+        engine.contract.working_size_for(1, 1, size)
+        if warning := engine.contract.warning_for(size):
+            log.warning("%s", warning)
+        self.engine = engine
+        self.size = size
+        self.detail = detail
+
+    def __call__(self, image: "Picture | Image", prior: NDArray[Any] | None = None) -> Matte:
+        """Matte one picture.
+
+        Args:
+            image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
+                float32 in [0, 1]. Or a Pillow image, upright and in sRGB. It is copied: what happens to the
+                array later does not reach the matte.
+            prior: (h, w) alpha of the same picture as far as it is known, at any size: of the frame before,
+                or drawn; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
+
+        Raises:
+            TypeError: Neither an array nor a Pillow image.
+            InputError: Another shape or dtype, or colours out of range.
+            UsageError: A prior, and the model takes none.
+            EngineError: The runtime failed.
+        """
+        return self.batch([image], [prior])[0]
+
+    def batch(
+        self,
+        images: "Sequence[Picture | Image]",
+        priors: Sequence[NDArray[Any] | None] | None = None,
+        copy: bool = True,
+    ) -> list[Matte]:
+        """Matte several pictures; those of equal working size share one network pass.
+
+        Args:
+            images: Each as for one picture; their sizes may differ.
+            priors: As for one picture, None for pictures without.
+            copy: Copy the pictures. Without it they must stay as they are while their mattes are in use.
+
+        Returns:
+            One matte a picture, in their order.
+
+        Raises:
+            TypeError: As for one picture.
+            InputError: As for one picture.
+            UsageError: As for one picture, or not as many priors as pictures.
+            EngineError: The runtime failed.
+        """
+        contract = self.engine.contract
+        known = self._checked_priors(images, priors)
+        pictures = [as_rgb(as_array(image)) for image in images]
+        if copy:
+            pictures = [np.array(picture) for picture in pictures]
+        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, picture in enumerate(pictures):
+            height, width = picture.shape[:2]
+            groups[contract.working_size_for(height, width, self.size)].append(index)
+        mattes: dict[int, Matte] = {}
+        for working_size, indices in groups.items():
+            inputs = np.stack([resize_to_working(pictures[index], working_size) for index in indices])
+            believed = _stacked([known.get(index) for index in indices], working_size)
+            found = (
+                self.engine.coefficients(inputs)
+                if believed is None
+                else self.engine.coefficients(inputs, believed)
+            )
+            for index, coefficients in zip(indices, found, strict=True):
+                mattes[index] = Matte(pictures[index], coefficients, contract, detail=self.detail)
+        return [mattes[index] for index in range(len(pictures))]
+
+    def _checked_priors(
+        self, images: Sequence[Any], priors: Sequence[NDArray[Any] | None] | None
+    ) -> dict[int, NDArray[Any]]:
+        """The priors that there are, by the number of their picture."""
+        if priors is not None and len(priors) != len(images):
+            raise UsageError(
+                f"{len(priors)} priors for {len(images)} pictures", "Give None where there is none"
+            )
+        known = {index: as_alpha(prior) for index, prior in enumerate(priors or ()) if prior is not None}
+        if known and not self.engine.takes_prior:
+            raise UsageError(
+                f"model {self.engine.contract.preset} takes no prior", "Give none, or a model that takes one"
+            )
+        return known
+
+
+def _stacked(priors: list[NDArray[Any] | None], size: tuple[int, int]) -> NDArray[np.float32] | None:
+    """(N, 1, h, w) with zeros where there is none; None where there is none at all."""
+    if not any(prior is not None for prior in priors):
+        return None
+    result = np.zeros((len(priors), 1, *size), np.float32)
+    for plane, prior in zip(result, priors, strict=True):
+        if prior is not None:
+            plane[0] = np.clip(to_float(resize(prior, size)), 0, 1)
+    return result

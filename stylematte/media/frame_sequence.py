@@ -1,0 +1,157 @@
+"""Clips that are one picture a frame: `shot.####.png`, in and out, each under its own number."""
+
+import glob
+import logging
+from collections.abc import Iterator, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte.errors import InputError
+from stylematte.files import write_bytes
+from stylematte.media import colour
+from stylematte.media.images import read_image
+from stylematte.media.pattern import find_frames
+from stylematte.media.results import SUFFIXES, encode_result
+from stylematte.media.span import Span
+from stylematte.media.video import ClipInfo, Frame
+from stylematte.media.yuv import BT709, FULL, RGB, Colour
+
+log = logging.getLogger("stylematte")
+
+LEAST_DIGITS = 4
+_SRGB = Colour(BT709, colour.SRGB, RGB, FULL)
+
+
+class PictureSequence:
+    """A numbered sequence of pictures, read as `video.Clip` is; a missing number leaves a gap in time.
+
+    Args:
+        pattern: As for `find_frames`.
+        rate: Frames a second.
+        span: Which part of it; numbers are those of the files.
+
+    Raises:
+        InputError: No frames, or none in the span.
+    """
+
+    def __init__(self, pattern: Path, rate: Fraction, span: Span = Span()) -> None:  # noqa: B008 - frozen
+        frames = find_frames(pattern)
+        first = frames[0][0]
+        start = first + _ceil(span.start * rate) if isinstance(span.start, Fraction) else span.start
+        end = first + _ceil(span.end * rate) - 1 if isinstance(span.end, Fraction) else span.end
+        frames = [f for f in frames if (start is None or f[0] >= start) and (end is None or f[0] <= end)]
+        if not frames:
+            raise InputError(f"{pattern}: no frames between --start and --end")
+        if len(frames) <= frames[-1][0] - frames[0][0]:
+            log.warning("warning: %s: numbers are missing between its frames", pattern)
+        self.sound_streams: list[Any] = []  # as a clip without sound
+        self.sound_after: list[Any] = []
+        self._frames = frames[:: span.every]
+        self._every = span.every
+        photo = read_image(frames[0][1])
+        self.info = ClipInfo(
+            size=photo.pixels.shape[:2],
+            rate=rate / span.every,
+            time_base=1 / rate,
+            colour=_SRGB,
+            is_deep=photo.pixels.dtype != np.uint8,
+            first_number=frames[0][0],
+            frames=len(self._frames),
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def frames(self) -> Iterator[Frame]:
+        """Read the frames of the span in their order.
+
+        Raises:
+            InputError: A frame cannot be read, or its size differs from the first one's.
+        """
+        for number, path in self._frames:
+            photo = read_image(path)
+            if photo.pixels.shape[:2] != self.info.size:
+                raise InputError(
+                    f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self.info.size}"
+                )
+            yield Frame(number, number - self.info.first_number, self._every, photo)
+
+
+class SequenceWriter:
+    """Writes one file a frame, each whole or not at all: `<folder>/<folder's name>.<number>.<suffix>`.
+
+    Args:
+        folder: Where to; also what the files are called by.
+        kind: png, webp, tiff, jpg or exr.
+        info: Of the source: for digits, colours and facts.
+        premultiplied: Multiply colours by alpha; in an exr, once they are linear.
+        is_alpha: The pictures are alphas.
+        facts: Text for the files that can hold it.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        kind: str,
+        info: ClipInfo,
+        premultiplied: bool,
+        is_alpha: bool,
+        facts: Mapping[str, str],
+    ) -> None:
+        self._folder = folder
+        self._kind = kind
+        self._info = info
+        self._premultiplied = premultiplied
+        self._is_alpha = is_alpha
+        self._facts = dict(facts)
+        last = info.first_number + (info.frames or 0)
+        self._digits = max(LEAST_DIGITS, len(str(last)))
+
+    def path_of(self, number: int) -> Path:
+        """Name the file of a frame."""
+        return self._folder / f"{self._folder.name}.{number:0{self._digits}}{SUFFIXES[self._kind]}"
+
+    def clear(self) -> None:
+        """Take away the frames of an earlier run, which may have had other numbers."""
+        pattern = f"{glob.escape(self._folder.name)}.*{SUFFIXES[self._kind]}"
+        for path in self._folder.glob(pattern):
+            if path.name[len(self._folder.name) + 1 : -len(path.suffix)].isdecimal():
+                path.unlink()
+
+    def prepare(self, frame: Frame, pixels: NDArray[Any]) -> bytes:
+        """Encode a frame; from any thread."""
+        return encode_result(
+            frame.photo,
+            pixels,
+            self._kind,
+            is_alpha=self._is_alpha,
+            premultiplied=self._premultiplied,
+            transfer=self._info.colour.transfer,
+            primaries=self._info.colour.primaries,
+            facts=self._facts,
+        )
+
+    def write(self, frame: Frame, data: bytes) -> None:
+        """Write a frame.
+
+        Raises:
+            InputError: It cannot be written there.
+        """
+        write_bytes(self.path_of(frame.number), data)
+
+    def finish(self, sound_after: object) -> None:
+        """Nothing is left to do; a sequence has no sound."""
+
+    def discard(self) -> None:
+        """Keep the frames there are: they are whole, and the same command goes on after them."""
+
+
+def _ceil(value: Fraction) -> int:
+    return -int(-value // 1)

@@ -1,0 +1,223 @@
+"""manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from stylematte.errors import InputError
+from stylematte.media import pattern
+from stylematte.media.images import read_bytes
+from stylematte.media.json_lines import JsonLines, read_lines
+from stylematte.media.paths import Item
+
+NAME = "manifest.jsonl"
+
+State = Literal["new", "changed", "begun", "done", "kept"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the manifest.
+
+    Attributes:
+        input: The source as given.
+        output: The result, relative to the manifest's folder, with `/`.
+        outcome: `ok` or `failed`; `begun` for a sequence of frames that is written one by one.
+        settings: All that the result depends on, but for the input and the model.
+        model_sha256: Of the model file that was opened.
+        engine: What ran it, and where.
+        sha256: Of the input's bytes; empty where it could not be read.
+        bytes: Size of the input.
+        mtime_ns: When the input was last changed.
+        size: (height, width) of the picture.
+        frames: How many a clip has.
+        output_bytes: Size of the result; 0 for a sequence of files, and in lines of older versions.
+        output_mtime_ns: When the result was written.
+        output_sha256: Of the result of a photo.
+        seconds: Time taken by each stage.
+        error: What went wrong.
+    """
+
+    input: str
+    output: str
+    outcome: str
+    settings: dict[str, Any]
+    model_sha256: str
+    engine: str
+    sha256: str = ""
+    bytes: int = 0
+    mtime_ns: int = 0
+    size: tuple[int, int] | None = None
+    frames: int | None = None
+    output_bytes: int = 0
+    output_mtime_ns: int = 0
+    output_sha256: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+
+
+class Manifest:
+    """The manifest of one output folder. The last line of an output that says `ok` or `begun` counts.
+
+    Args:
+        out: The output folder, which need not exist yet.
+        settings: Of this run.
+        model: Of this run, as `engines.base.made_by` has it. Lines of before there was such a thing are of
+            another one.
+
+    Raises:
+        InputError: There is a manifest and it cannot be read.
+    """
+
+    def __init__(self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str]) -> None:
+        self.path = out / NAME
+        self.settings = dict(settings)
+        self.model: dict[str, Any] = dict(model)
+        self._done = _read(self.path)
+        self._lines: JsonLines | None = None
+
+    def open(self) -> None:
+        """Make the folder, and be ready to append.
+
+        Raises:
+            InputError: The folder cannot be made or written to.
+        """
+        self._lines = JsonLines(self.path)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._lines is not None:
+            self._lines.close()
+
+    def state_of(self, item: Item) -> State:
+        """Tell what is to be done about an item.
+
+        Returns:
+            `new`: there is no result yet. `changed`: there is one of another input, model or settings, or an
+            empty file.
+            `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
+            `kept`: a file is there that this manifest knows nothing of, or that somebody has changed.
+        """
+        if not os.path.exists(item.output):  # False where the name is too long: writing says so
+            return "new"
+        line = self._done.get(self._name(item))
+        if line is None:
+            return "kept"
+        is_same_model = all(line.get(key) == value for key, value in self.model.items())
+        if line.get("settings") != self.settings or not is_same_model:
+            return "changed"
+        if not _is_same_input(item.source, line):
+            return "changed"
+        if _is_empty(item.output) and line.get("output_bytes") != 0:
+            return "changed"
+        if not _is_same_output(item.output, line):
+            return "kept"
+        return "begun" if line["outcome"] == "begun" else "done"
+
+    def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
+        """Append one line and hand it to the operating system; safe from several threads.
+
+        Args:
+            item: What was done.
+            outcome: `ok`, `begun` or `failed`.
+            facts: Further fields of `Record`.
+        """
+        line = Record(str(item.source), self._name(item), outcome, self.settings, **self.model, **facts)
+        if self._lines is not None:
+            self._lines.append(asdict(line))
+
+    def _name(self, item: Item) -> str:
+        return item.output.relative_to(self.path.parent).as_posix()
+
+
+def read_and_identify(path: Path) -> tuple[bytes, dict[str, Any]]:
+    """Read an input, and describe it such that a later run knows it again: hash, size, time of change.
+
+    Raises:
+        InputError: As for `read_bytes`.
+    """
+    try:
+        mtime_ns = path.stat().st_mtime_ns  # before reading: a change in between must not be missed
+    except OSError:
+        mtime_ns = 0
+    data = read_bytes(path)
+    return data, {"sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data), "mtime_ns": mtime_ns}
+
+
+def identify(path: Path) -> dict[str, Any]:
+    """Describe a clip or a sequence as `read_and_identify` does, without holding it in memory.
+
+    Raises:
+        InputError: It cannot be read.
+    """
+    if pattern.is_pattern(path):
+        return pattern.fingerprint(path)
+    try:
+        status = path.stat()
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def describe_output(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Describe a result that has just been written, so that a later run sees whether it is still the same.
+
+    Args:
+        path: Where it is.
+        data: What was written, where it is at hand.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return {}
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = {"output_bytes": status.st_size, "output_mtime_ns": status.st_mtime_ns}
+    return facts if data is None else facts | {"output_sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_same_output(path: Path, line: Mapping[str, Any]) -> bool:
+    if not line.get("output_bytes"):
+        return True
+    status = path.stat()
+    if status.st_size != line["output_bytes"]:
+        return False
+    if status.st_mtime_ns == line.get("output_mtime_ns") or not line.get("output_sha256"):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(line["output_sha256"])
+
+
+def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
+    try:
+        if pattern.is_pattern(source):
+            return bool(pattern.fingerprint(source)["sha256"] == line.get("sha256"))
+        status = source.stat()
+        if status.st_size != line.get("bytes"):
+            return False
+        if status.st_mtime_ns == line.get("mtime_ns"):
+            return True
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() == line.get("sha256")
+    except (OSError, InputError):  # to be done, so that reading it says what is wrong
+        return False
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    """Read the last `ok` or `begun` line of each output; what is no line of ours is passed over."""
+    done: dict[str, dict[str, Any]] = {}
+    for line in read_lines(path):
+        if line.get("outcome") in ("ok", "begun") and isinstance(line.get("output"), str):
+            done[line["output"]] = line
+    return done

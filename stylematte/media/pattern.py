@@ -1,0 +1,63 @@
+"""Names of numbered pictures that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
+
+import hashlib
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from stylematte.errors import InputError
+
+_PLACE = re.compile(r"#+|%0?(\d*)d")
+
+
+def is_pattern(path: Path) -> bool:
+    """Say whether a name has a place for numbers, `#`, `####`, `%d` or `%04d`, and is not that of a file."""
+    return _PLACE.search(path.name) is not None and not os.path.exists(path)
+
+
+def stem_of(pattern: Path) -> str:
+    """Name a sequence by what comes before its numbers."""
+    before = _PLACE.split(pattern.name)[0].rstrip("._- ")
+    return before or pattern.parent.name or "sequence"
+
+
+def find_frames(pattern: Path) -> list[tuple[int, Path]]:
+    """Find the pictures of a sequence, by number.
+
+    Raises:
+        InputError: There are none, or two of one number.
+    """
+    place = _PLACE.search(pattern.name)
+    assert place is not None
+    digits = int(place[1] or 1) if place[0].startswith("%") else len(place[0])
+    name = re.compile(
+        re.escape(pattern.name[: place.start()])
+        + rf"(\d{{{digits},}})"
+        + re.escape(pattern.name[place.end() :])
+    )
+    found: dict[int, Path] = {}
+    try:
+        for path in sorted(pattern.parent.iterdir()):
+            if match := name.fullmatch(path.name):
+                if int(match[1]) in found:
+                    raise InputError(f"{found[int(match[1])]} and {path}: two frames of one number")
+                found[int(match[1])] = path
+    except OSError as error:
+        raise InputError(f"{pattern.parent}: cannot be read: {error.strerror}") from None
+    if not found:
+        raise InputError(f"{pattern}: no such frames", f"{place[0]} stands for at least {digits} digit(s)")
+    return sorted(found.items())
+
+
+def fingerprint(pattern: Path) -> dict[str, Any]:
+    """Describe a sequence such that a later run knows it again: names, sizes and times of change."""
+    digest, size, changed = hashlib.sha256(), 0, 0
+    for _, path in find_frames(pattern):
+        status = path.stat()
+        digest.update(
+            f"{path.name} {status.st_size} {status.st_mtime_ns}\n".encode("utf-8", "surrogateescape")
+        )
+        size += status.st_size
+        changed = max(changed, status.st_mtime_ns)
+    return {"sha256": digest.hexdigest(), "bytes": size, "mtime_ns": changed}

@@ -1,0 +1,296 @@
+"""Clips into files: the codecs on offer; times and sound as in the source; the file whole or not at all."""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import av
+from numpy.typing import NDArray
+
+from stylematte.errors import InputError, MissingError
+from stylematte.files import temporary_path
+from stylematte.imaging import compose
+from stylematte.media.video import ClipInfo, Frame, Sound
+from stylematte.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
+
+log = logging.getLogger("stylematte")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a kind of result is stored.
+
+    Attributes:
+        container: FFmpeg's name of the file format.
+        suffix: Of the file.
+        codec: FFmpeg's name of the encoder.
+        pixel_format: Of the codec.
+        options: Of the encoder.
+    """
+
+    container: str
+    suffix: str
+    codec: str
+    pixel_format: str
+    options: Mapping[str, str]
+
+
+DEEP = ("prores", "hevc", "ffv1")  # hold more than 8 bits
+OPAQUE = ("mp4", "hevc")  # hold no alpha
+
+_SOUND_CODECS = {
+    "webm": "libopus",
+    "mp4": "aac",
+    "mov": "pcm_s16le",
+    "matroska": "flac",
+}  # in place of another
+_SOUND_RATE = 48000
+# No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
+# veryfast: a third of the time of fast, for a tenth more bytes at the same error.
+_X264 = {"crf": "13", "preset": "veryfast", "bf": "0"}
+_X265 = {"crf": "14", "preset": "fast", "x265-params": "bframes=0:log-level=none"}
+_VP9 = {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"}
+_FFV1 = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
+_PRORES_HQ = {"profile": "hq", "vendor": "apl0"}
+_PRORES_4444 = {"profile": "4444", "vendor": "apl0", "alpha_bits": "16"}
+
+
+@dataclass(frozen=True)
+class _Sound:
+    """A sound stream of the result, and what decodes its source where it is not copied."""
+
+    stream: av.AudioStream
+    decoder: av.AudioStream | None
+
+
+def recipe_for(kind: str, channels: int, size: tuple[int, int], is_deep: bool) -> Recipe:
+    """Choose codec and pixel format.
+
+    Args:
+        kind: prores, webm, mp4, hevc or ffv1.
+        channels: 1 for an alpha, 3 for colours, 4 for both.
+        size: (height, width).
+        is_deep: The result has more than 8 bits.
+    """
+    # Sizes that cannot be halved keep their chroma whole; VP9 alone halves them all the same.
+    chroma = "420" if size[0] % 2 == size[1] % 2 == 0 else "444"
+    if kind == "prores":
+        if channels == 1:
+            return Recipe("mov", ".mov", "prores_ks", "yuv422p10le", _PRORES_HQ)
+        pixel_format = "yuva444p10le" if channels == 4 else "yuv444p10le"
+        return Recipe("mov", ".mov", "prores_ks", pixel_format, _PRORES_4444)
+    if kind == "webm":
+        return Recipe("webm", ".webm", "libvpx-vp9", "yuva420p" if channels == 4 else "yuv420p", _VP9)
+    if kind == "mp4":
+        return Recipe("mp4", ".mp4", "libx264", f"yuv{chroma}p", _X264)
+    if kind == "hevc":
+        return Recipe("mp4", ".mp4", "libx265", f"yuv{chroma}p10le" if is_deep else f"yuv{chroma}p", _X265)
+    names = {1: ("gray", "gray16le"), 3: ("bgr0", "gbrp16le"), 4: ("bgra", "gbrap16le")}
+    return Recipe("matroska", ".mkv", "ffv1", names[channels][is_deep], _FFV1)
+
+
+class VideoWriter:
+    """Writes one clip; `finish` makes it appear, `discard` leaves nothing.
+
+    Args:
+        path: The file.
+        recipe: From `recipe_for`.
+        info: Of the source.
+        sound_streams: Of the open source; copied packet by packet.
+        premultiplied: Multiply colours by alpha.
+        facts: Text for the file's own tags; `comment` can be read everywhere.
+
+    Raises:
+        InputError: The file cannot be written there.
+        MissingError: This FFmpeg lacks the encoder.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        recipe: Recipe,
+        info: ClipInfo,
+        sound_streams: Sequence[av.AudioStream],
+        premultiplied: bool,
+        facts: Mapping[str, str],
+    ) -> None:
+        self._path = path
+        self._recipe = recipe
+        self._info = info
+        self._premultiplied = premultiplied
+        self._colour = _colour_for(recipe, info)
+        self._temporary = temporary_path(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._container = av.open(
+                str(self._temporary), "w", format=recipe.container, options=_muxer_options(recipe, info)
+            )
+        except OSError as error:
+            raise self._cannot(error) from None
+        try:
+            self._stream = self._add_video()
+            self._sound = self._add_sound(sound_streams)
+            self._container.metadata.update({**info.tags, **facts})
+        except BaseException:
+            self.discard()
+            raise
+
+    def prepare(self, frame: Frame, pixels: NDArray[Any]) -> av.VideoFrame:
+        """Convert a picture to what the codec takes; from any thread.
+
+        Args:
+            frame: What it was made from.
+            pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA.
+        """
+        if self._premultiplied and pixels.ndim == 3 and pixels.shape[2] == 4:
+            pixels = compose.premultiply(pixels)
+        picture = from_rgb(pixels, self._recipe.pixel_format, self._colour)
+        picture.color_primaries = self._info.colour.primaries
+        picture.color_trc = self._info.colour.transfer
+        picture.pts, picture.duration = frame.pts, frame.duration
+        picture.time_base = self._info.time_base
+        return picture
+
+    def write(self, frame: Frame, picture: av.VideoFrame) -> None:
+        """Encode a picture, after the sound that comes before it.
+
+        Raises:
+            InputError: The disk is full, or the file cannot be written.
+        """
+        try:
+            self._write_sound(frame.sound)
+            self._container.mux(self._stream.encode(picture))
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def finish(self, sound_after: Sound) -> None:
+        """Write what is left and give the file its name.
+
+        Raises:
+            InputError: As for `write`; nothing is left then.
+        """
+        try:
+            self._container.mux(self._stream.encode(None))
+            self._write_sound(sound_after)
+            self._end_sound()
+            self._container.close()
+            os.replace(self._temporary, self._path)
+        except OSError as error:
+            raise self._cannot(error) from None
+
+    def discard(self) -> None:
+        """Take away what was written so far."""
+        try:
+            self._container.close()
+        except OSError:  # the disk is full, and the file goes anyway
+            log.debug("%s: could not be ended", self._temporary)
+        self._temporary.unlink(missing_ok=True)
+
+    def _add_video(self) -> av.VideoStream:
+        recipe, info = self._recipe, self._info
+        try:
+            stream = self._container.add_stream(
+                recipe.codec, rate=_rate_for(info), options=dict(recipe.options)
+            )
+        except av.codec.codec.UnknownCodecError:
+            raise MissingError(
+                f"{self._path}: this FFmpeg has no encoder {recipe.codec}", "Choose another --format"
+            ) from None
+        assert isinstance(stream, av.VideoStream)
+        context = stream.codec_context
+        context.height, context.width = info.size
+        context.pix_fmt = recipe.pixel_format
+        stream.time_base = context.time_base = info.time_base
+        if info.pixel_shape is not None:
+            context.sample_aspect_ratio = info.pixel_shape
+            if recipe.container in ("webm", "matroska"):  # PyAV does not hand it to these
+                log.warning("warning: %s: says square pixels; the source's are not", self._path)
+        context.color_primaries = info.colour.primaries
+        context.color_trc = info.colour.transfer
+        context.colorspace = self._colour.matrix
+        context.color_range = self._colour.range
+        context.thread_count = 0
+        if recipe.codec == "libx265":
+            context.codec_tag = "hvc1"  # which Apple's players insist on
+        if info.timecode is not None:
+            stream.metadata["timecode"] = info.timecode
+        return stream
+
+    def _add_sound(self, streams: Sequence[av.AudioStream]) -> dict[int, "_Sound"]:
+        """Copy the sound streams that the container can hold, re-encode the rest; by the source's index."""
+        ours = {}
+        for source in streams:
+            try:
+                stream = self._container.add_stream_from_template(source)
+                decoder = None
+            except ValueError:
+                codec = _SOUND_CODECS[self._recipe.container]
+                log.warning(
+                    "warning: %s: a %s cannot hold sound in %s; it becomes %s (--format prores copies it)",
+                    self._path,
+                    self._recipe.suffix,
+                    source.codec_context.name,
+                    codec,
+                )
+                stream = cast(av.AudioStream, self._container.add_stream(codec, rate=_SOUND_RATE))
+                stream.codec_context.layout = source.codec_context.layout
+                decoder = source
+            stream.metadata.update(source.metadata)
+            ours[source.index] = _Sound(stream, decoder)
+        return ours
+
+    def _write_sound(self, packets: Sound) -> None:
+        for packet in packets:
+            sound = self._sound[packet.stream_index]
+            if sound.decoder is None:
+                packet.stream = sound.stream
+                self._container.mux(packet)
+                continue
+            for frame in sound.decoder.decode(packet):
+                self._container.mux(sound.stream.encode(frame))
+
+    def _end_sound(self) -> None:
+        for sound in self._sound.values():
+            if sound.decoder is not None:
+                for frame in sound.decoder.decode(None):
+                    self._container.mux(sound.stream.encode(frame))
+                self._container.mux(sound.stream.encode(None))
+
+    def _cannot(self, error: OSError) -> InputError:
+        return InputError(
+            f"{self._path}: cannot be written: {error.strerror}", "Choose another folder with --out"
+        )
+
+
+def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
+    """The source's colours where the codec holds Y'CbCr; ProRes knows the limited range alone."""
+    colour = info.colour
+    if not recipe.pixel_format.startswith("yuv"):
+        return Colour(colour.primaries, colour.transfer, RGB, FULL)
+    is_limited = recipe.codec == "prores_ks" or colour.range != FULL or colour.matrix == RGB
+    matrix = colour.matrix_for(info.size[0]) if colour.matrix != UNSPECIFIED else UNSPECIFIED
+    return Colour(colour.primaries, colour.transfer, matrix, LIMITED if is_limited else FULL)
+
+
+def _rate_for(info: ClipInfo) -> Fraction:
+    """The rate to be said. A drop-frame time code is refused beside anything but the two exact ones."""
+    if info.timecode is not None and ";" in info.timecode:
+        for exact in (Fraction(30000, 1001), Fraction(60000, 1001)):
+            if abs(info.rate - exact) < 1:
+                return exact
+    return info.rate
+
+
+def _muxer_options(recipe: Recipe, info: ClipInfo) -> dict[str, str]:
+    if recipe.container not in ("mov", "mp4"):
+        # The lead-in of sound lies before zero; moved up there it would take the frames along.
+        return {"avoid_negative_ts": "disabled"}
+    options = {"movflags": "+faststart"} if recipe.container == "mp4" else {}
+    # The same unit of time as the source's, so that no timestamp is rounded.
+    if info.time_base.numerator == 1 or info.time_base.denominator >= 1000:
+        options["video_track_timescale"] = str(info.time_base.denominator)
+    return options

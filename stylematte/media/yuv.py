@@ -1,0 +1,264 @@
+"""Frames of video between Y'CbCr as codecs hold it and RGB as the tool works in it.
+
+FFmpeg's scaler is exact to a code of 8 bits and no finer: RGB of 16 bits comes back up to four codes of 10
+bits off. So it converts what has 8 bits; deeper frames are converted here, in floating point.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from av.video.reformatter import Interpolation
+from numpy.typing import NDArray
+
+from stylematte.errors import InputError
+from stylematte.imaging.geometry import STRIP_PX, convert, to_dtype
+from stylematte.media.photo import Photo
+
+# The numbers of ISO/IEC 23091-2 (H.273), which FFmpeg uses too.
+RGB, BT709, UNSPECIFIED, BT2020 = 0, 1, 2, 9
+SMPTE170M = 6
+MATRICES = {  # weights of red and blue in luma, H.273 table 4
+    BT709: (0.2126, 0.0722),
+    4: (0.30, 0.11),
+    5: (0.299, 0.114),
+    SMPTE170M: (0.299, 0.114),
+    7: (0.212, 0.087),
+    BT2020: (0.2627, 0.0593),
+}
+LIMITED, FULL = 1, 2  # FFmpeg's names for the range are MPEG and JPEG
+_SCALER_NAMES = {
+    4: "FCC",
+    5: "ITU601",
+    SMPTE170M: "ITU601",
+    7: "SMPTE240M",
+    BT709: "ITU709",
+    BT2020: "BT2020",
+}
+HD_LINES = 720
+
+_FAST = int(Interpolation.BICUBIC)
+# Chroma interpolated, not repeated: it shows along the edges that a matte is about.
+_FINE = int(_FAST | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP)
+
+
+@dataclass(frozen=True)
+class Colour:
+    """How a stream says its numbers are to be read, as in H.273; 2 is "not said".
+
+    Attributes:
+        primaries: Which red, green and blue.
+        transfer: From numbers to light.
+        matrix: From RGB to Y'CbCr; 0 where the stream holds RGB.
+        range: `LIMITED` (16..235 of 255), `FULL`, or 0 where not said.
+    """
+
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    matrix: int = UNSPECIFIED
+    range: int = 0
+
+    def matrix_for(self, height: int) -> int:
+        """Say the matrix that holds: where it is not said, that of HD from 720 lines, else that of SD.
+
+        Raises:
+            InputError: A matrix that the tool does not know, as YCgCo or ICtCp.
+        """
+        if self.matrix in (UNSPECIFIED, RGB, 3):
+            return BT709 if height >= HD_LINES or self.matrix == RGB else SMPTE170M
+        if self.matrix not in MATRICES:
+            raise InputError(
+                f"colours in matrix {self.matrix} of H.273 are not read", "Convert to BT.709 first"
+            )
+        return self.matrix
+
+
+def to_photo(frame: av.VideoFrame, colour: Colour, fine: bool = True) -> Photo:
+    """Convert a decoded frame.
+
+    Args:
+        frame: Of any pixel format but floating point.
+        colour: Of its stream.
+        fine: Interpolate chroma, which takes longer. Without it a matte is as good, a colour not quite.
+
+    Returns:
+        uint8 RGB, or uint16 where the frame has more than 8 bits; with its alpha where it has one.
+
+    Raises:
+        InputError: A matrix that the tool does not know.
+    """
+    has_alpha = frame.format.name.startswith(("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya", "pal8"))
+    is_full = colour.range == FULL or frame.format.name.startswith("yuvj")
+    matrix = colour.matrix_for(frame.height)
+    if max(component.bits for component in frame.format.components) <= 8:
+        form: dict[str, Any] = {}
+        if not frame.format.is_rgb:
+            form["src_colorspace"] = _SCALER_NAMES[matrix]
+            form["src_color_range"] = "JPEG" if is_full else "MPEG"
+        pixels = _scale(
+            frame, "rgba" if has_alpha else "rgb24", interpolation=_FINE if fine else _FAST, **form
+        ).to_ndarray()
+    elif frame.format.is_rgb:
+        pixels = _scale(frame, "rgba64le" if has_alpha else "rgb48le").to_ndarray()
+    else:
+        return _deep_photo(frame, matrix, is_full, has_alpha)
+    if not has_alpha:
+        return Photo(pixels)
+    alpha = plane(frame, 3) if frame.format.name == "yuva420p" else pixels[:, :, 3]
+    return _photo_with_alpha(np.ascontiguousarray(pixels[:, :, :3]), np.ascontiguousarray(alpha))
+
+
+def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.VideoFrame:
+    """Make a frame of a codec's pixel format.
+
+    Args:
+        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16. Alpha is carried over as it is,
+            at full range: it is linear and has no matrix.
+        pixel_format: FFmpeg's name of a grey, planar Y'CbCr or RGB format.
+        colour: Matrix and range to use; the frame says them.
+    """
+    height, width = pixels.shape[:2]
+    bits = av.VideoFormat(pixel_format, width, height).components[0].bits
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    if not pixel_format.startswith("yuv"):
+        pixels = np.ascontiguousarray(convert(pixels, np.uint16 if bits > 8 else np.uint8))
+        source = {1: ("gray", "gray16le"), 3: ("rgb24", "rgb48le"), 4: ("rgba", "rgba64le")}[channels][
+            bits > 8
+        ]
+        frame = av.VideoFrame.from_ndarray(pixels, source)
+        return frame if source == pixel_format else _scale(frame, pixel_format)
+
+    matrix, is_full = colour.matrix_for(height), colour.range == FULL
+    if channels == 1:
+        frame = _grey_frame(pixels, pixel_format, bits, is_full)
+    elif bits == 8:
+        pixels = np.ascontiguousarray(convert(pixels, np.uint8))
+        frame = _scale(
+            av.VideoFrame.from_ndarray(pixels, "rgb24" if channels == 3 else "rgba"),
+            pixel_format,
+            dst_colorspace=_SCALER_NAMES[matrix],
+            dst_color_range="JPEG" if is_full else "MPEG",
+            interpolation=_FINE,
+        )
+        if channels == 4:  # the scaler is a code off
+            plane(frame, 3)[:] = pixels[:, :, 3]
+    else:
+        whole = f"yuva444p{bits}le" if channels == 4 else f"yuv444p{bits}le"
+        frame = av.VideoFrame(width, height, whole)
+        _write_planes(frame, pixels, matrix, bits, is_full)
+        if whole != pixel_format:
+            side = "JPEG" if is_full else "MPEG"
+            frame = _scale(frame, pixel_format, src_color_range=side, dst_color_range=side)
+    frame.colorspace = matrix
+    frame.color_range = FULL if is_full else LIMITED
+    return frame
+
+
+def plane(frame: av.VideoFrame, index: int) -> NDArray[Any]:
+    """View a plane of a frame without its padding: (rows, columns) uint8 or uint16, writable."""
+    part = frame.planes[index]
+    dtype = np.dtype(np.uint8 if frame.format.components[0].bits <= 8 else np.uint16)
+    rows: NDArray[Any] = np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)
+    return rows[:, : part.width]
+
+
+def _scale(frame: av.VideoFrame, pixel_format: str, **how: Any) -> av.VideoFrame:
+    """Let FFmpeg convert, in one thread.
+
+    With several its vector code, which writes a few pixels past the end of a line, spoils the first pixels of
+    the next line when that is another thread's and done already.
+    """
+    return frame.reformat(format=pixel_format, threads=1, **how)
+
+
+def _deep_photo(frame: av.VideoFrame, matrix: int, is_full: bool, has_alpha: bool) -> Photo:
+    # Chroma to full size, the bits kept: where they change, what FFmpeg takes for white depends on the road.
+    bits = max(component.bits for component in frame.format.components)
+    side = "JPEG" if is_full else "MPEG"
+    name = f"yuv{'a' * has_alpha}444p{bits}le"
+    whole = frame
+    if frame.format.name != name:
+        whole = _scale(frame, name, src_color_range=side, dst_color_range=side, interpolation=_FINE)
+    decoder, offset = _to_rgb_matrix(matrix, bits, is_full)
+    rows = np.hstack([decoder, offset[:, None]]).astype(np.float32)
+    planes = [plane(whole, index) for index in range(3)]
+    pixels = np.empty((frame.height, frame.width, 3), np.uint16)
+    for strip in _strips(frame.height, frame.width):
+        values = cv2.merge([part[strip].astype(np.float32) for part in planes])
+        pixels[strip] = to_dtype(np.asarray(cv2.transform(values, rows), np.float32), np.uint16)
+    if not has_alpha:
+        return Photo(pixels)
+    alpha = to_dtype(plane(whole, 3) * np.float32(1 / ((1 << bits) - 1)), np.uint16)
+    return _photo_with_alpha(pixels, alpha)
+
+
+def _photo_with_alpha(pixels: NDArray[Any], alpha: NDArray[Any]) -> Photo:
+    is_opaque = bool(alpha.min() == np.iinfo(alpha.dtype).max)
+    return Photo(pixels, None if is_opaque else alpha)
+
+
+def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool) -> av.VideoFrame:
+    """Luma alone: a matte as a picture. Chroma is neutral."""
+    frame = av.VideoFrame(grey.shape[1], grey.shape[0], pixel_format)
+    scale, base = _luma_scale(bits, is_full)
+    dtype = np.uint8 if bits == 8 else np.uint16
+    table = np.arange(np.iinfo(grey.dtype).max + 1) * (scale / np.iinfo(grey.dtype).max) + base
+    plane(frame, 0)[:] = np.round(table).astype(dtype)[grey]
+    for index in (1, 2):
+        plane(frame, index)[:] = 1 << (bits - 1)
+    return frame
+
+
+def _write_planes(frame: av.VideoFrame, pixels: NDArray[Any], matrix: int, bits: int, is_full: bool) -> None:
+    """Fill the planes of a frame with full chroma and more than 8 bits."""
+    decoder, offset = _to_rgb_matrix(matrix, bits, is_full)
+    encoder = np.linalg.inv(decoder)
+    white = np.iinfo(pixels.dtype).max
+    rows = np.hstack([encoder / white, -(encoder @ offset)[:, None]]).astype(np.float32)
+    most = np.float32((1 << bits) - 1)
+    planes = [plane(frame, index) for index in range(len(frame.planes))]
+    for strip in _strips(*pixels.shape[:2]):
+        values = np.asarray(cv2.transform(pixels[strip, :, :3].astype(np.float32), rows), np.float32)
+        values += np.float32(0.5)
+        np.clip(values, 0, most, out=values)
+        for index, channel in enumerate(cv2.split(values)):
+            planes[index][strip] = channel
+        if len(planes) == 4:
+            alpha = pixels[strip, :, 3].astype(np.float32)
+            planes[3][strip] = alpha * (most / np.float32(white)) + np.float32(0.5)
+
+
+def _to_rgb_matrix(matrix: int, bits: int, is_full: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Matrix M and offset o with RGB = M · (Y, Cb, Cr) + o, codes of `bits` in and [0, 1] out.
+
+    Reference:
+        H.273, equations 20-23 and 38-40.
+    """
+    red, blue = MATRICES[matrix]
+    green = 1 - red - blue
+    encoder = np.array(
+        [
+            [red, green, blue],
+            [-red / (2 * (1 - blue)), -green / (2 * (1 - blue)), 0.5],
+            [0.5, -green / (2 * (1 - red)), -blue / (2 * (1 - red))],
+        ]
+    )
+    luma, base = _luma_scale(bits, is_full)
+    chroma = float((1 << bits) - 1) if is_full else 224.0 * (1 << bits - 8)
+    decoder = np.linalg.inv(np.diag([luma, chroma, chroma]) @ encoder)
+    return decoder, -(decoder @ np.array([base, 1 << bits - 1, 1 << bits - 1]))
+
+
+def _luma_scale(bits: int, is_full: bool) -> tuple[float, float]:
+    """How many codes luma has between black and white, and the code of black."""
+    if is_full:
+        return float((1 << bits) - 1), 0.0
+    return 219.0 * (1 << bits - 8), 16.0 * (1 << bits - 8)
+
+
+def _strips(height: int, width: int) -> Sequence[slice]:
+    rows = max(1, STRIP_PX // width)
+    return [slice(top, min(top + rows, height)) for top in range(0, height, rows)]

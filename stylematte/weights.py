@@ -1,0 +1,256 @@
+"""Names of weights: which file each stands for, and what its model card says."""
+
+import json
+import shlex
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.files import cache_folder, sha256_of
+
+DEFAULT = "nano"
+DEFAULT_GENERATOR = "faces"
+WHERE_GENERATORS_COME_FROM = (
+    f"Import released ones: `stylematte models import humans.pkl --name {DEFAULT_GENERATOR}`; or train some: "
+    "`stylematte train gan`, and give their file as --weights FILE"
+)
+ASSETS = Path(__file__).parent / "assets"
+TRAINING = ".safetensors"  # what weights for training are kept in
+REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model file that is here, or weights to export one from; and the card.
+
+    Attributes:
+        name: What `--weights` takes.
+        path: The ONNX file, or a safetensors file of training weights.
+        shipped: Part of the package; otherwise found in the cache folder.
+        bytes: Size of the file.
+        sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
+            real one.
+        licence: Of the weights; empty without a card.
+        summary: One sentence; empty without a card.
+        provenance: Data sets, stages, steps.
+    """
+
+    name: str
+    path: Path
+    shipped: bool
+    bytes: int
+    sha256: str = ""
+    licence: str = ""
+    summary: str = ""
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_model(self) -> bool:
+        """An engine opens it; other weights are for `stylematte export` and `stylematte train`."""
+        return self.path.suffix != TRAINING
+
+
+def resolve(name_or_path: str | Path = DEFAULT) -> Path:
+    """Find the model file behind a name.
+
+    Args:
+        name_or_path: The path of an ONNX file; or a name: of a shipped model, or of `<name>.onnx` in the
+            cache folder. A shipped name goes before a cached one, a name before a file called the same.
+
+    Raises:
+        MissingError: Neither a file nor a known name; the message lists the names there are.
+        InputError: Weights for training, which no engine opens; the hint makes a model of them.
+    """
+    path = find(name_or_path)
+    if path.suffix not in (TRAINING, ".pth", ".pt"):
+        return path
+    is_name = path == _known_files().get(str(name_or_path))
+    what = f"weights {str(name_or_path)!r} are here" if is_name else f"{path}: weights"
+    if path.suffix == TRAINING:
+        given = ["--weights", str(name_or_path if is_name else path), "--out", str(cache_folder())]
+        raise InputError(
+            f"{what} for training, not a model file", f"Run {shlex.join(['stylematte', 'export', *given])}"
+        )
+    raise InputError(
+        f"{what} for training, not a model file",
+        f"Run {shlex.join(['stylematte', 'models', 'import', str(path)])} if they are StyleMatte's",
+    )
+
+
+def find(name_or_path: str | Path) -> Path:
+    """Find the file behind a name, as `resolve` does, but weights for training too.
+
+    Raises:
+        MissingError: Neither a file nor a known name; the message lists the names there are.
+    """
+    text = str(name_or_path)
+    known = _known_files()
+    if isinstance(name_or_path, str) and text in known:
+        return known[text]
+    path = Path(text).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".onnx", TRAINING) or len(path.parts) > 1:
+        raise MissingError(f"{path}: no such weights file", _names_hint(known))
+    raise MissingError(f"weights {text!r} are not known", _names_hint(known))
+
+
+def find_trained(name_or_path: str, option: str = "--weights") -> Path:
+    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
+
+    Raises:
+        InputError: A file of another kind.
+        MissingError: There is none; both messages name the option.
+    """
+    from stylematte.files import cache_folder
+    from stylematte.weights import ASSETS
+
+    for path in (Path(name_or_path), *(f / f"{name_or_path}{TRAINING}" for f in (ASSETS, cache_folder()))):
+        if path.is_file():
+            if path.suffix != TRAINING:
+                raise InputError(
+                    f"{option}: {path}: not a .safetensors file", "Give weights made by `stylematte train`"
+                )
+            return path
+    raise MissingError(
+        f"{option}: weights {name_or_path!r} are not here",
+        "Give a .safetensors file made by `stylematte train`",
+    )
+
+
+def list_weights() -> list[Weights]:
+    """List what is here: shipped models first, then those in the cache folder, then its training weights."""
+    return [_describe(path) for path in _known_files().values()]
+
+
+def describe(name_or_path: str | Path) -> Weights:
+    """Find weights of either kind, and read their card; raises as `find` and `read_card` do."""
+    return _describe(find(name_or_path))
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """Read `<name>.json` beside a file of weights; empty where there is none.
+
+    Raises:
+        InputError: It cannot be read as a JSON object.
+    """
+    card_path = path.with_suffix(".json")
+    if not card_path.is_file():
+        return {}
+    try:
+        card = json.loads(card_path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(
+            f"{card_path}: the model card is damaged: {error}", "Mend it, or move it away"
+        ) from None
+    if not isinstance(card, dict):
+        raise InputError(
+            f"{card_path}: the model card is damaged: no JSON object", "Mend it, or move it away"
+        )
+    return card
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """Read what a .safetensors file says of itself, without its tensors.
+
+    Raises:
+        InputError: It is damaged, or of another kind.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, "np") as file:
+            return dict(file.metadata() or {})
+    except Exception as error:  # the library has no exception of its own for a damaged file
+        raise InputError(f"{path}: not a readable safetensors file: {error}") from None
+
+
+def check_name(name: str) -> None:
+    """Make sure that a file can be called so.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if name != Path(name).name or name.startswith("."):
+        raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
+
+
+def new_path(name: str, overwrite: bool = False) -> Path:
+    """Where training weights of that name are kept.
+
+    Raises:
+        UsageError: No file can be called that, or a shipped model is.
+        InputError: It is there already.
+    """
+    check_name(name)
+    if any((ASSETS / f"{name}{suffix}").exists() for suffix in (".onnx", TRAINING)):
+        raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
+    path = cache_folder() / f"{name}{TRAINING}"
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} is already there", "Give --overwrite, or another --name")
+    return path
+
+
+def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> None:
+    """Put weights and their card in place, both or neither.
+
+    Args:
+        path: Where the weights shall lie; the card lies beside them.
+        card: Licence, summary and provenance; name, size and SHA-256 are added.
+        write: Makes the file at the path it is given.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".import-", dir=path.parent) as staging:
+        made = Path(staging) / path.name
+        write(made)
+        facts = {
+            "name": path.stem,
+            "file": path.name,
+            "sha256": sha256_of(made),
+            "bytes": made.stat().st_size,
+            **card,
+        }
+        made.with_suffix(".json").write_text(
+            json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
+        # Within one folder of one file system: nothing is left to go wrong between the two.
+        made.with_suffix(".json").replace(path.with_suffix(".json"))
+        made.replace(path)
+
+
+def _known_files() -> dict[str, Path]:
+    """Map names to files; a shipped model hides a cached one of the same name, a model its weights."""
+    found: dict[str, Path] = {}
+    shipped = ((ASSETS, ".onnx"), (ASSETS, TRAINING))
+    for folder, suffix in (*shipped, (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
+        try:
+            paths = sorted(folder.glob(f"*{suffix}"))
+        except OSError:  # another user's home: nothing of ours is there
+            continue
+        for path in paths:
+            if not path.stem.endswith(REFINER):
+                found.setdefault(path.stem, path)
+    return found
+
+
+def _describe(path: Path) -> Weights:
+    card = read_card(path)
+    is_its_own = card.get("file", path.name) == path.name  # weights and the model from them share one card
+    return Weights(
+        name=path.stem,
+        path=path,
+        shipped=path.parent == ASSETS,
+        bytes=path.stat().st_size,
+        sha256=card.get("sha256", "") if is_its_own else "",
+        licence=card.get("licence", ""),
+        summary=card.get("summary", ""),
+        provenance=card.get("provenance", {}),
+    )
+
+
+def _names_hint(known: dict[str, Path]) -> str:
+    names = ", ".join(known) or "none"
+    return f"Known names: {names}; or give the path of an ONNX file made by `stylematte export`"

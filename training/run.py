@@ -1,0 +1,121 @@
+"""Runs a recipe of a matting network: where it begins, its mattes, its loop."""
+
+import dataclasses
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stylematte.files import sha256_of
+from stylematte.weights import find_trained
+from training.backbone import load_backbone
+from training.checkpoint import load_start
+from training.config import Recipe
+from training.data.check import label_notes
+from training.data.near_duplicates import find_near_duplicates
+from training.data.readers import split
+from training.data.subjects import prepare_set, read_data_set
+from training.devices import say_where, set_up_threads
+from training.loop import RunOptions, train
+from training.plan import make_plan
+from training.processes import check_batches, join_processes
+from training.teacher import Teacher
+
+
+def run_recipe(
+    recipe: Recipe,
+    data: Path,
+    options: RunOptions,
+    teacher: str,
+    weights: str,
+    backbone: str,
+    quiet: bool,
+    say: Callable[[str], None] = print,
+) -> dict[str, float]:
+    """Run a recipe of a matting network, or go on with it: mattes first, then the loop.
+
+    Args:
+        recipe: What to learn.
+        data: Folder of the data sets.
+        options: Where and how.
+        teacher: Name or file of weights that label what has no label.
+        weights: Name or file of weights to begin with.
+        backbone: `hub`, `none`, or a file of encoder weights.
+        quiet: Say nothing.
+        say: Takes what there is to say.
+
+    Returns:
+        Scores of the last validation, as `training.loop.train` has them.
+    """
+    paths = {
+        option: find_trained(name, "--init" if option == "weights" else f"--{option}")
+        for option, name in (("teacher", teacher), ("weights", weights))
+        if name
+    }
+    origin = {option: sha256_of(path) for option, path in paths.items()}
+    set_up_threads(options.device)
+    start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
+    processes = join_processes(options.device, options.precision, options.accumulate)
+    quiet = quiet or not processes.is_main_process
+    if begins_with:
+        origin["backbone"] = begins_with
+    goes_on = (options.out / "state.pt").exists()
+    if not quiet:
+        say_where(processes, options.precision, options.workers)
+    if not quiet and not goes_on and "weights" not in paths:
+        named = begins_with if backbone in ("", "hub", "none") else backbone
+        print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
+    taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
+    ready = make_plan(recipe, data).recipe
+    check_batches(ready, processes)  # before hours go into mattes
+    if not goes_on and processes.is_main_process:
+        for line in label_notes(ready, data):
+            print(f"stylematte: warning: {line}", file=sys.stderr)
+    with processes.main_process_first():
+        _prepare_mattes(ready, data, options, quiet)
+    options = dataclasses.replace(options, origin=origin)
+    report = (lambda line: None) if quiet else say
+    scores = train(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
+    processes.end_training()
+    if not quiet:
+        best = options.out / "best.safetensors"
+        then = f"stylematte export --weights {shlex.quote(str(best))} --name NAME --licence LICENCE"
+        say(f"weights: {best}; next: {then}")
+    return scores
+
+
+def _start(
+    recipe: Recipe, data: Path, weights: Path | None, backbone: str
+) -> tuple[Callable[[Any], None] | None, str]:
+    """What fills the fresh network, and the name or hash of pretrained encoder weights."""
+    preset = recipe.build_preset()
+    if weights is not None:
+        trained = load_start(weights, preset)
+        return lambda model: model.load_state_dict(trained.state_dict()), ""
+    if backbone == "none" or (not backbone and not preset.hub):
+        return None, ""
+    if backbone in ("", "hub"):
+        return lambda model: load_backbone(model, "hub", recipe, data), preset.hub
+    path = Path(backbone)
+    name = sha256_of(path) if path.is_file() else path.name
+    return lambda model: load_backbone(model, path, recipe, data), name
+
+
+def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool) -> None:
+    samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
+    if not quiet:
+        _warn_of_near_duplicates(recipe, samples)
+    for data_set in recipe.sets:
+        prepare_set(recipe, data_set, samples[data_set.folder], options.mattes, max(1, options.workers))
+
+
+def _warn_of_near_duplicates(plan: Recipe, samples: dict[str, list[Any]]) -> None:
+    for folder in (s.folder for s in plan.sets if s.kind == "photos"):
+        trained, held_out = split(samples[folder], plan.held_out_every)
+        if count := sum(find_near_duplicates(held_out, trained)):
+            print(
+                f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
+                "scores on them flatter",
+                file=sys.stderr,
+            )
