@@ -26,6 +26,9 @@ ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
 # a step, in bfloat16, where every step had a size of its own.
 SIDES_A_STAGE = 4
 STRIDE = 32
+# Share of pairs that come with a prior, where a stage has priors at all: only there does the answer depend
+# on it.
+PRIOR_OF_PAIRS = 0.7
 
 
 class View(NamedTuple):
@@ -115,7 +118,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _prior(self, rng: np.random.Generator, view: View, size: tuple[int, int]) -> dict[str, Pixels]:
         """The prior, and the alpha that it asks for."""
-        if rng.random() >= self.stage.prior:
+        share = self.stage.prior if view.one is None else max(self.stage.prior, PRIOR_OF_PAIRS)
+        if rng.random() >= share:
             return {"prior": np.zeros(size, np.uint8)}
         wanted = view.alpha if view.one is None else view.one
         prior, is_right = draw_prior(rng, _resized(wanted, size), _resized(view.alpha, size))
