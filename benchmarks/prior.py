@@ -4,7 +4,7 @@
         [--json FILE] [--sheet FILE.png]
 
 A folder of subjects holds image/ and alpha/ with the same stems; only photos that the recipe `nano` holds
-out are used, and of backgrounds likewise. In half of the composites the subjects touch or overlap, in half
+out are used. Backgrounds are photos without a subject. In half of the composites the subjects touch or overlap, in half
 they stand apart. IoU at alpha 0.5, of the visible alpha of the subject asked for:
 
 - mask: the prior covers half of it, up to a line through its middle;
@@ -66,9 +66,7 @@ def main() -> None:
     matter = load(arguments.weights, detail="off")
     rng = np.random.default_rng(0)
     subjects = [s for folder in arguments.subjects for s in read_subjects(folder)]
-    backgrounds = [
-        p for p in sorted(arguments.backgrounds.iterdir()) if is_held_out(f"{p.parent.name}/{p.stem}", 10)
-    ]
+    backgrounds = sorted(arguments.backgrounds.iterdir())
     rows, pictures = [], []
     for number in with_progress(range(arguments.n), arguments.n, "scene", quiet=False):
         first, second = (subjects[i] for i in rng.choice(len(subjects), 2, replace=False))
