@@ -4,7 +4,8 @@
         [--json FILE] [--sheet FILE.png]
 
 A folder of subjects holds image/ and alpha/ with the same stems; only photos that the recipe `nano` holds
-out are used. Backgrounds are photos without a subject. In half of the composites the subjects touch or overlap, in half
+out are used. Backgrounds are photos without a subject. In half of the composites the subjects touch or
+overlap, in half
 they stand apart. IoU at alpha 0.5, of the visible alpha of the subject asked for:
 
 - mask: the prior covers half of it, up to a line through its middle;
