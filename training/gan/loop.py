@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from models.gan.checkpoints import save_generator
 from models.gan.layers import sent
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
@@ -24,14 +25,12 @@ from training.gan.config import GanRecipe
 from training.gan.data import Pictures, background_pictures, real_pictures
 from training.gan.losses import fading_blur_px
 from training.gan.players import GanModels, Pass
+from training.gan.scores import Scorer
 from training.gan.sheets import SampleGrids, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
 from training.progress import Progress
 from training.provenance import write_config
-
-if TYPE_CHECKING:
-    from training.gan.scores import Scorer
 
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
@@ -78,6 +77,7 @@ def train_gan(
     options: GanOptions,
     report: Callable[[str], None] = print,
     shows_bar: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -87,6 +87,8 @@ def train_gan(
         options: Where and how.
         report: Takes progress lines; the main process alone has some.
         shows_bar: Show a bar on a terminal, beside the lines.
+        on_step: Called after every step, before a snapshot that is due, with the steps so far. What it raises
+            ends the run, as a kill would.
 
     Returns:
         Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
@@ -126,6 +128,8 @@ def train_gan(
         passes = run.passes(reals, backgrounds, size)
         for step in range(state["step"], recipe.steps):
             run.step(step, [next(passes) for _ in range(options.accumulate)])
+            if on_step is not None:
+                on_step(step + 1)
             is_over = _is_over(options, began, accelerator)
             if is_over or run.is_snapshot(step + 1):
                 if accelerator.is_main_process:
@@ -219,11 +223,7 @@ class GanRun:
             write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                from training.gan import scores  # torchmetrics takes its time
-
-                self.scorer = scores.Scorer(
-                    options.detector, options.folders, recipe, reals, accelerator.device
-                )
+                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
                 progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
@@ -334,8 +334,6 @@ class GanRun:
 
     def snapshot(self, done: int) -> dict[str, float]:
         """Draw sheets, score the average, and write weights and state; on the main process."""
-        from models.gan.checkpoints import save_generator
-
         assert self.log is not None
         out, seen, average = self.options.out, done * self.recipe.batch_size, self.players.average
         if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
