@@ -65,7 +65,7 @@ def load_published(path: Path, preset: str = "official") -> StyleMatte:
     for first, *others in names.values():
         for other in others:
             if not torch.equal(tensors[first], tensors[other]):
-                raise CheckpointError(f"{path}: {other} and {first} differ, but the network shares one tensor")
+                raise CheckpointError(f"{path}: {other} and {first} differ, but the network has one")
     model.load_state_dict({ours: tensors[first] for ours, (first, *_) in names.items()})
     return model.eval()
 

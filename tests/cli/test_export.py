@@ -180,7 +180,7 @@ def test_weights_of_another_kind(tmp_path, capsys):
 def test_photos_that_are_not_there(weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     line = refused(capsys, weights, tmp_path, "--photos", tmp_path / "empty", code=3)
-    assert "no picture to compare on" in line
+    assert "no images for the parity check" in line
     assert "gone" in refused(capsys, weights, tmp_path, "--photos", tmp_path / "gone", code=3)
 
 
@@ -227,7 +227,7 @@ def test_too_few_photos_for_int8_are_said_first_and_truly(weights, tmp_path, cap
     for number in range(count):
         drawn.save(folder / f"{number:02}.png", np.full((8, 8, 3), number, np.uint8))
     line = refused(capsys, weights, tmp_path / "out", "--int8", "--photos", folder, code=3)
-    assert f"few: {count} photos, and int8 needs 22 at least: 16 that set its ranges" in line
+    assert f"few: {count} photos, but int8 needs at least 22: 16 for calibration" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -277,4 +277,4 @@ def test_a_working_size_and_a_fixed_size(weights, photos, tmp_path, capsys):
     assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (2, 1, 64, 96)
     capsys.readouterr()
     line = refused(capsys, weights, tmp_path, "--overwrite", "--fixed-size", "64x97", code=3)
-    assert "takes multiples of 32" in line
+    assert "needs sizes that are multiples of 32" in line

@@ -141,7 +141,7 @@ def test_a_few_photos_are_divided_and_one_is_refused(capsys, here):
     assert min(few.values()) >= 1
     pairs(here / "one", "mask", 1)
     assert run("--image", "one/image", "--mask", "one/mask") == 3
-    assert "too few photos to train on some and score on others: 1 in one" in capsys.readouterr().err
+    assert "too few photos to split into training and held-out parts: 1 in one" in capsys.readouterr().err
     assert not (here / "runs").exists()
 
 
@@ -189,8 +189,8 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
         (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are small"),
-        (["nano", "--print", "--set", "stages.steps=3"], 3, "names a list of tables; say which"),
-        (["nano", "--print", "--set", "seed.x=3"], 3, "seed is no table"),
+        (["nano", "--print", "--set", "stages.steps=3"], 3, "this is a list of tables; name one"),
+        (["nano", "--print", "--set", "seed.x=3"], 3, "seed is not a table"),
         (["gan", "--print", "--set", "generator.size_px=100"], 3, "[generator]"),
     ],
 )

@@ -117,13 +117,13 @@ def test_photos_are_matted_first_and_scores_are_taken(capsys, recipe, photos, mo
     words = (recipe, "--data", photos, "--out", out, "--teacher", model, "--detector", "nano")
     assert run(*words) == 0
     captured = capsys.readouterr()
-    assert f"9 photos are matted first, into {out / 'mattes'}" in captured.err
+    assert f"matting 9 photos first, into {out / 'mattes'}" in captured.err
     matte = cv2.imread(str(out / "mattes" / photos.name / "3.alpha.png"), cv2.IMREAD_GRAYSCALE)
     assert matte.shape == (48, 40)
     assert matte[16:32, 14:26].min() > 250
     assert matte[:8].max() < 5
     assert "scores: FID by encoder of nano (" in captured.out
-    assert "9 real and 8 drawn pictures" in captured.out
+    assert "9 real and 8 generated images" in captured.out
     log = (out / "log.csv").read_text()
     assert log.count(",fid,") == log.count(",fid_composite,") == 2
     assert captured.out.splitlines()[-1].startswith(

@@ -154,7 +154,7 @@ def test_the_prior_is_learned_where_the_stem_is_frozen(pictures):
 
 def test_networks_without_a_prior_refuse_one(pictures):
     image, guide = pictures
-    with pytest.raises(ValueError, match="preset test takes no prior"):
+    with pytest.raises(ValueError, match="preset test does not take a prior"):
         build_model("test")(image, guide, image[:, :1])
     with pytest.raises(ValueError, match="encoder swinv2_test takes no prior"):
         replace(PRESETS["test_swin"], prior=True)
@@ -206,7 +206,7 @@ import sys
 sys.modules["transformers"] = None
 from models.stylematte import build_model
 build_model("nano")
-import training.backbone, models.published
+import training.backbone, models.released_checkpoints
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -214,7 +214,7 @@ import training.backbone, models.published
 def test_a_preset_of_ones_own_and_an_unknown_name():
     wide = Preset("wide", encoder="mobilenet_v2_tiny", fpn_channels=24, radius_px=3)
     assert build_model(wide).upsampler.radius_px == 3
-    with pytest.raises(KeyError, match="there are nano, "):
+    with pytest.raises(KeyError, match="choose from nano, "):
         build_model("giant")
 
 

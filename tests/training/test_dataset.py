@@ -13,7 +13,7 @@ from training.config import DataSet, Stage
 from training.data import augment
 from training.data.dataset import (
     ASPECTS,
-    SIDES_A_STAGE,
+    SIDES_PER_STAGE,
     MattingDataset,
     ResumableBatchSampler,
     Subject,
@@ -184,7 +184,7 @@ def test_a_batch_has_one_size_and_batches_differ(dataset):
 
 def test_a_stage_has_few_sizes(dataset):
     sizes = [dataset._batch_size_px(batch * dataset.stage.batch_size) for batch in range(300)]
-    assert len(set(sizes)) <= SIDES_A_STAGE * len(ASPECTS)
+    assert len(set(sizes)) <= SIDES_PER_STAGE * len(ASPECTS)
     areas = [height * width for height, width in sizes]
     assert min(areas) < np.prod(shape_near(np.mean(dataset.stage.side), 1.0)) < max(areas)
 
@@ -246,7 +246,7 @@ def test_files_that_do_not_fit_are_named(data_root, mattes, tmp_path):
     cache = shutil.copytree(mattes, tmp_path / "mattes")
     photo = read_set(data_root, drawn.PEOPLE)[0]
     drawn.save(cached_paths(photo, cache)["alpha"], np.zeros((5, 6), np.uint8))
-    with pytest.raises(DataError, match=r"photo_0\.alpha\.png: size \(5, 6\), its picture has"):
+    with pytest.raises(DataError, match=r"photo_0\.alpha\.png: size \(5, 6\), but its image has"):
         read_subject(photo, DataSet(drawn.PEOPLE, "photos", 1), cache)
 
 
@@ -254,7 +254,7 @@ def test_a_hair_map_of_another_size_is_named(data_root, mattes, tmp_path):
     photo = read_set(data_root, drawn.PEOPLE)[0]
     drawn.save(tmp_path / "hair.png", np.zeros((8, 9), np.uint8))
     photo = dataclasses.replace(photo, labels={"hair": tmp_path / "hair.png"})
-    with pytest.raises(DataError, match=r"hair\.png: size \(8, 9\), its picture has"):
+    with pytest.raises(DataError, match=r"hair\.png: size \(8, 9\), but its image has"):
         read_subject(photo, DataSet(drawn.PEOPLE, "hair_only", 1), mattes)
 
 
@@ -262,7 +262,7 @@ def test_a_hair_map_of_another_size_is_named(data_root, mattes, tmp_path):
     ("sets", "message"),
     [
         ((DataSet(drawn.CUTOUTS, "hair_only", 1),), "needs a folder hair/"),
-        ((DataSet("one", "cutouts", 1),), "every picture of it is held out"),
+        ((DataSet("one", "cutouts", 1),), "all of its images are held out"),
     ],
 )
 def test_sets_that_cannot_be_trained_on(data_root, mattes, tmp_path, sets, message):

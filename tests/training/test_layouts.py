@@ -213,7 +213,7 @@ def test_a_list_of_foregrounds_says_which_count(tmp_path):
     names.write_text("b.jpg\n\n")  # converted to PNG since
     assert list(read(tmp_path, name, "composition-1k")) == ["Other/b"]
     names.write_text("b.jpg\nc.jpg\n")
-    with pytest.raises(DataError, match=r"1 pictures of training_fg_names\.txt are not there, first c"):
+    with pytest.raises(DataError, match=r"1 images of training_fg_names\.txt are missing, first c"):
         read_set(tmp_path, name, "composition-1k")
 
 
@@ -233,7 +233,11 @@ def test_files_of_a_mac_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "files", "message"),
     [
-        ("p3m-10k", ["image.txt"], "set: not laid out as p3m-10k; it has none of train/blurred_image"),
+        (
+            "p3m-10k",
+            ["image.txt"],
+            "set: does not have the layout p3m-10k: it has none of train/blurred_image",
+        ),
         ("p3m-10k", ["train/blurred_image/x.txt", "train/mask/p.png"], "blurred_image: no pictures in it"),
         (
             "p3m-10k",
@@ -243,7 +247,7 @@ def test_files_of_a_mac_are_passed_over(tmp_path):
         (
             "am-2k",
             ["train/original/a.jpg", "train/original/b.jpg", "train/mask/a.png"],
-            r"set: 1 pictures have no alpha, first b\.jpg",
+            r"set: 1 images have no alpha, first b\.jpg",
         ),
         ("photos", ["notes.txt"], "set: no pictures"),
     ],

@@ -166,7 +166,7 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.HeldOut, "error", lambda self, scores: float("nan"))
+    monkeypatch.setattr(loop.HeldOutSplit, "error", lambda self, scores: float("nan"))
     with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
         run(data_root, mattes, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()

@@ -170,10 +170,10 @@ def test_in_a_pair_one_is_what_shows_of_it(rng):
         view = compose_pair(rng, (opaque(RED, disc(50, 60)), opaque(BLUE, disc(50, 60, 30))), background)
         red, green, blue = (view.picture[..., channel].astype(int) for channel in range(3))
         assert np.abs(view.alpha - (255 - green)).max() <= 2
-        off = [np.abs(view.one - shown).max() for shown in (red, blue)]
+        off = [np.abs(view.selected - shown).max() for shown in (red, blue)]
         assert min(off) <= 1
         chosen.append(int(np.argmin(off)))
-        assert (view.one <= view.alpha).all()
+        assert (view.selected <= view.alpha).all()
         assert view.parts == ()
         assert (view.weight == 255).all()
         overlaps += bool(((red > 40) & (blue > 40)).any())
@@ -186,7 +186,7 @@ def test_of_a_pair_the_one_that_is_hidden_is_never_asked_for(rng, monkeypatch):
     pair = opaque(RED, disc(50, 60, 20)), opaque(BLUE, disc(50, 60, 22))
     for _ in range(20):
         view = compose_pair(rng, pair, np.full((*SIZE, 3), GREEN, np.uint8))
-        assert np.abs(view.one.astype(int) - disc(50, 60, 22)).max() <= 1
+        assert np.abs(view.selected.astype(int) - disc(50, 60, 22)).max() <= 1
 
 
 def test_a_pair_carries_the_doubt_of_both(rng):
@@ -228,10 +228,10 @@ def test_the_answer_is_what_the_prior_asks_for(data_root, mattes, monkeypatch):
     asked = {"one": 0, "all": 0}
     for index in range(40):
         alpha, view = dataset[index]["alpha"][0].numpy(), views[-1]
-        if view.one is None:  # no second subject was found that can stand anywhere
+        if view.selected is None:  # no second subject was found that can stand anywhere
             np.testing.assert_array_equal(alpha, view.alpha)
             continue
-        is_one = np.array_equal(alpha, view.one)
+        is_one = np.array_equal(alpha, view.selected)
         assert is_one or np.array_equal(alpha, view.alpha)
         asked["one" if is_one else "all"] += 1
     assert asked["one"] > asked["all"] > 0
@@ -250,7 +250,7 @@ def test_pairs_know_no_contrast_and_without_a_prior_both_are_the_answer(data_roo
     for index in range(12):
         item = dataset[index]
         np.testing.assert_array_equal(item["alpha"][0], seen[-1].alpha)
-        if seen[-1].one is not None:
+        if seen[-1].selected is not None:
             pairs += 1
             assert not item["contrast"].any()
     assert pairs > 4

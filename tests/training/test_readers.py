@@ -64,7 +64,7 @@ def test_split_never_changes_between_versions():
 
 def test_a_missing_label_is_named(root):
     (root / drawn.PEOPLE / "mask" / "photo_3.png").unlink()
-    with pytest.raises(DataError, match=r"people_drawn: 1 pictures have no mask, first photo_3\.png"):
+    with pytest.raises(DataError, match=r"people_drawn: 1 images have no mask, first photo_3\.png"):
         read_set(root, drawn.PEOPLE)
 
 
@@ -89,5 +89,5 @@ def test_cut_outs_are_rgba_of_8_bits(tmp_path, rng):
     assert np.array_equal(read_cutout(path), rgba)
     for other in (rgba.astype(np.uint16) * 257, rgba[..., :3], rgba[..., 0]):
         cv2.imwrite(str(path), other)
-        with pytest.raises(DataError, match=r"cut\.png: not an RGBA cut-out of 8 bits"):
+        with pytest.raises(DataError, match=r"cut\.png: not an RGBA cut-out with 8 bits"):
             read_cutout(path)

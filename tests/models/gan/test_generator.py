@@ -102,7 +102,7 @@ def test_bands_of_the_paper():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size_px": 48}, "48 is no power"),
+        ({"size_px": 48}, "48 is not a power"),
         ({"kind": "x"}, "'x' is neither"),
         ({"layers": 2}, "2 of 2 layers"),
     ],

@@ -151,5 +151,5 @@ def test_gradients_reach_the_pictures(picture):
 
 
 def test_an_operation_that_is_not_there():
-    with pytest.raises(ValueError, match="no operation sharpen; there are flip"):
+    with pytest.raises(ValueError, match="unknown operation sharpen; choose from flip"):
         Augment(("sharpen",))

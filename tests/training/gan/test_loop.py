@@ -190,7 +190,7 @@ def test_a_generator_that_draws_no_numbers_has_no_score(recipe, root, tmp_path, 
     drawn = scores.draw
     monkeypatch.setattr(scores, "draw", lambda *a: drawn(*a) * torch.nan)
     options = {"detector": "nano", "folders": (ASSETS,)}
-    with pytest.raises(TrainingError, match=r"no score after 0\.04 kimg: the generator draws pictures"):
+    with pytest.raises(TrainingError, match=r"no score after 0\.04 kimg: the generator's images"):
         run(recipe, root, tmp_path, **options)
     assert not (tmp_path / "best.safetensors").exists()
 

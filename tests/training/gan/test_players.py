@@ -34,7 +34,7 @@ class Pooling(Frozen):
 @pytest.fixture
 def pooling(monkeypatch) -> Pooling:
     made = Pooling()
-    monkeypatch.setattr(players, "load_backbone", lambda name, source: made)
+    monkeypatch.setattr(players, "load_frozen", lambda name, source: made)
     return made
 
 
