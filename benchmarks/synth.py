@@ -5,7 +5,7 @@
 A round times the generator alone on the same batches, nothing kept, and then the whole way of the command
 from noise to files and manifest in a temporary folder, near copies looked for, without the filter; half of
 the rounds the other way round. Without --weights a generator of random weights draws, its last layer enlarged
-so that pictures are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
+so that images are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
 meets both. Processor time, of all threads, depends less on what else the machine does: on a CPU it bounds the
 ratio, as writing takes what drawing lacks.
 """
@@ -30,7 +30,7 @@ from training.synthesis.folder import SampleFolder, Settings
 
 
 def random_generator(size_px: int, channel_base: int) -> Generator:
-    """A generator whose pictures fill the range of colours."""
+    """A generator whose images fill the range of colours."""
     torch.manual_seed(0)
     config = GeneratorConfig(size_px=size_px, channel_base=channel_base, channel_max=channel_base // 64)
     generator = Generator(config).eval()
@@ -45,7 +45,7 @@ def random_generator(size_px: int, channel_base: int) -> Generator:
 def bare(
     generator: Generator, plan: SamplingPlan, count: int, batch: int, device: str
 ) -> tuple[float, float]:
-    """Pictures a second of the network alone, and processor time of one in ms."""
+    """Images a second of the network alone, and processor time of one in ms."""
     drafts = [plan.draft(i, generator.config.z_dim) for i in range(count)]
     noise = torch.from_numpy(np.stack([d.noise for d in drafts])).to(device)
     lookups = torch.from_numpy(np.stack([d.lookup() for d in drafts])).to(device)

@@ -66,9 +66,9 @@ def build_onnx(
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
         raise InputError(f"preset {preset.name} needs sizes that are multiples of {preset.stride} pixels")
-    pictures, calibration = _pictures(photos or PHOTOS, precision)
+    proof, calibration = _images(photos or PHOTOS, precision)
     original = export_onnx(network, origin)
-    parity = check_parity(network, original, pictures)
+    parity = check_parity(network, original, proof)
     model, used = original, 0
     if precision != "fp32":
         if precision == "int8":
@@ -78,25 +78,25 @@ def build_onnx(
         else:
             model = to_half(original, precision)
         sides = preset.working_size, preset.stride
-        parity = check_converted(original, model, precision, pictures, sides)
+        parity = check_converted(original, model, precision, proof, sides)
     if fixed_size is not None:
         fix_size(model, fixed_size)
     set_metadata(model, "parity", json.dumps(parity.as_dict()))
     return Built(model, parity, used)
 
 
-def _pictures(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
+def _images(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
     """Read the photos for the parity check, by name, and the separate photos for int8 calibration."""
-    pictures = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
+    images = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
     if precision != "int8":
-        return pictures, []
-    calibration = [p for i, p in enumerate(pictures.values()) if i % CHECK_EVERY]
+        return images, []
+    calibration = [p for i, p in enumerate(images.values()) if i % CHECK_EVERY]
     if len(calibration) < FEWEST_PHOTOS:
         raise InputError(
-            f"{folder}: {len(pictures)} photos, but int8 needs at least {fewest_photos()}: {FEWEST_PHOTOS} "
+            f"{folder}: {len(images)} photos, but int8 needs at least {fewest_photos()}: {FEWEST_PHOTOS} "
             f"for calibration, and one in {CHECK_EVERY} to check the result"
         )
-    return {name: p for i, (name, p) in enumerate(pictures.items()) if i % CHECK_EVERY == 0}, calibration
+    return {name: p for i, (name, p) in enumerate(images.items()) if i % CHECK_EVERY == 0}, calibration
 
 
 def fewest_photos() -> int:

@@ -61,7 +61,7 @@ class Parity:
 
     Attributes:
         reference: What the file was compared with: `torch`, or `fp32` for the float32 ONNX file.
-        pictures: Number of images compared, including noise.
+        images: Number of images compared, including noise.
         max_difference: Largest difference of a pixel.
         thousandth_difference: Difference that 0.1 % of the pixels exceed, in the worst image.
         mean_difference: Mean over all pixels of the photos.
@@ -217,7 +217,7 @@ def compare(
         ParityError: A limit is exceeded, or a value is not finite.
     """
     greatest, thousandth, total = 0.0, 0.0, 0.0
-    count, pictures = 0, 0
+    count, images = 0, 0
     for name, case in cases.items():
         difference = np.abs(got(*case) - expected(*case))
         mean = float(difference.mean(dtype=np.float64))
@@ -230,14 +230,14 @@ def compare(
             greatest, thousandth = max(greatest, measured.pixel), max(thousandth, measured.thousandth)
         if name != NOISE:
             total, count = total + measured.mean * difference.size, count + difference.size
-            pictures += len(case[0])
+            images += len(case[0])
     if total / count > limits.mean:
         measured = Limits(greatest, thousandth, total / count)
         case = next(iter(cases.values()))
         raise ParityError(_disagreement("all photos", measured, limits, reference, where and where(*case)))
     batch_sizes = tuple(sorted({len(image) for image, *_ in cases.values()}))
     return Parity(
-        reference, len(cases), greatest, thousandth, total / count, total / 1000 / pictures, batch_sizes
+        reference, len(cases), greatest, thousandth, total / count, total / 1000 / images, batch_sizes
     )
 
 

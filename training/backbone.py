@@ -175,7 +175,7 @@ def _training_photos(recipe: Recipe, root: Path, count: int = 192) -> Tensor:
         raise DataError(f"{root}: no training photos to measure the encoder's norms with")
     rng = np.random.default_rng(recipe.seed)
     chosen = rng.choice(len(samples), min(count, len(samples)), replace=False)
-    pictures = [
+    images = [
         cv2.resize(read_rgb(samples[i].image), (224, 224), interpolation=cv2.INTER_AREA) for i in chosen
     ]
-    return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255

@@ -205,7 +205,7 @@ def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Reci
 
 
 def compare(
-    recipe: Recipe, root: Path, mattes: Path, weights: dict[str, Path], pictures: Path, device: str
+    recipe: Recipe, root: Path, mattes: Path, weights: dict[str, Path], images: Path, device: str
 ) -> dict[str, dict[str, float]]:
     """Score networks on the same held-out images, and draw preview sheets.
 
@@ -214,7 +214,7 @@ def compare(
         root: Folder of the data sets.
         mattes: Folder of prepared mattes.
         weights: Name of a network → its weights.
-        pictures: Folder for `<name>.png`, with image, label, alpha and composite in each row.
+        images: Folder for `<name>.png`, with image, label, alpha and composite in each row.
         device: Device of the networks.
 
     Returns:
@@ -224,13 +224,13 @@ def compare(
         DataError: No images are held out.
         CheckpointError: Weights cannot be read.
     """
-    validator = make_validator(recipe, root, RunOptions(pictures, mattes), teacher=None)
+    validator = make_validator(recipe, root, RunOptions(images, mattes), teacher=None)
     side = float(recipe.stages[-1].side[1])
     scores = {}
     for name, path in weights.items():
         model = load_weights(path)[0].to(device)
         scores[name] = {key: round(value, 6) for key, value in validator.score(model, side).items()}
-        preview_sheet(model, validator.shown(), side, pictures / f"{name}.png")
+        preview_sheet(model, validator.shown(), side, images / f"{name}.png")
     return scores
 
 

@@ -13,7 +13,7 @@ from stylematte.weights import find_trained
 from training.config import Recipe
 from training.cycle import Result, Step, compare, fine_tuning, gather_data
 from training.gan.config import GanRecipe
-from training.gan.data import list_pictures
+from training.gan.data import list_samples
 from training.gan.run import GanRequest, Progress, prepare_mattes, run_gan
 from training.loop import RunOptions
 from training.plan import make_plan
@@ -134,7 +134,7 @@ def check_inputs(request: CycleRequest) -> None:
     if request.trained_generator:
         find_trained(request.trained_generator, "--generator")
     else:
-        list_pictures(request.gan, request.data)
+        list_samples(request.gan, request.data)
 
 
 def all_steps(request: CycleRequest, control: bool) -> list[Step]:
@@ -195,10 +195,10 @@ def _mattes(request: CycleRequest) -> Step:
             request.quiet,
             request.progress,
         )
-        pictures = len(list_pictures(request.gan, request.data))
+        images = len(list_samples(request.gan, request.data))
         request.faces.mkdir(parents=True, exist_ok=True)
-        index.write_text(json.dumps({"pictures": pictures}) + "\n")
-        return {"pictures": pictures, "matted": made}
+        index.write_text(json.dumps({"pictures": images}) + "\n")
+        return {"pictures": images, "matted": made}
 
     return Step(
         "mattes",

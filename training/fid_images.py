@@ -21,7 +21,7 @@ from stylematte.errors import InputError
 from stylematte.files import cache_folder, write_bytes
 from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import convert
-from stylematte.media.backdrop import Backdrop, identity_of, list_pictures
+from stylematte.media.backdrop import Backdrop, identity_of, list_images
 from stylematte.media.images import read_alpha, read_image
 from training.data.layouts import NO_PHOTOS
 from training.fid import Detector, FeatureError, Statistics, statistics
@@ -57,9 +57,9 @@ class FidImages:
         """List the images of a folder, except labels and images rejected by `stylematte synth`.
 
         Raises:
-            InputError: See `list_pictures`.
+            InputError: See `list_images`.
         """
-        return cls(folder, list_pictures(folder, (*NO_PHOTOS, REJECTED)), backdrop)
+        return cls(folder, list_images(folder, (*NO_PHOTOS, REJECTED)), backdrop)
 
     def read(self, path: Path) -> Pixels:
         """Read an image as (H, W, 3) RGB, with its alpha from the file or from alpha/ beside image/.
@@ -91,11 +91,11 @@ class FidImages:
                 ahead = [(path, pool.submit(self.read, path)) for path in following]
                 by_size: dict[tuple[int, ...], list[tuple[Path, Pixels]]] = defaultdict(list)
                 for path, future in ready:
-                    picture = future.result()
-                    by_size[picture.shape].append((path, picture))
+                    image = future.result()
+                    by_size[image.shape].append((path, image))
                 for pairs in by_size.values():
-                    paths, pictures = zip(*pairs, strict=True)
-                    yield list(paths), np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+                    paths, images = zip(*pairs, strict=True)
+                    yield list(paths), np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
                 ready = ahead
 
     def key(self, detector: Detector) -> str:
@@ -109,7 +109,7 @@ class FidImages:
 
 
 def read_statistics(
-    pictures: FidImages,
+    images: FidImages,
     detector: Detector,
     keep_features: bool,
     batch_size: int,
@@ -122,17 +122,17 @@ def read_statistics(
         InputError: An image cannot be read, or its features are not finite; leaving it out would score
             another set.
     """
-    path = cache_folder() / "fid" / f"{pictures.key(detector)[:32]}.safetensors"
+    path = cache_folder() / "fid" / f"{images.key(detector)[:32]}.safetensors"
     kept = _load(path) if cache else None
     if kept is not None and (kept.features is not None or not keep_features):
-        log.info("%s: statistics of %d images read from %s", pictures.folder, kept.count, path)
+        log.info("%s: statistics of %d images read from %s", images.folder, kept.count, path)
         return kept
 
     seen: list[Path] = []
 
     def batches() -> Iterator[Tensor]:
-        count = -(-len(pictures.files) // batch_size)
-        for paths, batch in progress(pictures.batches(batch_size), count):
+        count = -(-len(images.files) // batch_size)
+        for paths, batch in progress(images.batches(batch_size), count):
             seen.extend(paths)
             yield torch.from_numpy(batch)
 

@@ -184,10 +184,10 @@ def finite(predicted: NDArray[np.float32], photo: Path) -> NDArray[np.float32]:
     return predicted
 
 
-def preview_sheet(model: StyleMatte, pictures: Iterable[Shown], side: float, path: Path) -> None:
+def preview_sheet(model: StyleMatte, images: Iterable[Shown], side: float, path: Path) -> None:
     """Write a preview sheet of a network's output, see `draw_sheet`."""
     model.eval()
-    draw_sheet(((shown, predict(model, shown.image, side)) for shown in pictures), path)
+    draw_sheet(((shown, predict(model, shown.image, side)) for shown in images), path)
 
 
 def draw_sheet(answers: Iterable[tuple[Shown, NDArray[np.float32]]], path: Path) -> None:

@@ -16,7 +16,7 @@ class TrainingPlan:
 
     Attributes:
         recipe: The stages that run, each with its steps, and the sets that they sample.
-        pictures: Folder → number of training images.
+        images: Folder → number of training images.
         held_out: Folder → number of held-out images.
         skipped: A line for every skipped stage.
     """
@@ -54,11 +54,11 @@ def make_plan(recipe: Recipe, root: Path) -> TrainingPlan:
     folders = {s for stage in stages for s in _folders(recipe, stage)}
     sets = tuple(s for s in recipe.sets if s.folder in folders)
     parts = {s.folder: split(read_data_set(root, s), recipe.held_out_every) for s in sets}
-    pictures, held_out = ({folder: len(part[i]) for folder, part in parts.items()} for i in (0, 1))
+    images, held_out = ({folder: len(part[i]) for folder, part in parts.items()} for i in (0, 1))
     ready = dataclasses.replace(recipe, sets=sets, stages=tuple(stages))
-    with_steps = (_with_steps(stage, drawn_sets(ready, stage), pictures) for stage in stages)
+    with_steps = (_with_steps(stage, drawn_sets(ready, stage), images) for stage in stages)
     ready = dataclasses.replace(ready, stages=tuple(_known_shares(stage, sets) for stage in with_steps))
-    return TrainingPlan(ready, pictures, held_out, tuple(skipped))
+    return TrainingPlan(ready, images, held_out, tuple(skipped))
 
 
 def drawn_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
@@ -70,11 +70,11 @@ def _folders(recipe: Recipe, stage: Stage) -> list[str]:
     return [s.folder for s in needed_sets(recipe, stage)]
 
 
-def _with_steps(stage: Stage, drawn: list[DataSet], pictures: dict[str, int]) -> Stage:
+def _with_steps(stage: Stage, drawn: list[DataSet], images: dict[str, int]) -> Stage:
     """Replace a stage's epochs by steps; an epoch has as many images as its sets with subjects."""
     if not stage.epochs:
         return stage
-    in_an_epoch = sum(pictures[s.folder] for s in drawn if s.kind != "backgrounds")
+    in_an_epoch = sum(images[s.folder] for s in drawn if s.kind != "backgrounds")
     steps = max(1, math.ceil(stage.epochs * in_an_epoch / stage.batch_size))
     return dataclasses.replace(stage, steps=steps, epochs=0.0)
 

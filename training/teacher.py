@@ -34,20 +34,20 @@ class Teacher:
         return cls(load_weights(path)[0], device)
 
     @torch.no_grad()
-    def label(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+    def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Predict alpha from images and their mirror images.
 
         Args:
-            pictures: (B, 3, H, W) float32 RGB in [0, 1].
+            images: (B, 3, H, W) float32 RGB in [0, 1].
 
         Returns:
             The mean alpha of both, and their agreement 1 − |difference|, each (B, 1, H, W) in [0, 1].
         """
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         size = shape_near(self.model.preset.working_size, width / height)
-        small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-        direct = self.model(small, pictures).alpha.float()
-        mirrored = self.model(small.flip(-1), pictures.flip(-1)).alpha.float().flip(-1)
+        small = F.interpolate(images, size, mode="bilinear", antialias=True)
+        direct = self.model(small, images).alpha.float()
+        mirrored = self.model(small.flip(-1), images.flip(-1)).alpha.float().flip(-1)
         return (direct + mirrored) / 2, 1 - (direct - mirrored).abs()
 
     def fill(self, batch: Batch) -> Batch:

@@ -48,20 +48,20 @@ class Augment(nn.Module):
         self.operations = operations
         self.register_buffer("p", torch.tensor(float(p)))
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """Augment each image independently, with torch's random numbers.
 
         Args:
-            pictures: (N, C, H, H) float32 in [-1, 1], C ≥ 3; RGB first.
+            images: (N, C, H, H) float32 in [-1, 1], C ≥ 3; RGB first.
 
         Returns:
             (N, C, H, H) float32, not clamped. Images that no operation was applied to stay bit-identical.
         """
-        count, side = pictures.shape[0], pictures.shape[-1]
+        count, side = images.shape[0], images.shape[-1]
         p = float(self.p)
         geometry = draw_geometry(count, side, p, [n for n in self.operations if n in GEOMETRY])
         colour = draw_colour(count, p, [n for n in self.operations if n in COLOUR])
-        return apply_colour(apply_geometry(pictures, geometry), colour)
+        return apply_colour(apply_geometry(images, geometry), colour)
 
 
 def draw_geometry(count: int, side: int, p: float, operations: list[str]) -> Tensor:
@@ -150,54 +150,54 @@ def grey_axis_rotation(angle: Tensor) -> Tensor:
     return matrices
 
 
-def apply_geometry(pictures: Tensor, matrices: Tensor) -> Tensor:
+def apply_geometry(images: Tensor, matrices: Tensor) -> Tensor:
     """Resample images, mirrored beyond their borders.
 
     Images are sampled bilinearly at twice their resolution and then low-passed and downsampled: bilinear
     sampling at the original resolution would blur, and the discriminator would learn to expect blur.
 
     Args:
-        pictures: (N, C, H, H) float32.
+        images: (N, C, H, H) float32.
         matrices: (N, 3, 3) float32 on the CPU, see `draw_geometry`.
     """
     moved = ((matrices - torch.eye(3)).abs() > 1e-6).flatten(1).any(1)
     if not moved.any():
-        return pictures
-    where = send(moved.nonzero()[:, 0], pictures.device)
+        return images
+    where = send(moved.nonzero()[:, 0], images.device)
     # From pixels to normalised coordinates, [-1, 1] from border to border: only the shift has a unit.
     theta = matrices[moved, :2].clone()
-    theta[:, :, 2] *= 2 / pictures.shape[-1]
-    fine = upsample(pictures[where])
+    theta[:, :, 2] *= 2 / images.shape[-1]
+    fine = upsample(images[where])
     grid = F.affine_grid(send(theta, fine.device), list(fine.shape), align_corners=False)
     sampled = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return pictures.index_copy(0, where, downsample(sampled))
+    return images.index_copy(0, where, downsample(sampled))
 
 
-def apply_colour(pictures: Tensor, matrices: Tensor) -> Tensor:
+def apply_colour(images: Tensor, matrices: Tensor) -> Tensor:
     """Change colours of (N, C, H, W) images by (N, 4, 4) matrices; channels after the third are unchanged.
 
     The matrices are on the CPU, see `draw_colour`.
     """
     if torch.equal(matrices, torch.eye(4).expand_as(matrices)):
-        return pictures
-    matrices = send(matrices, pictures.device)
-    rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], pictures[:, :3])
-    return torch.cat([rgb + matrices[:, :3, 3, None, None], pictures[:, 3:]], 1)
+        return images
+    matrices = send(matrices, images.device)
+    rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], images[:, :3])
+    return torch.cat([rgb + matrices[:, :3, 3, None, None], images[:, 3:]], 1)
 
 
-def upsample(pictures: Tensor) -> Tensor:
+def upsample(images: Tensor) -> Tensor:
     """Double the resolution of square (N, C, H, H) with a windowed sinc, mirrored at the borders."""
-    return _each_axis(pictures, _up_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
+    return _each_axis(images, _up_matrix(images.shape[-1], images.device, images.dtype))
 
 
-def downsample(pictures: Tensor) -> Tensor:
+def downsample(images: Tensor) -> Tensor:
     """Halve the resolution of square (N, C, H, H) with the same low-pass filter."""
-    return _each_axis(pictures, _down_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
+    return _each_axis(images, _down_matrix(images.shape[-1], images.device, images.dtype))
 
 
-def _each_axis(pictures: Tensor, matrix: Tensor) -> Tensor:
+def _each_axis(images: Tensor, matrix: Tensor) -> Tensor:
     """Multiply rows and columns of (N, C, H, H) by an (out, H) matrix: (N, C, out, out)."""
-    return matrix @ (pictures @ matrix.T)
+    return matrix @ (images @ matrix.T)
 
 
 @functools.lru_cache(maxsize=32)

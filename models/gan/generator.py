@@ -377,6 +377,6 @@ class Generator(nn.Module):
         return self.synthesis(self.mapping(z, truncation, update_emas), transform, update_emas)
 
 
-def rgba_of(pictures: Tensor) -> Tensor:
+def rgba_of(images: Tensor) -> Tensor:
     """Convert a generator's output (N, 4, H, W) to straight RGB and alpha in [0, 1], clamped."""
-    return (pictures * 0.5 + 0.5).clamp(0, 1)
+    return (images * 0.5 + 0.5).clamp(0, 1)

@@ -127,7 +127,7 @@ def test_other_settings_are_refused(done, words, capsys):
         assert said in line
 
 
-def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(done, words, tmp_path, capsys):
+def test_more_images_are_drawn_besides_those_there_and_the_rest_is_done_anew(done, words, tmp_path, capsys):
     out = Path(shutil.copytree(done, tmp_path / "cycle", symlinks=True))
     drawn = {path.name: path.read_bytes() for path in (out / "synthetic").glob("*.png")}
     weights = (out / "finetune" / "last.safetensors").read_bytes()

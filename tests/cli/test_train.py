@@ -63,7 +63,7 @@ def test_the_list_says_what_each_recipe_needs_and_gives(capsys):
     assert "\n  needs P3M-10k (https://github.com/JizhiziLi/P3M)\n  gives weights of the matting" in text
     assert "\nfinetune: Fine-tunes" in text
     assert "  needs photos and masks: --image DIR --mask DIR, or" in text
-    assert "gives a generator of RGBA pictures of 256 px\n" in text
+    assert "gives a generator of RGBA images of 256 px\n" in text
     assert "\nablation/bilinear: The reference without guided filter" in text
     assert run("--list", "--json") == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["recipes"]}
@@ -118,7 +118,7 @@ fine = {{ l2 = 1.0 }}
     trained = sum(1 for p in sorted((data / drawn.PEOPLE / "image").iterdir()) if not held_out(p))
     assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
     assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
-    assert f"  {drawn.PEOPLE}: {trained} pictures to train on, {10 - trained} held out\n" in said
+    assert f"  {drawn.PEOPLE}: {trained} images to train on, {10 - trained} held out\n" in said
     assert f"stage cut-outs left out: {half_gone / drawn.CUTOUTS} is not there" in said
     assert not (tmp_path / "out").exists()
     line = refused(capsys, tmp_path / "mine.toml", *arguments, "--stages", "cut-outs", code=3)

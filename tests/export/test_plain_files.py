@@ -114,7 +114,7 @@ def test_a_file_says_what_sizes_its_network_is_good_at(shipped, exported):
     assert [(c.fit, c.refiner, c.refiner_sha256) for c in contracts] == [("keep", "", "")] * 2
 
 
-def test_picture_and_prior_share_one_kernel(shipped):
+def test_image_and_prior_share_one_kernel(shipped):
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in shipped.model.graph.initializer}
     assert arrays["encoder.stem.conv.weight"].shape == (8, 4, 3, 3)
     convolutions = [n for n in shipped.model.graph.node if n.name == "encoder.stem.conv/Conv"]

@@ -25,7 +25,7 @@ def path(tmp_path):
     return tmp_path / "stylematte_pure.pth"
 
 
-def picture(*size: int) -> torch.Tensor:
+def random_image(*size: int) -> torch.Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
@@ -49,7 +49,7 @@ def test_parameters_of_official():
 def test_the_published_forward_pass(checkpoint, path, size):
     torch.save(checkpoint, path)
     model = load_published(path, "test_official")
-    image = picture(*size)
+    image = random_image(*size)
     with torch.inference_mode():
         got = model(image, image).alpha[:, 0].numpy()
     wanted = released.alpha(SMALL, checkpoint, image)
@@ -62,7 +62,7 @@ def test_the_published_forward_pass(checkpoint, path, size):
 )
 def test_the_published_padding(checkpoint, path, size, padding):
     torch.save(checkpoint, path)
-    image = picture(*size)
+    image = random_image(*size)
     with torch.inference_mode():
         got = matte_published(load_published(path, "test_official"), image)[:, 0].numpy()
     above, left = padding
@@ -73,7 +73,7 @@ def test_the_published_padding(checkpoint, path, size, padding):
 
 
 def test_a_network_of_larger_steps_is_padded_to_them():
-    model, image = lively("test"), picture(72, 104)
+    model, image = lively("test"), random_image(72, 104)
     with torch.inference_mode():
         got = matte_published(model, image)
         padded = torch.nn.functional.pad(image, (24, 0, 24, 0), mode="reflect")

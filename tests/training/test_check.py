@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.pictures import png_that_says
+from tests.images import png_that_says
 from tests.training import drawn
 from training.config import DataSet, Recipe, Stage, Validation
 from training.data.check import DataReport, check_data
@@ -32,7 +32,7 @@ def sound(tmp_path_factory):
     rng = np.random.default_rng(4)
     for number in range(9):
         base = TRAIN if number < 6 else VALID
-        # Large shapes of their own, or the looks of these small pictures would all be twins.
+        # Large shapes of their own, or the looks of these small images would all be twins.
         image = cv2.resize(
             rng.integers(0, 256, (9, 12, 3), np.uint8), (120, 90), interpolation=cv2.INTER_CUBIC
         )
@@ -68,7 +68,7 @@ def test_sound_data(sound, full):
     assert train.megapixels == pytest.approx(90 * 120 / 1e6)
     assert train.twins == (0 if full else None)
     lines = report.lines()
-    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 pictures of 0.01 megapixels, 6 with alpha")
+    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 images of 0.01 megapixels, 6 with alpha")
     assert lines[-2].startswith("full check" if full else "quick check")
     assert lines[-1] == "0 errors, 0 warnings"
     plain = json.loads(json.dumps(report.as_dict()))
@@ -85,7 +85,7 @@ def empty(path):
 
 
 def other(path):
-    path.write_bytes(b"no picture at all, whatever its name says")
+    path.write_bytes(b"no image at all, whatever its name says")
 
 
 def larger(path):
@@ -131,7 +131,7 @@ def test_errors_of_single_files(root, file, damage, message, full):
 @pytest.mark.parametrize("read", [read_rgb, read_grey, read_plane])
 def test_what_opencv_does_not_read_is_an_error_of_the_data(tmp_path, read):
     beyond_opencv(tmp_path / "wide.png")
-    with pytest.raises(DataError, match=r"wide\.png: too large a (picture|label) to be read"):
+    with pytest.raises(DataError, match=r"wide\.png: too large a (image|label) to be read"):
         read(tmp_path / "wide.png")
 
 
@@ -175,7 +175,7 @@ def test_trimaps_whose_unknown_is_not_128(root):
     assert warning.endswith("P3M-10k/p_8")
 
 
-def test_labels_without_a_picture(root):
+def test_labels_without_a_image(root):
     (root / TRAIN / "blurred_image/p_0.jpg").unlink()
     report = check_data(PLAN, root, quiet=True)
     assert all_of(report, "warnings") == ["1 files in alpha without an image: p_0.png"]
@@ -199,14 +199,14 @@ def test_names_are_few_and_the_rest_is_counted(root):
     ]
 
 
-def test_two_pictures_of_one_name(root):
+def test_two_images_of_one_name(root):
     shutil.copy(root / "backgrounds/1.png", root / "backgrounds/1.bmp")
     assert all_of(check_data(PLAN, root, quiet=True), "errors") == [
         "1 names shared by two images: backgrounds/1"
     ]
 
 
-def test_twins_of_scored_pictures(root):
+def test_twins_of_scored_images(root):
     number = next(i for i in range(6) if not is_held_out(f"{SET}/p_{i}", PLAN.held_out_every))
     twin = cv2.imread(str(root / TRAIN / f"blurred_image/p_{number}.jpg"))[:, ::-1]
     cv2.imwrite(str(root / VALID / "blurred_image/p_6.jpg"), twin)
@@ -242,10 +242,10 @@ def test_sets_of_the_wrong_kind(sound, plan, message):
     assert message in all_of(check_data(plan, sound, quiet=True), "errors")[0]
 
 
-def test_a_folder_without_pictures_and_one_that_is_held_out_whole(root):
+def test_a_folder_without_images_and_one_that_is_held_out_whole(root):
     shutil.rmtree(root / "backgrounds")
     (root / "backgrounds").mkdir()
-    assert "backgrounds: no pictures in it" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
+    assert "backgrounds: no images in it" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
     alone = next(i for i in range(99) if is_held_out(f"backgrounds/{i}", PLAN.held_out_every))
     drawn.save(root / f"backgrounds/{alone}.png", np.zeros((8, 8, 3), np.uint8))
     assert "all of its images are held out" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]

@@ -172,7 +172,7 @@ def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, mon
     assert not (tmp_path / "best.safetensors").exists()
 
 
-def test_previews_show_picture_label_alpha_and_composite(whole, data_root):
+def test_previews_show_image_label_alpha_and_composite(whole, data_root):
     sheets = sorted((whole[0] / "previews").iterdir())
     assert [p.name for p in sheets] == ["000003.png", "000006.png", "000009.png", "000010.png"]
     sheet = cv2.imread(str(sheets[-1]))
@@ -287,11 +287,11 @@ def test_so_it_is_whatever_the_network_and_the_precision(
 
 def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
     model = build_model("test_swin").train()
-    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
     def answer(*place: int) -> torch.Tensor:
         reseed(*place)
-        return model(picture, picture).coarse_logits.detach()
+        return model(image, image).coarse_logits.detach()
 
     assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
     others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
@@ -420,7 +420,7 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert (np.diff(rates[10:]) < 0).all()
 
 
-def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
+def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
     model = build_model("test")
     optimiser = make_optimiser(model, weight_decay=0.01)
     stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)

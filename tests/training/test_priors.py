@@ -1,4 +1,4 @@
-"""What networks are told beforehand: every kind of prior, and pictures of two subjects that ask for one."""
+"""What networks are told beforehand: every kind of prior, and images of two subjects that ask for one."""
 
 import dataclasses
 
@@ -111,7 +111,7 @@ def test_a_point_on_a_subject_too_thin_for_one_is_a_box(monkeypatch):
         assert prior[thin > 0].mean() > 0.7 * BOX_VALUE
 
 
-def test_a_point_is_a_gaussian_blob_of_a_share_of_the_picture():
+def test_a_point_is_a_gaussian_blob_of_a_share_of_the_image():
     blob = draw_point(SIZE, (50, 60))
     rows, columns = np.indices(SIZE)
     deviation = POINT_RADIUS * (96 * 128) ** 0.5
@@ -143,7 +143,7 @@ def test_a_wrong_prior_lies_on_nothing(monkeypatch):
     assert values == {BOX_VALUE, 255}
 
 
-def test_where_the_picture_is_full_a_wrong_prior_is_none(monkeypatch):
+def test_where_the_image_is_full_a_wrong_prior_is_none(monkeypatch):
     full = np.full(SIZE, 255, np.uint8)
     assert not any(prior.any() for prior in priors_of("wrong", monkeypatch, full, full, 5))
 
@@ -163,12 +163,12 @@ RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 
 
 def test_in_a_pair_one_is_what_shows_of_it(rng):
-    """Behind is red, in front blue, and green what neither covers: the picture itself says the alphas."""
+    """Behind is red, in front blue, and green what neither covers: the image itself says the alphas."""
     background = np.full((*SIZE, 3), GREEN, np.uint8)
     overlaps, chosen = 0, []
     for _ in range(60):
         view = compose_pair(rng, (opaque(RED, disc(50, 60)), opaque(BLUE, disc(50, 60, 30))), background)
-        red, green, blue = (view.picture[..., channel].astype(int) for channel in range(3))
+        red, green, blue = (view.image[..., channel].astype(int) for channel in range(3))
         assert np.abs(view.alpha - (255 - green)).max() <= 2
         off = [np.abs(view.selected - shown).max() for shown in (red, blue)]
         assert min(off) <= 1
@@ -192,7 +192,7 @@ def test_of_a_pair_the_one_that_is_hidden_is_never_asked_for(rng, monkeypatch):
 def test_a_pair_carries_the_doubt_of_both(rng):
     pair = opaque(RED, disc(50, 60), weight=102), opaque(BLUE, disc(50, 60), weight=51)
     view = compose_pair(rng, pair, np.full((*SIZE, 3), GREEN, np.uint8))
-    blue, red = (view.picture[..., 2] == 255), (view.picture[..., 0] == 255)
+    blue, red = (view.image[..., 2] == 255), (view.image[..., 0] == 255)
     assert blue.any()
     assert red.any()
     assert np.abs(view.weight[blue].astype(int) - 51).max() <= 1
@@ -203,7 +203,7 @@ def dataset_of(data_root, mattes, **changes) -> MattingDataset:
     return MattingDataset(data_root, mattes, drawn.recipe(dataclasses.replace(STAGE, **changes)), 0)
 
 
-def test_a_stage_gives_its_share_of_pictures_a_prior(data_root, mattes):
+def test_a_stage_gives_its_share_of_images_a_prior(data_root, mattes):
     assert "prior" not in dataset_of(data_root, mattes)[0]
     dataset, told = dataset_of(data_root, mattes, prior=0.5, guide_scale=1.5), []
     for index in range(80):

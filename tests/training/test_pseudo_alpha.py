@@ -1,4 +1,4 @@
-"""Mattes made from masks, on pictures whose alpha is known."""
+"""Mattes made from masks, on images whose alpha is known."""
 
 import shutil
 

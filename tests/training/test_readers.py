@@ -52,12 +52,12 @@ def test_split_is_stable_disjoint_and_about_a_tenth():
     assert len(training) + len(held_out) == 4000
     assert not keys(training) & keys(held_out)
     assert 340 < len(held_out) < 460
-    # More pictures move none of the old ones, and their order does not matter.
+    # More images move none of the old ones, and their order does not matter.
     assert keys(split(samples(9000)[::-1], 10)[1]) & keys(everything) == keys(held_out)
 
 
 def test_split_never_changes_between_versions():
-    # The published scores are those of the pictures that these weights have not seen.
+    # The published scores are those of the images that these weights have not seen.
     held_out = [i for i, s in enumerate(samples(60)) if is_held_out(s.key, 10)]
     assert held_out == [0, 1, 20, 23, 29, 36, 37, 41, 56]
 
@@ -72,7 +72,7 @@ def test_a_missing_label_is_named(root):
 def test_an_empty_folder(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty_image" / "image").mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{folder}.*no pictures"):
+    with pytest.raises(DataError, match=f"{folder}.*no images"):
         read_set(tmp_path, folder)
 
 

@@ -31,11 +31,11 @@ STAGE = Stage("matting", 10, 2, (64, 64), 1e-3, composite=1.0, fine={"l2": 1.0})
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """P3M-10k as unpacked, of six pictures, and backgrounds."""
+    """P3M-10k as unpacked, of six images, and backgrounds."""
     root = tmp_path_factory.mktemp("public")
     rng = np.random.default_rng(8)
     for number in range(6):
-        image, alpha, _ = drawn.picture(rng)
+        image, alpha, _ = drawn.sample_image(rng)
         drawn.save(root / SET / f"train/blurred_image/p_{number}.jpg", image)
         drawn.save(root / SET / f"train/mask/p_{number}.png", np.round(alpha * 255).astype(np.uint8))
         drawn.save(root / "backgrounds" / f"{number}.png", np.full((70, 80, 3), 40 * number, np.uint8))
@@ -132,7 +132,7 @@ def test_fused_colours_are_made_when_they_are_asked_for(root, tmp_path):
 
 @pytest.mark.parametrize("unknown", [0, 3, 200])
 def test_a_folder_weight_says_how_far_alphas_are_believed(rng, tmp_path, unknown):
-    image, alpha, _ = drawn.picture(rng)
+    image, alpha, _ = drawn.sample_image(rng)
     weight = rng.integers(1, 256, alpha.shape).astype(np.uint8)
     weight.flat[:unknown] = 0
     for kind, pixels in (("image", image), ("alpha", np.round(alpha * 255)), ("weight", weight)):
@@ -192,7 +192,7 @@ def test_nested_sets_keep_their_colours_apart(tmp_path):
 
 
 def test_a_cutout_with_its_alpha_beside_it(rng, tmp_path):
-    _, alpha, foreground = drawn.picture(rng)
+    _, alpha, foreground = drawn.sample_image(rng)
     label = np.round(alpha * 255).astype(np.uint8)
     drawn.save(tmp_path / "C/Training_set/Other/fg/a.png", foreground)
     drawn.save(tmp_path / "C/Training_set/Other/alpha/a.png", label)
@@ -312,4 +312,4 @@ def test_parts_of_a_group_of_cutouts_make_the_composite(rng):
         view = compose(rng, subject, background, count)
         part = view.alpha[..., None] / 255
         mixed = part * view.parts[0] + (1 - part) * view.parts[1]
-        assert np.abs(view.picture - mixed).max() <= 2  # alpha and colours are rounded before they are mixed
+        assert np.abs(view.image - mixed).max() <= 2  # alpha and colours are rounded before they are mixed

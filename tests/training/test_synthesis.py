@@ -1,4 +1,4 @@
-"""Drawing of pictures: what each depends on, truncation, jitter, near copies."""
+"""Drawing of images: what each depends on, truncation, jitter, near copies."""
 
 import numpy as np
 import pytest
@@ -18,7 +18,7 @@ from training.synthesis.drawing import (
 )
 
 
-def test_a_picture_depends_on_seed_and_number_alone():
+def test_a_image_depends_on_seed_and_number_alone():
     plan = SamplingPlan(3, (-0.9, 0.9), 0.05, 10)
     together = generate(Discs(), [plan.draft(i, 4) for i in (5, 6, 7)])
     alone = generate(Discs(), [plan.draft(6, 4)])[0]
@@ -36,7 +36,7 @@ def test_the_noise_does_not_depend_on_options():
     assert noise.std() == pytest.approx(1, abs=0.02)
 
 
-def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_picture():
+def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_image():
     drawn = np.array([SamplingPlan(0, (-0.5, 0.9)).draft(i, 1).truncation for i in range(4000)])
     assert drawn.min() >= -0.5
     assert drawn.max() <= 0.9
@@ -52,7 +52,7 @@ def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_picture():
         ((7.0, 7.0), "from -1 to 1"),
         ((0.9, -0.9), "smaller one first"),
         ((float("nan"), 0.5), "from -1 to 1"),
-        ((0.0, 0.0), "mean picture"),
+        ((0.0, 0.0), "mean image"),
         ((-0.05, 0.1), "this range is empty"),
     ],
 )
@@ -82,7 +82,7 @@ def test_jitter_stays_in_its_bounds_and_moves_as_it_says():
         np.testing.assert_allclose(moved @ (0.3, 0, 1) - (*draft.shift, 1), (*turned, 0), atol=1e-6)
 
 
-def test_jitter_shifts_the_picture():
+def test_jitter_shifts_the_image():
     still, moved = SamplingPlan(2, (0.7, 0.7)), SamplingPlan(2, (0.7, 0.7), 0.3)
     for i in range(3):
         draft = moved.draft(i, 4)
@@ -115,9 +115,9 @@ def test_a_smaller_side_averages():
 
 
 def test_gallery_finds_near_copies_and_no_others(rng):
-    gallery, pictures = Gallery(), rng.integers(0, 256, (150, 16, 16, 4), np.uint8)
-    pictures[..., 3] |= 128
-    smalls = [small_copy(p) for p in pictures]
+    gallery, images = Gallery(), rng.integers(0, 256, (150, 16, 16, 4), np.uint8)
+    images[..., 3] |= 128
+    smalls = [small_copy(p) for p in images]
     for i, small in enumerate(smalls):
         assert gallery.near(small) is None
         gallery.add(10 + i, small)
@@ -150,7 +150,7 @@ def test_watch_stops_where_nearly_all_are_copies():
         watch.record(True)
 
 
-def test_one_picture_in_many_poses_is_found_before_the_run():
+def test_one_image_in_many_poses_is_found_before_the_run():
     check_variety(Discs(), SamplingPlan(0, (0.7, 0.7), 0.05, 10), 4, 8)
     with pytest.raises(InputError, match="near copies"):
         check_variety(Discs(), SamplingPlan(0, (0.01, 0.01), 0.05, 10), 4, 8)

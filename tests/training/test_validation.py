@@ -27,7 +27,7 @@ def root(tmp_path_factory):
     root = drawn.draw_sets(tmp_path_factory.mktemp("data"))
     rng = np.random.default_rng(9)
     for number in range(5):
-        image, alpha, _ = drawn.picture(rng)
+        image, alpha, _ = drawn.sample_image(rng)
         trimap = np.where(alpha > 0.99, 255, np.where(alpha < 0.01, 0, 128)).astype(np.uint8)
         parts = {"image": image, "alpha": np.round(255 * alpha).astype(np.uint8), "trimap": trimap}
         for kind, pixels in parts.items():

@@ -44,7 +44,7 @@ class SetReport:
         folder: Its name below the data root.
         layout: Expected layout of its files.
         kind: As in the recipe, or "validation".
-        pictures: Number of images.
+        images: Number of images.
         labels: Label → number of images that have it.
         held_out: Number of images that are not trained on; for a validation set, those that are scored.
         megapixels: Mean size of its images.
@@ -238,7 +238,7 @@ def _list(one: _Set, plan: Recipe, root: Path) -> None:
         report.errors.append(str(error))
         return
     _match(report, found, rules)
-    if not found.pictures:
+    if not found.images:
         report.errors.append(f"{found.places[0]}: no images in it")
         return
     for label in rules.needs:
@@ -269,7 +269,7 @@ def _match(report: SetReport, found: Listing, rules: Layout) -> None:
     for label, files in found.labels.items():
         unlabelled = images_without_label(found, label, rules)
         _note(report.errors, f"images without {label}", [p.name for p in unlabelled])
-        used = {label_of(files, below, picture, rules) for below, picture in found.pictures}
+        used = {label_of(files, below, image, rules) for below, image in found.images}
         strays = [] if rules.listed else [p.name for p in files.values() if p not in used]
         _note(report.warnings, f"files in {label} without an image", strays)
 

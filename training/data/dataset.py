@@ -35,7 +35,7 @@ class View(NamedTuple):
     subjects, `selected` is the alpha of one of them (H, W).
     """
 
-    picture: Pixels
+    image: Pixels
     alpha: Pixels
     weight: Pixels
     parts: tuple[Pixels, ...] = ()
@@ -127,9 +127,9 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
             published_augment.random_light if self.stage.augmentation == "published" else augment.random_light
         )
         if not self.has_contrast:
-            return [light(rng, view.picture)]
+            return [light(rng, view.image)]
         # Changes of light are per pixel, so stacking the images vertically changes all of them equally.
-        return np.split(light(rng, np.vstack([view.picture, *view.parts])), 1 + len(view.parts))
+        return np.split(light(rng, np.vstack([view.image, *view.parts])), 1 + len(view.parts))
 
     def _batch_size_px(self, index: int) -> tuple[int, int]:
         rng = np.random.default_rng((*self.seed, index // self.stage.batch_size, 1))
@@ -149,8 +149,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
             matrix = augment.random_view(rng, source, size)
             # Reflect image and labels alike at the border, so that they stay consistent.
             parts = (subject.image, subject.alpha, subject.weight)
-            picture, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
-            return View(picture, alpha, weight)
+            image, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
+            return View(image, alpha, weight)
         background = self._background(rng, size)
         count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs are placed several times
         return compose(rng, subject, background, count)
@@ -177,8 +177,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         else:
             back = _plain_colour(rng, size)
         cover = alpha[..., None] / np.float32(255)
-        picture = back + cover * (front - back.astype(np.float32))
-        return View((picture + 0.5).astype(np.uint8), alpha, weight, (front, back))
+        image = back + cover * (front - back.astype(np.float32))
+        return View((image + 0.5).astype(np.uint8), alpha, weight, (front, back))
 
     def _background(self, rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
         if not self.backgrounds:
@@ -235,7 +235,7 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
         A view of the background's size.
     """
     size = background.shape[:2]
-    picture = background.astype(np.float32)
+    image = background.astype(np.float32)
     alpha = np.zeros(size, np.float32)
     weight = np.ones(size, np.float32)
     colours = background
@@ -243,14 +243,14 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
         layer = _layer(rng, subject, size)
         if layer is None:
             return View(background, alpha.astype(np.uint8), np.full(size, 255, np.uint8))
-        picture += layer.opacity[..., None] * (layer.colours - picture)
+        image += layer.opacity[..., None] * (layer.colours - image)
         alpha += layer.opacity * (1 - alpha)
         weight = np.minimum(weight, 1 - layer.uncertainty)
         colours = layer.colours
     if count > 1:  # the mean of all layers, weighted by their visible opacity
-        layers = (picture - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
+        layers = (image - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
         colours = np.where(alpha[..., None] > 0.01, np.clip(layers + 0.5, 0, 255), colours).astype(np.uint8)
-    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255)]
+    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255)]
     return View(planes[0], planes[1], planes[2], (colours, background))
 
 
@@ -263,17 +263,17 @@ def compose_pair(rng: np.random.Generator, subjects: tuple[Subject, Subject], ba
     """
     size = background.shape[:2]
     layers = [layer for layer in (_layer(rng, subject, size) for subject in subjects) if layer is not None]
-    picture = background.astype(np.float32)
+    image = background.astype(np.float32)
     weight = np.ones(size, np.float32)
     visible: list[NDArray[np.float32]] = []
     for layer in layers:
-        picture += layer.opacity[..., None] * (layer.colours - picture)
+        image += layer.opacity[..., None] * (layer.colours - image)
         weight = np.minimum(weight, 1 - layer.uncertainty)
         visible = [alpha * (1 - layer.opacity) for alpha in visible] + [layer.opacity]
     alpha = np.sum(visible, axis=0)
     choice = [x for x, layer in zip(visible, layers, strict=True) if x.sum() > 0.2 * layer.opacity.sum()]
     selected = choice[rng.integers(len(choice))] if choice else alpha
-    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255, selected * 255)]
+    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255, selected * 255)]
     return View(planes[0], planes[1], planes[2], (), planes[3])
 
 

@@ -42,7 +42,7 @@ class FoundSet:
         folder: Folder below the data root; "." is the root itself.
         layout: Layout of its files.
         kind: What it can be used for.
-        pictures: Number of images.
+        images: Number of images.
     """
 
     folder: str
@@ -79,10 +79,10 @@ def find_sets(root: Path) -> list[FoundSet]:
 
 def _count(root: Path, folder: str, layout: str, kind: SetKind) -> FoundSet | None:
     try:
-        pictures = len(list_set(root, folder, layout).pictures)
+        images = len(list_set(root, folder, layout).images)
     except DataError:
         return None
-    return FoundSet(folder, layout, kind, pictures) if pictures else None
+    return FoundSet(folder, layout, kind, images) if images else None
 
 
 def misnamed(root: Path) -> dict[str, str]:

@@ -25,18 +25,18 @@ class Layout:
 
     Attributes:
         about: Description of the published set.
-        pictures: Patterns of the folders with its images, below the set's own folder; all folders that match
+        images: Patterns of the folders with its images, below the set's own folder; all folders that match
             the first matching pattern are used. "." is the set's own folder.
         labels: Label → possible names of its folder beside the images; the first that exists is used.
         needs: Labels that the set must have.
-        beside: Patterns like `pictures`, below the data root, for sets that are unpacked there.
+        beside: Patterns like `images`, below the data root, for sets that are unpacked there.
         nested: Images are in nested folders; folders in `NO_PHOTOS` are skipped.
         listed: Text file beside the images' folder, or one level up, that names the images to use.
         numbered: Images are named stem_k; a label of the same name takes precedence over one named stem.
     """
 
     about: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()

@@ -49,14 +49,14 @@ class Listing:
     Attributes:
         folder: The set's own folder, or the data root if the set lies directly in it.
         places: Folders with images.
-        pictures: (below, file), see `Sample.below`; sorted.
+        images: (below, file), see `Sample.below`; sorted.
         labels: Label → (below, stem) → file, for labels that have a folder.
         missing: Names in the set's own list without an image.
     """
 
     folder: Path
     places: list[Path]
-    pictures: list[tuple[str, Path]] = field(default_factory=list)
+    images: list[tuple[str, Path]] = field(default_factory=list)
     labels: dict[str, dict[tuple[str, str], Path]] = field(default_factory=dict)
     missing: list[str] = field(default_factory=list)
 
@@ -82,18 +82,18 @@ def list_set(root: Path, name: str, layout: str | Layout = "plain") -> Listing:
     """
     rules = _rules(layout)
     base = root / name
-    places = _places(base, rules.pictures) or _places(root, rules.beside)
+    places = _places(base, rules.images) or _places(root, rules.beside)
     if not places:
         if not base.is_dir():
             raise DataError(f"{base}: no such data set folder")
         how = next((name for name, known in LAYOUTS.items() if known is rules), rules.about)
-        raise DataError(f"{base}: does not have the layout {how}: it has none of {', '.join(rules.pictures)}")
+        raise DataError(f"{base}: does not have the layout {how}: it has none of {', '.join(rules.images)}")
     found = Listing(base if base.is_dir() else root, places)
     for place in places:
         # With several folders, names are unique within each, and again within each subfolder.
         below = "" if len(places) == 1 else place.parent.name
         files = _images_in(place, rules.nested)
-        found.pictures += [("/".join([below, *f.relative_to(place).parts[:-1]]).strip("/"), f) for f in files]
+        found.images += [("/".join([below, *f.relative_to(place).parts[:-1]]).strip("/"), f) for f in files]
         if place == base:
             continue  # a flat folder: its siblings are other sets
         for label, names in rules.labels.items():
@@ -122,7 +122,7 @@ def read_set(root: Path, name: str, layout: str | Layout = "plain") -> list[Samp
         DataError: The folder does not exist, has no images, or has images without their labels.
     """
     found, rules = list_set(root, name, layout), _rules(layout)
-    if not found.pictures:
+    if not found.images:
         flat = " and no image/ folder in it" if layout == "plain" and found.places == [found.folder] else ""
         raise DataError(f"{found.places[0]}: no images{flat or ' in it'}")
     if found.missing:
@@ -144,31 +144,31 @@ def read_set(root: Path, name: str, layout: str | Layout = "plain") -> list[Samp
 def samples_of(found: Listing, name: str, rules: Layout) -> list[Sample]:
     """Match images with their labels."""
     samples = []
-    for below, picture in found.pictures:
-        labels = {kind: label_of(files, below, picture, rules) for kind, files in found.labels.items()}
+    for below, image in found.images:
+        labels = {kind: label_of(files, below, image, rules) for kind, files in found.labels.items()}
         there = {kind: path for kind, path in labels.items() if path is not None}
-        samples.append(Sample(name, picture, there, below))
+        samples.append(Sample(name, image, there, below))
     return samples
 
 
 def images_without_label(found: Listing, label: str, rules: Layout) -> list[Path]:
     """Return the images that lack a label."""
     files = found.labels[label]
-    return [p for below, p in found.pictures if label_of(files, below, p, rules) is None]
+    return [p for below, p in found.images if label_of(files, below, p, rules) is None]
 
 
-def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rules: Layout) -> Path | None:
+def label_of(files: dict[tuple[str, str], Path], below: str, image: Path, rules: Layout) -> Path | None:
     """Return the label file of an image, if it has one."""
-    path = files.get((below, picture.stem))
+    path = files.get((below, image.stem))
     if path is None and rules.numbered:
-        path = files.get((below, picture.stem.rpartition("_")[0]))
+        path = files.get((below, image.stem.rpartition("_")[0]))
     return path
 
 
 def has_set(root: Path, name: str, layout: str | Layout = "plain") -> bool:
     """Tell whether a set exists below the data root, or elsewhere if its layout allows."""
     rules = _rules(layout)
-    return bool(_places(root / name, rules.pictures) or _places(root, rules.beside))
+    return bool(_places(root / name, rules.images) or _places(root, rules.beside))
 
 
 def _rules(layout: str | Layout) -> Layout:
@@ -186,25 +186,25 @@ def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 def _images_in(folder: Path, nested: bool = False) -> list[Path]:
     inside = folder.rglob("*") if nested else folder.iterdir()
-    pictures = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(p for p in pictures if not any(map(_is_passed_over, p.relative_to(folder).parts)))
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(p for p in images if not any(map(_is_passed_over, p.relative_to(folder).parts)))
 
 
 def _is_passed_over(part: str) -> bool:
-    # Archives packed on a Mac bring a file ._x.jpg, which is no picture, for each x.jpg.
+    # Archives packed on a Mac bring a file ._x.jpg, which is no image, for each x.jpg.
     return part.startswith(".") or part in NO_PHOTOS
 
 
 def _keep_listed(found: Listing, name: str) -> None:
-    """Leave the pictures that a set's own list names, where there is one."""
+    """Leave the images that a set's own list names, where there is one."""
     parents = [parent for place in found.places for parent in (place.parent, place.parent.parent)]
     lists = [parent / name for parent in parents if (parent / name).is_file()]
     if not lists:
         return
     lines = lists[0].read_text(encoding="utf-8", errors="replace").splitlines()
     wanted = {Path(line.strip()).stem for line in lines} - {""}
-    found.pictures = [(below, p) for below, p in found.pictures if p.stem in wanted]
-    found.missing = sorted(wanted - {p.stem for _, p in found.pictures})
+    found.images = [(below, p) for below, p in found.images if p.stem in wanted]
+    found.missing = sorted(wanted - {p.stem for _, p in found.images})
 
 
 def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
@@ -215,7 +215,7 @@ def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB.
+    """Read an image as (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: The file cannot be decoded.

@@ -44,7 +44,7 @@ class Source(NamedTuple):
     is_made: bool = False
 
 
-def list_pictures(recipe: GanRecipe, root: Path) -> list[Sample]:
+def list_samples(recipe: GanRecipe, root: Path) -> list[Sample]:
     """List the samples that a recipe trains on.
 
     If none of its sets exists below the data root, the root itself is used as a folder of photos.
@@ -81,7 +81,7 @@ def find_source(sample: Sample, mattes: Path) -> Source | None:
     """Return a sample's source, or None if it has no alpha.
 
     Args:
-        sample: Sample from `list_pictures`.
+        sample: Sample from `list_samples`.
         mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
     """
     if "alpha" in sample.labels:
@@ -125,12 +125,12 @@ def read_rgba(source: Source, size_px: int) -> Pixels:
     return fit_square(np.asarray(rgba, np.uint8), size_px)
 
 
-def fit_square(picture: Pixels, size_px: int) -> Pixels:
+def fit_square(image: Pixels, size_px: int) -> Pixels:
     """Crop the centre square of (H, W, C) and resize it to (C, size_px, size_px), with area averaging."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top : top + side, left : left + side]
+    square = image[top : top + side, left : left + side]
     interpolation = cv2.INTER_AREA if side >= size_px else cv2.INTER_CUBIC
     small = cv2.resize(square, (size_px, size_px), interpolation=interpolation)
     return np.ascontiguousarray(small.transpose(2, 0, 1), np.uint8)
@@ -161,8 +161,8 @@ class EndlessImages(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         number = self._number(index)
-        picture = self.picture(number % self.count)
-        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]) if number >= self.count else picture)
+        image = self.image(number % self.count)
+        return torch.from_numpy(np.ascontiguousarray(image[..., ::-1]) if number >= self.count else image)
 
     def _number(self, index: int) -> int:
         """Return the image number at a position of the sequence; from `count` on they are mirrored."""
@@ -177,13 +177,13 @@ class EndlessImages(Dataset[Tensor]):
         kept = torch.from_numpy(self.kept).to(device)
         for indices in numbers:
             chosen = torch.tensor([self._number(index) for index in indices])
-            pictures = kept[send(chosen % self.count, device)]
+            images = kept[send(chosen % self.count, device)]
             if self.mirror:
                 is_mirrored = send(chosen >= self.count, device)[:, None, None, None]
-                pictures = torch.where(is_mirrored, pictures.flip(-1), pictures)
-            yield pictures
+                images = torch.where(is_mirrored, images.flip(-1), images)
+            yield images
 
-    def picture(self, number: int) -> Pixels:
+    def image(self, number: int) -> Pixels:
         """Return an image by its number, not mirrored."""
         return self.read(number) if self.kept is None else self.kept[number]
 
@@ -192,9 +192,9 @@ def real_images(recipe: GanRecipe, root: Path, mattes: Path) -> EndlessImages:
     """Return the real images of a recipe, (4, size_px, size_px) uint8 RGBA.
 
     Raises:
-        DataError: See `list_pictures` and `read_rgba`; or a photo has no alpha.
+        DataError: See `list_samples` and `read_rgba`; or a photo has no alpha.
     """
-    samples = list_pictures(recipe, root)
+    samples = list_samples(recipe, root)
     found = [find_source(sample, mattes) for sample in samples]
     sources = [source for source in found if source is not None]
     if len(sources) < len(samples):

@@ -23,21 +23,21 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor) -> Tensor:
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 
 
-def r1_penalty(logits: Tensor, pictures: Tensor) -> Tensor:
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """Mean squared norm of the logits' gradients with respect to the images; differentiable once more.
 
     The images are the discriminator's inputs, after augmentation: the penalty limits its gradients at its
     inputs, and torch cannot differentiate resampling twice.
 
     Args:
-        logits: (N, 1), each computed from one of `pictures`.
-        pictures: (N, C, H, W) with `requires_grad`.
+        logits: (N, 1), each computed from one of `images`.
+        images: (N, C, H, W) with `requires_grad`.
 
     Reference:
         Mescheder, Geiger, Nowozin, "Which Training Methods for GANs do actually Converge?", 2018, eq. 9,
         without its factor γ/2.
     """
-    (gradient,) = torch.autograd.grad(logits.sum(), pictures, create_graph=True)
+    (gradient,) = torch.autograd.grad(logits.sum(), images, create_graph=True)
     return gradient.square().sum((1, 2, 3)).mean()
 
 
@@ -47,7 +47,7 @@ def composite(rgba: Tensor, backgrounds: Tensor) -> Tensor:
     return alpha * rgba[:, :3].clamp(-1, 1) + (1 - alpha) * backgrounds
 
 
-def blur(pictures: Tensor, sigma_px: float) -> Tensor:
+def blur(images: Tensor, sigma_px: float) -> Tensor:
     """Blur (N, C, H, W) with a Gaussian; a sigma below 0.1 px has no effect.
 
     Reference:
@@ -55,13 +55,13 @@ def blur(pictures: Tensor, sigma_px: float) -> Tensor:
         inputs are blurred at the start, so that it does not focus on high frequencies.
     """
     if sigma_px < 0.1:
-        return pictures
+        return images
     reach = math.ceil(3 * sigma_px)
-    places = torch.arange(-reach, reach + 1, device=pictures.device, dtype=pictures.dtype)
+    places = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernel = torch.exp(-0.5 * (places / sigma_px).square())
     kernel = (kernel / kernel.sum()).view(1, 1, -1)
-    n, c, h, w = pictures.shape
-    rows = F.pad(pictures.reshape(n * c, 1, h, w), (reach, reach, reach, reach), mode="replicate")
+    n, c, h, w = images.shape
+    rows = F.pad(images.reshape(n * c, 1, h, w), (reach, reach, reach, reach), mode="replicate")
     return F.conv2d(F.conv2d(rows, kernel[:, :, None]), kernel[..., None]).reshape(n, c, h, w)
 
 

@@ -20,7 +20,7 @@ from training.data.readers import Sample, read_rgb
 from training.devices import say_where, set_up_threads, usable_device
 from training.fid import INCEPTION, MOBILENET, load_detector
 from training.gan.config import GanRecipe
-from training.gan.data import list_pictures, without_alpha
+from training.gan.data import list_samples, without_alpha
 from training.gan.loop import GanOptions, train_gan
 from training.processes import join_processes
 
@@ -153,7 +153,7 @@ def prepare_mattes(
     Returns:
         Number of new mattes.
     """
-    todo = without_alpha(list_pictures(recipe, data), mattes)
+    todo = without_alpha(list_samples(recipe, data), mattes)
     if not todo:
         return 0
     matter = stylematte.load(weights or "nano", device=device)

@@ -91,4 +91,4 @@ def _joined(one: Statistics, other: Statistics) -> Statistics:
 def _batches(reals: EndlessImages) -> Iterator[Tensor]:
     for first in range(0, reals.count, _BATCH):
         numbers = range(first, min(first + _BATCH, reals.count))
-        yield torch.stack([torch.from_numpy(reals.picture(n)) for n in numbers]).float() / 255
+        yield torch.stack([torch.from_numpy(reals.image(n)) for n in numbers]).float() / 255

@@ -35,8 +35,8 @@ class SampleGrids:
     def draw_reals(self, reals: EndlessImages) -> None:
         """Write a grid of real images, spread evenly over the set."""
         numbers = np.linspace(0, reals.count - 1, min(COLUMNS * ROWS, reals.count)).astype(int)
-        pictures = torch.from_numpy(np.stack([reals.picture(int(n)) for n in numbers]))
-        _write(self.folder / "reals.png", checker_sheet(pictures.float() / 255, COLUMNS))
+        images = torch.from_numpy(np.stack([reals.image(int(n)) for n in numbers]))
+        _write(self.folder / "reals.png", checker_sheet(images.float() / 255, COLUMNS))
 
     def draw(self, generator: Generator, seen: int) -> dict[str, Path]:
         """Write a grid of generated images after `seen` real images, and rows of different truncation.
@@ -76,25 +76,25 @@ def draw(generator: Generator, z: Tensor, truncation: float | Tensor) -> Tensor:
     return torch.cat([rgba_of(generator(a.to(device), b.to(device))).cpu() for a, b in parts])
 
 
-def checker_sheet(pictures: Tensor, columns: int) -> NDArray[np.uint8]:
+def checker_sheet(images: Tensor, columns: int) -> NDArray[np.uint8]:
     """Arrange images in rows over a checkerboard.
 
     Args:
-        pictures: (N, 4, H, W) float32 straight RGBA in [0, 1].
+        images: (N, 4, H, W) float32 straight RGBA in [0, 1].
         columns: Images per row.
 
     Returns:
         (rows · H, columns · W, 3) uint8 RGB; empty places show the checkerboard.
     """
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     rows = -(-count // columns)
     square = max(2, height // 8)
     y, x = np.mgrid[: rows * height, : columns * width] // square
     board = np.where((x + y) % 2, *_CHECKER)[..., None].repeat(3, 2)
-    for number, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         top, left = (number // columns) * height, (number % columns) * width
         place = board[top : top + height, left : left + width]
-        place[:] = picture[..., 3:] * picture[..., :3] * 255 + (1 - picture[..., 3:]) * place
+        place[:] = image[..., 3:] * image[..., :3] * 255 + (1 - image[..., 3:]) * place
     return np.round(board).clip(0, 255).astype(np.uint8)
 
 

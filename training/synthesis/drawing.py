@@ -149,13 +149,13 @@ def generate(
     """
     noise, lookups = (torch.from_numpy(np.stack(a)).to(device) for a in _columns(drafts))
     truncation = torch.tensor([d.truncation for d in drafts], dtype=torch.float32, device=device)
-    pictures = generator(noise, truncation, lookups)
-    levels = (pictures.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)  # [-1, 1], rounded
+    images = generator(noise, truncation, lookups)
+    levels = (images.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)  # [-1, 1], rounded
     rgba = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     if side_px is not None and side_px != rgba.shape[1]:
-        shrunk = [cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_AREA) for picture in rgba]
+        shrunk = [cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA) for image in rgba]
         rgba = np.stack(shrunk)
-    return [GeneratedImage(draft, picture) for draft, picture in zip(drafts, rgba, strict=True)]
+    return [GeneratedImage(draft, image) for draft, image in zip(drafts, rgba, strict=True)]
 
 
 def _columns(drafts: Sequence[Draft]) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:

@@ -28,7 +28,7 @@ def write_sheet(path: Path, folder: SampleFolder) -> None:
     """
     kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MAX_IMAGES]
     side = min(_CELL_PX, folder.settings.size_px)
-    pictures = np.stack([resize(folder.read(index), (side, side)) for index in kept])
-    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    images = np.stack([resize(folder.read(index), (side, side)) for index in kept])
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     sheet = checker_sheet(planes, math.ceil(math.sqrt(len(kept))))
     write_bytes(path, encode_image(sheet, path.suffix.lower()[1:]))
