@@ -74,7 +74,7 @@ def task_of(name: str, kind: str, side: int, arguments: argparse.Namespace) -> C
 
 
 def measure(name: str, kind: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One task in this process: milliseconds a picture and peak megabytes."""
+    """One task in this process: milliseconds an image and peak megabytes."""
     torch.set_num_threads(arguments.threads)
     task = task_of(name, kind, side, arguments)
     on_card = arguments.device.startswith("cuda")
@@ -137,7 +137,7 @@ def main() -> None:
                 row[name] = in_own_process(name, kind, side)
                 figures = row[name]
                 print(
-                    f"{kind} {side:5} {name:22} {figures['median_ms_a_picture']:9.1f} ms a picture "
+                    f"{kind} {side:5} {name:22} {figures['median_ms_a_picture']:9.1f} ms an image "
                     f"{figures['peak_mb']:9.0f} MB",
                     flush=True,
                 )

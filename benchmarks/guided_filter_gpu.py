@@ -56,7 +56,7 @@ def stream() -> int:
 
 
 def guide_of(case: Case, size: tuple[int, int], seed: int) -> Tensor:
-    """One picture in the case's layout and storage."""
+    """One image in the case's layout and storage."""
     generator = torch.Generator("cuda").manual_seed(seed)
     channels = 1 if case.layout == "grey" else 3
     guide = torch.rand(1, channels, *size, device="cuda", generator=generator)

@@ -1,12 +1,12 @@
-"""Damaged files through the reader: does it crash, hang, or give a picture shorter than its header says?
+"""Damaged files through the reader: does it crash, hang, or give an image shorter than its header says?
 
     python benchmarks/mutations.py --files 20000 --out benchmarks/results/mutations.json
 
-Sound pictures of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
+Sound images of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
 hole of zeros, an insertion or the head of another file, and read in a child process. File `i` is the same
 in every run. What counts: `crash` (the child died, twice), `hang` (over 10 s, twice), `traceback` (an error
 that is no line for the user), `short` (read without a word, and the last 2 % of the rows have no detail;
-zeros in a file that is not compressed are a picture). The rest was read or refused by name. A run ends with
+zeros in a file that is not compressed are an image). The rest was read or refused by name. A run ends with
 exit code 1 if there is any of the four.
 """
 
@@ -48,7 +48,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def drawn(size: tuple[int, int], is_deep: bool) -> NDArray[Any]:
-    """A picture with detail in every row."""
+    """An image with detail in every row."""
     rng = np.random.default_rng(size[0])
     waves = cv2.resize(
         rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC

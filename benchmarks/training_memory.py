@@ -38,7 +38,7 @@ def main() -> None:
     if arguments.step:  # first, so that the peak is the step's
         run_step(model, arguments.side, arguments.precision == "bf16")
         row["peak_of_process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    # One picture and two: what one more picture adds is free of what is saved once.
+    # One image and two: what one more image adds is free of what is saved once.
     one, two = (saved_bytes(model, count, arguments.side, arguments.precision == "bf16") for count in (1, 2))
     states_mb, photo_mb = parameters * BYTES_A_PARAMETER / 1e6, (two - one) / 1e6
     row |= {

@@ -39,7 +39,7 @@ def load(
     detail: str = "auto",
     lanes: int = 1,
 ) -> Matter:
-    """Open a model, ready to matte pictures.
+    """Open a model, ready to matte images.
 
     Args:
         weights: A name that `stylematte models` lists, or the path of an exported ONNX file.
@@ -48,7 +48,7 @@ def load(
         size: Working size in pixels: side of the square with as many pixels as the network shall see.
             None takes the model's own.
         threads: CPU threads of the network. None takes all cores this process may use.
-        detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
+        detail: How much of the uncertain band is looked at again at the image's own size: `auto`, `off`,
             `max`, or so many megapixels. Only for models with a refiner.
         lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
 

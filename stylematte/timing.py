@@ -185,10 +185,10 @@ def machine() -> dict[str, Any]:
 
 
 def drawn_photo(height: int, width: int) -> NDArray[np.uint8]:
-    """A picture to time on, (H, W, 3): a gradient, since the time depends on the size alone."""
+    """An image to time on, (H, W, 3): a gradient, since the time depends on the size alone."""
     rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
-    return picture.astype(np.uint8)
+    image = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
+    return image.astype(np.uint8)
 
 
 def _send_measured(case: Case, sender: Any) -> None:

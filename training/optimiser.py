@@ -1,4 +1,4 @@
-"""AdamW, the learning rate over a stage and over the encoder, and the running average of the weights."""
+"""AdamW, learning-rate schedule, layer-wise rates of the encoder, and the moving average of the weights."""
 
 import math
 
@@ -15,10 +15,10 @@ PRIOR_FACTOR = 10.0
 
 
 def make_optimiser(model: StyleMatte, weight_decay: float) -> torch.optim.AdamW:
-    """AdamW with a group for every level of the encoder and one for the rest; norms and biases do not decay.
+    """Make an AdamW with a group per encoder level and one for the rest; norms and biases do not decay.
 
-    What reads the prior has a group of its own. One optimiser for the whole run: `set_rates` gives its groups
-    the rates of a stage.
+    The kernel that reads the prior has a group of its own. One optimiser serves the whole run: `set_rates`
+    sets its groups' rates for a stage.
     """
     groups: dict[tuple[int | None, bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -37,9 +37,9 @@ def make_optimiser(model: StyleMatte, weight_decay: float) -> torch.optim.AdamW:
 def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None:
     """Set the learning rate of every group for a step of a stage.
 
-    Decoder and head take the stage's rate, the encoder's level l takes that times
-    encoder_rate · layer_decay ^ (4 − l): what is near the picture is general already, and learns slowest. The
-    kernel that reads the prior takes the stage's rate times `PRIOR_FACTOR`.
+    Decoder and head use the stage's rate. Level l of the encoder uses it times
+    encoder_rate · layer_decay ^ (4 − l): early layers are already general, and learn slowest. The kernel that
+    reads the prior uses the stage's rate times `PRIOR_FACTOR`.
     """
     rate = learning_rate(stage, step)
     for group in optimiser.param_groups:
@@ -53,7 +53,7 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
 
 
 def learning_rate(stage: Stage, step: int) -> float:
-    """Linear rise, then a cosine fall to a fiftieth of the peak."""
+    """Return the learning rate: linear warm-up, then cosine decay to 1/50 of the peak."""
     if step < stage.warmup_steps:
         return stage.learning_rate * (step + 1) / stage.warmup_steps
     progress = (step - stage.warmup_steps) / max(1, stage.steps - stage.warmup_steps)
@@ -62,7 +62,7 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 @torch.no_grad()
 def update_average(average: StyleMatte, model: StyleMatte, decay: float, step: int) -> None:
-    """Move the running average of the weights towards the network; faster in the first steps."""
+    """Update the moving average of the weights; faster in the first steps."""
     decay = min(decay, (1 + step) / (10 + step))
     for target, source in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if target.is_floating_point():

@@ -102,7 +102,7 @@ def _explain(found: list[ErrorDetails], kind: type, values: dict[str, Any], wher
     if error["type"] == "value_error":
         return f"{named}: {error['ctx']['error']}"
     if error["type"] == "literal_error":
-        return f"{named}: {key} {error['input']!r} is none of {', '.join(hint.__args__)}"
+        return f"{named}: {key} {error['input']!r} is none of {', '.join(get_args(hint))}"
     if error["type"] in _RANGES:
         return f"{named}: {key} must be {_range(_validator(kind).__pydantic_fields__[key].metadata)}"
     if error["type"] == "finite_number":

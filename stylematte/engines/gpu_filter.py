@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from stylematte.engines.cuda import Cuda
 from stylematte.errors import EngineError, StyleMatteError
-from stylematte.imaging.geometry import Picture, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, to_dtype, to_float
 
 TYPES = {np.dtype(np.uint8): "|u1", np.dtype(np.float32): "<f4"}
 
@@ -39,7 +39,7 @@ class GpuGuidedFilter:
         self.card = card
         self._kernels = kernels
 
-    def alpha(self, coefficients: "GpuArray", image: Picture, dtype: DTypeLike) -> NDArray[Any]:
+    def alpha(self, coefficients: "GpuArray", image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
         """Apply coefficients to a photo.
 
         Args:
@@ -114,6 +114,6 @@ class GpuCoefficients:
         self._array = array
         self._filter = gpu_filter
 
-    def alpha_as(self, image: Picture, dtype: DTypeLike) -> NDArray[Any]:
+    def alpha_as(self, image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
         """(H, W) opacity of the photo; see `GpuGuidedFilter.alpha`."""
         return self._filter.alpha(self._array, image, dtype)

@@ -27,7 +27,7 @@ log = logging.getLogger("stylematte")
 class OnnxEngine:
     """Runs a contract file through ONNX Runtime; see `Engine`.
 
-    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float picture exists.
+    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float image exists.
     """
 
     name = "onnx"

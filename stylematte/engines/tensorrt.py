@@ -24,7 +24,7 @@ from stylematte.files import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"
-LANES = 2  # contexts: one prepares its pictures on the CPU while the other's are on the card
+LANES = 2  # contexts: one prepares its images on the CPU while the other's are on the card
 FLOAT_BYTES = 4
 
 log = logging.getLogger("stylematte")
@@ -197,7 +197,7 @@ class TensorRTEngine:
     """Runs an engine file; see `Engine`.
 
     Every lane has a context, a stream, and memory for the largest pass, so a pass is one copy up, one launch
-    of a CUDA graph and one copy down of coefficients, at most a sixth of the picture.
+    of a CUDA graph and one copy down of coefficients, at most a sixth of the image.
     """
 
     name = "tensorrt"

@@ -1,4 +1,4 @@
-"""JPEG: whether the data fills the picture. The decoder fills what is missing with grey and goes on."""
+"""JPEG: whether the data fills the image. The decoder fills what is missing with grey and goes on."""
 
 import re
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ _LEAST_SCAN = 1024  # bytes of data below which no share of it says anything
 _AC_TABLES = range(0x10, 0x20)
 _END_OF_BLOCK = 0
 # What libjpeg says of data that cannot be right. Others of its messages, on stray bytes between segments or
-# on unknown versions, come with sound pictures.
+# on unknown versions, come with sound images.
 _DAMAGE = re.compile("premature end of data|bad Huffman|bad arithmetic|found marker")
 _RESTART = re.compile(b"\xff[\xd0-\xd7]")
 _STRAY = re.compile(r"(\d+) extraneous bytes")
@@ -33,10 +33,10 @@ def load(data: bytes) -> tuple[Array, str]:
         data: The file.
 
     Returns:
-        (H, W, C) uint8 as stored; and what is wrong with the data, empty for a sound picture.
+        (H, W, C) uint8 as stored; and what is wrong with the data, empty for a sound image.
 
     Raises:
-        pyvips.Error: No picture comes out of it.
+        pyvips.Error: No image comes out of it.
     """
     pixels, is_suspicious = vips.messages.run(lambda: _decoded(data), _SIGN)
     is_progressive = len(list(_places(data, _SCAN))) > 1
@@ -67,7 +67,7 @@ def load(data: bytes) -> tuple[Array, str]:
 
 
 def _decoded(data: bytes, fail_on: str = "none") -> Array:
-    """Decode whatever there is; libvips's own levels of failing stop at sound pictures, or too late."""
+    """Decode whatever there is; libvips's own levels of failing stop at sound images, or too late."""
     return vips.array_of(vips.library().Image.jpegload_buffer(data, fail_on=fail_on, access="sequential"))
 
 
@@ -95,7 +95,7 @@ def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
 
 
 def _lacks_data(data: bytes, start: int) -> bool:
-    """Whether the data ends before the picture is full; asked where another message may have hidden that."""
+    """Whether the data ends before the image is full; asked where another message may have hidden that."""
     spare = bytes(64)  # for what the decoder reads ahead
     try:
         with vips.messages.shared():
@@ -112,7 +112,7 @@ def _has_all_restarts(scan: bytes) -> bool:
 
 
 def _has_all_scans(data: bytes) -> bool:
-    """Whether the scans of a progressive picture bring all bits of all 64 coefficients of all components.
+    """Whether the scans of a progressive image bring all bits of all 64 coefficients of all components.
 
     Reference:
         ITU-T T.81, B.2.3 (scan header) and G.1.1.1 (spectral selection, successive approximation).
@@ -145,13 +145,13 @@ def _can_have_zeros(data: bytes) -> bool:
 
 
 def _places(data: bytes, marker: bytes) -> Iterator[int]:
-    """Places of a marker of this picture; a thumbnail within its segments has its own."""
+    """Places of a marker of this image; a thumbnail within its segments has its own."""
     at = 2
     while data[at : at + 1] == b"\xff" and data[at : at + 2] != _SCAN:
         if data[at : at + 2] == marker:
             yield at
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big") if data[at + 1 : at + 2] != b"\xff" else 1
-    end = _end_of(data, at)  # behind it may be another picture, such as a gain map
+    end = _end_of(data, at)  # behind it may be another image, such as a gain map
     at = data.find(marker, at, end)
     while at >= 0:
         yield at
@@ -159,6 +159,6 @@ def _places(data: bytes, marker: bytes) -> Iterator[int]:
 
 
 def has_gain_map(data: bytes) -> bool:
-    """Whether it is an Ultra HDR photo: an SDR picture with a map that brightens it on some screens."""
+    """Whether it is an Ultra HDR photo: an SDR image with a map that brightens it on some screens."""
     head = data[: 1 << 18]
     return b"hdrgm:Version" in head or b"urn:iso:std:iso:ts:21496:-1" in head

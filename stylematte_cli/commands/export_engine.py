@@ -161,7 +161,7 @@ def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tu
         "building %s for %s: minutes, and the card should have nothing else to do", path.name, plan.sizes
     )
     started = time.perf_counter()
-    engine = export_tensorrt.build_apart(plan, _teller())
+    engine = export_tensorrt.build_in_process(plan, _teller())
     seconds = time.perf_counter() - started
     run = export_tensorrt.run_engine(tensorrt, engine, plan, card)
     parity = export_tensorrt.check_engine(plan, run, pictures)

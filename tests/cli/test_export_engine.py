@@ -32,7 +32,7 @@ def card(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: "11.4.0.106")
     monkeypatch.setattr(export_engine, "find_spec", lambda name: name)
     monkeypatch.setattr(
-        export_tensorrt, "build_apart", lambda plan, say: export_tensorrt.build_plan(trt, plan, say)
+        export_tensorrt, "build_in_process", lambda plan, say: export_tensorrt.build_plan(trt, plan, say)
     )
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     return card
@@ -109,7 +109,7 @@ def test_an_engine_that_differs_is_not_kept(card, model_file, tmp_path, capsys, 
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([-5], np.float32), tensor.name))
         return model.SerializeToString()
 
-    monkeypatch.setattr(export_tensorrt, "build_apart", other)
+    monkeypatch.setattr(export_tensorrt, "build_in_process", other)
     line = refused(capsys, run(model_file, tmp_path), 5)
     assert "alpha of the file differs from the onnx file's" in line
     assert left_over(tmp_path) == []
@@ -124,7 +124,7 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing(
     def interrupt(plan, say):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_tensorrt, "build_apart", interrupt)
+    monkeypatch.setattr(export_tensorrt, "build_in_process", interrupt)
     assert run(model_file, tmp_path) == 130
     assert left_over(tmp_path) == []
 

@@ -73,19 +73,19 @@ def matter(request, red_model, gpu_filter) -> Matter:
 
 
 def photo(rng, height: int, width: int, dtype) -> np.ndarray:
-    picture = np.zeros((height, width, 3), np.float32)
-    picture[:, width // 2 :, 0] = 1
-    picture = np.clip(picture + rng.normal(0, 0.05, picture.shape), 0, 1).astype(np.float32)
-    return picture if dtype == np.float32 else (picture * np.iinfo(dtype).max).astype(dtype)
+    image = np.zeros((height, width, 3), np.float32)
+    image[:, width // 2 :, 0] = 1
+    image = np.clip(image + rng.normal(0, 0.05, image.shape), 0, 1).astype(np.float32)
+    return image if dtype == np.float32 else (image * np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
-    pictures = [photo(rng, *size, dtype) for size in PHOTOS]
+    images = [photo(rng, *size, dtype) for size in PHOTOS]
     reference = Matter(open_engine(red_model, "onnx", "cpu"), 128)
-    mattes = matter.batch(pictures)
-    for matte, picture in zip(mattes, pictures, strict=True):
-        wanted = reference(picture)
+    mattes = matter.batch(images)
+    for matte, image in zip(mattes, images, strict=True):
+        wanted = reference(image)
         # Both ways have float32 sums; b of a steep line is rounded once more.
         np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
         for kind, step in ((np.uint8, 1), (np.uint16, 8)):
@@ -101,11 +101,11 @@ def test_a_prior_goes_to_the_card_too(road, gpu_filter, tmp_path, rng):
     onnx.save(red_detector(prior=True), path)
     matter = Matter(road(path, gpu_filter), 128)
     reference = Matter(open_engine(path, "onnx", "cpu"), 128)
-    pictures = [photo(rng, *size, np.uint8) for size in PHOTOS]
-    priors = [np.full(picture.shape[:2], 0.5, np.float32) for picture in pictures]
+    images = [photo(rng, *size, np.uint8) for size in PHOTOS]
+    priors = [np.full(image.shape[:2], 0.5, np.float32) for image in images]
     priors[0] = None
     for given in (None, priors, None):
-        mattes, expected = matter.batch(pictures, given), reference.batch(pictures, given)
+        mattes, expected = matter.batch(images, given), reference.batch(images, given)
         for matte, wanted in zip(mattes, expected, strict=True):
             np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
 

@@ -59,9 +59,9 @@ def test_both_kernels_give_alpha(driver, rng, tmp_path):
     kernels.apply(coefficients, OnCard(photo), alpha)
 
     grey = ((photo / 255 - MEAN) / STD).mean(-1)
-    for picture in range(2):
-        maps = coarse_guide[picture, 0].astype(np.float64), 5.0 * logits[picture, 0], grey[picture]
-        np.testing.assert_allclose(alpha.array[picture, 0], sigmoid(guided_logits(*maps, 2, 1e-2)), atol=1e-5)
+    for image in range(2):
+        maps = coarse_guide[image, 0].astype(np.float64), 5.0 * logits[image, 0], grey[image]
+        np.testing.assert_allclose(alpha.array[image, 0], sigmoid(guided_logits(*maps, 2, 1e-2)), atol=1e-5)
     first, second = driver.launches
     assert pointer_types(first) == [True, True, False, False, True]
     assert pointer_types(second) == [True, True, False, False, False, False, True]

@@ -15,7 +15,7 @@ from export.build import fix_size
 from export.engine_plan import Identity, plan_for
 from export.parity import ParityError
 from export.precision import set_metadata, to_half
-from export.tensorrt import build_apart, build_plan, check_engine, run_engine, write_engine
+from export.tensorrt import build_in_process, build_plan, check_engine, run_engine, write_engine
 from stylematte.engines.base import Contract
 from stylematte.engines.cuda import Cuda
 from stylematte.engines.tensorrt import Sidecar
@@ -31,7 +31,7 @@ BUILT_FOR = {
 
 
 @pytest.fixture
-def plan(exported) -> engine_plan.Plan:
+def plan(exported) -> engine_plan.EnginePlan:
     return plan_for("test", exported.model, 64, 2)
 
 
@@ -205,11 +205,11 @@ def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, card, plan, 
 
 
 def test_an_engine_that_does_not_open_or_run(trt, card, plan, photos):
-    with pytest.raises(EngineError, match="does not open the engine of test"):
+    with pytest.raises(EngineError, match="cannot open the engine that it built for test"):
         run_engine(trt, b"refused", plan, Cuda(0, card))
     run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
     trt.plans[0].broken = True
-    with pytest.raises(EngineError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
+    with pytest.raises(EngineError, match=r"the engine of test fails on \(1, 3, 64, 64\)"):
         check_engine(plan, run, photos)
     assert not card._memory
 
@@ -252,24 +252,24 @@ def answer_nothing(settings, sender):
 
 def test_a_build_in_a_process_of_its_own(plan, monkeypatch):
     said = []
-    monkeypatch.setattr(tensorrt, "_send_built", answer_engine)
-    assert build_apart(plan, lambda *progress: said.append(progress)) == b"test"
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_engine)
+    assert build_in_process(plan, lambda *progress: said.append(progress)) == b"test"
     assert said == [("Building", 1, 2)]
-    monkeypatch.setattr(tensorrt, "_send_built", answer_error)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_error)
     with pytest.raises(EngineError, match="TensorRT did not build it"):
-        build_apart(plan, silent)
-    monkeypatch.setattr(tensorrt, "_send_built", answer_nothing)
+        build_in_process(plan, silent)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_nothing)
     with pytest.raises(EngineError, match="the process that built it died with 11"):
-        build_apart(plan, silent)
+        build_in_process(plan, silent)
 
 
 def test_an_interrupted_build_leaves_no_process(plan, monkeypatch):
     def interrupt(*progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensorrt, "_send_built", answer_engine)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_engine)
     with pytest.raises(KeyboardInterrupt):
-        build_apart(plan, interrupt)
+        build_in_process(plan, interrupt)
     assert not tensorrt.multiprocessing.active_children()
 
 

@@ -57,7 +57,7 @@ def test_a_prior_moves_the_logits(tmp_path: Path, red_model: Path, rng: np.rando
         engine.coefficients(batch, priors[..., :64])
 
 
-def test_batch_gives_what_single_pictures_give(red_model: Path, rng: np.random.Generator) -> None:
+def test_batch_gives_what_single_images_give(red_model: Path, rng: np.random.Generator) -> None:
     engine = open_engine(red_model, device="cpu")
     batch = images(rng)
     single = np.concatenate([engine.coefficients(batch[i : i + 1]) for i in range(3)])

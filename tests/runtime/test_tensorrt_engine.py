@@ -130,7 +130,7 @@ def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_sh
         counts.append((card.captures, card.launches))
     assert counts[:5] == [(0, 0), (2, 2), (2, 4), (2, 6), (2, 8)]
     assert counts[5:] == [(2, 8), (4, 10), (4, 10), (6, 12)]
-    # First each profile in turn, to learn what memory it takes; then as the pictures come.
+    # First each profile in turn, to learn what memory it takes; then as the images come.
     assert [context.profiles for context in plan.contexts] == [[1, 0, 1, 0]] * 2
 
 

@@ -165,13 +165,13 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.HeldOut, "error", lambda self, scores: float("nan"))
+    monkeypatch.setattr(loop.HeldOutSplit, "error", lambda self, scores: float("nan"))
     with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
         run(data_root, mattes, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
 
 
-def test_previews_show_picture_label_alpha_and_composite(whole, data_root):
+def test_previews_show_image_label_alpha_and_composite(whole, data_root):
     sheets = sorted((whole[0] / "previews").iterdir())
     assert [p.name for p in sheets] == ["000003.png", "000006.png", "000009.png", "000010.png"]
     sheet = cv2.imread(str(sheets[-1]))
@@ -278,11 +278,11 @@ def test_so_it_is_whatever_the_network_and_the_precision(data_root, mattes, tmp_
 
 def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
     model = build_model("test_swin").train()
-    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
     def answer(*place: int) -> torch.Tensor:
         reseed(*place)
-        return model(picture, picture).coarse_logits.detach()
+        return model(image, image).coarse_logits.detach()
 
     assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
     others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
@@ -422,7 +422,7 @@ def test_what_reads_the_prior_learns_faster():
     assert group["lr"] == pytest.approx(PRIOR_FACTOR * learning_rate(SECOND, 2))
 
 
-def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
+def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
     model = build_model("test")
     optimiser = make_optimiser(model, weight_decay=0.01)
     stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
