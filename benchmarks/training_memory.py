@@ -1,8 +1,8 @@
-"""Memory of a training step, and the batch sizes that fit cards of 12, 24, 80 and 140 GB.
+"""Memory of a training step, and the batch sizes that fit GPUs of 12, 24, 80 and 140 GB.
 
     python benchmarks/training_memory.py [--preset nano] [--side 512] [--precision bf16] [--step]
 
-What the backward pass keeps is counted tensor by tensor as autograd saves it, so it needs no card: autocast
+What the backward pass keeps is counted tensor by tensor as autograd saves it, so it needs no GPU: autocast
 saves the same tensors on a processor. Parameters, gradients, AdamW's two moments and the moving average are
 20 bytes a parameter. A fifth is left free for kernels' workspaces and fragmentation: a choice, not measured.
 With --step, one whole step of one photo is run and the process's peak is printed besides.

@@ -9,7 +9,7 @@ network (RGB to full-size alpha, as many lanes as cores), image (foreground, com
 encode (to the codec's pixels, and the codec). Alone each has all cores; in the pipeline they share them, so
 besides the slowest stage the sum of processor times bounds the whole: `possible` = the least of the slowest
 stage alone and cores / processor time of all stages a frame. With --stand-in-ms the network is a wait of that
-length, one frame at a time, as if a card did it: then no stage takes from another, and the whole should be as
+length, one frame at a time, as if a GPU did it: then no stage takes from another, and the whole should be as
 fast as the slowest.
 """
 
@@ -100,7 +100,7 @@ def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
 
 
 class StandIn:
-    """An engine that runs the network once and then waits as long as a card would take."""
+    """An engine that runs the network once and then waits as long as a GPU would take."""
 
     name, provider, lanes, gpu_filter = "stand-in", "CPUExecutionProvider", 1, None
 

@@ -58,7 +58,7 @@ def load(
         UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_gpu_filter
+    from stylematte.engines.gpu import use_gpu_filter
     from stylematte.matter import Matter, open_detail
     from stylematte.weights import resolve
 

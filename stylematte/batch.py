@@ -1,7 +1,7 @@
 """Many images: read, matte, render and write, several at once, in memory that their number does not grow.
 
 Each worker takes one whole image through all stages. On a CPU every worker runs the network in a lane of
-its own with one thread, which leaves no core waiting for another stage; on a graphics card the images that
+its own with one thread, which leaves no core waiting for another stage; on a GPU the images that
 wait for the network go through it together.
 """
 
@@ -39,8 +39,8 @@ Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
 PREMULTIPLIABLE = ("tiff", "exr")
-CARD_BATCH = 4
-CARD_LANES = 2  # one prepares its images on the CPU while the other's are on the card
+GPU_BATCH = 4
+GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the GPU
 MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
@@ -142,11 +142,11 @@ def run(
 
     Args:
         items: From `collect`.
-        matter: Its engine should have as many lanes as there are workers, or a graphics card behind it.
+        matter: Its engine should have as many lanes as there are workers, or a GPU behind it.
         job: What to make.
         manifest: Opened; gets a line for every item.
         workers: Images in work at once.
-        batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a graphics card.
+        batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a GPU.
 
     Raises:
         EngineError: The runtime failed; the rest is not tried.
@@ -324,8 +324,8 @@ class Network:
     def __init__(self, matter: Matter, batch_size: int | None) -> None:
         is_cpu = matter.engine.provider == "CPUExecutionProvider"
         self._matter = matter
-        self._batch_size = batch_size or (1 if is_cpu else CARD_BATCH)
-        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else CARD_LANES)
+        self._batch_size = batch_size or (1 if is_cpu else GPU_BATCH)
+        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else GPU_LANES)
         self._lock = threading.Lock()
         self._waiting: list[tuple[ImageArray, Future[Matte]]] = []
 

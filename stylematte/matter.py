@@ -44,7 +44,7 @@ class Matte:
 
     Attributes:
         image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
-        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a card
+        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a GPU
             and makes the alpha there.
         contract: Of the model they came from.
         given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.

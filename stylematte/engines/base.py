@@ -198,7 +198,7 @@ class Contract:
 
 
 class DeviceCoefficients(Protocol):
-    """Coefficients of one photo that are still on a card."""
+    """Coefficients of one photo that are still on a GPU."""
 
     def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
         """Make the alpha there: (H, W) opacity of the photo (H, W, 3), in the number type asked for."""
@@ -213,7 +213,7 @@ class Engine(Protocol):
         name: Kind of engine, `onnx`.
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
-        gpu_filter: Makes the alphas on the card, once it is set; see `engines.gpu_filter`.
+        gpu_filter: Makes the alphas on the GPU, once it is set; see `engines.gpu_filter`.
         takes_prior: The file has the input `prior`.
         file_sha256: Hex digest of the file that was opened, model or engine; computed once, when asked for.
     """
@@ -240,7 +240,7 @@ class Engine(Protocol):
 
         Returns:
             (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a
-            photo, where the filter runs on the card too.
+            photo, where the filter runs on the GPU too.
 
         Raises:
             EngineError: The runtime failed.

@@ -171,7 +171,7 @@ def test_recipes_that_cannot_be_used(capsys, tmp_path):
 def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     there = (recipe, "--data", data, "--out", tmp_path / "out")
     assert "--precision fp8" in refused(capsys, *there, "--precision", "fp8", code=2)
-    assert "fp16 needs a graphics card" in refused(capsys, *there, "--precision", "fp16", code=2)
+    assert "fp16 needs a GPU" in refused(capsys, *there, "--precision", "fp16", code=2)
     line = refused(capsys, *there, "--accumulate", 3, code=3)
     assert "batch_size 4 is no multiple of 1 processes times 3" in line
     assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)

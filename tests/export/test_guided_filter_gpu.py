@@ -1,4 +1,4 @@
-"""The kernels on a card, against torch in float64 on the same card."""
+"""The kernels on a GPU, against torch in float64 on the same GPU."""
 
 from itertools import product
 
@@ -29,7 +29,7 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.uint8: 0.5 / 255 + 1e-
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers on the card, (…) float64."""
+    """Normal numbers on the GPU, (…) float64."""
     return torch.randn(
         shape, generator=torch.Generator("cuda").manual_seed(seed), device="cuda", dtype=torch.float64
     )

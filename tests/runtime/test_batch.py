@@ -105,7 +105,7 @@ def test_engine_failure_stops_the_run_and_names_the_image(tmp_path: Path, matter
     assert len(calls) <= 3, "the rest was not tried"
 
 
-def test_images_that_wait_for_a_card_share_a_pass(tmp_path: Path, matter: Matter) -> None:
+def test_images_that_wait_for_a_gpu_share_a_pass(tmp_path: Path, matter: Matter) -> None:
     sizes: list[int] = []
     lock = threading.Lock()
 

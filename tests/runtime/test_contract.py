@@ -80,7 +80,7 @@ def test_sizes_that_the_network_is_not_good_at(size: int | None, warning: str) -
     assert contract(good_sizes="").warning_for(size) == ""
 
 
-@pytest.mark.parametrize("picture", [(1000, 1000), (600, 1800), (3, 4000)])
+@pytest.mark.parametrize("image", [(1000, 1000), (600, 1800), (3, 4000)])
 def test_a_stretched_image_is_a_square_whatever_its_shape(image: tuple[int, int]) -> None:
     read = contract(fit="stretch", working_size="320")
     assert read.working_size_for(*image) == (320, 320)
@@ -120,7 +120,7 @@ def test_lacking_key_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         ((3000, 4000), (480, 640)),
         ((2000, 3000), (448, 672)),

@@ -70,7 +70,7 @@ def test_as_rgb_accepts_grey_and_four_channels(rng: np.random.Generator) -> None
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 3)), "float64 are not supported"),
         (np.zeros((4, 4, 3), bool), "bool are not supported"),

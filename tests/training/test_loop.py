@@ -500,8 +500,8 @@ def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
-    with pytest.raises(InputError, match="fp16 needs a graphics card"):
+def test_half_precision_is_for_gpus(data_root, mattes, tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
         run(data_root, mattes, tmp_path / "out", precision="fp16")
     assert not (tmp_path / "out").exists()
 
@@ -518,7 +518,7 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
 
 
 def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
-    """On a processor, with the parts that accelerate puts together on a graphics card."""
+    """On a processor, with the parts that accelerate puts together on a GPU."""
 
     def with_scaler(*arguments):
         accelerator = join_processes("cpu")

@@ -209,8 +209,8 @@ def test_threads_are_shared_and_what_the_user_says_counts(monkeypatch, environme
 
 
 @pytest.mark.parametrize(("world", "touched"), [("1", ["cuda:0"]), ("2", [])])
-def test_one_of_several_processes_does_not_touch_the_first_card(monkeypatch, world, touched):
-    """Accelerate gives each the card of its local rank; no card is needed to see what comes before."""
+def test_one_of_several_processes_does_not_touch_the_first_gpu(monkeypatch, world, touched):
+    """Accelerate gives each the GPU of its local rank; no GPU is needed to see what comes before."""
     seen = []
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(str(device)))

@@ -237,7 +237,7 @@ def test_every_setting_is_kept():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["t", "r"])
 @torch.no_grad()
-def test_half_precision_on_a_card(kind):
+def test_half_precision_on_a_gpu(kind):
     generator, z = lively(kind), torch.randn(2, 12)
     expected = generator(z)
     assert getattr(generator.synthesis, generator.synthesis.names[0]).in_half
