@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
@@ -84,7 +84,7 @@ def build_rows(kind: type, table: dict[str, Any], key: str, path: Path) -> tuple
 
 
 @cache
-def _validator(kind: type) -> type:
+def _validator(kind: type) -> Any:
     return validated(kind, frozen=True, config=_CONFIG)
 
 
