@@ -19,6 +19,7 @@ WHERE_GENERATORS_COME_FROM = (
 )
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
+MODEL = ".onnx"
 REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
@@ -178,19 +179,24 @@ def check_name(name: str) -> None:
         raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
 
 
-def new_path(name: str, overwrite: bool = False) -> Path:
-    """Where training weights of that name are kept.
+def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path:
+    """Where weights of that name are kept.
 
     Raises:
         UsageError: No file can be called that, or a shipped model is.
-        InputError: It is there already.
+        InputError: It is there already, or weights of the other kind are, whose card it would take.
     """
     check_name(name)
-    if any((ASSETS / f"{name}{suffix}").exists() for suffix in (".onnx", TRAINING)):
+    if any((ASSETS / f"{name}{kind}").exists() for kind in (MODEL, TRAINING)):
         raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
-    path = cache_folder() / f"{name}{TRAINING}"
+    path = cache_folder() / f"{name}{suffix}"
     if path.exists() and not overwrite:
         raise InputError(f"{path} is already there", "Give --overwrite, or another --name")
+    other = path.with_name(f"{name}{MODEL if suffix == TRAINING else TRAINING}")
+    if other.exists():
+        raise InputError(
+            f"{other} is already there, and two files cannot share a card", "Give another --name"
+        )
     return path
 
 

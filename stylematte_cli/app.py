@@ -16,9 +16,9 @@ from stylematte_cli.commands import (
     evaluate,
     export,
     fid,
-    import_released,
     matte,
     models,
+    models_import,
     synth,
     toolkit,
     train,
@@ -43,7 +43,7 @@ app.command("cycle", cls=Verb)(cycle.cycle)
 app.command("export", cls=Verb)(export.export)
 app.command("evaluate", cls=Verb)(evaluate.evaluate)
 app.command("fid", cls=Verb)(fid.fid)
-models.app.command("import", cls=Verb)(import_released.import_released)
+models.app.command("import", cls=Verb)(models_import.import_file)
 app.add_typer(models.app, name="models", cls=Verbs)
 app.command("doctor", cls=Verb)(doctor.doctor)
 app.command("bench", cls=Verb)(bench.bench)

@@ -20,7 +20,7 @@ EXAMPLES = {
     "models": "stylematte models list",
     "models list": "stylematte models list --json",
     "models show": "stylematte models show nano",
-    "models import": "stylematte models import stylematte_pure.pth",
+    "models import": "stylematte models import ~/.u2net/u2net.onnx",
     "doctor": "stylematte doctor",
     "bench": "stylematte bench --weights nano",
 }
