@@ -15,6 +15,10 @@ _ALLOWING = frozenset(
     "bsl-1.0 ofl-1.1 cdla-permissive-2.0".split()
 )
 # NC of Creative Commons; and what authors write where they have no SPDX name.
+_RANKS: dict[str, tuple[Commercial, ...]] = {
+    " or ": ("yes", "unknown", "no"),
+    " and ": ("no", "unknown", "yes"),
+}
 _FORBIDDING = re.compile(r"-nc\b|-nc-|non-?\s?commercial|research[- ]only")
 
 
@@ -31,15 +35,15 @@ def commercial_use(licence: str) -> Commercial:
     text = licence.strip().lower()
     if not text:
         return "unknown"
-    if " or " in text:
-        found = {commercial_use(part) for part in text.strip("()").split(" or ")}
-        return "yes" if "yes" in found else "unknown" if "unknown" in found else "no"
-    if " and " in text:
-        found = {commercial_use(part) for part in text.strip("()").split(" and ")}
-        return "no" if "no" in found else "unknown" if "unknown" in found else "yes"
+    text = _without_brackets(text)
+    for word, ranks in _RANKS.items():
+        parts = _split(text, word)  # OR first: AND binds closer
+        if len(parts) > 1:
+            found = {commercial_use(part) for part in parts}
+            return next(rank for rank in ranks if rank in found)
     if _FORBIDDING.search(text):
         return "no"
-    return "yes" if text.strip("()") in _ALLOWING else "unknown"
+    return "yes" if text in _ALLOWING else "unknown"
 
 
 def check_policy(policy: str, what: str, licence: str) -> None:
@@ -73,3 +77,27 @@ def check_policy(policy: str, what: str, licence: str) -> None:
             f"policy commercial: {what}: {stated}, {reason}",
             "`stylematte models list` shows which weights are allowed; --policy any lifts the rule",
         )
+
+
+def _split(text: str, word: str) -> list[str]:
+    """Split where a word stands outside brackets."""
+    parts, depth, start = [], 0, 0
+    for index, letter in enumerate(text):
+        depth += (letter == "(") - (letter == ")")
+        if depth == 0 and text.startswith(word, index):
+            parts.append(text[start:index])
+            start = index + len(word)
+    return [*parts, text[start:]]
+
+
+def _without_brackets(text: str) -> str:
+    """Take off a pair of brackets around the whole."""
+    text = text.strip()
+    while text.startswith("(") and text.endswith(")"):
+        depth = 0
+        for index, letter in enumerate(text):
+            depth += (letter == "(") - (letter == ")")
+            if depth == 0 and index < len(text) - 1:
+                return text
+        text = text[1:-1].strip()
+    return text

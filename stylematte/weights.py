@@ -1,5 +1,6 @@
 """Names of weights: which file each stands for, and what its model card says."""
 
+import glob
 import json
 import shlex
 import tempfile
@@ -10,6 +11,7 @@ from typing import Any
 
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.files import cache_folder, sha256_of
+from stylematte.licences import Commercial, commercial_use
 
 DEFAULT = "nano"
 DEFAULT_GENERATOR = "faces"
@@ -34,7 +36,7 @@ class Weights:
         bytes: Size of the file.
         sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
             real one.
-        licence: Of the weights; empty without a card.
+        licence: Of the weights; empty where neither file nor card states one.
         summary: One sentence; empty without a card.
         provenance: Data sets, stages, steps.
     """
@@ -47,6 +49,17 @@ class Weights:
     licence: str = ""
     summary: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def commercial(self) -> Commercial:
+        """Whether the licence allows commercial use."""
+        return commercial_use(self.licence)
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from; empty where nobody has said."""
+        told = self.provenance.get("source") or self.provenance.get("imported_from")
+        return str(told) if told else "shipped with stylematte" if self.shipped else ""
 
     @property
     def is_model(self) -> bool:
@@ -130,6 +143,31 @@ def list_weights() -> list[Weights]:
 def describe(name_or_path: str | Path) -> Weights:
     """Find weights of either kind, and read their card; raises as `find` and `read_card` do."""
     return _describe(find(name_or_path))
+
+
+def files_of(name: str) -> list[Path]:
+    """All files of a name in the folder of one's own weights: weights, model, card, refiner, engines.
+
+    Raises:
+        UsageError: A model that ships is called so.
+        MissingError: There is none.
+    """
+    check_name(name)
+    folder = cache_folder()
+    own = [
+        folder / f"{name}{part}{suffix}" for part in ("", REFINER) for suffix in (MODEL, TRAINING, ".json")
+    ]
+    found = [path for path in own if path.is_file()]
+    if not any(path.suffix != ".json" for path in found):
+        if any((ASSETS / f"{name}{suffix}").exists() for suffix in (MODEL, TRAINING)):
+            raise UsageError(
+                f"{name} ships with stylematte", "It goes with the package: pip uninstall stylematte"
+            )
+        own_names = (
+            ", ".join(path.stem for path in _known_files().values() if path.parent == folder) or "none"
+        )
+        raise MissingError(f"weights {name!r} are not in {folder}", f"Names there: {own_names}")
+    return found + sorted(folder.glob(f"{glob.escape(name)}.*.engine*"))
 
 
 def read_card(path: Path) -> dict[str, Any]:

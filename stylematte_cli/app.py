@@ -18,6 +18,7 @@ from stylematte_cli.commands import (
     fid,
     matte,
     models,
+    models_files,
     models_import,
     synth,
     toolkit,
@@ -44,6 +45,9 @@ app.command("export", cls=Verb)(export.export)
 app.command("evaluate", cls=Verb)(evaluate.evaluate)
 app.command("fid", cls=Verb)(fid.fid)
 models.app.command("import", cls=Verb)(models_import.import_file)
+models.app.command("remove", cls=Verb)(models_files.remove)
+models.app.command("pack", cls=Verb)(models_files.pack)
+models.app.command("unpack", cls=Verb)(models_files.unpack)
 app.add_typer(models.app, name="models", cls=Verbs)
 app.command("doctor", cls=Verb)(doctor.doctor)
 app.command("bench", cls=Verb)(bench.bench)

@@ -21,6 +21,9 @@ EXAMPLES = {
     "models list": "stylematte models list --json",
     "models show": "stylematte models show nano",
     "models import": "stylematte models import ~/.u2net/u2net.onnx",
+    "models remove": "stylematte models remove u2netp",
+    "models pack": "stylematte models pack nano u2netp --out weights.zip",
+    "models unpack": "stylematte models unpack weights.zip",
     "doctor": "stylematte doctor",
     "bench": "stylematte bench --weights nano",
 }
