@@ -182,8 +182,8 @@ def _frames(
     def matte(pair: tuple[Frame, Any]) -> tuple[Matte | None, FrameState | None]:
         frame = pair[0]
         if not job.is_stabilised:
-            return None if is_there(frame) else network(frame.photo.pixels), None
-        found = network(frame.photo.pixels)
+            return None if is_there(frame) else network(frame.photo.srgb), None
+        found = network(frame.photo.srgb)
         return found, look_at(found.image, found.alpha_as(np.float32))
 
     def picture(pair: tuple[tuple[Frame, Any], tuple[Matte | None, FrameState | None]]) -> Any:

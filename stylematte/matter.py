@@ -20,6 +20,7 @@ from stylematte.imaging.geometry import (
     Picture,
     Window,
     as_alpha,
+    as_array,
     as_rgb,
     convert,
     resize,
@@ -30,6 +31,8 @@ from stylematte.imaging.guided_filter import apply_coefficients
 from stylematte.imaging.refinement import Patch, apply_patches, parse_detail, refine
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from stylematte.engines.refiner import Refiner
 
 log = logging.getLogger("stylematte")
@@ -214,16 +217,18 @@ class Matter:
         self.size = size
         self.detail = detail
 
-    def __call__(self, image: Picture, prior: NDArray[Any] | None = None) -> Matte:
+    def __call__(self, image: "Picture | Image", prior: NDArray[Any] | None = None) -> Matte:
         """Matte one picture.
 
         Args:
             image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
-                float32 in [0, 1].
+                float32 in [0, 1]. Or a Pillow image, upright and in sRGB. It is copied: what happens to the
+                array later does not reach the matte.
             prior: (h, w) alpha of the same picture as far as it is known, at any size: of the frame before,
                 or drawn; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
 
         Raises:
+            TypeError: Neither an array nor a Pillow image.
             InputError: Another shape or dtype, or colours out of range.
             UsageError: A prior, and the model takes none.
             EngineError: The runtime failed.
@@ -231,25 +236,32 @@ class Matter:
         return self.batch([image], [prior])[0]
 
     def batch(
-        self, images: Sequence[Picture], priors: Sequence[NDArray[Any] | None] | None = None
+        self,
+        images: "Sequence[Picture | Image]",
+        priors: Sequence[NDArray[Any] | None] | None = None,
+        copy: bool = True,
     ) -> list[Matte]:
         """Matte several pictures; those of equal working size share one network pass.
 
         Args:
             images: Each as for one picture; their sizes may differ.
             priors: As for one picture, None for pictures without.
+            copy: Copy the pictures. Without it they must stay as they are while their mattes are in use.
 
         Returns:
             One matte a picture, in their order.
 
         Raises:
+            TypeError: As for one picture.
             InputError: As for one picture.
             UsageError: As for one picture, or not as many priors as pictures.
             EngineError: The runtime failed.
         """
         contract = self.engine.contract
         known = self._checked_priors(images, priors)
-        pictures = [as_rgb(image) for image in images]
+        pictures = [as_rgb(as_array(image)) for image in images]
+        if copy:
+            pictures = [np.array(picture) for picture in pictures]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, picture in enumerate(pictures):
             height, width = picture.shape[:2]
@@ -268,7 +280,7 @@ class Matter:
         return [mattes[index] for index in range(len(pictures))]
 
     def _checked_priors(
-        self, images: Sequence[Picture], priors: Sequence[NDArray[Any] | None] | None
+        self, images: Sequence[Any], priors: Sequence[NDArray[Any] | None] | None
     ) -> dict[int, NDArray[Any]]:
         """The priors that there are, by the number of their picture."""
         if priors is not None and len(priors) != len(images):

@@ -270,7 +270,11 @@ def _known_files() -> dict[str, Path]:
     found: dict[str, Path] = {}
     shipped = ((ASSETS, ".onnx"), (ASSETS, TRAINING))
     for folder, suffix in (*shipped, (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
-        for path in sorted(folder.glob(f"*{suffix}")):
+        try:
+            paths = sorted(folder.glob(f"*{suffix}"))
+        except OSError:  # another user's home: nothing of ours is there
+            continue
+        for path in paths:
             if not path.stem.endswith(REFINER):
                 found.setdefault(path.stem, path)
     return found

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -83,6 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 all done, 1 some inputs failed, 2 usage, 3 bad input, 4 something missing,
         5 engine failure, 130 interrupted.
     """
+    _open_closed_streams()
     toolkit.enable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
@@ -111,6 +113,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.format_message(), f"See `{verb} --help`", UsageError.exit_code, as_json)
         raise
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Send what a caller has closed, as `2>&-` does, to nowhere: else the next file would take its place."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _let_go(interrupt: BaseException) -> None:

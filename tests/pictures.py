@@ -7,6 +7,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 ASSETS = Path(__file__).parent / "assets"
 
@@ -86,6 +87,13 @@ def exif_bytes(orientation: int, order: str = ">") -> bytes:
     entries = struct.pack(order + "HHI4s", 271, 2, 4, b"Cam\0")
     entries += struct.pack(order + "HHIH2x", 274, 3, 1, orientation)
     return (b"II" if order == "<" else b"MM") + struct.pack(order + "HIH", 42, 8, 2) + entries + bytes(4)
+
+
+def exif_of(data: bytes | None) -> dict[int, object]:
+    """The tags of EXIF bytes as Pillow reads them, those of its inner directory among them."""
+    found = Image.Exif()
+    found.load(data or b"")
+    return {tag: value for tag, value in found.items() if tag != 0x8769} | found.get_ifd(0x8769)
 
 
 def icc_bytes(space: bytes = b"RGB ") -> bytes:

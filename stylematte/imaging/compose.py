@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte.errors import UsageError
 from stylematte.imaging.geometry import (
@@ -22,7 +22,7 @@ from stylematte.imaging.geometry import (
 )
 
 Screen = Literal["green", "blue"]
-Color = tuple[int, int, int]  # RGB, 0..255 whatever the picture's dtype
+Color = tuple[float, float, float]  # RGB, 0..255 whatever the picture's dtype
 
 # CSS Color Module Level 4, the sixteen basic names.
 BASIC_COLORS: dict[str, Color] = {
@@ -125,7 +125,28 @@ def premultiply(rgba: Picture) -> Picture:
     return result
 
 
-def despill(foreground: Picture, screen: Screen) -> Picture:
+def unpremultiply(colours: Picture, alpha: NDArray[Any]) -> Picture:
+    """Divide colours by the alpha that they have been multiplied by; where it is 0 they stay.
+
+    Args:
+        colours: (H, W, 3) uint8 or uint16, or (H, W, 1) grey.
+        alpha: (H, W), same dtype.
+
+    Returns:
+        As `colours`.
+    """
+    white = white_of(colours.dtype)
+    result = np.empty_like(colours)
+    rows = max(1, STRIP_PX // (colours.shape[2] * colours.shape[1]))
+    for top in range(0, len(colours), rows):
+        opacity = alpha[top : top + rows, :, None].astype(np.float32)
+        opacity[opacity == 0] = white
+        strip = colours[top : top + rows].astype(np.float32) * np.float32(white) / opacity
+        result[top : top + rows] = np.minimum(strip + np.float32(0.5), np.float32(white))
+    return result
+
+
+def despill(foreground: Picture, screen: Screen, is_light: bool = False) -> Picture:
     """Take the cast of a green or blue screen out of colours.
 
     What the screen's channel has above the mean of the two others goes; its luma is given back to all three,
@@ -134,6 +155,7 @@ def despill(foreground: Picture, screen: Screen) -> Picture:
     Args:
         foreground: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
         screen: Colour of the screen.
+        is_light: float32 colours are light, which is not cut off at 0 and 1.
 
     Returns:
         (H, W, 3), same dtype.
@@ -148,7 +170,7 @@ def despill(foreground: Picture, screen: Screen) -> Picture:
         spill = np.maximum(colours[:, :, channel] - others, 0)
         colours[:, :, channel] -= spill
         colours += (np.float32(luma) * spill)[:, :, None]
-        result[top : top + rows] = to_dtype(colours, foreground.dtype)
+        result[top : top + rows] = colours if is_light else to_dtype(colours, foreground.dtype)
     return result
 
 
@@ -171,7 +193,7 @@ def composite(
     rows = max(1, STRIP_PX // (3 * width))
     if light_wrap_px > 0:
         if isinstance(background, tuple):
-            background = np.full((1, 1, 3), background, np.uint8)
+            background = np.full((1, 1, 3), np.array(background) / 255, np.float32)
         foreground = _wrapped(foreground, alpha, cover(as_rgb(background), alpha.shape), light_wrap_px)
     if isinstance(background, tuple):
         plain = np.full((min(rows, height), width, 3), np.array(background, np.float32) / 255, np.float32)
@@ -250,8 +272,13 @@ def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Pi
         share = (1 - to_float(small_alpha[first:last])) ** 4 + np.float32(1e-5)
         colours = _gaussian(small[first:last] * cv2.merge([share] * 3), sigma)
         colours /= cv2.merge([_gaussian(share, sigma) * white] * 3)
-        blurred[top : top + rows] = to_dtype(colours[top - first : top - first + rows], image.dtype)
+        blurred[top : top + rows] = _stored(colours[top - first : top - first + rows], image.dtype)
     return resize(blurred, (height, width))
+
+
+def _stored(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
+    """Colours as a picture of a number type has them; those of float32 may be light, and are not clipped."""
+    return values if np.dtype(dtype) == np.float32 else to_dtype(values, dtype)
 
 
 def _gaussian(values: NDArray[Any], sigma: float) -> NDArray[np.float32]:

@@ -31,6 +31,20 @@ def white_of(dtype: DTypeLike) -> float:
         ) from None
 
 
+def as_array(image: Any) -> Picture:
+    """Take an array as it is, and a Pillow image as RGB; its EXIF orientation and profile are not applied.
+
+    Raises:
+        TypeError: Neither.
+    """
+    if isinstance(image, np.ndarray):
+        return image
+    if type(image).__module__.partition(".")[0] == "PIL":
+        deep = image.mode.startswith("I;16")
+        return np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
+    raise TypeError(f"a picture is a NumPy array or a Pillow image, not {type(image).__name__}")
+
+
 def as_rgb(image: Picture) -> Picture:
     """Check a picture and give it three channels.
 

@@ -1,6 +1,7 @@
 """manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -33,6 +34,9 @@ class Record:
         mtime_ns: When the input was last changed.
         size: (height, width) of the picture.
         frames: How many a clip has.
+        output_bytes: Size of the result; 0 for a sequence of files, and in lines of older versions.
+        output_mtime_ns: When the result was written.
+        output_sha256: Of the result of a photo.
         seconds: Time taken by each stage.
         error: What went wrong.
     """
@@ -48,6 +52,9 @@ class Record:
     mtime_ns: int = 0
     size: tuple[int, int] | None = None
     frames: int | None = None
+    output_bytes: int = 0
+    output_mtime_ns: int = 0
+    output_sha256: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
@@ -89,11 +96,12 @@ class Manifest:
         """Tell what is to be done about an item.
 
         Returns:
-            `new`: there is no result yet. `changed`: there is one of another input, model or settings.
+            `new`: there is no result yet. `changed`: there is one of another input, model or settings, or an
+            empty file.
             `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
-            `kept`: a file is there that this manifest knows nothing of.
+            `kept`: a file is there that this manifest knows nothing of, or that somebody has changed.
         """
-        if not item.output.exists():
+        if not os.path.exists(item.output):  # False where the name is too long: writing says so
             return "new"
         line = self._done.get(self._name(item))
         if line is None:
@@ -103,6 +111,10 @@ class Manifest:
             return "changed"
         if not _is_same_input(item.source, line):
             return "changed"
+        if _is_empty(item.output) and line.get("output_bytes") != 0:
+            return "changed"
+        if not _is_same_output(item.output, line):
+            return "kept"
         return "begun" if line["outcome"] == "begun" else "done"
 
     def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
@@ -152,6 +164,39 @@ def identify(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def describe_output(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Describe a result that has just been written, so that a later run sees whether it is still the same.
+
+    Args:
+        path: Where it is.
+        data: What was written, where it is at hand.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return {}
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = {"output_bytes": status.st_size, "output_mtime_ns": status.st_mtime_ns}
+    return facts if data is None else facts | {"output_sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_same_output(path: Path, line: Mapping[str, Any]) -> bool:
+    if not line.get("output_bytes"):
+        return True
+    status = path.stat()
+    if status.st_size != line["output_bytes"]:
+        return False
+    if status.st_mtime_ns == line.get("output_mtime_ns") or not line.get("output_sha256"):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(line["output_sha256"])
 
 
 def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:

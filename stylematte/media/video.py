@@ -12,7 +12,8 @@ import av
 
 from stylematte.errors import InputError
 from stylematte.media.container import alpha_decoder, open_clip, orientation_of, video_stream
-from stylematte.media.images import TURNS, Photo
+from stylematte.media.decode import TURNS
+from stylematte.media.photo import Photo
 from stylematte.media.span import Moment, Span, shift_timecode
 from stylematte.media.yuv import RGB, Colour, to_photo
 

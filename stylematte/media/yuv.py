@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.imaging.geometry import STRIP_PX, convert, to_dtype
-from stylematte.media.images import Photo
+from stylematte.media.photo import Photo
 
 # The numbers of ISO/IEC 23091-2 (H.273), which FFmpeg uses too.
 RGB, BT709, UNSPECIFIED, BT2020 = 0, 1, 2, 9

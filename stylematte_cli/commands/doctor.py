@@ -22,7 +22,16 @@ from stylematte_cli.commands.options import Device, Engine, Json, print_json, st
 if TYPE_CHECKING:
     from stylematte.engines.base import Contract
 
-BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
+BASE = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyvips",
+    "pyvips-binary",
+    "safetensors",
+    "tqdm",
+    "typer",
+)
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
@@ -177,23 +186,44 @@ def _graphics_card() -> list[Finding]:
 
 
 def _image_formats() -> list[Finding]:
-    """Which formats this OpenCV can write and read back."""
-    import cv2
-    import numpy as np
+    """Which formats can be read here: those of base are drawn and read back."""
+    import io
 
+    import cv2  # noqa: F401 - what is made of pictures needs it
+    import numpy as np
+    from PIL import Image
+
+    from stylematte.media import decode, formats, vips
+
+    image = vips.image_of(np.zeros((16, 16, 3), np.uint8))
+    bmp = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(bmp, "BMP")
+    savers = {
+        "jpeg": "jpegsave",
+        "png": "pngsave",
+        "webp": "webpsave",
+        "tiff": "tiffsave",
+        "avif": "heifsave",
+    }
     works = {}
-    for suffix in ("jpg", "png", "webp", "tiff", "bmp", "avif"):
+    for entry in formats.FORMATS:
+        if entry.extra:
+            works[entry.kind] = formats.missing_extra(entry.suffixes[0]) is None
+            continue
+        options = {"compression": "av1"} if entry.kind == "avif" else {}
         try:
-            _, encoded = cv2.imencode(f".{suffix}", np.zeros((16, 16, 3), np.uint8))
-            works[suffix] = cv2.imdecode(encoded, cv2.IMREAD_COLOR) is not None
-        except cv2.error:
-            works[suffix] = False
-    lacking = [suffix for suffix, does in works.items() if not does]
-    detail = ", ".join(suffix for suffix, does in works.items() if does)
-    if not lacking:
-        return [Finding("image formats", "ok", detail, facts=works)]
-    detail += f"; this OpenCV {cv2.__version__} lacks {', '.join(lacking)}"
-    return [Finding("image formats", "warn", detail, "pip install -U opencv-python-headless", works)]
+            saver = savers.get(entry.kind)
+            data = bmp.getvalue() if saver is None else bytes(getattr(image, f"{saver}_buffer")(**options))
+            works[entry.kind] = decode.decode_image(data, entry.title).pixels.shape == (16, 16, 3)
+        except (vips.library().Error, StyleMatteError):
+            works[entry.kind] = False
+    detail = ", ".join(kind for kind, does in works.items() if does)
+    lacking = {kind: formats.BY_KIND[kind].extra for kind, does in works.items() if not does}
+    if not any(not extra for extra in lacking.values()):
+        extras = " and ".join(f"{kind} with the extra {extra}" for kind, extra in lacking.items())
+        return [Finding("image formats", "ok", detail + (f"; {extras}" if extras else ""), facts=works)]
+    detail += f"; missing: {', '.join(lacking)}"
+    return [Finding("image formats", "warn", detail, "pip install -U pyvips-binary", works)]
 
 
 def _tensorrt(device: str) -> list[Finding]:

@@ -16,8 +16,8 @@ from stylematte.engines import open_engine
 from stylematte.errors import EngineError, InputError, UsageError
 from stylematte.imaging.compose import Blur
 from stylematte.matter import Matter
-from stylematte.media.images import Photo
 from stylematte.media.paths import Item
+from stylematte.media.photo import Photo
 from tests.pictures import assert_is_red_matte, load, red_picture, red_region, save
 
 

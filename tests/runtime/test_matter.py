@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 import stylematte
 from export.precision import set_metadata
@@ -80,7 +81,7 @@ def test_batch_keeps_order_and_shares_passes(red_model: Path) -> None:
     matter = Matter(Counting())
     sizes = [(120, 160), (90, 90), (240, 320), (60, 60), (33, 44)]
     images = [red_disc(size, 20 + i) for i, size in enumerate(sizes)]
-    together = matter.batch(images)
+    together = matter.batch(images, copy=False)
     assert calls == [3, 2]
     for image, matte in zip(images, together, strict=True):
         assert matte.image is image or np.shares_memory(matte.image, image)
@@ -226,3 +227,32 @@ def test_load_opens_a_file_or_a_name(
         matter = stylematte.load(weights, device="cpu", threads=1)
         assert isinstance(matter, stylematte.Matter)
         assert isinstance(matter(image), stylematte.Matte)
+
+
+def test_what_is_no_picture_is_one_clear_error(matter: Matter) -> None:
+    for wrong in (None, "photo.jpg", [[1, 2], [3, 4]], 5):
+        with pytest.raises(
+            TypeError, match=f"a picture is a NumPy array or a Pillow image, not {type(wrong).__name__}"
+        ):
+            matter(wrong)
+    for dtype in (bool, np.int64, np.float64, np.float16):
+        with pytest.raises(InputError, match="not supported"):
+            matter(np.zeros((40, 60, 3), dtype))
+
+
+def test_pillow_images_are_taken(matter: Matter, rng: np.random.Generator) -> None:
+    array = rng.integers(0, 256, (40, 60, 4), dtype=np.uint8)
+    expected = matter(array[:, :, :3]).alpha
+    for image in (Image.fromarray(array[:, :, :3]), Image.fromarray(array)):
+        np.testing.assert_array_equal(matter(image).alpha, expected)
+    grey = Image.fromarray(array[:, :, 0])
+    np.testing.assert_array_equal(matter(grey).alpha, matter(array[:, :, 0]).alpha)
+    deep = Image.fromarray(array[:, :, 0].astype(np.uint16) * 257)
+    np.testing.assert_array_equal(matter(deep).alpha, matter(array[:, :, 0].astype(np.uint16) * 257).alpha)
+
+
+def test_an_array_that_changes_later_does_not_reach_the_matte(matter: Matter) -> None:
+    frame = np.full((40, 60, 3), (255, 0, 0), np.uint8)
+    matte = matter(frame)
+    frame[:] = 0
+    assert matte.cutout()[20, 30].tolist() == [255, 0, 0, 255]
