@@ -28,7 +28,8 @@ HALF_OPS = frozenset(
 # head makes the logits, and the guided filter multiplies differences of them, learned or not. The gates of
 # the whole picture are a few numbers, which multiply whole maps.
 SENSITIVE = re.compile(
-    r"^(encoder\.stem|encoder\.blocks\.0|head|grey|upsampler|fpn\.context\.\d+\.whole|fgf_\w+)\b"
+    r"^(encoder\.stem|encoder\.blocks\.0|head|grey|upsampler|fpn\.context\.\d+\.whole|fgf_\w+"
+    r"|network/ends|(input|output)/|network_alpha|coarse_\w+|exact_gf)\b"  # of imported networks
 )
 # ONNX defines convolution on bfloat16 from here on. Nothing in our graphs changed its meaning since opset 18.
 BF16_OPSET, BF16_IR = 22, 10

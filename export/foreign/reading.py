@@ -84,7 +84,7 @@ def read_foreign(path: Path) -> Seen:
             f"{path}: {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most",
             "Take the float16 file of this network, or a smaller one",
         )
-    model = _load(path)
+    model = load_model(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if "stylematte.contract" in metadata:
         raise InputError(f"{path}: a StyleMatte model already", f"Use it as it is: --weights {path}")
@@ -151,7 +151,12 @@ def ends_in_sigmoid(model: onnx.ModelProto, output: str) -> bool:
     return node is not None and node.op_type == "Sigmoid"
 
 
-def _load(path: Path) -> onnx.ModelProto:
+def load_model(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        InputError: It is none, or cut off.
+    """
     with path.open("rb") as file:
         start = file.read(64)
     if start.startswith(_WRITTEN_WITH_TEXT) or _is_text(start):

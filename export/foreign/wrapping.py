@@ -16,6 +16,7 @@ from export.functions import OPSET, fgf_apply
 from stylematte.errors import InputError
 
 PREFIX = "network/"
+ENDS = "network/ends/"
 UPSAMPLER = "exact_gf"
 # Chosen by measurement, docs/networks.md: what a network says at a pixel stays, and the filter tells only how
 # alpha changes towards the next one. Averaged over windows, as of networks that answer at 1/4, it blurs.
@@ -73,6 +74,7 @@ def wrap(
     model = _at_our_opset(seen.model)
     graph = _pruned(model.graph, output)
     graph = compose.add_prefix_graph(graph, PREFIX)
+    _name_nodes(graph)
     build = _Builder()
     scaled = _normalised(build, processing)
     if port.kind == "float16":
@@ -244,6 +246,16 @@ def _pruned(graph: onnx.GraphProto, output: str) -> onnx.GraphProto:
     result.input.extend(port for port in graph.input if port.name not in weights)
     result.output.extend(port for port in graph.output if port.name == output)
     return result
+
+
+def _name_nodes(graph: onnx.GraphProto) -> None:
+    """Name every node, and those that meet colours or make alpha after `ENDS`: they stay float32."""
+    kernels = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 4}
+    for node in graph.node:
+        shapes = [kernels[name] for name in node.input if name in kernels]
+        is_end = any(shape[0] == 1 or shape[1] == 3 for shape in shapes)
+        own = (node.name or node.output[0]).removeprefix(PREFIX)
+        node.name = f"{ENDS if is_end else PREFIX}{own}"
 
 
 def _inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:

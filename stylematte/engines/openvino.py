@@ -194,6 +194,19 @@ def openvino_version() -> str:
         return ""
 
 
+def describe_devices() -> dict[str, tuple[str, bool]]:
+    """Devices by name: what they are called in full, and whether they compute in bfloat16.
+
+    Raises:
+        MissingError: No OpenVINO, or one that does not start.
+    """
+    core = _import_openvino().Core()
+    return {
+        name: (core.get_property(name, "FULL_DEVICE_NAME"), computes_in_bf16(core, name))
+        for name in core.available_devices
+    }
+
+
 def computes_in_bf16(core: Any, device: str = "CPU") -> bool:
     """Whether a device has instructions for bfloat16, and not only a way to imitate them."""
     if "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):

@@ -12,7 +12,7 @@ import typer
 
 from stylematte.errors import InputError, UsageError
 from stylematte.weights import check_name, find_trained
-from stylematte_cli.commands import export_engine, options
+from stylematte_cli.commands import export_engine, export_model, options
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ def export(
         typer.Option(
             "--weights",
             metavar="NAME|FILE",
-            help="Trained weights: nano, or a .safetensors file. An engine is made of an .onnx file too.",
+            help="Trained weights: nano, or a .safetensors file; or a model, as an imported one, for another "
+            "precision or an engine.",
         ),
     ] = "nano",
     kind: Annotated[
@@ -103,7 +104,14 @@ def export(
         raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
     lines: list[str] = []
     facts: dict[str, Any] = {}
-    if is_engine and is_onnx:
+    if not is_engine and export_model.is_model(weights):
+        if size is not None or fixed_size is not None or licence:
+            raise UsageError(
+                "--size, --fixed-size and --licence are for weights of training", "Leave them out"
+            )
+        how = wanted.precision, photos, name, overwrite, lines
+        target, facts = export_model.convert_model(weights, out, *how)
+    elif is_engine and is_onnx:
         target = export_engine.given_model(Path(weights), out, overwrite)
     else:
         target, facts = _make_onnx(weights, out, wanted, photos, overwrite, is_engine, lines)

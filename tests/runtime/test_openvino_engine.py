@@ -44,7 +44,7 @@ def test_coefficients_are_onnx_runtimes(red_model, rng):
     images = rng.random((3, 3, 64, 96), np.float32)
     wanted, got = both(red_model, images)
     assert got.shape == wanted.shape
-    assert got == pytest.approx(wanted, abs=1e-4)
+    assert got == pytest.approx(wanted, abs=1e-3)  # of logits up to 50, on noise
 
 
 @needs_openvino
@@ -54,7 +54,7 @@ def test_a_prior_is_fed(tmp_path, rng):
     without = both(model, images)
     with_prior = both(model, images, priors)
     for wanted, got in (without, with_prior):
-        assert got == pytest.approx(wanted, abs=1e-4)
+        assert got == pytest.approx(wanted, abs=1e-3)
     assert not np.allclose(without[1], with_prior[1])
 
 
@@ -78,7 +78,7 @@ def test_lanes_run_at_once(red_model, rng):
     with ThreadPoolExecutor(4) as pool:
         got = list(pool.map(engine.coefficients, images))
     for image, result in zip(images, got, strict=True):
-        assert result == pytest.approx(open_engine(red_model, "onnx", "cpu").coefficients(image), abs=1e-4)
+        assert result == pytest.approx(open_engine(red_model, "onnx", "cpu").coefficients(image), abs=1e-3)
 
 
 @needs_openvino
