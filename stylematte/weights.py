@@ -11,7 +11,7 @@ from typing import Any
 
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.files import cache_folder, sha256_of
-from stylematte.licences import Commercial, commercial_use
+from stylematte.licences import Commercial, check_policy, commercial_use
 
 DEFAULT = "nano"
 DEFAULT_GENERATOR = "faces"
@@ -168,6 +168,37 @@ def files_of(name: str) -> list[Path]:
         )
         raise MissingError(f"weights {name!r} are not in {folder}", f"Names there: {own_names}")
     return found + sorted(folder.glob(f"{glob.escape(name)}.*.engine*"))
+
+
+def stated_licence(name_or_path: str | Path) -> str:
+    """What the card of weights, or their file, says of their licence; empty where neither does.
+
+    Raises:
+        MissingError: Neither a file nor a known name.
+        InputError: It is damaged.
+    """
+    path = find(name_or_path)
+    if licence := read_card(path).get("licence"):
+        return str(licence)
+    if path.suffix == TRAINING:
+        return read_metadata(path).get("licence", "")
+    from stylematte.engines import open_engine  # a runtime is an extra
+
+    return open_engine(path, device="cpu").contract.licence
+
+
+def check_allowed(policy: str, *names: str | Path) -> None:
+    """Refuse weights that a policy does not allow; empty names are passed over.
+
+    Raises:
+        UsageError: No such policy.
+        InputError: It does not allow these weights.
+        MissingError: They are not here.
+    """
+    check_policy(policy, "", "Apache-2.0")  # the policy itself, even if there are no weights
+    if policy != "any":
+        for name in filter(None, names):
+            check_policy(policy, str(name), stated_licence(name))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte.errors import InputError, UsageError
-from stylematte.weights import check_name, find_trained
+from stylematte.licences import check_policy
+from stylematte.weights import check_allowed, check_name, find_trained
 from stylematte_cli.commands import export_engine, export_model, options
 from stylematte_cli.commands.toolkit import require
 
@@ -79,6 +80,7 @@ def export(
     licence: Annotated[
         str, typer.Option("--licence", help="Licence of the weights, written into the file.")
     ] = "",
+    policy: options.Policy = "any",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -94,6 +96,10 @@ def export(
     wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
     if name:
         check_name(name)
+    if licence:
+        check_policy(policy, weights, licence)
+    else:
+        check_allowed(policy, weights)
     is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
     if is_engine:
         given = {f"--{wanted.precision}": wanted.precision != "fp32", "--fixed-size": fixed_size is not None}
