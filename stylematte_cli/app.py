@@ -12,6 +12,7 @@ import typer
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
+    compare,
     cycle,
     doctor,
     evaluate,
@@ -45,6 +46,7 @@ app.command("cycle", cls=Verb)(cycle.cycle)
 app.command("export", cls=Verb)(export.export)
 app.command("evaluate", cls=Verb)(evaluate.evaluate)
 app.command("fid", cls=Verb)(fid.fid)
+app.command("compare", cls=Verb)(compare.compare)
 models.app.command("import", cls=Verb)(models_import.import_file)
 models.app.command("remove", cls=Verb)(models_files.remove)
 models.app.command("pack", cls=Verb)(models_files.pack)

@@ -17,6 +17,7 @@ EXAMPLES = {
     "export": "stylematte export --fp16",
     "evaluate": "stylematte evaluate ./alphas ./truth",
     "fid": "stylematte fid ./photos ./synthetic",
+    "compare": "stylematte compare nano u2netp ./photos",
     "models": "stylematte models list",
     "models list": "stylematte models list --json",
     "models show": "stylematte models show nano",
