@@ -1,4 +1,4 @@
-"""Several models on the same photos: how far they agree, where they differ, how long they take, and a sheet."""
+"""Several models on the same photos: how far they agree, how long they take, and a sheet."""
 
 import itertools
 import math

@@ -23,9 +23,7 @@ SHEET, NUMBERS = "sheet.png", "compare.json"
 def compare(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL MODEL [MODEL] PHOTOS", help="Two models or more; then a photo or folder."
-        ),
+        typer.Argument(metavar="MODEL MODEL [MODEL] PHOTOS", help="Two models or more; then photos."),
     ],
     out: options.Out = Path("compared"),
     most: Annotated[
