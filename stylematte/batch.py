@@ -1,7 +1,7 @@
-"""Many pictures: read, matte, render and write, several at once, in memory that their number does not grow.
+"""Many images: read, matte, render and write, several at once, in memory that their number does not grow.
 
-Each worker takes one whole picture through all stages. On a CPU every worker runs the network in a lane of
-its own with one thread, which leaves no core waiting for another stage; on a graphics card the pictures that
+Each worker takes one whole image through all stages. On a CPU every worker runs the network in a lane of
+its own with one thread, which leaves no core waiting for another stage; on a GPU the images that
 wait for the network go through it together.
 """
 
@@ -17,44 +17,51 @@ from typing import Any, Literal
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from stylematte.errors import EngineError, InputError, StyleMatteError, UsageError
 from stylematte.files import write_bytes
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
-from stylematte.imaging.geometry import Picture, convert
+from stylematte.imaging.geometry import ImageArray, convert
+from stylematte.imaging.light import composite_light, estimate_foreground_light
 from stylematte.matter import Matte, Matter
-from stylematte.media import headers
-from stylematte.media.images import DEEP_FORMATS, Photo, decode_image
-from stylematte.media.manifest import Manifest, read_and_identify
+from stylematte.media import colour, exr
+from stylematte.media.decode import decode_image, measure
+from stylematte.media.images import DEEP_FORMATS
+from stylematte.media.manifest import Manifest, describe_output, read_and_identify
+from stylematte.media.metadata import Policy
 from stylematte.media.paths import Item
+from stylematte.media.photo import Photo
 from stylematte.media.results import encode_result
 
 Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
 PREMULTIPLIABLE = ("tiff", "exr")
-CARD_BATCH = 4
-CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
-MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
-# Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
+GPU_BATCH = 4
+GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the GPU
+MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
+# Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
-_UNKNOWN_PX = 24_000_000  # for a file whose header does not tell
+_UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of every picture.
+    """What to make of every image.
 
     Attributes:
         output: Kind of result.
         kind: File format: png, webp, tiff, jpg or exr.
-        bit_depth: 8 or 16. None takes 8 for alphas, and the picture's own for colours where `kind` holds it.
-        background: For a composite: a colour, a blur of the picture's own, or a picture.
+        bit_depth: 8 or 16. None takes 8 for alphas, and the image's own for colours where `kind` holds it.
+        background: For a composite: a colour, a blur of the image's own, or an image; colours are sRGB.
         premultiplied: Multiply the colours of a cut-out by its alpha.
         despill: Take the cast of a green or blue screen out of the subject's colours.
         light_wrap_px: How far a composite's background shines around the subject's edge.
+        profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
+        metadata: What of the photo's EXIF goes into results.
+        keep_damaged: Take what is there of damaged photos.
 
     Raises:
         UsageError: Values that do not go together.
@@ -63,10 +70,13 @@ class Job:
     output: Output = "alpha"
     kind: str = "png"
     bit_depth: int | None = None
-    background: compose.Color | compose.Blur | Picture | None = None
+    background: compose.Color | compose.Blur | ImageArray | None = None
     premultiplied: bool = False
     despill: compose.Screen | None = None
     light_wrap_px: float = 0.0
+    profile: Literal["keep", "srgb"] = "keep"
+    metadata: Policy = "public"
+    keep_damaged: bool = False
 
     def __post_init__(self) -> None:
         if self.output == "composite" and self.background is None:
@@ -95,19 +105,27 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
         item: Source and result.
         error: What went wrong; None where the result was written.
         size: (height, width), where it could be read.
         seconds: Time spent in each of `STAGES`, waiting included.
+        notes: What is to be told about the image, a line each.
     """
 
     item: Item
     error: StyleMatteError | None = None
     size: tuple[int, int] | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+def read(data: bytes, name: str, job: Job, page: int | None = None) -> Photo:
+    """Decode a photo as the job wants it; raises as `decode_image`."""
+    photo = decode_image(data, name, page, job.keep_damaged)
+    return photo.in_srgb() if job.profile == "srgb" else photo
 
 
 def run(
@@ -120,15 +138,15 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Do all items; yields what became of each as soon as it is known, in no fixed order.
 
-    When the caller stops early or Ctrl-C comes, no new picture is begun and those in work are finished first.
+    When the caller stops early or Ctrl-C comes, no new image is begun and those in work are finished first.
 
     Args:
         items: From `collect`.
-        matter: Its engine should have as many lanes as there are workers, or a graphics card behind it.
+        matter: Its engine should have as many lanes as there are workers, or a GPU behind it.
         job: What to make.
         manifest: Opened; gets a line for every item.
-        workers: Pictures in work at once.
-        batch_size: The most pictures in one network pass. None takes 1 on a CPU and 4 on a graphics card.
+        workers: Images in work at once.
+        batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a GPU.
 
     Raises:
         EngineError: The runtime failed; the rest is not tried.
@@ -170,13 +188,16 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
 
     Returns:
-        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16.
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16, or float32
+        light of a scene-linear photo for an exr.
     """
     depth = job.bit_depth
     if depth is None:
         keeps = job.output != "alpha" and job.kind in DEEP_FORMATS
         depth = 16 if job.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
     dtype = np.uint16 if depth == 16 else np.uint8
+    if photo.light is not None and job.output != "alpha":
+        return _render_light(photo, matte, job, photo.light.primaries, dtype)
     alpha = matte.alpha_as(dtype)
     opacity = alpha
     if photo.alpha is not None:
@@ -196,17 +217,54 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     assert background is not None  # Job has seen to it
     if isinstance(background, compose.Blur):
         background = compose.blur_background(image, opacity, background.radius_px)
+    elif isinstance(background, tuple):
+        background = colour.color_from_srgb(background, photo.icc)
+    elif not colour.is_srgb(photo.icc):
+        background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
     return compose.composite(foreground, opacity, background, job.light_wrap_px)
 
 
+def _render_light(
+    photo: Photo, matte: Matte, job: Job, primaries: colour.Primaries, dtype: DTypeLike
+) -> NDArray[Any]:
+    """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
+    if job.light_wrap_px:
+        raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
+    alpha = matte.alpha
+    opacity = alpha if photo.alpha is None else alpha * photo.alpha
+    colours = estimate_foreground_light(photo.pixels, alpha)
+    if job.despill is not None:
+        colours = compose.despill(colours, job.despill, is_light=True)
+    if job.output == "composite":
+        background = job.background
+        if isinstance(background, compose.Blur):
+            behind = compose.blur_background(photo.pixels, opacity, background.radius_px)
+        elif isinstance(background, tuple):
+            behind = exr.light_of(np.array(background, np.float32).reshape(1, 1, 3) / 255, primaries)
+        else:
+            assert background is not None  # Job has seen to it
+            behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
+        colours = composite_light(colours, opacity, behind)
+    if job.kind != "exr":
+        colours = convert(exr.srgb_of(colours, primaries), dtype)
+    return compose.cutout(colours, opacity) if job.output == "cutout" else colours
+
+
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
-    """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none."""
+    """Encode a result as `encode_result` does."""
     is_alpha = job.output == "alpha"
-    return encode_result(photo, pixels, job.kind, is_alpha=is_alpha, premultiplied=job.premultiplied)
+    return encode_result(
+        photo,
+        pixels,
+        job.kind,
+        is_alpha=is_alpha,
+        premultiplied=job.premultiplied,
+        policy=job.metadata,
+    )
 
 
 class _Worker:
-    """Takes pictures through all stages; used by several threads at once."""
+    """Takes images through all stages; used by several threads at once."""
 
     def __init__(self, job: Job, network: "Network", budget: "_Budget", manifest: Manifest | None) -> None:
         self._job = job
@@ -221,15 +279,18 @@ class _Worker:
             clock = _Clock(outcome.seconds)
             data, identity = read_and_identify(item.source)
             with self._budget.share(self._bytes_for(data)):
-                photo = decode_image(data, str(item.source))
+                photo = read(data, str(item.source), self._job, item.page)
                 del data
+                outcome.notes = photo.notes
                 outcome.size = photo.pixels.shape[:2]
                 clock.stop("read")
-                matte = self._network(photo.pixels)
+                matte = self._network(photo.srgb)
                 clock.stop("network")
                 pixels = render(photo, matte, self._job)
                 clock.stop("render")
-                write_bytes(item.output, encode(photo, pixels, self._job))
+                encoded = encode(photo, pixels, self._job)
+                write_bytes(item.output, encoded)
+                identity |= describe_output(item.output, encoded)
                 clock.stop("write")
         except EngineError as error:
             raise EngineError(f"{item.source}: {error.message}", error.hint) from error
@@ -248,33 +309,32 @@ class _Worker:
         return outcome
 
     def _bytes_for(self, data: bytes) -> int:
-        size = headers.size_of(data)
-        pixels = size[0] * size[1] if size else _UNKNOWN_PX
-        depth_bytes = 2 if self._job.bit_depth == 16 or headers.kind_of(data) in ("png", "tiff") else 1
-        return pixels * depth_bytes * _BYTES_A_PIXEL[self._job.output]
+        height, width, depth_bytes = measure(data) or _UNKNOWN
+        depth_bytes = 2 if self._job.bit_depth == 16 else depth_bytes
+        return height * width * depth_bytes * _BYTES_A_PIXEL[self._job.output]
 
 
 class Network:
-    """Matter for several threads: whoever gets a lane takes along the pictures that wait, up to a batch.
+    """Matter for several threads: whoever gets a lane takes along the images that wait, up to a batch.
 
-    Nobody waits for a batch to fill. While the lanes are busy pictures gather, so batches grow exactly where
+    Nobody waits for a batch to fill. While the lanes are busy images gather, so batches grow exactly where
     the network is the slowest stage.
     """
 
     def __init__(self, matter: Matter, batch_size: int | None) -> None:
         is_cpu = matter.engine.provider == "CPUExecutionProvider"
         self._matter = matter
-        self._batch_size = batch_size or (1 if is_cpu else CARD_BATCH)
-        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else CARD_LANES)
+        self._batch_size = batch_size or (1 if is_cpu else GPU_BATCH)
+        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else GPU_LANES)
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Picture, Future[Matte]]] = []
+        self._waiting: list[tuple[ImageArray, Future[Matte]]] = []
 
-    def __call__(self, image: Picture) -> Matte:
-        """Matte one picture; raises as `Matter` does."""
+    def __call__(self, image: ImageArray) -> Matte:
+        """Matte one image; raises as `Matter` does."""
         own: Future[Matte] = Future()
         with self._lock:
             self._waiting.append((image, own))
-        # Every picture brings one thread that passes here and takes the oldest ones, so none is left over.
+        # Every image brings one thread that passes here and takes the oldest ones, so none is left over.
         with self._lanes:
             with self._lock:
                 batch = self._waiting[: self._batch_size]
@@ -283,9 +343,9 @@ class Network:
                 self._run(batch)
         return own.result()
 
-    def _run(self, batch: list[tuple[Picture, "Future[Matte]"]]) -> None:
+    def _run(self, batch: list[tuple[ImageArray, "Future[Matte]"]]) -> None:
         try:
-            mattes = self._matter.batch([image for image, _ in batch])
+            mattes = self._matter.batch([image for image, _ in batch], copy=False)
         except BaseException as error:
             for _, future in batch:
                 future.set_exception(error)

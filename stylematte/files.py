@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, their hashes, and the folder for what is kept between runs."""
 
+import errno
 import hashlib
 import itertools
 import os
@@ -13,7 +14,7 @@ from stylematte.errors import InputError
 TEMPORARY = ".stylematte-part"
 # Signal 0 asks; on Windows it is Ctrl-C, and would end what it asks about.
 CAN_ASK_FOR_PROCESSES = os.name != "nt"
-PATIENCE_S = 3600  # after which nobody writes a picture any more
+PATIENCE_S = 3600  # after which nobody writes an image any more
 
 _counter = itertools.count()
 
@@ -53,9 +54,9 @@ def write_bytes(path: Path, data: bytes) -> None:
         with writing(path, shared=True) as temporary:
             temporary.write_bytes(data)
     except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written: {error.strerror}", "Choose another folder with --out"
-        ) from None
+        too_long = error.errno == errno.ENAMETOOLONG
+        hint = "Give the photo a shorter name" if too_long else "Choose another folder with --out"
+        raise InputError(f"{path}: cannot be written: {error.strerror}", hint) from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -11,14 +12,16 @@ import typer
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
+    compare,
     cycle,
     doctor,
     evaluate,
     export,
     fid,
-    import_released,
     matte,
     models,
+    models_files,
+    models_import,
     synth,
     toolkit,
     train,
@@ -43,7 +46,11 @@ app.command("cycle", cls=Verb)(cycle.cycle)
 app.command("export", cls=Verb)(export.export)
 app.command("evaluate", cls=Verb)(evaluate.evaluate)
 app.command("fid", cls=Verb)(fid.fid)
-models.app.command("import", cls=Verb)(import_released.import_released)
+app.command("compare", cls=Verb)(compare.compare)
+models.app.command("import", cls=Verb)(models_import.import_file)
+models.app.command("remove", cls=Verb)(models_files.remove)
+models.app.command("pack", cls=Verb)(models_files.pack)
+models.app.command("unpack", cls=Verb)(models_files.unpack)
 app.add_typer(models.app, name="models", cls=Verbs)
 app.command("doctor", cls=Verb)(doctor.doctor)
 app.command("bench", cls=Verb)(bench.bench)
@@ -79,6 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 all done, 1 some inputs failed, 2 usage, 3 bad input, 4 something missing,
         5 engine failure, 130 interrupted.
     """
+    _open_closed_streams()
     toolkit.enable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
@@ -107,6 +115,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.format_message(), f"See `{verb} --help`", UsageError.exit_code, as_json)
         raise
     return code if isinstance(code, int) else 0
+
+
+def _open_closed_streams() -> None:
+    """Send what a caller has closed, as `2>&-` does, to nowhere: else the next file would take its place."""
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                if nowhere != number:
+                    os.dup2(nowhere, number)
+                    os.close(nowhere)
+            setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
 def _let_go(interrupt: BaseException) -> None:

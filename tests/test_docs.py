@@ -162,3 +162,15 @@ stylematte = 1
         ["wc", "-l"],
         ["make", "test"],
     ]
+
+
+def test_tables_of_formats_are_those_of_the_reader() -> None:
+    from stylematte.media import formats
+
+    page = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
+    for name, table in {"formats": formats.table(), "refused": formats.refused_table()}.items():
+        found = re.search(rf"<!-- table: {name} -->\n(.*?)<!-- end -->", page, re.DOTALL)
+        assert found is not None
+        assert found[1] == table, (
+            f"put what formats.{'' if name == 'formats' else 'refused_'}table() gives there"
+        )

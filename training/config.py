@@ -115,7 +115,8 @@ class Stage:
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
         pairs: Share of pictures that are two subjects on a background; most of them overlap.
-        prior: Share of pictures for which the network is given a prior, see `training.data.priors`.
+        prior: Share of pictures for which the network is given a prior, see `training.data.priors`; of
+            pairs, where it is above 0, at least 0.7.
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.

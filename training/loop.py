@@ -21,7 +21,7 @@ from training.checkpoint import TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError, Stage
 from training.data.dataset import MattingDataset, ResumableBatchSampler, as_batch
 from training.data.loading import open_loader, read_batches
-from training.held_out import HeldOut, Shown, preview_sheet
+from training.held_out import HeldOutSplit, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
@@ -183,7 +183,7 @@ def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Tea
         raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
     if recipe.validation:
         return ValidationSets(root, recipe)
-    return HeldOut(root, recipe, options.mattes, options.per_set, teacher)
+    return HeldOutSplit(root, recipe, options.mattes, options.per_set, teacher)
 
 
 def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:

@@ -1,69 +1,214 @@
-"""OpenEXR files of half floats: scene-linear colours with alpha, as compositing programs want them.
+"""OpenEXR files through the OpenEXR package: scene-linear light with alpha, as compositors want it."""
 
-Reference:
-    "OpenEXR File Layout", openexr.com: one part, scan lines, ZIP blocks of 16 lines.
-"""
-
-import struct
-import zlib
+import importlib
+import io
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.errors import InputError
+from stylematte.errors import InputError, MissingError
+from stylematte.media import colour
+from stylematte.media.colour import HLG, LINEAR, PQ, PRIMARIES, SRGB, Primaries
+from stylematte.media.photo import Light, Photo
 
-BT709 = 1  # primaries of H.273
-LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18  # transfer characteristics of H.273
-UNSPECIFIED_TRANSFER = 2
+BT709 = colour.BT709
+UNSPECIFIED_TRANSFER = colour.UNSPECIFIED
 _LIKE_BT709 = (1, 6, 14, 15, UNSPECIFIED_TRANSFER)  # 601, 709 and 2020 share one curve
 _GAMMAS = {4: 2.2, 5: 2.8}
-_LINES = 16  # of a ZIP block
-_ZIP = 3
-_FAST = 4  # zlib's level: 9 takes four times as long for 3 % less
+_MOST_HALF = 65504.0
+_SHOULDER = 0.8  # light from which on brightness is compressed
 
-# x and y of red, green, blue and white; H.273 table 2.
-_CHROMATICITIES = {
-    1: (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290),
-    5: (0.64, 0.33, 0.29, 0.60, 0.15, 0.06, 0.3127, 0.3290),
-    6: (0.630, 0.340, 0.310, 0.595, 0.155, 0.070, 0.3127, 0.3290),
-    9: (0.708, 0.292, 0.170, 0.797, 0.131, 0.046, 0.3127, 0.3290),
-    12: (0.680, 0.320, 0.265, 0.690, 0.150, 0.060, 0.3127, 0.3290),
-}
+
+def library(name: str = "exr") -> Any:
+    """Import OpenEXR.
+
+    Raises:
+        MissingError: It is not installed.
+    """
+    try:
+        return importlib.import_module("OpenEXR")
+    except ModuleNotFoundError:
+        raise MissingError(
+            f"{name}: EXR needs OpenEXR, which is not installed", "pip install 'stylematte[exr]'"
+        ) from None
+
+
+def decode_exr(data: bytes, name: str) -> Photo:
+    """Decode an EXR.
+
+    Args:
+        data: The file.
+        name: What messages call it.
+
+    Returns:
+        `pixels` are float32 light, divided by the alpha that they were multiplied by, beyond 0 and 1 as in
+        the file; the size is that of the display window.
+
+    Raises:
+        MissingError: OpenEXR is not installed.
+        InputError: Damaged, or without an image that can be matted.
+    """
+    library_ = library(name)
+    try:
+        part = library_.File(io.BytesIO(data), separate_channels=True).parts[0]
+        channels = {key: channel.pixels for key, channel in part.channels.items()}
+        header = dict(part.header)
+    except Exception as error:  # OpenEXR raises what its parts happen to raise
+        raise InputError(
+            f"{name}: damaged, cut short or an EXR that OpenEXR does not read", "Get the file anew"
+        ) from error
+    layer, notes = _choose_layer(channels, name)
+    planes = [channels[layer + key] for key in ("RGB" if layer + "R" in channels else "YYY")]
+    if len({plane.shape for plane in planes}) > 1:
+        raise InputError(f"{name}: an EXR with colours at half size is not read", "Save it as RGB")
+    is_single = planes[0].dtype == np.float32
+    colours = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1)
+    np.nan_to_num(colours, copy=False, nan=0.0, posinf=_MOST_HALF, neginf=-_MOST_HALF)
+    alpha = channels.get(layer + "A")
+    if alpha is not None:
+        alpha = np.clip(np.nan_to_num(np.asarray(alpha, np.float32)), 0, 1)
+        colours /= np.where(alpha > 0, alpha, 1)[:, :, None]
+    colours, alpha = _in_display_window(colours, alpha, header)
+    if alpha is not None and alpha.min() == 1:
+        alpha = None
+    primaries: Any = tuple(map(float, header.get("chromaticities", PRIMARIES[BT709])))
+    return Photo(colours, alpha, notes=notes, light=Light(primaries, is_single))
+
+
+def measure(data: bytes) -> tuple[int, int, int]:
+    """Read height, width and bytes a channel, as it will be decoded."""
+    part = library().File(io.BytesIO(data), header_only=True).parts[0]
+    (left, top), (right, bottom) = (np.asarray(corner).tolist() for corner in part.header["displayWindow"])
+    return bottom - top + 1, right - left + 1, 4
+
+
+def _choose_layer(channels: Mapping[str, Any], name: str) -> tuple[str, tuple[str, ...]]:
+    """Prefix of the channels to take: those without one, else the first layer by name."""
+    layers = sorted({key.rpartition(".")[0] for key in channels if key.rpartition(".")[2] in ("R", "Y")})
+    if not layers:
+        raise InputError(f"{name}: no R, G and B, and no Y among its channels", "Save it as RGB")
+    layer = layers[0]
+    notes = () if layer == "" or len(layers) == 1 else (f"layer {layer} of {', '.join(layers)}",)
+    return (f"{layer}." if layer else ""), notes
+
+
+def _in_display_window(
+    colours: NDArray[np.float32], alpha: NDArray[np.float32] | None, header: Mapping[str, Any]
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """Cut what lies outside of the display window, and fill with nothing what the data leave free of it."""
+    (left, top), (right, bottom) = (np.asarray(corner).tolist() for corner in header["displayWindow"])
+    (data_left, data_top), _ = (np.asarray(corner).tolist() for corner in header["dataWindow"])
+    size = bottom - top + 1, right - left + 1
+    if (data_left, data_top) == (left, top) and colours.shape[:2] == size:
+        return colours, alpha
+    alpha = np.ones(colours.shape[:2], np.float32) if alpha is None else alpha
+    whole = np.zeros((*size, 4), np.float32)
+    down, across = data_top - top, data_left - left
+    rows = slice(max(0, down), max(0, min(size[0], down + len(colours))))
+    columns = slice(max(0, across), max(0, min(size[1], across + colours.shape[1])))
+    inner = slice(rows.start - down, rows.stop - down), slice(columns.start - across, columns.stop - across)
+    whole[rows, columns, :3], whole[rows, columns, 3] = colours[inner], alpha[inner]
+    return np.ascontiguousarray(whole[:, :, :3]), np.ascontiguousarray(whole[:, :, 3])
 
 
 def encode_exr(
-    pixels: NDArray[Any], transfer: int, primaries: int, premultiplied: bool, facts: Mapping[str, str]
+    pixels: NDArray[Any],
+    transfer: int,
+    primaries: int | Primaries,
+    premultiplied: bool,
+    facts: Mapping[str, str],
+    is_single: bool = False,
 ) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
-        pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8 or uint16. Alone, an alpha is
-            written as channel Y, which programs show as grey. Alpha is linear and stays as it is.
+        pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, uint16, or float32, whose
+            colours are light already. Alone, an alpha is written as channel Y, which programs show as grey.
+            Alpha is linear and stays as it is.
         transfer: From the numbers of the colours to light, as in H.273; 1.0 is their white.
-        primaries: As in H.273.
+        primaries: As in H.273, or their x and y.
         premultiplied: Multiply the colours, once they are linear, by alpha.
         facts: Text attributes.
+        is_single: Write float instead of half.
 
     Raises:
+        MissingError: OpenEXR is not installed.
         InputError: A transfer whose light is not on this scale, as PQ and HLG.
     """
-    white = np.iinfo(pixels.dtype).max
-    if pixels.ndim == 2:
-        channels = {"Y": (pixels / np.float32(white)).astype(np.float16)}
+    library_ = library()
+    if pixels.dtype == np.float32:
+        colours, alpha = pixels[..., :3], pixels[..., 3:]
     else:
-        table = to_linear(np.linspace(0, 1, white + 1), transfer).astype(np.float32)
-        colours = table[pixels[:, :, :3]]
-        channels = {}
+        white = np.iinfo(pixels.dtype).max
+        alpha = pixels[..., 3:] / np.float32(white) if pixels.ndim == 3 else pixels
+        colours = pixels / np.float32(white)
+        if pixels.ndim == 3:
+            table = to_linear(np.linspace(0, 1, white + 1), transfer).astype(np.float32)
+            colours = table[pixels[:, :, :3]]
+    channels: dict[str, NDArray[Any]] = {}
+    if pixels.ndim == 2:
+        channels["Y"] = pixels if pixels.dtype == np.float32 else colours
+    else:
         if pixels.shape[2] == 4:
-            alpha = pixels[:, :, 3:] / np.float32(white)
-            channels["A"] = alpha[:, :, 0].astype(np.float16)
-            if premultiplied:
-                colours *= alpha
-        for index, name in ((2, "B"), (1, "G"), (0, "R")):  # the format wants them by name
-            channels[name] = colours[:, :, index].astype(np.float16)
-    return _header(pixels.shape, list(channels), primaries, facts, *_blocks(channels))
+            channels["A"] = alpha[:, :, 0]
+            colours = colours * alpha if premultiplied else colours
+        channels |= {key: colours[:, :, index] for index, key in enumerate("RGB")}
+    chromaticities = primaries if isinstance(primaries, tuple) else PRIMARIES.get(primaries, PRIMARIES[BT709])
+    header = {
+        "compression": library_.ZIP_COMPRESSION,
+        "type": library_.scanlineimage,
+        "chromaticities": chromaticities,
+        **facts,
+    }
+    file = io.BytesIO()
+    written = {key: _number(plane, is_single) for key, plane in channels.items()}
+    library_.File(header, written).write(file)
+    return file.getvalue()
+
+
+def _number(plane: NDArray[Any], is_single: bool) -> NDArray[Any]:
+    if is_single:
+        return np.ascontiguousarray(plane, np.float32)
+    return np.ascontiguousarray(np.clip(plane, -_MOST_HALF, _MOST_HALF), np.float16)
+
+
+def seen(light: NDArray[np.float32], primaries: Primaries) -> NDArray[np.uint16]:
+    """What the network sees of a scene: sRGB, with a shoulder for what is brighter than white.
+
+    Args:
+        light: (H, W, 3), 1 for white.
+        primaries: Of the light.
+    """
+    result = np.empty(light.shape, np.uint16)
+    shoulder = _SHOULDER if float(light.max()) > 1 else 1.0
+    matrix = colour.matrix_to_bt709(primaries).astype(np.float32)
+    rows = max(1, (1 << 20) // light.shape[1])
+    for top in range(0, len(light), rows):
+        strip = light[top : top + rows] @ matrix.T
+        if shoulder < 1:
+            over = np.maximum(strip - shoulder, 0) / (1 - shoulder)
+            strip = np.minimum(strip, shoulder) + (1 - shoulder) * (1 - np.exp(-over))
+        result[top : top + rows] = from_linear(strip)
+    return result
+
+
+def light_of(srgb: NDArray[Any], primaries: Primaries) -> NDArray[np.float32]:
+    """Turn sRGB colours into light of some primaries.
+
+    Args:
+        srgb: (H, W, 3) uint8, uint16, or float32 in [0, 1].
+        primaries: Of the light.
+    """
+    values = srgb if srgb.dtype == np.float32 else srgb / np.float32(np.iinfo(srgb.dtype).max)
+    matrix = np.linalg.inv(colour.matrix_to_bt709(primaries))
+    return np.asarray(to_linear(values, SRGB) @ matrix.T, np.float32)
+
+
+def srgb_of(light: NDArray[np.float32], primaries: Primaries) -> NDArray[np.uint16]:
+    """Encode light of some primaries as sRGB with 16 bits; what is beyond 0 and 1 is cut off."""
+    return from_linear(light @ colour.matrix_to_bt709(primaries).astype(np.float32).T)
 
 
 def to_linear(values: NDArray[Any], transfer: int) -> NDArray[Any]:
@@ -104,55 +249,3 @@ def from_linear(values: NDArray[Any]) -> NDArray[np.uint16]:
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)
     rounded: NDArray[np.uint16] = (encoded * 65535 + 0.5).astype(np.uint16)
     return rounded
-
-
-def _blocks(channels: Mapping[str, NDArray[np.float16]]) -> tuple[list[int], bytes]:
-    """Compress; returns where each block begins, counted from the first, and the blocks."""
-    rows = np.stack(list(channels.values()), axis=1)  # (H, channels, W): the order within a line
-    starts, parts, at = [], [], 0
-    for top in range(0, len(rows), _LINES):
-        raw = np.ascontiguousarray(rows[top : top + _LINES], "<f2").view(np.uint8).ravel()
-        # Low bytes first, then high ones, each as the difference from the one before.
-        split = np.concatenate([raw[0::2], raw[1::2]]).astype(np.int16)
-        split[1:] = split[1:] - split[:-1] + 384
-        packed = zlib.compress(split.astype(np.uint8).tobytes(), _FAST)
-        data = packed if len(packed) < raw.size else raw.tobytes()
-        starts.append(at)
-        parts.append(struct.pack("<ii", top, len(data)) + data)
-        at += len(parts[-1])
-    return starts, b"".join(parts)
-
-
-def _header(
-    shape: tuple[int, ...],
-    names: list[str],
-    primaries: int,
-    facts: Mapping[str, str],
-    starts: list[int],
-    blocks: bytes,
-) -> bytes:
-    height, width = shape[:2]
-    half = 1
-    window = struct.pack("<iiii", 0, 0, width - 1, height - 1)
-    described = b"".join(name.encode() + struct.pack("<xiB3xii", half, 0, 1, 1) for name in names) + b"\0"
-    attributes: dict[str, tuple[str, bytes]] = {
-        "channels": ("chlist", described),
-        "compression": ("compression", bytes([_ZIP])),
-        "dataWindow": ("box2i", window),
-        "displayWindow": ("box2i", window),
-        "lineOrder": ("lineOrder", b"\0"),
-        "pixelAspectRatio": ("float", struct.pack("<f", 1)),
-        "screenWindowCenter": ("v2f", struct.pack("<ff", 0, 0)),
-        "screenWindowWidth": ("float", struct.pack("<f", 1)),
-        "chromaticities": (
-            "chromaticities",
-            struct.pack("<8f", *_CHROMATICITIES.get(primaries, _CHROMATICITIES[1])),
-        ),
-        **{name: ("string", text.encode()) for name, text in facts.items()},
-    }
-    head = struct.pack("<ii", 20000630, 2)
-    for name, (kind, value) in attributes.items():
-        head += name.encode() + b"\0" + kind.encode() + struct.pack("<xi", len(value)) + value
-    head += b"\0"
-    first = len(head) + 8 * len(starts)
-    return head + struct.pack(f"<{len(starts)}Q", *(first + start for start in starts)) + blocks

@@ -1,4 +1,4 @@
-"""Clips that are one picture a frame: `shot.####.png`, in and out, each under its own number."""
+"""Clips that are one image a frame: `shot.####.png`, in and out, each under its own number."""
 
 import glob
 import logging
@@ -7,14 +7,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.files import write_bytes
-from stylematte.media import exr
-from stylematte.media.images import Photo, read_image
+from stylematte.media import colour
+from stylematte.media.images import read_image
 from stylematte.media.pattern import find_frames
 from stylematte.media.results import SUFFIXES, encode_result
 from stylematte.media.span import Span
@@ -24,11 +23,11 @@ from stylematte.media.yuv import BT709, FULL, RGB, Colour
 log = logging.getLogger("stylematte")
 
 LEAST_DIGITS = 4
-_SRGB = Colour(BT709, exr.SRGB, RGB, FULL)
+_SRGB = Colour(BT709, colour.SRGB, RGB, FULL)
 
 
 class PictureSequence:
-    """A numbered sequence of pictures, read as `video.Clip` is; a missing number leaves a gap in time.
+    """A numbered sequence of images, read as `video.Clip` is; a missing number leaves a gap in time.
 
     Args:
         pattern: As for `find_frames`.
@@ -53,13 +52,13 @@ class PictureSequence:
         self.sound_after: list[Any] = []
         self._frames = frames[:: span.every]
         self._every = span.every
-        photo = _read_frame(frames[0][1])
+        photo = read_image(frames[0][1])
         self.info = ClipInfo(
             size=photo.pixels.shape[:2],
             rate=rate / span.every,
             time_base=1 / rate,
             colour=_SRGB,
-            is_deep=photo.pixels.dtype == np.uint16,
+            is_deep=photo.pixels.dtype != np.uint8,
             first_number=frames[0][0],
             frames=len(self._frames),
         )
@@ -77,7 +76,7 @@ class PictureSequence:
             InputError: A frame cannot be read, or its size differs from the first one's.
         """
         for number, path in self._frames:
-            photo = _read_frame(path)
+            photo = read_image(path)
             if photo.pixels.shape[:2] != self.info.size:
                 raise InputError(
                     f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self.info.size}"
@@ -93,7 +92,7 @@ class SequenceWriter:
         kind: png, webp, tiff, jpg or exr.
         info: Of the source: for digits, colours and facts.
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
-        is_alpha: The pictures are alphas.
+        is_alpha: The images are alphas.
         facts: Text for the files that can hold it.
     """
 
@@ -152,39 +151,6 @@ class SequenceWriter:
 
     def discard(self) -> None:
         """Keep the frames there are: they are whole, and the same command goes on after them."""
-
-
-def _read_frame(path: Path) -> Photo:
-    return read_exr(path) if path.suffix.lower() == ".exr" else read_image(path)
-
-
-def read_exr(path: Path) -> Photo:
-    """Read an EXR: linear light becomes sRGB of 16 bits, premultiplied colours become straight.
-
-    Raises:
-        InputError: It is not there, damaged, or of a kind that FFmpeg does not read.
-    """
-    import av
-
-    try:
-        with av.open(str(path), format="exr_pipe") as container:
-            frame = next(container.decode(video=0))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (av.error.FFmpegError, StopIteration):
-        raise InputError(f"{path}: damaged, cut short or an EXR that FFmpeg does not read") from None
-    dtype = np.dtype(np.float16 if "f16" in frame.format.name else np.float32)
-    planes = [
-        np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)[:, : part.width].astype(np.float32)
-        for part in frame.planes
-    ]
-    # FFmpeg's order is green, blue, red, alpha; or grey alone.
-    colours = cv2.merge([planes[2], planes[0], planes[1]] if len(planes) > 2 else 3 * planes[:1])
-    if len(planes) < 4:
-        return Photo(exr.from_linear(colours))
-    alpha = np.clip(planes[3], 0, 1)
-    straight = colours / np.maximum(alpha, np.float32(1e-6))[:, :, None]
-    return Photo(exr.from_linear(straight), (alpha * 65535 + 0.5).astype(np.uint16))
 
 
 def _ceil(value: Fraction) -> int:

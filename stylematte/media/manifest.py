@@ -1,6 +1,7 @@
 """manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
 
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,11 +29,15 @@ class Record:
         settings: All that the result depends on, but for the input and the model.
         model_sha256: Of the model file that was opened.
         engine: What ran it, and where.
+        licence: Of the model's weights.
         sha256: Of the input's bytes; empty where it could not be read.
         bytes: Size of the input.
         mtime_ns: When the input was last changed.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         frames: How many a clip has.
+        output_bytes: Size of the result; 0 for a sequence of files, and in lines of older versions.
+        output_mtime_ns: When the result was written.
+        output_sha256: Of the result of a photo.
         seconds: Time taken by each stage.
         error: What went wrong.
     """
@@ -43,11 +48,15 @@ class Record:
     settings: dict[str, Any]
     model_sha256: str
     engine: str
+    licence: str = ""
     sha256: str = ""
     bytes: int = 0
     mtime_ns: int = 0
     size: tuple[int, int] | None = None
     frames: int | None = None
+    output_bytes: int = 0
+    output_mtime_ns: int = 0
+    output_sha256: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
     error: str = ""
 
@@ -60,14 +69,18 @@ class Manifest:
         settings: Of this run.
         model: Of this run, as `engines.base.made_by` has it. Lines of before there was such a thing are of
             another one.
+        licence: Of the model's weights.
 
     Raises:
         InputError: There is a manifest and it cannot be read.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str]) -> None:
+    def __init__(
+        self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str], licence: str = ""
+    ) -> None:
         self.path = out / NAME
         self.settings = dict(settings)
+        self.licence = licence
         self.model: dict[str, Any] = dict(model)
         self._done = _read(self.path)
         self._lines: JsonLines | None = None
@@ -89,11 +102,12 @@ class Manifest:
         """Tell what is to be done about an item.
 
         Returns:
-            `new`: there is no result yet. `changed`: there is one of another input, model or settings.
+            `new`: there is no result yet. `changed`: there is one of another input, model or settings, or an
+            empty file.
             `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
-            `kept`: a file is there that this manifest knows nothing of.
+            `kept`: a file is there that this manifest knows nothing of, or that somebody has changed.
         """
-        if not item.output.exists():
+        if not os.path.exists(item.output):  # False where the name is too long: writing says so
             return "new"
         line = self._done.get(self._name(item))
         if line is None:
@@ -103,6 +117,10 @@ class Manifest:
             return "changed"
         if not _is_same_input(item.source, line):
             return "changed"
+        if _is_empty(item.output) and line.get("output_bytes") != 0:
+            return "changed"
+        if not _is_same_output(item.output, line):
+            return "kept"
         return "begun" if line["outcome"] == "begun" else "done"
 
     def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
@@ -113,7 +131,8 @@ class Manifest:
             outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
-        line = Record(str(item.source), self._name(item), outcome, self.settings, **self.model, **facts)
+        names = str(item.source), self._name(item), outcome
+        line = Record(*names, self.settings, **self.model, licence=self.licence, **facts)
         if self._lines is not None:
             self._lines.append(asdict(line))
 
@@ -152,6 +171,39 @@ def identify(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     return {"sha256": digest, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+
+
+def describe_output(path: Path, data: bytes | None = None) -> dict[str, Any]:
+    """Describe a result that has just been written, so that a later run sees whether it is still the same.
+
+    Args:
+        path: Where it is.
+        data: What was written, where it is at hand.
+    """
+    try:
+        status = path.stat()
+    except OSError:
+        return {}
+    if not path.is_file():
+        return {}
+    facts: dict[str, Any] = {"output_bytes": status.st_size, "output_mtime_ns": status.st_mtime_ns}
+    return facts if data is None else facts | {"output_sha256": hashlib.sha256(data).hexdigest()}
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size == 0
+
+
+def _is_same_output(path: Path, line: Mapping[str, Any]) -> bool:
+    if not line.get("output_bytes"):
+        return True
+    status = path.stat()
+    if status.st_size != line["output_bytes"]:
+        return False
+    if status.st_mtime_ns == line.get("output_mtime_ns") or not line.get("output_sha256"):
+        return True
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(line["output_sha256"])
 
 
 def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:

@@ -1,6 +1,7 @@
-"""Names of numbered pictures that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
+"""Names of numbered images that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
 
 import hashlib
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ _PLACE = re.compile(r"#+|%0?(\d*)d")
 
 def is_pattern(path: Path) -> bool:
     """Say whether a name has a place for numbers, `#`, `####`, `%d` or `%04d`, and is not that of a file."""
-    return _PLACE.search(path.name) is not None and not path.exists()
+    return _PLACE.search(path.name) is not None and not os.path.exists(path)
 
 
 def stem_of(pattern: Path) -> str:
@@ -22,7 +23,7 @@ def stem_of(pattern: Path) -> str:
 
 
 def find_frames(pattern: Path) -> list[tuple[int, Path]]:
-    """Find the pictures of a sequence, by number.
+    """Find the images of a sequence, by number.
 
     Raises:
         InputError: There are none, or two of one number.

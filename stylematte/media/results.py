@@ -1,13 +1,14 @@
-"""One picture, or one frame of a clip, as the bytes of its file."""
+"""One image, or one frame of a clip, as the bytes of its file."""
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.imaging import compose
-from stylematte.media import exr
-from stylematte.media.images import FORMATS, Photo, encode_image
+from stylematte.media import colour, exr, metadata
+from stylematte.media.images import FORMATS, encode_image
+from stylematte.media.photo import Photo
 
 SUFFIXES = {**FORMATS, "exr": ".exr"}
 
@@ -19,18 +20,22 @@ def encode_result(
     *,
     is_alpha: bool,
     premultiplied: bool = False,
-    transfer: int = exr.SRGB,
-    primaries: int = exr.BT709,
+    policy: metadata.Policy = "public",
+    transfer: int = colour.SRGB,
+    primaries: int = colour.BT709,
     facts: Mapping[str, str] | None = None,
 ) -> bytes:
-    """Encode a result; colours carry the photo's profile and EXIF, an alpha is data and carries none.
+    """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
+
+    An alpha is data and carries neither.
 
     Args:
         photo: What it was made from.
-        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8 or uint16.
+        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, uint16, or float32 light.
         kind: One of `SUFFIXES`.
         is_alpha: It is an alpha, whose values must not change.
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
+        policy: What of the photo's EXIF goes along.
         transfer: Of the colours, for an exr; as in H.273.
         primaries: Likewise.
         facts: Text for an exr.
@@ -39,9 +44,17 @@ def encode_result(
         InputError: As for `exr.encode_exr`.
     """
     if kind == "exr":
-        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts or {})
+        facts = facts or {}
+        if pixels.ndim == 3 and photo.light is not None:
+            light = photo.light
+            return exr.encode_exr(
+                pixels, colour.LINEAR, light.primaries, premultiplied, facts, light.is_single
+            )
+        if pixels.ndim == 3 and not colour.is_srgb(photo.icc):
+            pixels = pixels.copy()
+            pixels[:, :, :3] = colour.to_srgb(np.ascontiguousarray(pixels[:, :, :3]), photo.icc)
+        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts)
     if is_alpha:
         return encode_image(pixels, kind, lossless=True)
-    if premultiplied:
-        pixels = compose.premultiply(pixels)
-    return encode_image(pixels, kind, icc=photo.icc, exif=photo.exif, premultiplied=premultiplied)
+    exif = metadata.chosen(photo.exif, policy)
+    return encode_image(pixels, kind, icc=photo.icc, exif=exif, premultiplied=premultiplied)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.imaging.geometry import STRIP_PX, convert, to_dtype
-from stylematte.media.images import Photo
+from stylematte.media.photo import Photo
 
 # The numbers of ISO/IEC 23091-2 (H.273), which FFmpeg uses too.
 RGB, BT709, UNSPECIFIED, BT2020 = 0, 1, 2, 9
@@ -201,7 +201,7 @@ def _photo_with_alpha(pixels: NDArray[Any], alpha: NDArray[Any]) -> Photo:
 
 
 def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool) -> av.VideoFrame:
-    """Luma alone: a matte as a picture. Chroma is neutral."""
+    """Luma alone: a matte as an image. Chroma is neutral."""
     frame = av.VideoFrame(grey.shape[1], grey.shape[0], pixel_format)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16

@@ -22,7 +22,16 @@ from stylematte_cli.commands.options import Device, Engine, Json, print_json, st
 if TYPE_CHECKING:
     from stylematte.engines.base import Contract
 
-BASE = ("numpy", "opencv-python-headless", "safetensors", "tqdm", "typer")
+BASE = (
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "pyvips",
+    "pyvips-binary",
+    "safetensors",
+    "tqdm",
+    "typer",
+)
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
 # What an extra is for, and the packages that it brings beyond the base.
@@ -62,8 +71,9 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
         "stylematte": _system,
         "packages": _packages,
         "onnxruntime": _runtimes,
-        "GPU": _graphics_card,
+        "GPU": _gpu,
         "image formats": _image_formats,
+        "openvino": _openvino,
         "tensorrt": partial(_tensorrt, device),
         "matte": partial(_default_road, engine, device),
     }
@@ -137,7 +147,7 @@ def _runtimes() -> list[Finding]:
         import onnxruntime
     except ImportError as error:
         detail = "not installed" if error.name == "onnxruntime" else f"does not start: {error}"
-        fix = 'pip install "stylematte[cpu]"  or, with an NVIDIA card,  pip install "stylematte[gpu]"'
+        fix = 'pip install "stylematte[cpu]"  or, with an NVIDIA GPU,  pip install "stylematte[gpu]"'
         return [*findings, Finding("onnxruntime", "fail", detail, fix, dict(wheels))]
     providers = onnxruntime.get_available_providers()
     detail = f"{' and '.join(present) or onnxruntime.__version__}, compiled in: {', '.join(providers)}"
@@ -155,8 +165,8 @@ def _telemetry() -> Finding:
     return Finding("telemetry", "note", detail, f"unset {TELEMETRY_SWITCH} to have it off", facts)
 
 
-def _graphics_card() -> list[Finding]:
-    """NVIDIA cards and driver as nvidia-smi tells them."""
+def _gpu() -> list[Finding]:
+    """NVIDIA GPUs and driver as nvidia-smi tells them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [
@@ -169,31 +179,71 @@ def _graphics_card() -> list[Finding]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding("GPU", "warn", f"nvidia-smi does not answer: {error}", "check the NVIDIA driver")]
-    cards = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    if answer.returncode != 0 or not cards:
+    gpus = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    if answer.returncode != 0 or not gpus:
         said = " ".join((answer.stderr or answer.stdout).split()) or f"exit code {answer.returncode}"
         return [Finding("GPU", "warn", f"nvidia-smi found none: {said}", "check the NVIDIA driver")]
-    return [Finding("GPU", "ok", "; ".join(cards) + " (name, driver, memory)", facts={"cards": cards})]
+    return [Finding("GPU", "ok", "; ".join(gpus) + " (name, driver, memory)", facts={"cards": gpus})]
 
 
 def _image_formats() -> list[Finding]:
-    """Which formats this OpenCV can write and read back."""
-    import cv2
-    import numpy as np
+    """Which formats can be read here: those of base are drawn and read back."""
+    import io
 
+    import cv2  # noqa: F401 - what is made of pictures needs it
+    import numpy as np
+    from PIL import Image
+
+    from stylematte.media import decode, formats, vips
+
+    image = vips.image_of(np.zeros((16, 16, 3), np.uint8))
+    bmp = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(bmp, "BMP")
+    savers = {
+        "jpeg": "jpegsave",
+        "png": "pngsave",
+        "webp": "webpsave",
+        "tiff": "tiffsave",
+        "avif": "heifsave",
+    }
     works = {}
-    for suffix in ("jpg", "png", "webp", "tiff", "bmp", "avif"):
+    for entry in formats.FORMATS:
+        if entry.extra:
+            works[entry.kind] = formats.missing_extra(entry.suffixes[0]) is None
+            continue
+        options = {"compression": "av1"} if entry.kind == "avif" else {}
         try:
-            _, encoded = cv2.imencode(f".{suffix}", np.zeros((16, 16, 3), np.uint8))
-            works[suffix] = cv2.imdecode(encoded, cv2.IMREAD_COLOR) is not None
-        except cv2.error:
-            works[suffix] = False
-    lacking = [suffix for suffix, does in works.items() if not does]
-    detail = ", ".join(suffix for suffix, does in works.items() if does)
-    if not lacking:
-        return [Finding("image formats", "ok", detail, facts=works)]
-    detail += f"; this OpenCV {cv2.__version__} lacks {', '.join(lacking)}"
-    return [Finding("image formats", "warn", detail, "pip install -U opencv-python-headless", works)]
+            saver = savers.get(entry.kind)
+            data = bmp.getvalue() if saver is None else bytes(getattr(image, f"{saver}_buffer")(**options))
+            works[entry.kind] = decode.decode_image(data, entry.title).pixels.shape == (16, 16, 3)
+        except (vips.library().Error, StyleMatteError):
+            works[entry.kind] = False
+    detail = ", ".join(kind for kind, does in works.items() if does)
+    lacking = {kind: formats.BY_KIND[kind].extra for kind, does in works.items() if not does}
+    if not any(not extra for extra in lacking.values()):
+        extras = " and ".join(f"{kind} with the extra {extra}" for kind, extra in lacking.items())
+        return [Finding("image formats", "ok", detail + (f"; {extras}" if extras else ""), facts=works)]
+    detail += f"; missing: {', '.join(lacking)}"
+    return [Finding("image formats", "warn", detail, "pip install -U pyvips-binary", works)]
+
+
+def _openvino() -> list[Finding]:
+    """Which OpenVINO is here, what it runs on, and whether that computes in bfloat16."""
+    release = _version("openvino")
+    if release is None:
+        fix = 'for CPUs, and Intel\'s GPUs and NPUs: pip install "stylematte[openvino]"'
+        return [Finding("openvino", "note", "not installed", fix)]
+    from stylematte.engines.openvino import describe_devices
+
+    try:
+        devices = describe_devices()
+    except StyleMatteError as error:
+        return [_failure("openvino", error)]
+    detail = "; ".join(
+        f"{name}: {full}, bfloat16 {'yes' if has_bf16 else 'no'}"
+        for name, (full, has_bf16) in devices.items()
+    )
+    return [Finding("openvino", "ok", f"{release}, {detail}", facts={"release": release, "devices": devices})]
 
 
 def _tensorrt(device: str) -> list[Finding]:
@@ -205,14 +255,14 @@ def _tensorrt(device: str) -> list[Finding]:
     release = tensorrt.tensorrt_version()
     if not release:
         if shutil.which("nvidia-smi") is None:
-            return []  # nobody misses it without a card
+            return []  # nobody misses it without a GPU
         fix = 'for engines: pip install "stylematte[tensorrt]", then stylematte export --format tensorrt'
         return [Finding("tensorrt", "note", "not installed: ONNX Runtime runs the network", fix)]
     try:
         here = tensorrt.machine_identity(Cuda(int(device.partition(":")[2] or 0)))
         found, reason = tensorrt.find_engine(registry.resolve(registry.DEFAULT), here)
     except StyleMatteError as error:
-        return [Finding("tensorrt", "warn", f"{release}, and no card for it: {error.message}", error.hint)]
+        return [Finding("tensorrt", "warn", f"{release}, and no GPU for it: {error.message}", error.hint)]
     capability, driver = here["compute_capability"], here["driver"]
     detail = f"{release} on {here['gpu']}, compute capability {capability}, driver {driver}"
     if found is not None:
@@ -255,7 +305,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_gpu_filter
+    from stylematte.engines.gpu import use_gpu_filter
     from stylematte.matter import Matter
     from stylematte.timing import drawn_photo
 
@@ -309,7 +359,7 @@ def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
 
 
 def _session(provider: str, device: str) -> Finding:
-    """Say what the session really got, and warn where a card stands idle."""
+    """Say what the session really got, and warn where a GPU stands idle."""
     facts = {"provider": provider, "device": device}
     detail = f"device {device} really got {provider}"
     if provider == "CPUExecutionProvider" and device == "auto" and shutil.which("nvidia-smi"):

@@ -203,7 +203,7 @@ def _read_alpha(path: Path, warnings: list[str]) -> Any:
 
     from stylematte.media.images import alpha_of, is_coloured, read_image
 
-    photo = read_image(path)
+    photo = read_image(path, is_data=True)
     alpha = alpha_of(photo)
     if is_coloured(photo):
         warnings.append(f"{path}: a picture in colours, no alpha: its red channel is scored")

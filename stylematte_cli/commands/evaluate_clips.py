@@ -14,7 +14,7 @@ from stylematte.errors import InputError, UsageError
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
-    from stylematte.media.images import Photo
+    from stylematte.media.photo import Photo
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte.errors import InputError, UsageError
-from stylematte.weights import check_name, find_trained
-from stylematte_cli.commands import export_engine, options
+from stylematte.licences import check_policy
+from stylematte.weights import check_allowed, check_name, find_trained
+from stylematte_cli.commands import export_engine, export_model, options
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
@@ -39,15 +40,16 @@ def export(
         typer.Option(
             "--weights",
             metavar="NAME|FILE",
-            help="Trained weights: nano, or a .safetensors file. An engine is made of an .onnx file too.",
+            help="Trained weights: nano, or a .safetensors file; or a model, as an imported one, for another "
+            "precision or an engine.",
         ),
     ] = "nano",
     kind: Annotated[
         Literal["onnx", "tensorrt"], typer.Option("--format", help="tensorrt: the ONNX file, and an engine.")
     ] = "onnx",
-    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for graphics cards.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for GPUs.")] = False,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="bfloat16: for cards, where fp16 overflows; no CPU runs it.")
+        bool, typer.Option("--bf16", help="bfloat16: for GPUs, where fp16 overflows; no CPU runs it.")
     ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="8 bits, its ranges set on --photos: for CPUs with VNNI.")
@@ -70,7 +72,7 @@ def export(
     ] = 4,
     device: options.Device = "auto",
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a card.")
+        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a GPU.")
     ] = False,
     name: Annotated[
         str, typer.Option("--name", help="What to call the model; as its weights file if not given.")
@@ -78,6 +80,7 @@ def export(
     licence: Annotated[
         str, typer.Option("--licence", help="Licence of the weights, written into the file.")
     ] = "",
+    policy: options.Policy = "any",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -86,13 +89,17 @@ def export(
 
     Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json; with a precision
     DIR/<name>_<precision>.onnx; where <name>_refiner.safetensors lies beside the weights, also
-    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this card and no
+    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this GPU and no
     other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
     options.start_log(quiet=quiet or as_json)
     wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
     if name:
         check_name(name)
+    if licence:
+        check_policy(policy, weights, licence)
+    else:
+        check_allowed(policy, weights)
     is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
     if is_engine:
         given = {f"--{wanted.precision}": wanted.precision != "fp32", "--fixed-size": fixed_size is not None}
@@ -103,7 +110,14 @@ def export(
         raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
     lines: list[str] = []
     facts: dict[str, Any] = {}
-    if is_engine and is_onnx:
+    if not is_engine and export_model.is_model(weights):
+        if size is not None or fixed_size is not None or licence:
+            raise UsageError(
+                "--size, --fixed-size and --licence are for weights of training", "Leave them out"
+            )
+        how = wanted.precision, photos, name, overwrite, lines
+        target, facts = export_model.convert_model(weights, out, *how)
+    elif is_engine and is_onnx:
         target = export_engine.given_model(Path(weights), out, overwrite)
     else:
         target, facts = _make_onnx(weights, out, wanted, photos, overwrite, is_engine, lines)

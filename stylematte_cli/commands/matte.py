@@ -1,5 +1,6 @@
 """`stylematte matte`: photos, clips and folders in, mattes out."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterator
@@ -13,11 +14,14 @@ from stylematte.errors import InputError, UsageError
 from stylematte.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
 from stylematte_cli.commands import options
 from stylematte_cli.commands.matte_files import MatteRequest, Model, RunOptions, matte_files
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.verbs import typed_line
 
 if TYPE_CHECKING:
     from stylematte.batch import Job, Output
     from stylematte.matter import Matter
+
+log = logging.getLogger("stylematte")
 
 STDIN = Path("-")
 DEFAULT_RATE = "24"
@@ -57,8 +61,7 @@ def matte(
         typer.Option(
             "--format",
             help="Of the results. If not given, png for photos; for clips mp4, or prores for cut-outs and "
-            "foregrounds. Of clips, png, webp, tiff, jpg and exr make one file a frame. The profile of "
-            "photos travels into all but exr, EXIF not into tiff.",
+            "foregrounds. Of clips, png, webp, tiff, jpg and exr make one file a frame.",
         ),
     ] = None,
     bit_depth: Annotated[
@@ -81,6 +84,21 @@ def matte(
             "--light-wrap", min=0, metavar="PX", help="Let the background shine around the subject's edge."
         ),
     ] = None,
+    profile: Annotated[
+        Literal["keep", "srgb"],
+        typer.Option("--profile", help="Colours of results: in the photo's RGB profile, or sRGB."),
+    ] = "keep",
+    metadata: Annotated[
+        Literal["keep", "public", "none"],
+        typer.Option(
+            "--metadata",
+            help="EXIF in results: all but the thumbnail; copyright, artist, date and camera, without place, "
+            "serial numbers and owner; or nothing.",
+        ),
+    ] = "public",
+    keep_damaged: Annotated[
+        bool, typer.Option("--keep-damaged", help="Use what is there of damaged photos.")
+    ] = False,
     stabilize: Annotated[
         bool, typer.Option("--stabilize", help="Clips: keep the soft edge from flickering, from cut to cut.")
     ] = False,
@@ -104,6 +122,8 @@ def matte(
     weights: options.Weights = "nano",
     engine: options.Engine = "auto",
     device: options.Device = "auto",
+    precision: options.EnginePrecision = "auto",
+    policy: options.Policy = "any",
     size: options.Size = None,
     detail: options.Detail = "auto",
     batch_size: Annotated[
@@ -140,13 +160,16 @@ def matte(
             colours=colours,
             despill=despill,
             light_wrap=light_wrap,
+            profile=profile,
+            metadata=metadata,
+            keep_damaged=keep_damaged,
             stabilize=stabilize,
             start=start,
             end=end,
             every=every,
             rate=rate,
         )
-        model = Model(weights, engine, device, size, detail)
+        model = Model(weights, engine, device, size, detail, precision, policy)
         if out is None:
             if request.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")
@@ -164,6 +187,9 @@ def _read_request(
     colours: str | None,
     despill: Any,
     light_wrap: float | None,
+    profile: Literal["keep", "srgb"],
+    metadata: Literal["keep", "public", "none"],
+    keep_damaged: bool,
     stabilize: bool,
     start: str | None,
     end: str | None,
@@ -179,6 +205,8 @@ def _read_request(
     from stylematte.media.span import Span, parse_moment, parse_rate
 
     behind, behind_text, backdrop = _read_background(background)
+    if kind == "exr":
+        require("OpenEXR", extra="exr")
     photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
     clip_kind = kind or ("prores" if output in ("cutout", "foreground") else "mp4")
     is_premultiplied = colours == "premultiplied"
@@ -192,6 +220,9 @@ def _read_request(
         is_premultiplied and (photo_kind in PREMULTIPLIABLE or kind not in CLIP_FORMATS),
         despill,
         light_wrap or 0.0,
+        profile,
+        metadata,
+        keep_damaged,
     )
     given = {
         "--stabilize": stabilize,
@@ -241,8 +272,8 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
     """Read --background: what it is, how the manifest names it, and the path of a clip."""
     if text is None:
         return None, None, None
-    from stylematte.imaging.compose import parse_background
-    from stylematte.media.images import decode_image
+    from stylematte.imaging.compose import BASIC_COLORS, composite, parse_background
+    from stylematte.media.decode import decode_image
     from stylematte.media.manifest import identify, read_and_identify
 
     path = Path(text)
@@ -250,7 +281,11 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
         return (0, 0, 0), f"clip {identify(path)['sha256']}", path
     if path.is_file():
         data, identity = read_and_identify(path)
-        return decode_image(data, text).pixels, f"picture {identity['sha256']}", None
+        photo = decode_image(data, text).in_srgb()
+        pixels = photo.pixels
+        if photo.alpha is not None:
+            pixels = composite(pixels, photo.alpha, BASIC_COLORS["white"])
+        return pixels, f"picture {identity['sha256']}", None
     try:
         return parse_background(text), text, None
     except UsageError as error:
@@ -262,14 +297,15 @@ def _read_background(text: str | None) -> tuple[Any, str | None, Path | None]:
 
 
 def _matte_stdin(matter: "Matter", job: "Job") -> int:
-    from stylematte.batch import encode, render
-    from stylematte.media.images import decode_image
+    from stylematte.batch import encode, read, render
 
     data = sys.stdin.buffer.read()
     if not data:
         raise InputError("stdin: empty, 0 bytes")
-    photo = decode_image(data, "stdin")
-    encoded = encode(photo, render(photo, matter(photo.pixels), job), job)
+    photo = read(data, "stdin", job)
+    for note in photo.notes:
+        log.warning("stdin: %s", note)
+    encoded = encode(photo, render(photo, matter(photo.srgb), job), job)
     sys.stdout.buffer.write(encoded)
     sys.stdout.buffer.flush()
     return 0

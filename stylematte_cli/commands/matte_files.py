@@ -2,9 +2,11 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stylematte")
 
+_VIDEO_HINT = "pip install 'stylematte[video]'"
 MOST_NAMES = 5  # on one line of stderr
 
 
@@ -40,19 +43,25 @@ class Model:
     device: str
     size: int | None
     detail: str
+    precision: str = "auto"
+    policy: str = "any"
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
         import stylematte
+        from stylematte.licences import check_policy
 
-        return stylematte.load(
+        matter = stylematte.load(
             self.weights,
             device=self.device,
             engine=self.engine,
             size=self.size,
             detail=self.detail,
             lanes=lanes,
+            precision=self.precision,
         )
+        check_policy(self.policy, self.weights, matter.engine.contract.licence)
+        return matter
 
 
 @dataclass(frozen=True)
@@ -93,7 +102,13 @@ class MatteRequest:
         }
         if job.output == "cutout":
             settings["colours"] = "premultiplied" if job.premultiplied else "straight"
-        chosen = {"despill": job.despill, "light_wrap_px": job.light_wrap_px or None}
+        if job.output != "alpha":
+            settings |= {"profile": job.profile, "metadata": job.metadata}
+        chosen = {
+            "despill": job.despill,
+            "light_wrap_px": job.light_wrap_px or None,
+            "keep_damaged": job.keep_damaged or None,
+        }
         return settings | {key: value for key, value in chosen.items() if value is not None}
 
     def clip_settings(self, size: int | None) -> dict[str, Any]:
@@ -124,18 +139,27 @@ class Tally:
 
     done: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
+    warnings: list[dict[str, str]] = field(default_factory=list)
     clips: list[dict[str, Any]] = field(default_factory=list)
     stage_seconds: dict[str, float] = field(default_factory=dict)
     is_interrupted: bool = False
+    passed_over: "Counter[tuple[str, str]]" = field(default_factory=Counter)
 
     def add(self, outcome: "Outcome") -> None:
         """Count one photo or clip."""
         for stage, seconds in outcome.seconds.items():
             self.stage_seconds[stage] = self.stage_seconds.get(stage, 0.0) + seconds
+        for note in outcome.notes:
+            self.tell(outcome.item.source, note)
         if outcome.error is None:
             self.done += 1
         else:
             self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
+
+    def tell(self, source: Path, note: str) -> None:
+        """Say something about an input that did not fail."""
+        log.warning("warning: %s: %s", source, note)
+        self.warnings.append({"input": str(source), "warning": note})
 
     def fail(self, source: Path, message: str, hint: str = "") -> None:
         """Name an input that failed, at once and in the end."""
@@ -173,17 +197,18 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     from stylematte.files import remove_leftovers
     from stylematte.matter import Matter
     from stylematte.media.manifest import Manifest
-    from stylematte.media.paths import CLIP_FORMATS, collect
+    from stylematte.media.paths import CLIP_FORMATS, collect, is_there
     from stylematte.media.pattern import is_pattern
     from stylematte.media.results import SUFFIXES
 
     started = time.perf_counter()
     suffix = SUFFIXES[request.job.kind]
     work = collect(inputs, out, suffix, CLIP_FORMATS.get(request.clip_kind, ""))
+    work.pass_over_what_needs_more(inputs)
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
     for item in work.items:
-        if is_pattern(item.source) or item.source.exists():
+        if is_pattern(item.source) or is_there(item.source):
             there.append(item)
         else:
             work.problems.append((item.source, "no such file"))
@@ -196,7 +221,7 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     made = made_by(matter.engine)
 
     def plan(items: "list[Item]", settings: dict[str, Any]) -> Plan:
-        manifest = Manifest(out, settings, made)
+        manifest = Manifest(out, settings, made, matter.engine.contract.licence)
         states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in items]
         return Plan(items, states, manifest)
 
@@ -209,9 +234,11 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
         plan(photos, request.settings(model.size) | looked_at_again),
         plan(clips, request.clip_settings(model.size) | clip_detail),
     ]
-    tally = Tally()
+    tally = Tally(passed_over=work.passed_over)
     for path, reason in work.problems:
         tally.fail(path, f"{path}: {reason}")
+    for (title, hint), count in work.passed_over.items():
+        log.warning("passed over: %d file(s) of kind %s. %s", count, title, hint)
     _tell_kept(plans)
     if how.dry_run:
         _print_plan(plans, looked_at_again, how.as_json)
@@ -221,7 +248,10 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
             _do_photos(plans[0], matter, request, how, workers, tally)
-        if clip_job is not None and plans[1].todo:
+        if clip_job is None:
+            for item, _ in plans[1].todo:
+                tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
+        elif plans[1].todo:
             _do_clips(plans[1], clip_matter, clip_job, how, cores, tally)
     except KeyboardInterrupt:
         tally.is_interrupted = True
@@ -254,6 +284,8 @@ def _check(request: MatteRequest, photos: "list[Item]", clips: "list[Item]") -> 
         )
     if not clips:
         return None
+    if photos and find_spec("av") is None:
+        return None  # the clips fail by name, the photos are done
     require("av", extra="video")
     from stylematte.clips import ClipJob
 
@@ -304,7 +336,7 @@ def _do_clip(
     tally: Tally,
 ) -> "Outcome":
     from stylematte.batch import Outcome
-    from stylematte.media.manifest import identify
+    from stylematte.media.manifest import describe_output, identify
 
     outcome = Outcome(item)
     facts: dict[str, Any] = {}
@@ -315,7 +347,7 @@ def _do_clip(
             manifest.record(item, "begun", facts)
         info = with_frame_progress(frames, item.source.name, quiet)
         outcome.size = info.size
-        facts |= {"size": info.size, "frames": info.frames}
+        facts |= {"size": info.size, "frames": info.frames, **describe_output(item.output)}
     except EngineError as error:
         raise EngineError(f"{item.source}: {error.message}", error.hint) from error
     except StyleMatteError as error:
@@ -366,7 +398,8 @@ def _tell_kept(plans: Sequence[Plan]) -> None:
     if kept:
         names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
         log.warning(
-            "kept %d file(s) that no run of this folder's manifest made (--overwrite makes them anew): %s",
+            "kept %d file(s) that no run of this folder's manifest made, or that were changed since "
+            "(--overwrite makes them anew): %s",
             len(kept),
             names,
         )
@@ -378,6 +411,8 @@ def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
         parts.append(f"{before} finished before")
     if tally.failed:
         parts.append(f"{len(tally.failed)} failed")
+    if passed_over := tally.passed_over.total():
+        parts.append(f"{passed_over} passed over")
     photos = tally.done - len(tally.clips)
     rate = f", {photos / seconds:.2f} photos/s" if photos and not tally.clips else ""
     log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)
@@ -393,6 +428,8 @@ def _summary(tally: Tally, states: "list[State]", seconds: float) -> dict[str, A
         "finished_before": states.count("done"),
         "kept": states.count("kept"),
         "failed": tally.failed,
+        "warnings": tally.warnings,
+        "passed_over": {title: count for (title, _), count in tally.passed_over.items()},
         "interrupted": tally.is_interrupted,
         "seconds": round(seconds, 3),
         "stage_seconds": {stage: round(value, 3) for stage, value in tally.stage_seconds.items()},

@@ -8,13 +8,14 @@ from typing import Annotated, Literal
 import typer
 
 from stylematte.errors import MissingError, UsageError
-from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, find_trained
+from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, check_allowed, find_trained
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import (
     Device,
     Out,
     Output,
     Overwrite,
+    Policy,
     Synthetic,
     Verbose,
     print_json,
@@ -87,6 +88,7 @@ def synth(
             "--preview", metavar="FILE", help="Write a sheet of the first pictures, on a chequered ground."
         ),
     ] = None,
+    policy: Policy = "any",
     device: Device = "auto",
     overwrite: Overwrite = False,
     output: Output,
@@ -103,6 +105,7 @@ def synth(
     if synthetic.threshold is not None and not filtering.use_filter:
         raise UsageError("--threshold is the filter's", "Add --filter")
     path = _find_generator(drawing.weights or DEFAULT_GENERATOR)
+    check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     _check_preview(preview, out)
     require("torch", extra="train")
     from training.devices import usable_device

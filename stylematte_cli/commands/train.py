@@ -9,6 +9,7 @@ import typer
 import typer.main
 
 from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.weights import check_allowed
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import LoopOptions, Output, print_json
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
@@ -121,7 +122,7 @@ class MattingOptions:
     ] = False
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on graphics cards."),
+        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on GPUs."),
     ] = "fp32"
 
 
@@ -191,6 +192,8 @@ def train(
     from training.loop import RunOptions
     from training.run import TrainRequest
 
+    weights = _init_of(chosen, matting, loop.backbone_weights)
+    check_allowed(run.policy, weights, matting.teacher)
     request = TrainRequest(
         chosen,
         root,
@@ -203,7 +206,7 @@ def train(
             workers=loop.workers,
             every=loop.every or EVERY,
         ),
-        weights=_init_of(chosen, matting, loop.backbone_weights),
+        weights=weights,
         teacher=matting.teacher,
         backbone=loop.backbone_weights,
         quiet=output.quiet,
@@ -322,7 +325,7 @@ def _check_usage(matting: MattingOptions, device: str, backbone: str) -> None:
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is not known", ", ".join(PRECISIONS))
     if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
+        raise UsageError("--precision fp16 needs a GPU", "Use bf16 or fp32")
     if backbone not in ("", "hub", "none") and not Path(backbone).exists():
         raise MissingError(f"--backbone-weights: {backbone} is not there", "Give a file, hub or none")
     if matting.init not in ("", "none") and backbone not in ("", "none"):

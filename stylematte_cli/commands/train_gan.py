@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stylematte.errors import InputError
+from stylematte.weights import DEFAULT, check_allowed
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import Detector, LoopOptions, Output, print_json
@@ -76,6 +77,7 @@ def train_gan(
     if run.print_recipe:
         print_recipe(loaded)
         return
+    check_allowed(run.policy, generator.teacher or DEFAULT)
     folder = run.folder(recipe)
     request = GanRequest(
         loaded,
@@ -103,14 +105,14 @@ def train_gan(
 
 def _train(name: str, request: "GanRequest", run: RunOfRecipe) -> dict[str, Any]:
     """Say what a recipe would do, or run it; facts for --json."""
-    from training.gan.data import list_pictures, without_alpha
+    from training.gan.data import list_samples, without_alpha
     from training.gan.run import run_gan
 
     recipe, out = request.recipe, request.options.out
     if not request.data.is_dir():
         raise InputError(f"{request.data}: no such folder", "--data is a folder of pictures, or of data sets")
     run.check_resume(out)
-    samples = list_pictures(recipe, request.data)
+    samples = list_samples(recipe, request.data)
     lacking = len(without_alpha(samples, request.options.mattes))
     facts = {
         "recipe": name,

@@ -8,7 +8,7 @@ from stylematte_cli.commands.explain import explain_estimate, explain_plan
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.train_choice import Choice
-    from training.plan import Plan
+    from training.plan import TrainingPlan
     from training.run import TrainRequest
 
 
@@ -52,7 +52,9 @@ def train_matting(
     return facts | {"dry_run": False, "scores": scores, "weights": weights}
 
 
-def _facts(name: str, choice: "Choice | None", request: "TrainRequest", plan: "Plan") -> dict[str, Any]:
+def _facts(
+    name: str, choice: "Choice | None", request: "TrainRequest", plan: "TrainingPlan"
+) -> dict[str, Any]:
     return {
         "recipe": name,
         "why": choice.why if choice else "",

@@ -10,7 +10,7 @@ import typer
 
 from stylematte.errors import InputError
 from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
-from stylematte_cli.commands.options import Output, print_json
+from stylematte_cli.commands.options import Output, Policy, print_json
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -51,6 +51,7 @@ class RunOfRecipe:
         ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
+    policy: Policy = "any"
     accumulate: Annotated[
         int, typer.Option("--accumulate", min=1, help="Passes a step: so many times less memory.")
     ] = 1

@@ -120,11 +120,11 @@ def test_a_failing_network_leaves_no_file(
 ) -> None:
     calls = []
 
-    def fail_later(self: Matter, images: list) -> list[Matte]:
+    def fail_later(self: Matter, images: list, copy: bool = True) -> list[Matte]:
         calls.append(1)
         if len(calls) > 6:
             raise InputError("no more")
-        return batch(self, images)
+        return batch(self, images, copy=copy)
 
     batch = Matter.batch
     monkeypatch.setattr(Matter, "batch", fail_later)

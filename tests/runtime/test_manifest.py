@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stylematte.errors import InputError
-from stylematte.media.manifest import NAME, Manifest, read_and_identify
+from stylematte.media.manifest import NAME, Manifest, describe_output, read_and_identify
 from stylematte.media.paths import Item
 
 SETTINGS = {"output": "alpha", "format": "png"}
@@ -54,6 +54,9 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "mtime_ns": item.source.stat().st_mtime_ns,
         "size": [4, 5],
         "frames": None,
+        "output_bytes": 0,
+        "output_mtime_ns": 0,
+        "output_sha256": "",
         "seconds": {"read": 0.5},
         "error": "",
     }
@@ -126,3 +129,23 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     output.touch()
     record(tmp_path, Item(source, output))
     assert state(tmp_path, Item(source, output)) == "done"
+
+
+def test_results_that_were_emptied_are_made_again_and_those_that_were_changed_are_kept(
+    tmp_path: Path, item: Item
+) -> None:
+    item.output.parent.mkdir(parents=True, exist_ok=True)
+    item.output.write_bytes(b"matte")
+    manifest = Manifest(tmp_path / "out", SETTINGS, MODEL)
+    manifest.open()
+    _, identity = read_and_identify(item.source)
+    manifest.record(item, "ok", identity | describe_output(item.output, b"matte"))
+    manifest.close()
+    assert state(tmp_path, item) == "done"
+    os.utime(item.output, (1, 1))
+    assert state(tmp_path, item) == "done", "the same bytes, copied"
+    for changed in (b"retouched", b"Matte"):
+        item.output.write_bytes(changed)
+        assert state(tmp_path, item) == "kept"
+    item.output.write_bytes(b"")
+    assert state(tmp_path, item) == "changed"

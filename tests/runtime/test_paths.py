@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from stylematte.errors import UsageError
+from stylematte.media import formats, paths
 from stylematte.media.paths import Work, collect
 
 
@@ -82,12 +83,12 @@ def test_photos_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make(tmp_path, "a.png", "sub/a.jpg")
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link"):
-        with pytest.raises(UsageError, match="would replace the picture"):
+        with pytest.raises(UsageError, match="would replace the image"):
             collect([tmp_path / "a.png"], out, ".png")
     with pytest.raises(UsageError, match="both the input and the output folder"):
         collect([tmp_path / "sub"], tmp_path / "sub", ".png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="would replace the picture"):
+    with pytest.raises(UsageError, match="would replace the image"):
         collect([tmp_path / "a.png"], Path("."), ".png")
 
 
@@ -112,8 +113,8 @@ def test_what_looks_like_work_and_is_none_is_named(tmp_path: Path) -> None:
     assert outputs(work, tmp_path / "out") == ["a.png", "x.png/inside.png"]
     assert work.problems == [
         (photos / "pipe.jpg", "not a regular file"),
-        (photos / "x.png", "a folder, not a picture"),
-        (tmp_path / "empty", "no pictures and no clips in this folder"),
+        (photos / "x.png", "a folder, not an image"),
+        (tmp_path / "empty", "no images and no clips in this folder"),
     ]
 
 
@@ -127,3 +128,40 @@ def test_unreadable_folder_is_named(tmp_path: Path) -> None:
         (photos / "locked").chmod(0o700)
     assert outputs(work, tmp_path / "out") == ["a.png"]
     assert work.problems == [(photos / "locked", "cannot be read: Permission denied")]
+
+
+def test_files_of_kinds_that_are_not_read_are_counted_by_kind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.jpg", "b.CR2", "c.nef", "d.jxl", "e.psd", "f.heic", "g.HEIF", "h.exr", "i.gif", "n.txt"):
+        (tmp_path / "in" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "in" / name).touch()
+    monkeypatch.setattr(formats, "find_spec", lambda name: None)
+    monkeypatch.setattr(paths, "find_spec", lambda name: None)
+    work = collect([tmp_path / "in"], tmp_path / "out", ".png")
+    work.pass_over_what_needs_more([tmp_path / "in"])
+    assert [item.source.name for item in work.items] == ["a.jpg"]
+    assert {title: count for (title, _), count in work.passed_over.items()} == {
+        "camera raw file": 2,
+        "JPEG XL": 1,
+        "Photoshop document": 1,
+        "HEIC": 2,
+        "OpenEXR": 1,
+        "clip": 1,
+    }
+    hints = dict(work.passed_over.keys())
+    assert "pip install 'stylematte[heic]'" in hints["HEIC"]
+    assert "pip install 'stylematte[video]'" in hints["clip"]
+
+    named = collect([tmp_path / "in" / "f.heic"], tmp_path / "out", ".png")
+    named.pass_over_what_needs_more([tmp_path / "in" / "f.heic"])
+    assert len(named.items) == 1, "what is named fails by its name"
+
+
+def test_a_page_is_named_in_brackets(tmp_path: Path) -> None:
+    (tmp_path / "scan.tif").touch()
+    (item,) = collect([tmp_path / "scan.tif[2]"], tmp_path / "out", ".png").items
+    assert (item.source, item.page, item.output.name) == (tmp_path / "scan.tif", 2, "scan[2].png")
+    (tmp_path / "scan.tif[3]").touch()
+    (item,) = collect([tmp_path / "scan.tif[3]"], tmp_path / "out", ".png").items
+    assert (item.source, item.page) == (tmp_path / "scan.tif[3]", None)

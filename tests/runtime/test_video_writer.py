@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from stylematte.errors import InputError, MissingError
-from stylematte.media.images import Photo
+from stylematte.media.photo import Photo
 from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.video_writer import VideoWriter, recipe_for
 from tests.clips import SIZE, probe, red_frame

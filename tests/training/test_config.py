@@ -44,7 +44,7 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "seed = 'x'", "seed = 'x' is no int"),
         ("seed = 3", "seed = true", "seed = True is no int"),
         ('preset = "test"', "", "preset is missing"),
-        ('preset = "test"', 'preset = "giant"', "'giant' is none of nano, tiny, base, official$"),
+        ('preset = "test"', 'preset = "giant"', "'giant' ; choose from nano, tiny, base, official$"),
         ("batch_size = 4", "batchsize = 4", r"\[\[stages\]\]: unknown key batchsize"),
         ("batch_size = 4", "", r"\[\[stages\]\]: batch_size is missing"),
         ("batch_size = 4", "batch_size = 0", "segmentation: batch_size must be"),
@@ -146,7 +146,7 @@ def test_text_in_another_encoding(tmp_path):
 
 @pytest.mark.parametrize("name", ["giant", "giant.toml"])
 def test_an_unknown_recipe_lists_the_known(name):
-    with pytest.raises(RecipeError, match=f"no recipe {name}; there are .*nano"):
+    with pytest.raises(RecipeError, match=f"unknown recipe {name}; choose from .*nano"):
         load_recipe(name)
 
 
@@ -236,7 +236,7 @@ def test_what_a_recipe_extends_is_seen_from_its_own_folder(tmp_path, monkeypatch
     recipe = load_recipe("../deeper/other.toml")
     assert (recipe.seed, recipe.clip_norm, recipe.preset) == (9, 2.0, "test")
     (tmp_path / "mine.toml").write_text('extends = "none.toml"\n')
-    with pytest.raises(RecipeError, match=r"mine\.toml: extends none\.toml: no recipe"):
+    with pytest.raises(RecipeError, match=r"mine\.toml: extends none\.toml: unknown recipe"):
         load_recipe("../mine.toml")
     (tmp_path / "mine.toml").write_text('extends = "deeper/../mine.toml"\n')
     with pytest.raises(RecipeError, match="which extends this one"):

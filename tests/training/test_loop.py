@@ -24,7 +24,7 @@ from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
-from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
+from training.optimiser import PRIOR_FACTOR, learning_rate, make_optimiser, set_rates, update_average
 from training.processes import join_processes, reseed
 
 FIRST = Stage(
@@ -165,13 +165,13 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.HeldOut, "error", lambda self, scores: float("nan"))
+    monkeypatch.setattr(loop.HeldOutSplit, "error", lambda self, scores: float("nan"))
     with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
         run(data_root, mattes, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
 
 
-def test_previews_show_picture_label_alpha_and_composite(whole, data_root):
+def test_previews_show_image_label_alpha_and_composite(whole, data_root):
     sheets = sorted((whole[0] / "previews").iterdir())
     assert [p.name for p in sheets] == ["000003.png", "000006.png", "000009.png", "000010.png"]
     sheet = cv2.imread(str(sheets[-1]))
@@ -278,11 +278,11 @@ def test_so_it_is_whatever_the_network_and_the_precision(data_root, mattes, tmp_
 
 def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
     model = build_model("test_swin").train()
-    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
     def answer(*place: int) -> torch.Tensor:
         reseed(*place)
-        return model(picture, picture).coarse_logits.detach()
+        return model(image, image).coarse_logits.detach()
 
     assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
     others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
@@ -411,7 +411,18 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert (np.diff(rates[10:]) < 0).all()
 
 
-def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
+def test_what_reads_the_prior_learns_faster():
+    model = build_model(dataclasses.replace(PRESETS["test"], prior=True))
+    optimiser = make_optimiser(model, weight_decay=0.01)
+    set_rates(optimiser, SECOND, step=2)
+    (group,) = (
+        g for g in optimiser.param_groups if any(p is model.encoder.stem.conv.prior for p in g["params"])
+    )
+    assert len(group["params"]) == 1
+    assert group["lr"] == pytest.approx(PRIOR_FACTOR * learning_rate(SECOND, 2))
+
+
+def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
     model = build_model("test")
     optimiser = make_optimiser(model, weight_decay=0.01)
     stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
@@ -489,8 +500,8 @@ def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
-    with pytest.raises(InputError, match="fp16 needs a graphics card"):
+def test_half_precision_is_for_gpus(data_root, mattes, tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
         run(data_root, mattes, tmp_path / "out", precision="fp16")
     assert not (tmp_path / "out").exists()
 
@@ -507,7 +518,7 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
 
 
 def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
-    """On a processor, with the parts that accelerate puts together on a graphics card."""
+    """On a processor, with the parts that accelerate puts together on a GPU."""
 
     def with_scaler(*arguments):
         accelerator = join_processes("cpu")

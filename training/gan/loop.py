@@ -14,7 +14,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 
 from models.gan.checkpoints import save_generator
-from models.gan.layers import sent
+from models.gan.layers import send
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
 from training.config import RecipeError
@@ -22,7 +22,7 @@ from training.data.dataset import ResumableBatchSampler
 from training.data.loading import open_loader, read_batches
 from training.fid import ScoreError
 from training.gan.config import GanRecipe
-from training.gan.data import Pictures, background_pictures, real_pictures
+from training.gan.data import EndlessImages, background_images, real_images
 from training.gan.losses import fading_blur_px
 from training.gan.players import GanModels, Pass
 from training.gan.scores import Scorer
@@ -54,7 +54,7 @@ class GanOptions:
         detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
         folders: Where detectors are looked for that are given by name.
         backbone: File or folder of the vision-aided discriminator's network, see
-            `models.gan.backbones.load_backbone`.
+            `models.gan.backbones.load_frozen`.
         origin: What else made the weights, name → SHA-256.
     """
 
@@ -108,7 +108,7 @@ def train_gan(
     if len(set(gather_object([state["step"]]))) > 1:
         raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     size = _pictures_a_pass(recipe, options, accelerator)
-    reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
+    reals, backgrounds = real_images(recipe, root, options.mattes), background_images(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
     players = GanModels(recipe, accelerator, options.backbone)
@@ -184,7 +184,7 @@ def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accele
     return size
 
 
-def _says_what(recipe: GanRecipe, reals: Pictures, backgrounds: Pictures | None) -> str:
+def _says_what(recipe: GanRecipe, reals: EndlessImages, backgrounds: EndlessImages | None) -> str:
     config = recipe.generator
     line = f"StyleGAN3-{config.kind.upper()}, {config.size_px} px; {reals.count} pictures"
     if recipe.vision_aided.backbone == "none":
@@ -203,7 +203,7 @@ class GanRun:
         options: GanOptions,
         accelerator: Accelerator,
         players: GanModels,
-        reals: Pictures,
+        reals: EndlessImages,
         state: dict[str, Any],
         progress: Progress,
     ) -> None:
@@ -232,7 +232,7 @@ class GanRun:
         if self.log is not None:
             self.log.close()
 
-    def passes(self, reals: Pictures, backgrounds: Pictures | None, size: int) -> Iterator[Pass]:
+    def passes(self, reals: EndlessImages, backgrounds: EndlessImages | None, size: int) -> Iterator[Pass]:
         """What each pass from here to the end works on; the same whether or not a run was stopped before."""
         steps, accelerator, accumulate = self.recipe.steps, self.accelerator, self.options.accumulate
         real_batches = self._batches(reals)
@@ -243,14 +243,14 @@ class GanRun:
                 reseed(self.recipe.seed, step, number, accelerator.process_index)
                 z = torch.randn(size, self.recipe.generator.z_dim)
                 colours = torch.rand(size, 3, 1, 1) * 2 - 1
-                z, colours, real = (sent(x, accelerator.device) for x in (z, colours, next(real_batches)))
+                z, colours, real = (send(x, accelerator.device) for x in (z, colours, next(real_batches)))
                 real = _in_signed_range(real)
                 behind = colours.expand(-1, -1, *real.shape[2:])
                 if behind_batches is not None:
-                    behind = _in_signed_range(sent(next(behind_batches), accelerator.device))
+                    behind = _in_signed_range(send(next(behind_batches), accelerator.device))
                 yield Pass(z, real, behind)
 
-    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
+    def _batches(self, pictures: EndlessImages) -> Iterator[Tensor]:
         """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
         accelerator, workers = self.accelerator, self.options.workers
         numbers = ResumableBatchSampler(

@@ -35,7 +35,7 @@ def test_sizes_are_the_published_ones():
     ("old", "new", "message"),
     [
         ("batch_size", "batchsize", r"unknown key batchsize; known are generator"),
-        ("size_px = 16", "size_px = 48", r"\[generator\]: size_px 48 is no power of two"),
+        ("size_px = 16", "size_px = 48", r"\[generator\]: size_px 48 is not a power of two"),
         ("channel_max = 8", 'channel_max = "8"', r"\[generator\]: channel_max = '8' is no int"),
         ('"ada"', '"often"', r"\[augmentation\]: mode 'often' is none of ada, fixed, none"),
         ("p = 0.2", "p = 1.2", r"\[augmentation\]: p must be from 0 to 1"),

@@ -165,13 +165,13 @@ def test_folders_and_batches_that_do_not_fit(recipe, root, tmp_path, whole):
     with pytest.raises(RecipeError, match="batch_size 8 is no multiple of 1 processes times 3"):
         run(recipe, root, tmp_path, accumulate=3)
     wide = dataclasses.replace(recipe, discriminator=dataclasses.replace(recipe.discriminator, group=3))
-    with pytest.raises(RecipeError, match="8 pictures a pass are no multiple"):
+    with pytest.raises(RecipeError, match="8 images a pass are no multiple"):
         run(wide, root, tmp_path)
     with pytest.raises(DataError, match="no such data set folder"):
         run(recipe, tmp_path / "nowhere", tmp_path / "out")
 
 
-def test_first_pictures_come_before_the_first_snapshot_and_change_nothing(
+def test_first_images_come_before_the_first_snapshot_and_change_nothing(
     recipe, root, tmp_path, monkeypatch, whole
 ):
     monkeypatch.setattr(gan_loop, "FIRST_LOOK_STEPS", 2)
@@ -187,7 +187,7 @@ def test_a_generator_that_draws_no_numbers_has_no_score(recipe, root, tmp_path, 
     drawn = scores.draw
     monkeypatch.setattr(scores, "draw", lambda *a: drawn(*a) * torch.nan)
     options = {"detector": "nano", "folders": (ASSETS,)}
-    with pytest.raises(TrainingError, match=r"no score after 0\.04 kimg: the generator draws pictures"):
+    with pytest.raises(TrainingError, match=r"no score after 0\.04 kimg: the generator's images"):
         run(recipe, root, tmp_path, **options)
     assert not (tmp_path / "best.safetensors").exists()
 
@@ -198,12 +198,12 @@ def test_what_is_finished_is_left_alone(recipe, root, whole):
     assert (whole[0] / "state.pt").stat().st_mtime_ns == before
 
 
-def test_sheets_show_the_pictures_over_a_checkerboard(whole):
+def test_sheets_show_the_images_over_a_checkerboard(whole):
     sheet = cv2.imread(str(whole[0] / "sheets" / "reals.png"))
     assert sheet.shape == (2 * 16, 8 * 16, 3)
     corner = cv2.imread(str(whole[0] / "sheets" / "000000.080.png")).shape
     assert corner == (6 * 16, 8 * 16, 3)
-    assert np.unique(sheet[20:, 100:].reshape(-1, 3), axis=0).tolist() == [[90] * 3, [165] * 3]  # no picture
+    assert np.unique(sheet[20:, 100:].reshape(-1, 3), axis=0).tolist() == [[90] * 3, [165] * 3]  # no image
 
 
 def test_the_config_says_what_was_learnt(whole, recipe):

@@ -33,7 +33,7 @@ class Pooling(Frozen):
 @pytest.fixture
 def pooling(monkeypatch) -> Pooling:
     made = Pooling()
-    monkeypatch.setattr(players, "load_backbone", lambda name, source: made)
+    monkeypatch.setattr(players, "load_frozen", lambda name, source: made)
     return made
 
 
@@ -90,7 +90,7 @@ def test_the_second_discriminator_teaches_after_its_warm_up(recipe, pooling):
 
 
 @pytest.mark.parametrize("reals", ["photos", "composites"])
-def test_its_real_pictures_are_photos_or_composites(recipe, pooling, reals):
+def test_its_real_images_are_photos_or_composites(recipe, pooling, reals):
     recipe = dataclasses.replace(recipe, vision_aided=dataclasses.replace(recipe.vision_aided, reals=reals))
     all_of_them = GanModels(recipe, Accelerator(cpu=True))
     one = one_pass(recipe)
@@ -157,7 +157,7 @@ def test_the_augmentation_follows_what_the_discriminator_knows(recipe, pooling):
     all_of_them.adapt(2)
     assert float(all_of_them.augment.p) == 0.5  # not yet: every fourth step
     all_of_them.adapt(3)
-    assert float(all_of_them.augment.p) == 1.0  # 32 pictures of 64
+    assert float(all_of_them.augment.p) == 1.0  # 32 images of 64
     assert all_of_them.signs.tolist() == [0, 0]
     all_of_them.signs.copy_(torch.tensor([-8.0, 32.0]))
     all_of_them.adapt(7)
@@ -179,7 +179,7 @@ def test_a_run_with_both_goes_on_exactly(tmp_path, pooling, monkeypatch):
     recipe = runs.load(tmp_path, text)
     lines: list[str] = []
     train_gan(recipe, root, GanOptions(tmp_path / "whole", tmp_path, workers=0), lines.append)
-    assert lines[0] == "StyleGAN3-T, 16 px; 12 pictures over 3 backgrounds, judged by an encoder, too"
+    assert lines[0] == "StyleGAN3-T, 16 px; 12 images over 3 backgrounds, judged by an encoder, too"
 
     def dies(done):
         if done == 9:

@@ -1,0 +1,434 @@
+"""One decoder for every kind of image: its first bytes choose the library that `formats` names."""
+
+import io
+import re
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte.errors import InputError
+from stylematte.imaging.compose import unpremultiply
+from stylematte.media import colour, formats, heif, jpeg, png, tiff, vips
+from stylematte.media.photo import Photo
+from stylematte.memory import usable_bytes
+
+Array = NDArray[Any]
+
+# Pillow warns of damaged tags and large images; our own messages name the file.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+
+MOST_PX = 1 << 30
+LONGEST_SIDE_PX = 1 << 20
+LEAST_BYTES_A_PIXEL = 6  # of an image in work: its colours, and what is made of it
+_LEAST_HOLE = 64
+_ANEW = "Get the file anew from where it came from"
+_KEEP = "--keep-damaged takes what is there"
+_UNSUPPORTED = re.compile(r"^\s*\w+: (.*(?:not supported|unsupported|not implemented).*)$", re.M | re.I)
+_COMPRESSION = re.compile(r"[Cc]ompression scheme (\d+)")
+
+# An EXIF orientation says how the stored pixels lie; these turn them upright.
+TURNS: dict[int, Callable[[Array], Array]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.flip(cv2.transpose(cv2.flip(pixels, 1)), 1),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
+}
+
+
+@dataclass
+class Stored:
+    """An image as its file has it, before it becomes RGB and upright.
+
+    Attributes:
+        pixels: (H, W, C) uint8 or uint16.
+        meaning: Of the channels: libvips's interpretation.
+        icc: Profile of `pixels`.
+        exif: As in the file.
+        orientation: As EXIF counts.
+        bits: Of the file's numbers.
+        is_premultiplied: Colours have been multiplied by alpha; libvips divides those of a TIFF itself.
+        notes: What is to be told about the image.
+    """
+
+    pixels: Array
+    meaning: str = "srgb"
+    icc: bytes | None = None
+    exif: bytes | None = None
+    orientation: int = 1
+    bits: int = 8
+    is_premultiplied: bool = False
+    notes: list[str] = field(default_factory=list)
+
+
+def decode_image(
+    data: bytes, name: str, page: int | None = None, keep_damaged: bool = False, is_data: bool = False
+) -> Photo:
+    """Decode an image and turn it upright.
+
+    Args:
+        data: The encoded image.
+        name: What messages call it.
+        page: Of a TIFF of several pages; None takes the first one and says so.
+        keep_damaged: Take what is there of a damaged or cut image, and say so.
+        is_data: Its values are an alpha's or a mask's: what a profile says of grey is left alone.
+
+    Raises:
+        InputError: Not an image, one of a kind that is not read, damaged, cut, or too large.
+        MissingError: The extra that reads it is not installed.
+    """
+    kind = formats.kind_of(data)
+    if kind is None:
+        raise InputError(f"{name}: not an image in a known format", read_hint())
+    if kind in formats.REFUSED:
+        entry = formats.REFUSED[kind]
+        raise InputError(f"{name}: {_with_article(entry.title)} is not read", entry.hint)
+    if page is not None and kind != "tiff":
+        raise InputError(f"{name}: pages are those of a TIFF", "Give the file's name alone")
+    if kind == "exr":
+        from stylematte.media import exr
+
+        return exr.decode_exr(data, name)
+    stored = _READERS[kind](data, name, page, keep_damaged)
+    if is_data and stored.meaning in _GREY:
+        stored.icc = None
+    return _photo_of(stored, name)
+
+
+def measure(data: bytes) -> tuple[int, int, int] | None:
+    """Read height, width and bytes a channel without decoding; None where the header does not tell.
+
+    Height and width are as stored, before orientation.
+    """
+    kind = formats.kind_of(data)
+    try:
+        if kind in _LOADERS:
+            with vips.messages.shared():
+                image = getattr(vips.library().Image, _LOADERS[kind])(data)
+            return image.height, image.width, 1 if image.format == "uchar" else 2
+        if kind == "bmp":
+            width, height = _pillow(data).size
+            return height, width, 1
+        if kind == "heic":
+            return heif.measure(data)
+        if kind == "exr":
+            from stylematte.media import exr
+
+            return exr.measure(data)
+    except Exception:  # whatever a library says of a broken header: decoding will name it
+        return None
+    return None
+
+
+def read_hint() -> str:
+    """Say which formats are read."""
+    titles = [entry.title for entry in formats.FORMATS]
+    return f"{', '.join(titles[:-1])} and {titles[-1]} are read"
+
+
+_GREY = ("b-w", "grey16")
+_LOADERS = {
+    "jpeg": "jpegload_buffer",
+    "png": "pngload_buffer",
+    "webp": "webpload_buffer",
+    "tiff": "tiffload_buffer",
+    "avif": "heifload_buffer",
+}
+
+
+def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    pyvips = vips.library()
+    try:
+        with vips.messages.shared():
+            image = pyvips.Image.jpegload_buffer(data)
+            _check_size(image, name)
+        pixels, damage = jpeg.load(data)
+    except pyvips.Error as error:
+        if "precision 12" in str(error):
+            raise InputError(f"{name}: a JPEG of 12 bits is not read", "Convert it to TIFF or PNG") from None
+        _fail(name, error)
+    stored = _stored(image, pixels)
+    if damage and not keep_damaged:
+        raise InputError(f"{name}: damaged or cut short ({damage})", f"{_ANEW}; {_KEEP}")
+    if damage:
+        stored.notes.append(f"damaged or cut short ({damage}): what is there was kept")
+    if jpeg.has_gain_map(data):
+        stored.notes.append("Ultra HDR: its SDR image is used, its gain map is not kept")
+    return stored
+
+
+def _read_png(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    if png.is_animated(data):
+        raise _animation(name, "an APNG")
+    stored = _load("pngload_buffer", data, name, keep_damaged)
+    stored.icc = png.profile_of(data, stored.icc)
+    return stored
+
+
+def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    stored = _load("webpload_buffer", data, name, keep_damaged)
+    # Nothing in lossy WebP tells damage. Its arithmetic coder writes a zero for 40 plain blocks of 16x16 px:
+    # more zeros in a row than there are blocks for show nothing.
+    hole = bytes(_LEAST_HOLE + stored.pixels[..., 0].size // (256 * 30))
+    start = data.find(b"VP8 ", 12, 1 << 16)
+    end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
+    if start >= 0 and data.find(hole, start, end) >= 0:
+        if not keep_damaged:
+            raise InputError(f"{name}: damaged or cut short (a hole in its data)", f"{_ANEW}; {_KEEP}")
+        stored.notes.append("damaged or cut short (a hole in its data): what is there was kept")
+    return stored
+
+
+def _read_avif(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    stored = _load("heifload_buffer", data, name, keep_damaged)
+    stored.orientation = 1  # the container's turns have been made, and EXIF has no say here
+    if stored.pixels.dtype == np.uint16:  # 10 and 12 bits come shifted: their white is not quite that of 16
+        stored.pixels = _stretched(stored.pixels, stored.bits)
+    if stored.icc is None:
+        stored.icc = colour.profile_of_codes(*heif.codes_of(data))
+    return stored
+
+
+def _read_heic(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    found = heif.read(data, name)
+    return Stored(found.pixels, found.meaning, found.icc, found.exif, is_premultiplied=found.is_premultiplied)
+
+
+def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    chosen, count = tiff.choose_page(data, name, page)
+    notes = []
+    if page is None and count > 1:
+        notes.append(f"the first of {count} pages: {name}[1] is the second")
+    if chosen.is_float:
+        raise InputError(
+            f"{name}: a TIFF of floating point numbers", "Save it with 8 or 16 bits a channel, or as EXR"
+        )
+    if chosen.is_lab:
+        stored = _read_lab(data, name, chosen.number)
+    else:
+        place: dict[str, Any] = {"subifd": chosen.sub} if chosen.sub >= 0 else {}
+        if chosen.is_tiled and chosen.tells_extra_samples:
+            # That a tile cannot be read is a warning to libvips; so is a channel that no tag explains.
+            place["fail_on"] = "warning"
+        try:
+            stored = _load("tiffload_buffer", data, name, keep_damaged, page=chosen.number, **place)
+        except InputError as error:
+            if chosen.compression in tiff.COMPRESSIONS and "damaged" in error.message:
+                title = tiff.COMPRESSIONS[chosen.compression]
+                raise InputError(
+                    f"{name}: {title} inside TIFF is not read, or damaged", "Save it with LZW or deflate"
+                ) from None
+            raise
+    if not tiff.has_whole_deflate_data(data, chosen):
+        if not keep_damaged:
+            raise InputError(f"{name}: damaged or cut short (a wrong checksum)", f"{_ANEW}; {_KEEP}")
+        stored.notes.append("damaged or cut short (a wrong checksum): what is there was kept")
+    stored.notes += notes
+    return stored
+
+
+def _read_lab(data: bytes, name: str, page: int) -> Stored:
+    from PIL import ImageCms
+
+    image = _pillow(data, name)
+    try:
+        image.seek(page)
+        lab, target = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
+        colours = ImageCms.profileToProfile(image.convert("LAB"), lab, target, outputMode="RGB")
+    except (OSError, ValueError, ImageCms.PyCMSError):
+        raise InputError(f"{name}: damaged or cut short", _ANEW) from None
+    assert colours is not None  # it was asked for a new image
+    return Stored(np.array(colours), icc=colour.srgb_profile())
+
+
+def _read_bmp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
+    from PIL import ImageFile
+
+    image = _pillow(data, name)
+    _check_size(image, name)
+    try:
+        colours = np.array(image.convert("RGBA" if image.mode in ("RGBA", "PA") else "RGB"))
+    except (OSError, ValueError) as error:
+        if not keep_damaged:
+            raise InputError(f"{name}: damaged or cut short", f"{_ANEW}; {_KEEP}") from None
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            colours = np.array(_pillow(data, name).convert("RGB"))
+        except (OSError, ValueError):
+            raise InputError(f"{name}: damaged or cut short: {error}", _ANEW) from None
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+        return Stored(colours, notes=["damaged or cut short: what is there was kept"])
+    fourth = _fourth_bytes(data, colours.shape[:2]) if colours.shape[2] == 3 else None
+    return Stored(colours if fourth is None else np.dstack([colours, fourth]))
+
+
+def _fourth_bytes(data: bytes, size: tuple[int, ...]) -> Array | None:
+    """The alpha of a BMP of 32 bits, which by its header has none: there unless all of it is zero."""
+    header, bits = int.from_bytes(data[14:18], "little"), int.from_bytes(data[28:30], "little")
+    if header < 40 or bits != 32 or int.from_bytes(data[30:34], "little"):
+        return None
+    height, width = size
+    first = int.from_bytes(data[10:14], "little")
+    rows = np.frombuffer(data, np.uint8, height * width * 4, first).reshape(height, width, 4)[:, :, 3]
+    is_top_down = int.from_bytes(data[22:26], "little", signed=True) < 0
+    return None if not rows.any() else rows if is_top_down else rows[::-1]
+
+
+Reading = Callable[[bytes, str, int | None, bool], Stored]
+_READERS: dict[str, Reading] = {
+    "jpeg": _read_jpeg,
+    "png": _read_png,
+    "webp": _read_webp,
+    "tiff": _read_tiff,
+    "bmp": _read_bmp,
+    "avif": _read_avif,
+    "heic": _read_heic,
+}
+
+
+def _load(loader: str, data: bytes, name: str, keep_damaged: bool, **options: Any) -> Stored:
+    """Load with libvips, which names damage in these formats; refuses sequences of frames."""
+    with vips.messages.shared():
+        return _load_shared(loader, data, name, keep_damaged, options)
+
+
+def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, options: dict[str, Any]) -> Stored:
+    pyvips = vips.library()
+    load = getattr(pyvips.Image, loader)
+    notes = []
+    try:
+        image = load(data, **{"fail_on": "error", "access": "sequential"} | options)
+        _check_size(image, name)
+        if loader != "tiffload_buffer" and image.get_typeof("n-pages") and image.get("n-pages") > 1:
+            if loader != "heifload_buffer":
+                raise _animation(name, f"an animation of {image.get('n-pages')} frames")
+            notes.append(f"the primary of {image.get('n-pages')} images in it")
+        stored = _stored(image, vips.array_of(image))
+    except pyvips.Error as error:
+        if not keep_damaged:
+            _fail(name, error)
+        try:
+            image = load(data, **options | {"fail_on": "none"})
+            stored = _stored(image, vips.array_of(image))
+        except pyvips.Error:
+            _fail(name, error)
+        notes.append("damaged or cut short: what is there was kept")
+    stored.notes += notes
+    return stored
+
+
+def _stored(image: Any, pixels: Array) -> Stored:
+    orientation = image.get("orientation") if image.get_typeof("orientation") else 1
+    exif = vips.blob_of(image, "exif-data")
+    icc = vips.blob_of(image, "icc-profile-data")
+    bits = image.get("bits-per-sample") if image.get_typeof("bits-per-sample") else 8 * pixels.itemsize
+    return Stored(pixels, str(image.interpretation), icc, exif, orientation, bits)
+
+
+def _stretched(pixels: Array, bits: int) -> Array:
+    """Bring numbers that were shifted to the top of 16 bits to the full range."""
+    white = ((1 << bits) - 1) << (16 - bits)
+    codes = np.arange(1 << 16, dtype=np.uint32)
+    table = np.minimum((codes * 65535 + white // 2) // white, 65535).astype(np.uint16)
+    return np.asarray(table[pixels])
+
+
+def _photo_of(stored: Stored, name: str) -> Photo:
+    """Turn stored channels into upright RGB and an alpha that is not opaque all over."""
+    pixels, icc = stored.pixels, stored.icc
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{name}: an image of {pixels.dtype} numbers", "Save it with 8 or 16 bits a channel")
+    turn = TURNS.get(stored.orientation)
+    if turn is not None:
+        pixels = turn(pixels)
+        pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+    count = 1 if stored.meaning in _GREY else 4 if stored.meaning == "cmyk" else 3
+    if pixels.shape[2] < count or stored.meaning in ("multiband", "lab", "labs", "labq", "xyz", "scrgb"):
+        raise InputError(
+            f"{name}: {pixels.shape[2]} channels of {stored.meaning} are not read", "Save it as RGB"
+        )
+    alpha = np.ascontiguousarray(pixels[:, :, count]) if pixels.shape[2] > count else None
+    if alpha is not None and int(alpha.min()) == np.iinfo(alpha.dtype).max:
+        alpha = None
+    colours = np.ascontiguousarray(pixels[:, :, :count])
+    if alpha is not None and stored.is_premultiplied:
+        colours = unpremultiply(colours, alpha)
+    colours, icc = _rgb_of(colours, icc, count, stored)
+    return Photo(colours, alpha, icc, stored.exif, tuple(stored.notes))
+
+
+def _rgb_of(colours: Array, icc: bytes | None, count: int, stored: Stored) -> tuple[Array, bytes | None]:
+    space = {1: "GRAY", 3: "RGB", 4: "CMYK"}[count]
+    has_profile = colour.space_of(icc) == space  # another one describes values that are no more
+    if count == 3:
+        return colours, icc if has_profile else None
+    if has_profile:
+        assert icc is not None
+        try:
+            return colour.other_to_srgb(colours, icc, stored.meaning), colour.srgb_profile()
+        except vips.library().Error:
+            stored.notes.append("its colour profile cannot be used")
+    if count == 4:
+        return colour.cmyk_without_profile(colours), colour.srgb_profile()
+    return cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB), None
+
+
+def _pillow(data: bytes, name: str = "") -> Any:
+    from PIL import Image
+
+    try:
+        return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError as error:
+        raise InputError(f"{name}: beyond Pillow's limit: {error}", "Scale it down first") from None
+    except Exception:  # Pillow raises what it happens to meet in damaged headers
+        raise InputError(f"{name}: damaged or cut short", _ANEW) from None
+
+
+def _check_size(image: Any, name: str) -> None:
+    height, width = image.height, image.width
+    if height * width > MOST_PX or max(height, width) > LONGEST_SIDE_PX:
+        raise InputError(
+            f"{name}: {height}x{width} (height x width) is beyond the limit of 2^30 pixels and 2^20 a side",
+            "Scale it down first",
+        )
+    # A few bytes may ask for more than the memory there is: the system would end the run.
+    needed, there_is = height * width * LEAST_BYTES_A_PIXEL, usable_bytes()
+    if there_is is not None and needed > there_is:
+        raise InputError(
+            f"{name}: {height}x{width} (height x width) takes {needed / 1e9:.1f} GB at least, and there are "
+            f"{there_is / 1e9:.1f}",
+            "Scale it down first",
+        )
+
+
+def _animation(name: str, what: str) -> InputError:
+    return InputError(
+        f"{name}: {what}, which is no photo", "Convert it to a clip, or take one frame out of it"
+    )
+
+
+def _fail(name: str, error: Exception) -> NoReturn:
+    """Say why libvips did not decode."""
+    text = str(error)
+    if found := _COMPRESSION.search(text):
+        title = tiff.COMPRESSIONS.get(int(found[1]), f"compression {found[1]}")
+        raise InputError(f"{name}: {title} inside TIFF is not read", "Save it with LZW or deflate") from None
+    if "VipsJpeg" not in text and (found := _UNSUPPORTED.search(text)):
+        raise InputError(f"{name}: not read: {found[1].strip()}", "Convert it to PNG or TIFF") from None
+    raise InputError(f"{name}: damaged or cut short", f"{_ANEW}; {_KEEP}") from None
+
+
+def _with_article(title: str) -> str:
+    return (
+        title
+        if title.startswith(("JPEG", "HEIC", "GIF"))
+        else f"{'an' if title[:3] == 'SVG' else 'a'} {title}"
+    )

@@ -1,0 +1,77 @@
+"""HEIC through pi-heif, and what AVIF and HEIC containers say about colour."""
+
+import importlib
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte.errors import InputError, MissingError
+from stylematte.media import colour
+
+_HEADER = 1 << 16  # bytes within which the boxes with an image's properties lie
+
+
+class Heic(NamedTuple):
+    """A decoded image, upright: fields as in `decode.Stored`."""
+
+    pixels: NDArray[Any]
+    meaning: str
+    icc: bytes | None
+    exif: bytes | None
+    is_premultiplied: bool
+
+
+def codes_of(data: bytes) -> tuple[int, int]:
+    """Read primaries and transfer function out of the `nclx` box of an AVIF or HEIC, as H.273 numbers them.
+
+    Reference:
+        ISO/IEC 14496-12, 12.1.5 (colour information box).
+    """
+    at = data.find(b"colrnclx", 0, _HEADER)
+    if at < 0:
+        return colour.UNSPECIFIED, colour.UNSPECIFIED
+    return int.from_bytes(data[at + 8 : at + 10], "big"), int.from_bytes(data[at + 10 : at + 12], "big")
+
+
+def measure(data: bytes) -> tuple[int, int, int] | None:
+    """Read height, width and bytes a channel."""
+    image = _open(data)
+    width, height = image.size
+    return height, width, 2 if image.info["bit_depth"] > 8 else 1
+
+
+def read(data: bytes, name: str) -> Heic:
+    """Decode.
+
+    Raises:
+        MissingError: pi-heif is not installed.
+        InputError: Damaged, or of a kind that it does not decode.
+    """
+    try:
+        image = _open(data)
+        pixels = np.asarray(image)
+        pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
+        is_deep = pixels.dtype == np.uint16
+        if is_deep:  # the numbers of a file of 10 or 12 bits
+            most = (1 << image.info["bit_depth"]) - 1
+            pixels = (pixels.astype(np.float32) * np.float32(65535 / most) + np.float32(0.5)).astype(
+                np.uint16
+            )
+        meaning = ("grey16" if is_deep else "b-w") if pixels.shape[2] < 3 else "rgb16" if is_deep else "srgb"
+        icc = image.info.get("icc_profile") or colour.profile_of_codes(*codes_of(data))
+        premultiplied = bool(getattr(image, "premultiplied_alpha", False))
+        return Heic(pixels, meaning, icc, image.info.get("exif"), premultiplied)
+    except ModuleNotFoundError:
+        raise MissingError(
+            f"{name}: HEIC needs pi-heif, which is not installed", "pip install 'stylematte[heic]'"
+        ) from None
+    except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, IndexError):
+        raise InputError(
+            f"{name}: damaged or cut short", "Get the file anew from where it came from"
+        ) from None
+
+
+def _open(data: bytes) -> Any:
+    pi_heif: Any = importlib.import_module("pi_heif")
+    return pi_heif.open_heif(data, convert_hdr_to_8bit=False, hdr_to_16bit=False)

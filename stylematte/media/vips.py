@@ -1,0 +1,169 @@
+"""libvips: what of it may be used, how much of the machine, and arrays in and out of it."""
+
+import contextlib
+import importlib
+import logging
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte.media.formats import LOADERS
+
+T = TypeVar("T")
+Array = NDArray[Any]
+
+_FORMATS = {np.dtype(np.uint8): "uchar", np.dtype(np.uint16): "ushort", np.dtype(np.float32): "float"}
+# Interpretation by (channels of colour, bytes of depth).
+_MEANINGS = {(1, 1): "b-w", (1, 2): "grey16", (3, 1): "srgb", (3, 2): "rgb16"}
+
+
+@cache
+def library() -> Any:
+    """Import pyvips and bound what it does for the whole process.
+
+    Loaders that no format of ours needs are blocked by name: this libvips also draws SVGs, which can name
+    other files, and opens raw, CSV and its own files. Nothing is cached between images, and an image
+    gets one thread, since several images are in work at once.
+    """
+    logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else its warnings land on stderr
+    pyvips: Any = importlib.import_module("pyvips")
+    pyvips.cache_set_max(0)
+    pyvips.concurrency_set(1)
+    pyvips.operation_block_set("VipsForeignLoad", True)
+    for loader in LOADERS:
+        pyvips.operation_block_set(loader, False)
+    _count_errors(pyvips.Error)
+    return pyvips
+
+
+def _count_errors(error: Any) -> None:
+    """Count errors before each takes all messages there are, perhaps those of another image, with it."""
+    construct = error.__init__
+
+    def count_and_construct(self: Any, *arguments: Any) -> None:
+        messages.errors += 1
+        construct(self, *arguments)
+
+    error.__init__ = count_and_construct
+
+
+def image_of(pixels: Array, icc: bytes | None = None, meaning: str = "") -> Any:
+    """Hand an array to libvips without a copy.
+
+    Args:
+        pixels: (H, W) or (H, W, C) uint8, uint16 or float32; has to stay as it is while the image lives.
+        icc: Profile of the colours.
+        meaning: libvips's interpretation; if not given grey for one and two channels, RGB for more.
+    """
+    pyvips = library()
+    pixels = np.ascontiguousarray(pixels)
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    height, width = pixels.shape[:2]
+    image = pyvips.Image.new_from_memory(pixels.data, width, height, channels, _FORMATS[pixels.dtype])
+    meaning = meaning or _MEANINGS[1 if channels < 3 else 3, 2 if pixels.dtype == np.uint16 else 1]
+    image = image.copy(interpretation=meaning)
+    if icc is not None:
+        image.set_type(pyvips.GValue.blob_type, "icc-profile-data", icc)
+    return image
+
+
+def array_of(image: Any) -> Array:
+    """Compute an image into an array of its own: (H, W, C)."""
+    pixels = cast(Array, image.numpy())
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def blob_of(image: Any, name: str) -> bytes | None:
+    """A piece of metadata as bytes; None where there is none."""
+    return bytes(image.get(name)) if image.get_typeof(name) else None
+
+
+@contextlib.contextmanager
+def profile_name(icc: bytes | None) -> Iterator[str]:
+    """Give a profile a name, by which alone libvips takes a target; without one its own of sRGB."""
+    if icc is None:
+        yield "srgb"
+        return
+    with tempfile.NamedTemporaryFile(suffix=".icc") as file:
+        file.write(icc)
+        file.flush()
+        yield file.name
+
+
+class Messages:
+    """Tells which messages of libvips belong to which image, though the process has one buffer for all.
+
+    Decoders of JPEG go on after damage and say so in that buffer alone. Images are decoded side by side;
+    where something has been said meanwhile, by whomever, the image is decoded again with nobody beside it.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._running = 0
+        self.errors = 0
+        self._is_alone = False
+
+    def run(self, work: Callable[[], T], sign: str) -> tuple[T, bool]:
+        """Do work beside others'.
+
+        Returns:
+            Its result, and whether something may have been said meanwhile that has `sign` in it.
+        """
+        with self.shared():
+            before = self.errors
+            result = work()
+            # In this order: an error counts itself before it empties the buffer.
+            return result, sign in self._text() or self.errors != before
+
+    def run_alone(self, work: Callable[[], T]) -> tuple[T, str]:
+        """Do work with nobody else in `run` or `shared`.
+
+        Returns:
+            Its result, and what has been said.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running and not self._is_alone)
+            self._is_alone = True
+        try:
+            while True:
+                self._clear()
+                before = self.errors
+                result = work()
+                text = self._text()
+                if self.errors == before:
+                    return result, text
+        finally:
+            self._clear()
+            with self._changed:
+                self._is_alone = False
+                self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Keep out `run_alone` while something decodes that might leave messages."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_alone)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @staticmethod
+    def _text() -> str:
+        pyvips = library()
+        return str(pyvips.ffi.string(pyvips.vips_lib.vips_error_buffer()).decode("utf-8", "replace"))
+
+    @staticmethod
+    def _clear() -> None:
+        library().vips_lib.vips_error_clear()
+
+
+messages = Messages()
