@@ -16,7 +16,6 @@ from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import (
     Count,
     Detector,
-    LoopOptions,
     Output,
     Synthetic,
     print_json,
@@ -24,6 +23,7 @@ from stylematte_cli.commands.options import (
 )
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
+from stylematte_cli.commands.train_options import LoopOptions
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,12 @@ import logging
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from stylematte.matter import Matter
 
 Weights = Annotated[
     str,
@@ -89,46 +92,33 @@ class Output:
 
 
 @dataclass(frozen=True)
-class LoopOptions:
-    """How networks are trained, whichever they are: of train, train gan and cycle."""
+class ModelOptions:
+    """Which model mattes, and how it runs."""
 
+    weights: Weights = "nano"
+    engine: Engine = "auto"
     device: Device = "auto"
-    backbone_weights: Annotated[
-        str,
-        typer.Option(
-            "--backbone-weights",
-            metavar="hub|FILE|none",
-            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
-        ),
-    ] = ""
-    mattes: Annotated[
-        Path | None,
-        typer.Option(
-            "--mattes",
-            metavar="DIR",
-            help="Mattes solved from masks, shared by runs; OUT/mattes if not given.",
-        ),
-    ] = None
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2
-    every: Annotated[
-        int | None,
-        typer.Option(
-            "--every",
-            min=1,
-            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
-        ),
-    ] = None
+    precision: EnginePrecision = "auto"
+    policy: Policy = "any"
+    size: Size = None
+    detail: Detail = "auto"
 
-    @property
-    def torch_device(self) -> str:
-        """The device as torch calls it, looked for here.
+    def open(self, lanes: int) -> "Matter":
+        """Open the model for as many threads as there are lanes."""
+        import stylematte
+        from stylematte.licences import check_policy
 
-        Raises:
-            MissingError: There is none of that name.
-        """
-        from training.devices import usable_device
-
-        return usable_device(self.device)
+        matter = stylematte.load(
+            self.weights,
+            device=self.device,
+            engine=self.engine,
+            size=self.size,
+            detail=self.detail,
+            lanes=lanes,
+            precision=self.precision,
+        )
+        check_policy(self.policy, self.weights, matter.engine.contract.licence)
+        return matter
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,13 @@ import typer.main
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.weights import check_allowed
 from stylematte_cli.commands.groups import with_groups
-from stylematte_cli.commands.options import LoopOptions, Output, print_json
+from stylematte_cli.commands.options import Output, print_json
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_gan import train_gan
 from stylematte_cli.commands.train_matting import train_matting
 from stylematte_cli.commands.train_options import (
+    LoopOptions,
     RunOfRecipe,
     is_first_process,
     list_recipes,

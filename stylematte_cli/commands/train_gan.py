@@ -10,10 +10,11 @@ from stylematte.errors import InputError
 from stylematte.weights import DEFAULT, check_allowed
 from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.groups import with_groups
-from stylematte_cli.commands.options import Detector, LoopOptions, Output, print_json
+from stylematte_cli.commands.options import Detector, Output, print_json
 from stylematte_cli.commands.progress import with_progress
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_options import (
+    LoopOptions,
     RunOfRecipe,
     is_first_process,
     list_recipes,

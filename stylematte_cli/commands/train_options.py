@@ -1,4 +1,4 @@
-"""What `train` and `train gan` share: options, where they speak, and recipes that are listed or printed."""
+"""What verbs that train share: options, where they speak, and recipes that are listed or printed."""
 
 import os
 from collections.abc import Callable
@@ -10,13 +10,56 @@ import typer
 
 from stylematte.errors import InputError
 from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
-from stylematte_cli.commands.options import Output, Policy, print_json
+from stylematte_cli.commands.options import Device, Output, Policy, print_json
 
 if TYPE_CHECKING:
     from training.config import Recipe
     from training.gan.config import GanRecipe
 
 DATA, RUNS = Path("data"), Path("runs")
+
+
+@dataclass(frozen=True)
+class LoopOptions:
+    """How networks are trained, whichever they are: of train, train gan and cycle."""
+
+    device: Device = "auto"
+    backbone_weights: Annotated[
+        str,
+        typer.Option(
+            "--backbone-weights",
+            metavar="hub|FILE|none",
+            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
+        ),
+    ] = ""
+    mattes: Annotated[
+        Path | None,
+        typer.Option(
+            "--mattes",
+            metavar="DIR",
+            help="Mattes solved from masks, shared by runs; OUT/mattes if not given.",
+        ),
+    ] = None
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2
+    every: Annotated[
+        int | None,
+        typer.Option(
+            "--every",
+            min=1,
+            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
+        ),
+    ] = None
+
+    @property
+    def torch_device(self) -> str:
+        """The device as torch calls it, looked for here.
+
+        Raises:
+            MissingError: There is none of that name.
+        """
+        from training.devices import usable_device
+
+        return usable_device(self.device)
 
 
 @dataclass(frozen=True)
