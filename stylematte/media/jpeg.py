@@ -128,7 +128,7 @@ def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
 
 
 def _lacks_data(data: bytes) -> bool:
-    """Whether a file, up to its end marker, ends before the picture is full, which a message may have hidden."""
+    """Whether a file, up to its end marker, ends before the picture is full: messages may hide that."""
     spare = bytes(64)  # for what the decoder reads ahead
     try:
         with vips.messages.shared():
