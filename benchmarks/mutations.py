@@ -5,9 +5,9 @@
 Sound pictures of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
 hole of zeros, an insertion or the head of another file, and read in a child process. File `i` is the same
 in every run. What counts: `crash` (the child died, twice), `hang` (over 10 s of processor time, or 5 minutes
-without a word, twice), `traceback` (an error that is no line for the user), `short` (read without a word, and the last 2 % of the rows have no detail;
-zeros in a file that is not compressed are a picture). The rest was read or refused by name. A run ends with
-exit code 1 if there is any of the four.
+without a word, twice), `traceback` (an error that is no line for the user), `short` (read without a word, and
+the last 2 % of the rows have no detail; zeros in a file that is not compressed are a picture). The rest was
+read or refused by name. A run ends with exit code 1 if there is any of the four.
 """
 
 import argparse
