@@ -1,4 +1,4 @@
-"""How far generated pictures are from real ones: FID and KID on the features of a detector.
+"""How far generated images are from real ones: FID and KID on the features of a detector.
 
 References:
     Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
@@ -31,27 +31,27 @@ _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
 
 
 class ScoreError(InputError):
-    """Too few pictures for a score, statistics that do not belong together, or ones that are no numbers."""
+    """Too few images for a score, statistics that do not belong together, or ones that are no numbers."""
 
 
 class FeatureError(ScoreError):
-    """Pictures of which a detector makes NaN or infinite features.
+    """Images of which a detector makes NaN or infinite features.
 
     Attributes:
-        places: Their places in the order in which pictures were given, from 0.
+        places: Their places in the order in which images were given, from 0.
     """
 
     def __init__(self, places: list[int]) -> None:
         named = ", ".join(str(place + 1) for place in places[:3])
         super().__init__(
-            f"of {len(places)} pictures, among them number {named}, the detector makes features that are no "
+            f"of {len(places)} images, among them number {named}, the detector makes features that are no "
             "numbers"
         )
         self.places = places
 
 
 class Detector(nn.Module):
-    """Pictures in, features out: `forward` takes (N, 3, H, W) uint8 RGB of any size, gives (N, d) float32.
+    """Images in, features out: `forward` takes (N, 3, H, W) uint8 RGB of any size, gives (N, d) float32.
 
     Attributes:
         name: As reports call it; scores of detectors of different names do not compare.
@@ -74,7 +74,7 @@ class ScriptDetector(Detector):
         path: The file.
 
     Raises:
-        InputError: No TorchScript file, or one that makes no features of pictures.
+        InputError: No TorchScript file, or one that makes no features of images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -96,15 +96,15 @@ class ScriptDetector(Detector):
             self.num_features = features.shape[1]
         except (RuntimeError, AttributeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"{path}: makes no features of uint8 pictures: {reason}") from None
+            raise InputError(f"{path}: makes no features of uint8 images: {reason}") from None
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        return self.script(pictures, **self.options).float()
+        return self.script(images, **self.options).float()
 
 
 class EncoderDetector(Detector):
-    """A stand-in where Inception is not at hand: the last map of an encoder, averaged over the picture.
+    """A stand-in where Inception is not at hand: the last map of an encoder, averaged over the image.
 
     Args:
         encoder: Takes RGB normalised with ImageNet's mean and deviation.
@@ -126,10 +126,10 @@ class EncoderDetector(Detector):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """See `Detector`; pictures are squashed to a square, as Inception's are."""
+    def forward(self, images: Tensor) -> Tensor:
+        """See `Detector`; images are squashed to a square, as Inception's are."""
         size = (self.side_px, self.side_px)
-        x = F.interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
+        x = F.interpolate(images.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.encoder(x)[-1].mean((2, 3))
 
@@ -179,12 +179,12 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
 
 @dataclass(frozen=True)
 class Statistics:
-    """What FID needs of a set of pictures, and with `features` KID too.
+    """What FID needs of a set of images, and with `features` KID too.
 
     Attributes:
         total: (d,) float64, sum of the features.
         products: (d, d) float64, sum of their outer products.
-        count: Pictures.
+        count: Images.
         features: (count, d) float32; None where nobody asked for KID.
     """
 
@@ -210,12 +210,12 @@ class Statistics:
         return (self.products - self.count * self.mean.outer(self.mean)) / (self.count - 1)
 
 
-def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bool = False) -> Statistics:
-    """Run pictures through a detector.
+def statistics(detector: Detector, images: Iterable[Tensor], keep_features: bool = False) -> Statistics:
+    """Run images through a detector.
 
     Args:
         detector: On the device it is to run on.
-        pictures: Batches (N, 3, H, W) uint8 RGB, on any device; sizes may differ from batch to batch.
+        images: Batches (N, 3, H, W) uint8 RGB, on any device; sizes may differ from batch to batch.
         keep_features: For `kid`.
 
     Returns:
@@ -224,44 +224,48 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
     Raises:
         FeatureError: Features are NaN or infinite.
     """
-    # Here: it loads slowly, and a run without scores needs none of it.
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
-    metric = FrechetInceptionDistance(feature=detector).to(device)
-    kept = _Kept(keep_features)
-    hook = detector.register_forward_hook(kept)
-    try:
-        for batch in pictures:
-            metric.update(batch.to(device), real=True)
-    finally:
-        hook.remove()
-    if kept.broken:
-        raise FeatureError(kept.broken)
-    return Statistics(
-        metric.real_features_sum.cpu(),
-        metric.real_features_cov_sum.cpu(),
-        int(metric.real_features_num_samples),
-        torch.cat(kept.features) if kept.features else None,
-    )
-
-
-class _Kept:
-    """A forward hook that keeps what a detector gives, and of which pictures that is no number."""
-
-    def __init__(self, keeps_features: bool) -> None:
-        self.keeps_features = keeps_features
-        self.features: list[Tensor] = []
-        self.broken: list[int] = []
-        self.count = 0
-
-    def __call__(self, detector: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
+    total = torch.zeros(detector.num_features, dtype=torch.float64, device=device)
+    products = torch.zeros(2 * (detector.num_features,), dtype=torch.float64, device=device)
+    count, broken, kept = 0, [], []
+    for batch in images:
+        with torch.no_grad():
+            features = detector(batch.to(device))  # (N, d)
         is_broken = ~features.isfinite().all(1)
-        if is_broken.any():
-            self.broken += (self.count + is_broken.nonzero().flatten()).tolist()
-        self.count += len(features)
-        if self.keeps_features:
-            self.features.append(features.float().cpu())
+        broken += (count + is_broken.nonzero().flatten()).tolist()
+        count += len(features)
+        if keep_features:
+            kept.append(features.float().cpu())
+        features = features.double()
+        total += features.sum(0)
+        products += features.T @ features
+    if broken:
+        raise FeatureError(broken)
+    return Statistics(total.cpu(), products.cpu(), count, torch.cat(kept) if kept else None)
+
+
+def fid(real: Statistics, generated: Statistics) -> float:
+    """Fréchet distance of two normal distributions, |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½).
+
+    Args:
+        real: Of the one set.
+        generated: Of the other, by the same detector.
+
+    Raises:
+        ScoreError: Less than two images, features of different length, or ones that are no numbers.
+    """
+    _check(real, generated)
+    distance = float((real.mean - generated.mean).square().sum())
+    distance += float(real.covariance.trace() + generated.covariance.trace())
+    # The trace of (Σ₁ Σ₂)^½ by way of Σ₁^½ Σ₂ Σ₁^½, which has the same eigenvalues and is symmetric: they are
+    # real, and rounding cannot make a root of a negative number.
+    values, vectors = torch.linalg.eigh(real.covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    values = torch.linalg.eigvalsh(root @ generated.covariance @ root)
+    distance -= 2 * float(values.clamp(min=0).sqrt().sum())
+    if not math.isfinite(distance):  # max(0, nan) would be 0, a perfect score
+        raise ScoreError(f"the FID of these features is {distance}")
+    return max(0.0, distance)  # equal sets differ from zero by rounding alone
 
 
 class _AsTheyAre(nn.Module):
@@ -275,41 +279,13 @@ class _AsTheyAre(nn.Module):
         return features
 
 
-def fid(real: Statistics, generated: Statistics) -> float:
-    """Fréchet distance of two normal distributions, |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½).
-
-    Args:
-        real: Of the one set.
-        generated: Of the other, by the same detector.
-
-    Raises:
-        ScoreError: Less than two pictures, features of different length, or ones that are no numbers.
-    """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
-    _check(real, generated)
-    metric = FrechetInceptionDistance(feature=_AsTheyAre(len(real.total)))
-    # torchmetrics' own sums, put back as they were taken out: sets that do not change are read once.
-    metric.real_features_sum, metric.real_features_cov_sum = real.total, real.products
-    metric.real_features_num_samples = torch.tensor(real.count)
-    metric.fake_features_sum, metric.fake_features_cov_sum = generated.total, generated.products
-    metric.fake_features_num_samples = torch.tensor(generated.count)
-    metric.orig_dtype = torch.float64
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
-        distance = float(metric.compute())
-    if not math.isfinite(distance):  # max(0, nan) would be 0, a perfect score
-        raise ScoreError(f"the FID of these features is {distance}")
-    return max(0.0, distance)  # equal sets differ from zero by rounding alone
-
-
 def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, float]:
     """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, without bias.
 
     Args:
         real: With features.
         generated: With features, by the same detector.
-        seed: Draws 100 subsets of 1000 pictures, or of as many as the smaller set has.
+        seed: Draws 100 subsets of 1000 images, or of as many as the smaller set has.
 
     Returns:
         Mean and standard deviation over the subsets.
@@ -317,6 +293,7 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
     Raises:
         ScoreError: As for `fid`, or no features.
     """
+    # Here: it loads slowly, and a run without scores needs none of it.
     from torchmetrics.image.kid import KernelInceptionDistance
 
     _check(real, generated)
@@ -340,23 +317,23 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
 
 def _check(real: Statistics, generated: Statistics) -> None:
     if min(real.count, generated.count) < 2:
-        raise ScoreError(f"{real.count} real and {generated.count} generated pictures: two of each at least")
+        raise ScoreError(f"{real.count} real and {generated.count} generated images: two of each at least")
     if len(real.total) != len(generated.total):
         raise ScoreError("statistics of two detectors do not compare")
     for what, found in (("real", real), ("generated", generated)):
         if not found.is_finite:
-            raise ScoreError(f"the features of the {what} pictures are no numbers")
+            raise ScoreError(f"the features of the {what} images are no numbers")
 
 
 def doubts(real: int, generated: int, num_features: int) -> list[str]:
-    """Say what is to be known of a score from so few pictures; empty where there are enough."""
+    """Say what is to be known of a score from so few images; empty where there are enough."""
     least = min(real, generated)
     said = []
     if least <= num_features:
         said.append(
-            f"{least} pictures do not fill {num_features} features: the covariance is singular, and the FID "
+            f"{least} images do not fill {num_features} features: the covariance is singular, and the FID "
             "too high; compare it with sets of equal size, or give --kid, which has no bias"
         )
     elif least < 2048:
-        said.append(f"{least} pictures are few: the FID is too high; compare it with sets of equal size")
+        said.append(f"{least} images are few: the FID is too high; compare it with sets of equal size")
     return said

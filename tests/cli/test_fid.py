@@ -148,7 +148,7 @@ def test_refusals(folders, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
+def test_an_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
     whole = Means.forward
 
     def breaks(self, images):

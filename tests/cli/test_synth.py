@@ -90,7 +90,7 @@ def test_files_and_manifest(tmp_path, weights, capsys):
     assert "5 images in" in capsys.readouterr().out
 
 
-def test_a_image_is_the_same_whatever_the_batch(tmp_path, weights):
+def test_an_image_is_the_same_whatever_the_batch(tmp_path, weights):
     """But for rounding: one step at few pixels."""
     outs = [tmp_path / name for name in "ab"]
     for out, batch in zip(outs, (1, 7), strict=True):

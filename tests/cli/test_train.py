@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from stylematte.errors import InputError
 from stylematte_cli.app import main
 from tests.training import drawn
 from training import loop
+from training import run as run_module
 from training.data.loading import open_loader, read_batches
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
@@ -215,9 +217,15 @@ def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypa
     assert "exclude each other" in line
     assert not (tmp_path / "out").exists()
     seen = []
-    monkeypatch.setattr(
-        loop.Run, "_step", lambda self, *_: seen.append(self.model.state_dict()) or {"loss": 0.0}
-    )
+
+    def look(recipe, root, options, initialise, *others, **more):
+        def initialised(model):
+            initialise(model)
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+        return loop.train(recipe, root, options, initialised, *others, **more)
+
+    monkeypatch.setattr(run_module, "train", look)
     assert run(*arguments, "--weights", best) == 0
     wanted, _ = load_weights(best)
     assert all(torch.equal(seen[0][name], tensor) for name, tensor in wanted.state_dict().items())
@@ -230,7 +238,9 @@ def test_the_hub_is_asked_where_the_network_has_weights_there(
 ):
     asked = []
     monkeypatch.setattr("training.run.load_backbone", lambda model, source, *_: asked.append(source))
-    monkeypatch.setattr(loop.Run, "_step", lambda self, *_: {"loss": 0.0})
+    monkeypatch.setattr(
+        run_module, "train", lambda recipe, root, options, begin, *_, **__: begin and begin(recipe)
+    )
     has_some = dataclasses.replace(PRESETS["test"], hub="somebody/some-weights")
     common = ("--data", data, "--mattes", trained / "mattes", "--workers", 0)
     assert run(recipe, *common, "--out", tmp_path / "a") == 0
@@ -258,17 +268,14 @@ def test_resume_insists_on_a_run(capsys, recipe, data, tmp_path):
 
 
 def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_path, monkeypatch):
-    step = loop.Run._step
-
-    def pressed(self, stage, number, batches):
-        if stage == 1 and number == 1:
+    def pressed(stage, done, losses):
+        if (stage, done) == (1, 2):
             raise KeyboardInterrupt
-        return step(self, stage, number, batches)
 
     out = tmp_path / "run"
     arguments = (recipe, "--data", data, "--out", out, "--mattes", trained / "mattes", "--workers", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_step", pressed)
+        patch.setattr(run_module, "train", partial(loop.train, on_step=pressed))
         assert run(*arguments, "--every", 5) == 130
     capsys.readouterr()
     assert run(*arguments, "--every", 5) == 0

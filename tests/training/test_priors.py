@@ -237,6 +237,14 @@ def test_the_answer_is_what_the_prior_asks_for(data_root, mattes, monkeypatch):
     assert asked["one"] > asked["all"] > 0
 
 
+def test_pairs_have_a_prior_more_often(data_root, mattes):
+    dataset = dataset_of(data_root, mattes, pairs=1.0, prior=0.01, shares={drawn.PEOPLE: 0.0})
+    told = [bool(dataset[index]["prior"].any()) for index in range(60)]
+    assert 0.4 < np.mean(told) < 0.9
+    dataset = dataset_of(data_root, mattes, pairs=1.0, prior=0.0)
+    assert not any("prior" in dataset[index] for index in range(5))
+
+
 def test_pairs_know_no_contrast_and_without_a_prior_both_are_the_answer(data_root, mattes):
     dataset = dataset_of(data_root, mattes, pairs=1.0, fine={"composition": 1.0}, shares={drawn.PEOPLE: 0.0})
     draw, seen = dataset._draw, []

@@ -6,13 +6,14 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
+from models.gan.checkpoints import save_generator
 from models.gan.layers import send
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
@@ -24,14 +25,12 @@ from training.gan.config import GanRecipe
 from training.gan.data import EndlessImages, background_images, real_images
 from training.gan.losses import fading_blur_px
 from training.gan.players import GanModels, Pass
+from training.gan.scores import Scorer
 from training.gan.sheets import SampleGrids, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
 from training.progress import Progress
 from training.provenance import write_config
-
-if TYPE_CHECKING:
-    from training.gan.scores import Scorer
 
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
@@ -48,7 +47,7 @@ class GanOptions:
         mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
         device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
         accumulate: Passes whose gradients make one step. The recipe's batch is divided by it.
-        workers: Processes that read pictures, where the set is too large for memory.
+        workers: Processes that read images, where the set is too large for memory.
         every: Steps between snapshots; the recipe's where it is None.
         stop_after_s: Seconds after which a run ends with a snapshot, before the recipe's end; None: never.
             The same options go on from there.
@@ -78,6 +77,7 @@ def train_gan(
     options: GanOptions,
     report: Callable[[str], None] = print,
     shows_bar: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -87,6 +87,8 @@ def train_gan(
         options: Where and how.
         report: Takes progress lines; the main process alone has some.
         shows_bar: Show a bar on a terminal, beside the lines.
+        on_step: Called after every step, before a snapshot that is due, with the steps so far. What it raises
+            ends the run, as a kill would.
 
     Returns:
         Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
@@ -105,7 +107,7 @@ def train_gan(
     state = _previous_state(options, recipe)
     if len(set(gather_object([state["step"]]))) > 1:
         raise InputError(f"{options.out}: not every process sees the same state; share the folder")
-    size = _pictures_a_pass(recipe, options, accelerator)
+    size = _images_a_pass(recipe, options, accelerator)
     reals, backgrounds = real_images(recipe, root, options.mattes), background_images(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
@@ -126,6 +128,8 @@ def train_gan(
         passes = run.passes(reals, backgrounds, size)
         for step in range(state["step"], recipe.steps):
             run.step(step, [next(passes) for _ in range(options.accumulate)])
+            if on_step is not None:
+                on_step(step + 1)
             is_over = _is_over(options, began, accelerator)
             if is_over or run.is_snapshot(step + 1):
                 if accelerator.is_main_process:
@@ -167,7 +171,7 @@ def _previous_state(options: GanOptions, recipe: GanRecipe) -> dict[str, Any]:
     return state
 
 
-def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accelerator) -> int:
+def _images_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accelerator) -> int:
     shares, group = accelerator.num_processes * options.accumulate, recipe.discriminator.group
     if recipe.batch_size % shares:
         raise RecipeError(
@@ -176,7 +180,7 @@ def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accele
         )
     size = recipe.batch_size // shares
     if size % min(group, size):
-        raise RecipeError(f"{size} pictures a pass are no multiple of discriminator.group = {group}")
+        raise RecipeError(f"{size} images a pass are no multiple of discriminator.group = {group}")
     return size
 
 
@@ -219,11 +223,7 @@ class GanRun:
             write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                from training.gan import scores  # torchmetrics takes its time
-
-                self.scorer = scores.Scorer(
-                    options.detector, options.folders, recipe, reals, accelerator.device
-                )
+                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
                 progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
@@ -250,17 +250,17 @@ class GanRun:
                     behind = _in_signed_range(send(next(behind_batches), accelerator.device))
                 yield Pass(z, real, behind)
 
-    def _batches(self, pictures: EndlessImages) -> Iterator[Tensor]:
+    def _batches(self, images: EndlessImages) -> Iterator[Tensor]:
         """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
         accelerator, workers = self.accelerator, self.options.workers
         numbers = ResumableBatchSampler(
             *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
             *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
         )
-        if pictures.kept is not None:
-            return pictures.batches(numbers, accelerator.device)
+        if images.kept is not None:
+            return images.batches(numbers, accelerator.device)
         return read_batches(
-            open_loader(pictures, numbers, workers, pin_memory=accelerator.device.type != "cpu")
+            open_loader(images, numbers, workers, pin_memory=accelerator.device.type != "cpu")
         )
 
     def step(self, step: int, passes: list[Pass]) -> None:
@@ -324,7 +324,7 @@ class GanRun:
         """Draw a sheet long before the first snapshot; on the main process."""
         began, seen = time.perf_counter(), done * self.recipe.batch_size
         self._draw(seen)
-        self.progress.say(f"  {seen / 1000:g} kimg: first pictures in {self.sheets.folder}")
+        self.progress.say(f"  {seen / 1000:g} kimg: first images in {self.sheets.folder}")
         self.began += time.perf_counter() - began
 
     def _draw(self, seen: int) -> None:
@@ -334,8 +334,6 @@ class GanRun:
 
     def snapshot(self, done: int) -> dict[str, float]:
         """Draw sheets, score the average, and write weights and state; on the main process."""
-        from models.gan.checkpoints import save_generator
-
         assert self.log is not None
         out, seen, average = self.options.out, done * self.recipe.batch_size, self.players.average
         if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
@@ -368,6 +366,6 @@ class GanRun:
         return scores
 
 
-def _in_signed_range(pictures: Tensor) -> Tensor:
+def _in_signed_range(images: Tensor) -> Tensor:
     """(N, C, H, W) uint8 to float32 in [-1, 1], as `models.gan.generator.rgba_of` reads it."""
-    return pictures.float() / 127.5 - 1
+    return images.float() / 127.5 - 1

@@ -1,7 +1,6 @@
 """Who moves whom: gradients reach one side, and the second discriminator joins after its warm-up."""
 
 import dataclasses
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.gan import players
 from training.gan.config import Augmentation, GanRecipe, VisionCritic
-from training.gan.loop import GanOptions, GanRun, train_gan
+from training.gan.loop import GanOptions, train_gan
 from training.gan.players import GanModels, Pass
 
 
@@ -181,18 +180,15 @@ def test_a_run_with_both_goes_on_exactly(tmp_path, pooling, monkeypatch):
     lines: list[str] = []
     train_gan(recipe, root, GanOptions(tmp_path / "whole", tmp_path, workers=0), lines.append)
     assert lines[0] == "StyleGAN3-T, 16 px; 12 images over 3 backgrounds, judged by an encoder, too"
-    step = GanRun.step
 
-    def dies(self, number, passes):
-        if number == 8:
+    def dies(done):
+        if done == 9:
             raise KilledError
-        step(self, number, passes)
 
-    monkeypatch.setattr(GanRun, "step", dies)
-    for expected in (KilledError, None):
-        with pytest.raises(KilledError) if expected else nullcontext():
-            train_gan(recipe, root, GanOptions(tmp_path / "run", tmp_path, workers=0), lines.append)
-        monkeypatch.setattr(GanRun, "step", step)
+    options = GanOptions(tmp_path / "run", tmp_path, workers=0)
+    with pytest.raises(KilledError):
+        train_gan(recipe, root, options, lines.append, on_step=dies)
+    train_gan(recipe, root, options, lines.append)
     states = [load_state(tmp_path / folder / "state.pt") for folder in ("whole", "run")]
     assert_same_state(*states)
     assert not any(name.startswith("backbone") for name in states[0]["players"]["vision_aided"])
