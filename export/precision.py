@@ -28,7 +28,8 @@ HALF_OPS = frozenset(
 # 2e-3 and 0.28. The head computes the logits, and the guided filter amplifies differences of them. The
 # global gates of the context blocks are a few numbers that scale whole maps.
 SENSITIVE = re.compile(
-    r"^(encoder\.stem|encoder\.blocks\.0|head|grey|upsampler|fpn\.context\.\d+\.whole|fgf_\w+)\b"
+    r"^(encoder\.stem|encoder\.blocks\.0|head|grey|upsampler|fpn\.context\.\d+\.whole|fgf_\w+"
+    r"|network/ends|(input|output)/|network_alpha|coarse_\w+|exact_gf)\b"  # of imported networks
 )
 # First versions in which ONNX defines bfloat16 convolution. No operator of our graphs changed since opset 18.
 BF16_OPSET, BF16_IR = 22, 10

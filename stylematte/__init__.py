@@ -38,19 +38,21 @@ def load(
     threads: int | None = None,
     detail: str = "auto",
     lanes: int = 1,
+    precision: str = "auto",
 ) -> Matter:
     """Open a model, ready to matte images.
 
     Args:
         weights: A name that `stylematte models` lists, or the path of an exported ONNX file.
         device: `auto`, `cpu`, `cuda` or `cuda:1`. A device named here and not to be had is an error.
-        engine: `auto` or `onnx`.
+        engine: `auto`, `onnx`, `openvino` or `tensorrt`.
         size: Working size in pixels: side of the square with as many pixels as the network shall see.
             None takes the model's own.
         threads: CPU threads of the network. None takes all cores this process may use.
         detail: How much of the uncertain band is looked at again at the image's own size: `auto`, `off`,
             `max`, or so many megapixels. Only for models with a refiner.
         lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
+        precision: `auto`, `float32` or `bfloat16`: what OpenVINO computes in.
 
     Raises:
         MissingError: The weights, the runtime or the device are not here.
@@ -63,7 +65,7 @@ def load(
     from stylematte.weights import resolve
 
     path = resolve(weights)
-    opened = open_engine(path, engine, device, threads, lanes)
+    opened = open_engine(path, engine, device, threads, lanes, precision)
     refining = open_detail(detail, path, opened, device, threads)
     if refining is None:  # else coefficients are needed here, for windows of the coarse alpha
         use_gpu_filter(opened, device)

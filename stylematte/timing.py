@@ -38,6 +38,7 @@ class Case:
         runs: Timed passes.
         threads: CPU threads of a pass; None takes all cores.
         detail: As for `matter.open_detail`.
+        precision: As for `open_engine`.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Case:
     runs: int = 20
     threads: int | None = None
     detail: str = "off"
+    precision: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ def measure(case: Case) -> Timing:
         size=case.size,
         threads=case.threads,
         detail=case.detail,
+        precision=case.precision,
     )
     engine = matter.engine
     matter(photo).alpha_as(np.uint8)
@@ -122,7 +125,7 @@ def measure(case: Case) -> Timing:
     return Timing(
         weights=case.path.stem,
         preset=contract.preset,
-        precision=contract.precision,
+        precision="bf16" if getattr(engine, "precision", "") == "bfloat16" else contract.precision,
         engine=engine.name,
         provider=engine.provider,
         working_size=working_size,
@@ -179,7 +182,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {
             name: _version(name)
-            for name in ("stylematte", "onnxruntime", "onnxruntime-gpu", "tensorrt", "numpy")
+            for name in ("stylematte", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "numpy")
         },
     }
 

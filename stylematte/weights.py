@@ -1,5 +1,6 @@
 """Names of weights: which file each stands for, and what its model card says."""
 
+import glob
 import json
 import shlex
 import tempfile
@@ -10,6 +11,7 @@ from typing import Any
 
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.files import cache_folder, sha256_of
+from stylematte.licences import Commercial, check_policy, commercial_use
 
 DEFAULT = "nano"
 DEFAULT_GENERATOR = "faces"
@@ -19,6 +21,7 @@ WHERE_GENERATORS_COME_FROM = (
 )
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
+MODEL = ".onnx"
 REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
@@ -33,7 +36,7 @@ class Weights:
         bytes: Size of the file.
         sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
             real one.
-        licence: Of the weights; empty without a card.
+        licence: Of the weights; empty where neither file nor card states one.
         summary: One sentence; empty without a card.
         provenance: Data sets, stages, steps.
     """
@@ -46,6 +49,17 @@ class Weights:
     licence: str = ""
     summary: str = ""
     provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def commercial(self) -> Commercial:
+        """Whether the licence allows commercial use."""
+        return commercial_use(self.licence)
+
+    @property
+    def source(self) -> str:
+        """Where the weights come from; empty where nobody has said."""
+        told = self.provenance.get("source") or self.provenance.get("imported_from")
+        return str(told) if told else "shipped with stylematte" if self.shipped else ""
 
     @property
     def is_model(self) -> bool:
@@ -131,6 +145,62 @@ def describe(name_or_path: str | Path) -> Weights:
     return _describe(find(name_or_path))
 
 
+def files_of(name: str) -> list[Path]:
+    """All files of a name in the folder of one's own weights: weights, model, card, refiner, engines.
+
+    Raises:
+        UsageError: A model that ships is called so.
+        MissingError: There is none.
+    """
+    check_name(name)
+    folder = cache_folder()
+    own = [
+        folder / f"{name}{part}{suffix}" for part in ("", REFINER) for suffix in (MODEL, TRAINING, ".json")
+    ]
+    found = [path for path in own if path.is_file()]
+    if not any(path.suffix != ".json" for path in found):
+        if any((ASSETS / f"{name}{suffix}").exists() for suffix in (MODEL, TRAINING)):
+            raise UsageError(
+                f"{name} ships with stylematte", "It goes with the package: pip uninstall stylematte"
+            )
+        own_names = (
+            ", ".join(path.stem for path in _known_files().values() if path.parent == folder) or "none"
+        )
+        raise MissingError(f"weights {name!r} are not in {folder}", f"Names there: {own_names}")
+    return found + sorted(folder.glob(f"{glob.escape(name)}.*.engine*"))
+
+
+def stated_licence(name_or_path: str | Path) -> str:
+    """What the card of weights, or their file, says of their licence; empty where neither does.
+
+    Raises:
+        MissingError: Neither a file nor a known name.
+        InputError: It is damaged.
+    """
+    path = find(name_or_path)
+    if licence := read_card(path).get("licence"):
+        return str(licence)
+    if path.suffix == TRAINING:
+        return read_metadata(path).get("licence", "")
+    from stylematte.engines import open_engine  # a runtime is an extra
+
+    return open_engine(path, device="cpu").contract.licence
+
+
+def check_allowed(policy: str, *names: str | Path) -> None:
+    """Refuse weights that a policy does not allow; empty names are passed over.
+
+    Raises:
+        UsageError: No such policy.
+        InputError: It does not allow these weights.
+        MissingError: They are not here.
+    """
+    check_policy(policy, "", "Apache-2.0")  # the policy itself, even if there are no weights
+    if policy != "any":
+        for name in filter(None, names):
+            check_policy(policy, str(name), stated_licence(name))
+
+
 def read_card(path: Path) -> dict[str, Any]:
     """Read `<name>.json` beside a file of weights; empty where there is none.
 
@@ -178,19 +248,24 @@ def check_name(name: str) -> None:
         raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
 
 
-def new_path(name: str, overwrite: bool = False) -> Path:
-    """Where training weights of that name are kept.
+def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path:
+    """Where weights of that name are kept.
 
     Raises:
         UsageError: No file can be called that, or a shipped model is.
-        InputError: It is there already.
+        InputError: It is there already, or weights of the other kind are, whose card it would take.
     """
     check_name(name)
-    if any((ASSETS / f"{name}{suffix}").exists() for suffix in (".onnx", TRAINING)):
+    if any((ASSETS / f"{name}{kind}").exists() for kind in (MODEL, TRAINING)):
         raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
-    path = cache_folder() / f"{name}{TRAINING}"
+    path = cache_folder() / f"{name}{suffix}"
     if path.exists() and not overwrite:
         raise InputError(f"{path} is already there", "Give --overwrite, or another --name")
+    other = path.with_name(f"{name}{MODEL if suffix == TRAINING else TRAINING}")
+    if other.exists():
+        raise InputError(
+            f"{other} is already there, and two files cannot share a card", "Give another --name"
+        )
     return path
 
 

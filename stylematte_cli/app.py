@@ -12,14 +12,16 @@ import typer
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import (
     bench,
+    compare,
     cycle,
     doctor,
     evaluate,
     export,
     fid,
-    import_released,
     matte,
     models,
+    models_files,
+    models_import,
     synth,
     toolkit,
     train,
@@ -44,7 +46,11 @@ app.command("cycle", cls=Verb)(cycle.cycle)
 app.command("export", cls=Verb)(export.export)
 app.command("evaluate", cls=Verb)(evaluate.evaluate)
 app.command("fid", cls=Verb)(fid.fid)
-models.app.command("import", cls=Verb)(import_released.import_released)
+app.command("compare", cls=Verb)(compare.compare)
+models.app.command("import", cls=Verb)(models_import.import_file)
+models.app.command("remove", cls=Verb)(models_files.remove)
+models.app.command("pack", cls=Verb)(models_files.pack)
+models.app.command("unpack", cls=Verb)(models_files.unpack)
 app.add_typer(models.app, name="models", cls=Verbs)
 app.command("doctor", cls=Verb)(doctor.doctor)
 app.command("bench", cls=Verb)(bench.bench)

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Callable, Collection
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as validated
@@ -84,7 +84,7 @@ def build_rows(kind: type, table: dict[str, Any], key: str, path: Path) -> tuple
 
 
 @cache
-def _validator(kind: type) -> type:
+def _validator(kind: type) -> Any:
     return validated(kind, frozen=True, config=_CONFIG)
 
 
@@ -102,7 +102,7 @@ def _explain(found: list[ErrorDetails], kind: type, values: dict[str, Any], wher
     if error["type"] == "value_error":
         return f"{named}: {error['ctx']['error']}"
     if error["type"] == "literal_error":
-        return f"{named}: {key} {error['input']!r} is none of {', '.join(hint.__args__)}"
+        return f"{named}: {key} {error['input']!r} is none of {', '.join(get_args(hint))}"
     if error["type"] in _RANGES:
         return f"{named}: {key} must be {_range(_validator(kind).__pydantic_fields__[key].metadata)}"
     if error["type"] == "finite_number":

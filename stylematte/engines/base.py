@@ -253,7 +253,10 @@ def made_by(engine: Engine) -> dict[str, str]:
 
     The weights do not tell files apart: those of float32, int8 and several working sizes are the same.
     """
-    return {"model_sha256": engine.file_sha256, "engine": f"{engine.name}, {engine.provider}"}
+    how = f"{engine.name}, {engine.provider}"
+    if (precision := getattr(engine, "precision", "float32")) != "float32":
+        how += f", {precision}"
+    return {"model_sha256": engine.file_sha256, "engine": how}
 
 
 def usable_cores() -> int:

@@ -11,10 +11,10 @@ def use_gpu_filter(engine: Engine, device: str) -> None:
     """Let the guided filter run on the GPU that the network runs on, and say so, or why not.
 
     Args:
-        engine: Opened; nothing is done for one on the CPU.
+        engine: Opened; nothing is done for one on the CPU, or on one of Intel's devices.
         device: As it was opened with.
     """
-    if engine.provider == "CPUExecutionProvider":
+    if engine.provider == "CPUExecutionProvider" or engine.name == "openvino":
         return
     from stylematte.engines.cuda import Cuda
     from stylematte.engines.gpu_filter import GpuGuidedFilter

@@ -2,6 +2,7 @@
 
 import logging
 import re
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,9 @@ class OnnxEngine:
         self.provider: str = session.get_providers()[0]
         self.lanes = lanes
         self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
-        self.takes_prior = any(port.name == "prior" for port in session.get_inputs())
+        ports = {port.name: port.shape for port in session.get_inputs()}
+        self.takes_prior = "prior" in ports
+        self._takes_one = ports["image"][0] == 1  # networks of others, now and then
         self._path = path
         self._session = session
         self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
@@ -51,6 +54,9 @@ class OnnxEngine:
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
+        if self._takes_one and len(images) > 1:
+            known = [None] * len(images) if priors is None else priors[:, None]
+            return one_by_one(self.coefficients, images, known)
         inputs = {"image": images, "guide": np.zeros((len(images), 3, 1, 1), np.float32)}
         if self.takes_prior:
             inputs["prior"] = self._no_prior(images.shape) if priors is None else priors
@@ -106,6 +112,18 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
     """
     session, why = open_session(path, device, threads, lanes)
     return _engine(path, session, lanes, threads_of(threads, lanes), why)
+
+
+def one_by_one(
+    run: Callable[..., NDArray[np.float32] | list[DeviceCoefficients]],
+    images: NDArray[np.float32],
+    priors: Sequence[NDArray[np.float32] | None],
+) -> NDArray[np.float32] | list[DeviceCoefficients]:
+    """Run a network that takes one picture on several; arguments and result as of `Engine.coefficients`."""
+    results = [run(image[None], prior) for image, prior in zip(images, priors, strict=True)]
+    if isinstance(results[0], np.ndarray):
+        return np.concatenate([result for result in results if isinstance(result, np.ndarray)])
+    return [one for result in results for one in result]
 
 
 def threads_of(threads: int | None, lanes: int) -> int:

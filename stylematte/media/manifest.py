@@ -29,6 +29,7 @@ class Record:
         settings: All that the result depends on, but for the input and the model.
         model_sha256: Of the model file that was opened.
         engine: What ran it, and where.
+        licence: Of the model's weights.
         sha256: Of the input's bytes; empty where it could not be read.
         bytes: Size of the input.
         mtime_ns: When the input was last changed.
@@ -47,6 +48,7 @@ class Record:
     settings: dict[str, Any]
     model_sha256: str
     engine: str
+    licence: str = ""
     sha256: str = ""
     bytes: int = 0
     mtime_ns: int = 0
@@ -67,14 +69,18 @@ class Manifest:
         settings: Of this run.
         model: Of this run, as `engines.base.made_by` has it. Lines of before there was such a thing are of
             another one.
+        licence: Of the model's weights.
 
     Raises:
         InputError: There is a manifest and it cannot be read.
     """
 
-    def __init__(self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str]) -> None:
+    def __init__(
+        self, out: Path, settings: Mapping[str, Any], model: Mapping[str, str], licence: str = ""
+    ) -> None:
         self.path = out / NAME
         self.settings = dict(settings)
+        self.licence = licence
         self.model: dict[str, Any] = dict(model)
         self._done = _read(self.path)
         self._lines: JsonLines | None = None
@@ -125,7 +131,8 @@ class Manifest:
             outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
-        line = Record(str(item.source), self._name(item), outcome, self.settings, **self.model, **facts)
+        names = str(item.source), self._name(item), outcome
+        line = Record(*names, self.settings, **self.model, licence=self.licence, **facts)
         if self._lines is not None:
             self._lines.append(asdict(line))
 

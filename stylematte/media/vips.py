@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import logging
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -89,6 +88,8 @@ def profile_name(icc: bytes | None) -> Iterator[str]:
     if icc is None:
         yield "srgb"
         return
+    import tempfile  # takes 6 ms of a start, and few photos need it
+
     with tempfile.NamedTemporaryFile(suffix=".icc") as file:
         file.write(icc)
         file.flush()

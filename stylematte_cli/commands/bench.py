@@ -30,6 +30,7 @@ def bench(
         typer.Option("--engine", metavar=options.ENGINES, help="What runs it; give it again for more."),
     ] = None,
     device: options.Device = "auto",
+    precision: options.EnginePrecision = "auto",
     size: Annotated[
         list[int] | None,
         typer.Option(
@@ -68,7 +69,7 @@ def bench(
     paths = [resolve(name) for name in weights or ["nano"]]
     sizes: list[int | None] = [*size] if size else [None]
     cases = [
-        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, detail)
+        Case(path, one_engine, device, one_size, one_batch, photo_size, runs, threads, detail, precision)
         for path, one_engine, one_size, one_batch in product(
             paths, engine or ["auto"], sizes, batch_size or [1]
         )

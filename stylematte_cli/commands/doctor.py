@@ -73,6 +73,7 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
         "onnxruntime": _runtimes,
         "GPU": _gpu,
         "image formats": _image_formats,
+        "openvino": _openvino,
         "tensorrt": partial(_tensorrt, device),
         "matte": partial(_default_road, engine, device),
     }
@@ -224,6 +225,25 @@ def _image_formats() -> list[Finding]:
         return [Finding("image formats", "ok", detail + (f"; {extras}" if extras else ""), facts=works)]
     detail += f"; missing: {', '.join(lacking)}"
     return [Finding("image formats", "warn", detail, "pip install -U pyvips-binary", works)]
+
+
+def _openvino() -> list[Finding]:
+    """Which OpenVINO is here, what it runs on, and whether that computes in bfloat16."""
+    release = _version("openvino")
+    if release is None:
+        fix = 'for CPUs, and Intel\'s GPUs and NPUs: pip install "stylematte[openvino]"'
+        return [Finding("openvino", "note", "not installed", fix)]
+    from stylematte.engines.openvino import describe_devices
+
+    try:
+        devices = describe_devices()
+    except StyleMatteError as error:
+        return [_failure("openvino", error)]
+    detail = "; ".join(
+        f"{name}: {full}, bfloat16 {'yes' if has_bf16 else 'no'}"
+        for name, (full, has_bf16) in devices.items()
+    )
+    return [Finding("openvino", "ok", f"{release}, {detail}", facts={"release": release, "devices": devices})]
 
 
 def _tensorrt(device: str) -> list[Finding]:

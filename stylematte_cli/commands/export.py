@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from stylematte.errors import InputError, UsageError
-from stylematte.weights import check_name, find_trained
-from stylematte_cli.commands import export_engine, options
+from stylematte.licences import check_policy
+from stylematte.weights import check_allowed, check_name, find_trained
+from stylematte_cli.commands import export_engine, export_model, options
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ def export(
         typer.Option(
             "--weights",
             metavar="NAME|FILE",
-            help="Trained weights: nano, or a .safetensors file. An engine is made of an .onnx file too.",
+            help="Trained weights: nano, or a .safetensors file; or a model, as an imported one, for another "
+            "precision or an engine.",
         ),
     ] = "nano",
     kind: Annotated[
@@ -78,6 +80,7 @@ def export(
     licence: Annotated[
         str, typer.Option("--licence", help="Licence of the weights, written into the file.")
     ] = "",
+    policy: options.Policy = "any",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
@@ -93,6 +96,10 @@ def export(
     wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
     if name:
         check_name(name)
+    if licence:
+        check_policy(policy, weights, licence)
+    else:
+        check_allowed(policy, weights)
     is_engine, is_onnx = kind == "tensorrt", weights.endswith(".onnx")
     if is_engine:
         given = {f"--{wanted.precision}": wanted.precision != "fp32", "--fixed-size": fixed_size is not None}
@@ -103,7 +110,14 @@ def export(
         raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
     lines: list[str] = []
     facts: dict[str, Any] = {}
-    if is_engine and is_onnx:
+    if not is_engine and export_model.is_model(weights):
+        if size is not None or fixed_size is not None or licence:
+            raise UsageError(
+                "--size, --fixed-size and --licence are for weights of training", "Leave them out"
+            )
+        how = wanted.precision, photos, name, overwrite, lines
+        target, facts = export_model.convert_model(weights, out, *how)
+    elif is_engine and is_onnx:
         target = export_engine.given_model(Path(weights), out, overwrite)
     else:
         target, facts = _make_onnx(weights, out, wanted, photos, overwrite, is_engine, lines)

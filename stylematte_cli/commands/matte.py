@@ -122,6 +122,8 @@ def matte(
     weights: options.Weights = "nano",
     engine: options.Engine = "auto",
     device: options.Device = "auto",
+    precision: options.EnginePrecision = "auto",
+    policy: options.Policy = "any",
     size: options.Size = None,
     detail: options.Detail = "auto",
     batch_size: Annotated[
@@ -167,7 +169,7 @@ def matte(
             every=every,
             rate=rate,
         )
-        model = Model(weights, engine, device, size, detail)
+        model = Model(weights, engine, device, size, detail, precision, policy)
         if out is None:
             if request.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")

@@ -43,19 +43,25 @@ class Model:
     device: str
     size: int | None
     detail: str
+    precision: str = "auto"
+    policy: str = "any"
 
     def open(self, lanes: int) -> "Matter":
         """Open the model for as many threads as there are lanes."""
         import stylematte
+        from stylematte.licences import check_policy
 
-        return stylematte.load(
+        matter = stylematte.load(
             self.weights,
             device=self.device,
             engine=self.engine,
             size=self.size,
             detail=self.detail,
             lanes=lanes,
+            precision=self.precision,
         )
+        check_policy(self.policy, self.weights, matter.engine.contract.licence)
+        return matter
 
 
 @dataclass(frozen=True)
@@ -215,7 +221,7 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     made = made_by(matter.engine)
 
     def plan(items: "list[Item]", settings: dict[str, Any]) -> Plan:
-        manifest = Manifest(out, settings, made)
+        manifest = Manifest(out, settings, made, matter.engine.contract.licence)
         states: list[State] = ["new" if how.overwrite else manifest.state_of(item) for item in items]
         return Plan(items, states, manifest)
 

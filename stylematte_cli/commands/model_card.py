@@ -20,6 +20,7 @@ def card_lines(facts: dict[str, Any]) -> Iterator[str]:
         "file": f"{facts['file']} ({megabytes(facts['bytes'])}, {facts['where']})",
         "sha256": f"{facts['sha256']} ({verified})",
         "licence": facts["licence"] or "not stated",
+        **{key: facts[key] for key in ("commercial_use", "source") if facts.get(key)},
         **_network(facts["contract"] or facts["network"]),
         **{key: _said(key, value) for key, value in facts["provenance"].items()},
     }

@@ -14,12 +14,12 @@ from stylematte_cli.commands.verbs import Verb
 if TYPE_CHECKING:
     from stylematte.weights import Weights
 
-app = typer.Typer(help="List the models that are here, show one, or import released weights.")
+app = typer.Typer(help="List the models that are here, show, import, remove or pack them.")
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> int:
-    """List the models that are here, show one, or import released weights."""
+    """List the models that are here, show, import, remove or pack them."""
     return list_models() if context.invoked_subcommand is None else 0
 
 
@@ -39,6 +39,8 @@ def list_models(as_json: Json = False) -> int:
                         "file": str(weights.path),
                         "bytes": weights.bytes,
                         "licence": weights.licence,
+                        "commercial_use": weights.commercial,
+                        "source": weights.source,
                         "shipped": weights.shipped,
                         "kind": _kind(weights),
                         "summary": weights.summary,
@@ -48,7 +50,7 @@ def list_models(as_json: Json = False) -> int:
             }
         )
         return 0
-    rows = [("NAME", "KIND", "SIZE", "LICENCE", "WHERE", "SUMMARY")]
+    rows = [("NAME", "KIND", "SIZE", "LICENCE", "COMMERCIAL", "WHERE", "SUMMARY")]
     for weights in known:
         where = "shipped" if weights.shipped else str(weights.path.parent)
         rows.append(
@@ -57,6 +59,7 @@ def list_models(as_json: Json = False) -> int:
                 _kind(weights),
                 megabytes(weights.bytes),
                 weights.licence or "not stated",
+                weights.commercial,
                 where,
                 weights.summary,
             )
@@ -79,6 +82,7 @@ def show(
     """
     from stylematte.engines import open_engine
     from stylematte.files import sha256_of
+    from stylematte.licences import commercial_use
     from stylematte.weights import describe, read_metadata
 
     start_log(quiet=True)
@@ -98,6 +102,7 @@ def show(
     except MissingError as error:  # the card is worth showing where no runtime is installed
         missing = error
     own = _read(metadata.get("provenance", ""))
+    licence = weights.licence or contract.get("licence", "")
     facts: dict[str, Any] = {
         "name": weights.name,
         "kind": _kind(weights),
@@ -106,7 +111,9 @@ def show(
         "bytes": weights.bytes,
         "sha256": found_sha256,
         "sha256_agrees_with_card": bool(weights.sha256) or None,
-        "licence": weights.licence or contract.get("licence", ""),
+        "licence": licence,
+        "commercial_use": commercial_use(licence),
+        "source": weights.source,
         "summary": weights.summary,
         "provenance": weights.provenance or contract.get("provenance") or own,
         "network": _network_of(metadata),

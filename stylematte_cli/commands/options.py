@@ -17,11 +17,29 @@ Device = Annotated[
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda[:i]",
-        help="Where the network runs; a device named is had or fails.",
+        help="Where the network runs; a device named is had or fails. OpenVINO: gpu, npu, too.",
     ),
 ]
-ENGINES = "auto|onnx|tensorrt"
+ENGINES = "auto|onnx|openvino|tensorrt"
 Engine = Annotated[str, typer.Option("--engine", metavar=ENGINES, help="What runs the network.")]
+EnginePrecision = Annotated[
+    str,
+    typer.Option(
+        "--precision",
+        metavar="auto|float32|bfloat16",
+        help="What OpenVINO computes in; auto is float32.",
+    ),
+]
+Policy = Annotated[
+    str,
+    typer.Option(
+        "--policy",
+        envvar="STYLEMATTE_POLICY",
+        metavar="any|commercial",
+        show_envvar=True,
+        help="commercial: refuse weights whose licence does not clearly allow commercial use.",
+    ),
+]
 Size = Annotated[
     int | None,
     typer.Option(

@@ -7,13 +7,14 @@ from typing import Annotated, Literal
 import typer
 
 from stylematte.errors import MissingError, UsageError
-from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, find_trained
+from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, check_allowed, find_trained
 from stylematte_cli.commands.options import (
     Count,
     Device,
     Json,
     Out,
     Overwrite,
+    Policy,
     Quiet,
     Threshold,
     Truncation,
@@ -74,6 +75,7 @@ def synth(
             "--preview", metavar="FILE", help="Write a sheet of the first pictures, on a chequered ground."
         ),
     ] = None,
+    policy: Policy = "any",
     device: Device = "auto",
     overwrite: Overwrite = False,
     as_json: Json = False,
@@ -91,6 +93,7 @@ def synth(
     if threshold is not None and not use_filter:
         raise UsageError("--threshold is the filter's", "Add --filter")
     path = _find_generator(weights or DEFAULT_GENERATOR)
+    check_allowed(policy, path, matting if use_filter else "")
     _check_preview(preview, out)
     require("torch", extra="train")
     from training.devices import usable_device

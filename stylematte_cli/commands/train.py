@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.weights import DEFAULT, check_allowed
 from stylematte_cli.commands.explain import explain_all, explain_recipe, list_as_dict
 from stylematte_cli.commands.options import (
     BackboneWeights,
@@ -18,6 +19,7 @@ from stylematte_cli.commands.options import (
     Json,
     LoaderWorkers,
     Mattes,
+    Policy,
     Quiet,
     StepsBetween,
     print_json,
@@ -111,6 +113,7 @@ def train(
         ),
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False,
+    policy: Policy = "any",
     device: Device = "auto",
     precision: Annotated[
         str,
@@ -195,6 +198,8 @@ def train(
         from training.gan.config import load_gan_recipe
         from training.gan.run import GanRequest
 
+        check_allowed(policy, teacher or DEFAULT)
+
         generator = GanRequest(
             recipe=load_gan_recipe(recipe, sets),
             data=data or DATA,
@@ -228,6 +233,7 @@ def train(
         where = mattes or folder / "mattes"
         options = RunOptions(*(folder, where, torch_device, precision, accumulate, workers, every or EVERY))
         starts_from = _init_of(chosen, init, student, backbone_weights)
+        check_allowed(policy, starts_from, teacher)
         request = Request(
             recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
         )

@@ -44,7 +44,7 @@ def places(tmp_path, monkeypatch, red_model):
 def test_list_has_a_line_a_model(places, capsys, command):
     assert main(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].split() == ["NAME", "KIND", "SIZE", "LICENCE", "WHERE", "SUMMARY"]
+    assert lines[0].split() == ["NAME", "KIND", "SIZE", "LICENCE", "COMMERCIAL", "WHERE", "SUMMARY"]
     assert lines[1].startswith("nano")
     assert "CC0-1.0" in lines[1]
     assert lines[1].endswith("Finds what is red.")

@@ -1,0 +1,75 @@
+"""A finished float32 model file becomes one of another precision: for imported networks, without torch."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from export.contract import Float
+from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
+from export.parity import LIMITS, PHOTOS, Case, Parity, compare, read_photos, run_onnx
+from export.precision import Precision, rounded_in_float32, set_metadata, to_half
+from stylematte.engines.base import Contract
+from stylematte.errors import InputError
+from stylematte.imaging.geometry import resize_to_working
+
+PROOF_SHARE = 4  # of a folder of photos, one in so many proves an int8 file; the rest set its ranges
+
+log = logging.getLogger("stylematte")
+
+
+def convert(
+    model: onnx.ModelProto, precision: Precision, photos: Path | None, where: str
+) -> tuple[onnx.ModelProto, Parity]:
+    """Convert a float32 contract file, and compare the result with it.
+
+    Args:
+        model: Contract file; it is not changed.
+        precision: `fp16`, `bf16` or `int8`.
+        photos: Folder to prove it on, and for int8 to set its ranges on; None takes the two that come along.
+        where: Names the file, for messages.
+
+    Returns:
+        The file, whose metadata carry `parity`, and the differences.
+
+    Raises:
+        InputError: No photos, too few for int8, or a file that is not float32.
+        EngineError: The network does not fit the number type.
+        ParityError: The result says something else.
+    """
+    contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where)
+    if contract.precision != "fp32":
+        raise InputError(
+            f"{where}: computes in {contract.precision}, and float32 is converted", "Give the float32 file"
+        )
+    pictures = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
+    if precision == "int8":
+        calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
+        if len(calibration) < FEWEST_PHOTOS:
+            raise InputError(
+                f"{len(pictures)} photos are too few for int8: {FEWEST_PHOTOS} set its ranges, and one in "
+                f"{PROOF_SHARE} proves the file",
+                "Give a larger folder as --photos",
+            )
+        pictures = {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}
+        converted = to_int8(model, [_as_seen(photo, contract) for photo in calibration])
+        run = run_onnx(converted)
+    elif precision == "fp32":
+        raise InputError(f"{where}: a float32 file already", "Give --fp16, --bf16 or --int8")
+    else:
+        converted = to_half(model, precision)
+        run = run_onnx(rounded_in_float32(converted))
+    cases: dict[str, Case] = {
+        name: (_as_seen(photo, contract)[None], photo[None]) for name, photo in pictures.items()
+    }
+    parity = compare(cases, run_onnx(model), run, LIMITS[precision], "fp32")
+    set_metadata(converted, "parity", json.dumps(parity.as_dict()))
+    return converted, parity
+
+
+def _as_seen(photo: Float, contract: Contract) -> Float:
+    """(3, H, W) in [0, 1] as the network sees it, (3, h, w)."""
+    picture = np.round(photo.transpose(1, 2, 0) * 255).astype(np.uint8)
+    return resize_to_working(picture, contract.working_size_for(*picture.shape[:2]))

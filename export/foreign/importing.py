@@ -1,0 +1,211 @@
+"""A file of others becomes a model of ours: recognised or described, wrapped, proven."""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from export.foreign.families import FAMILIES, KNOWN_FILES, Activation, Family, Fit, Processing, Triple
+from export.foreign.proof import Proof, bare_network, own_size_photos, prove, reference_alpha
+from export.foreign.reading import Seen, ends_in_sigmoid, read_foreign, recognise
+from export.foreign.wrapping import Facts, wrap
+from stylematte.engines.base import Contract
+from stylematte.errors import EngineError, InputError, UsageError
+from stylematte.files import sha256_of
+from stylematte.licences import commercial_use
+
+
+@dataclass(frozen=True)
+class Description:
+    """What somebody says of a file; None, or empty, where nothing is said.
+
+    Attributes:
+        family: Name in `FAMILIES`.
+        output: Name of the output that is alpha.
+        mean: As in `Processing`, and so are the others.
+        std: Likewise.
+        size: Likewise.
+        fit: Likewise.
+        activation: Likewise.
+        licence: Of the weights.
+    """
+
+    family: str = ""
+    output: str = ""
+    mean: Triple | None = None
+    std: Triple | None = None
+    size: int | None = None
+    fit: Fit | None = None
+    activation: Activation | None = None
+    licence: str = ""
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A network under our contract.
+
+    Attributes:
+        model: With its metadata.
+        family: As recognised or named; None for a network of no family.
+        is_recognised: By its architecture.
+        processing: What stands around the network now.
+        proof: Against the bare network.
+        licence: Of the weights, as told or as its publisher states; empty where nobody has said.
+        provenance: Where they come from, as in the metadata.
+    """
+
+    model: onnx.ModelProto
+    family: Family | None
+    is_recognised: bool
+    processing: Processing
+    proof: Proof
+    licence: str
+    provenance: dict[str, Any]
+
+
+def import_network(path: Path, said: Description, name: str, tool_version: str) -> Imported:
+    """Wrap a trimap-free network, and compare it with itself as its authors run it.
+
+    Args:
+        path: ONNX file.
+        said: What its architecture does not tell.
+        name: What to call it.
+        tool_version: Of this program.
+
+    Raises:
+        InputError: The file cannot be wrapped; or it is not recognised, and too little is said of it.
+        UsageError: What is said cannot be meant.
+        EngineError: The wrapped network says something else than the bare one.
+    """
+    seen = read_foreign(path)
+    recognised = recognise(seen)
+    family = _family(said.family or recognised)
+    output = _output(path, seen, said.output)
+    side = _fixed_side(seen)
+    processing = _processing(path, seen, family, said, side)
+    if processing.activation.startswith("sigmoid") and ends_in_sigmoid(seen.model, output):
+        left: Activation = "minmax" if processing.activation.endswith("minmax") else "none"
+        processing = dataclasses.replace(processing, activation=left)
+    sha256 = sha256_of(path)
+    known = KNOWN_FILES.get(sha256)
+    licence = said.licence or (known.licence if known else "")
+    provenance = {
+        "network": family.title if family else "not told",
+        "imported_from": path.name,
+        "imported_sha256": sha256,
+        "source": known.source if known else "not told",
+        "commercial_use": commercial_use(licence),
+        "preprocessing": family.source if family else "as told by who imported it",
+        "processing": dataclasses.asdict(processing),
+    }
+    facts = Facts(name, sha256, tool_version, licence, provenance)
+    model, proof = _proven(path, seen, output, processing, side, facts)
+    for entry in model.metadata_props:
+        if entry.key == "stylematte.parity":
+            entry.value = json.dumps(proof.as_dict())
+    return Imported(
+        model,
+        family,
+        family is not None and family.name == recognised,
+        processing,
+        proof,
+        licence,
+        provenance,
+    )
+
+
+def _proven(
+    path: Path, seen: Seen, output: str, processing: Processing, side: tuple[int, int] | None, facts: Facts
+) -> tuple[onnx.ModelProto, Proof]:
+    """Wrap for any number of pictures at once; where the network does not bear that, for one."""
+    model = wrap(seen, output, processing, side, True, facts)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    images = own_size_photos(Contract.from_metadata(metadata, str(path)))
+    run = bare_network(path, seen, output)
+    expected = [reference_alpha(run, processing, image, str(path)) for image in images]
+    del run
+    try:
+        return model, prove(model, images, expected, str(path))
+    except EngineError:
+        model = wrap(seen, output, processing, side, False, facts)
+        return model, prove(model, images, expected, str(path))
+
+
+def _family(name: str) -> Family | None:
+    if not name:
+        return None
+    if name not in FAMILIES:
+        raise UsageError(f"--as {name} is no family", f"There are {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def _output(path: Path, seen: Seen, asked: str) -> str:
+    names = [port.name for port in seen.outputs]
+    if asked and asked not in names:
+        raise UsageError(f"--output {asked}: {path} has none of that name", f"There are {', '.join(names)}")
+    name = asked or names[0]
+    port = next(port for port in seen.outputs if port.name == name)
+    if port.kind not in ("float", "float16"):
+        raise InputError(
+            f"{path}: no alpha: {port}", "Choose another output with --output NAME", seen.lines()
+        )
+    if port.shape is not None and len(port.shape) == 4 and port.shape[1] not in (1, None):
+        raise InputError(
+            f"{path}: {port.shape[1]} channels, and an alpha has one: {port}",
+            "Choose another output with --output NAME; networks that tell classes apart cannot be imported",
+            seen.lines(),
+        )
+    return name
+
+
+def _fixed_side(seen: Seen) -> tuple[int, int] | None:
+    shape = seen.inputs[0].shape
+    assert shape is not None  # `read_foreign` has seen to it
+    height, width = shape[2:]
+    return None if height is None or width is None else (height, width)
+
+
+def _processing(
+    path: Path, seen: Seen, family: Family | None, said: Description, side: tuple[int, int] | None
+) -> Processing:
+    """What is documented, with what is said in its place; what is in the file goes before both."""
+    if family is None:
+        processing = _described(path, seen, said, side)
+    else:
+        told = {key: getattr(said, key) for key in ("mean", "std", "size", "fit", "activation")}
+        given = {key: value for key, value in told.items() if value is not None}
+        processing = dataclasses.replace(family.processing, **given)
+    if side is not None:
+        own = side[0] if side[0] == side[1] else round((side[0] * side[1]) ** 0.5)
+        if said.size not in (None, own):
+            raise UsageError(f"--size {said.size}: the file takes {side[0]}x{side[1]} alone", "Leave it out")
+        return dataclasses.replace(processing, size=own, fit="stretch")
+    if processing.size % processing.stride:
+        raise UsageError(f"--size {processing.size} is no multiple of {processing.stride}")
+    return processing
+
+
+def _described(path: Path, seen: Seen, said: Description, side: tuple[int, int] | None) -> Processing:
+    """A network of no family: everything has to be said."""
+    needed = {
+        "--mean R,G,B": said.mean is None,
+        "--std R,G,B": said.std is None,
+        "--activation none|sigmoid|minmax|sigmoid+minmax": said.activation is None,
+        "--size PX": side is None and said.size is None,
+        "--fit stretch|keep": side is None and said.fit is None,
+    }
+    lacking = [option for option, is_lacking in needed.items() if is_lacking]
+    if lacking:
+        raise InputError(
+            f"{path}: not recognised",
+            f"Name its family with --as {'|'.join(FAMILIES)}; or say what its authors do to a picture: "
+            f"{' '.join(lacking)}; and with --output NAME which output is alpha, if it is not the first",
+            seen.lines(),
+        )
+    assert said.mean is not None
+    assert said.std is not None
+    size = said.size or 0 if side is None else side[0]
+    return Processing(said.mean, said.std, size, said.fit or "stretch", said.activation or "none")

@@ -1,0 +1,166 @@
+"""Does a wrapped network say what the bare one does with its documented processing around it?"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from export.contract import Float
+from export.foreign.families import Processing
+from export.foreign.reading import Seen
+from export.parity import PHOTOS, read_photos
+from stylematte.engines.base import Contract
+from stylematte.errors import EngineError, InputError
+from stylematte.imaging.geometry import resize_to_working
+
+MOST_DIFFERENT = 1 / 255  # at any pixel: one level of 8 bits
+SLACK = 0.01  # how far an output may leave [0, 1] and still be called alpha
+Answer = Callable[[Float], NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """Absolute differences of alpha at the network's own size, over the example photos."""
+
+    pictures: int
+    max_difference: float
+    mean_difference: float
+    batch_sizes: tuple[int, ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the file's metadata."""
+        return {
+            "reference": "the bare network",
+            "pictures": self.pictures,
+            "max_difference": self.max_difference,
+            "mean_difference": self.mean_difference,
+            "batch_sizes": self.batch_sizes,
+        }
+
+
+def own_size_photos(contract: Contract) -> list[Float]:
+    """The example photos as the network sees them, (1, 3, h, w) float32 of whole levels of 8 bits."""
+    photos = []
+    for planes in read_photos(PHOTOS).values():
+        picture = np.round(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
+        size = contract.working_size_for(*picture.shape[:2])
+        photos.append(resize_to_working(picture, size)[None])
+    return photos
+
+
+def bare_network(path: Path, seen: Seen, output: str) -> Answer:
+    """Run the file as it lies on the disk.
+
+    Raises:
+        InputError: ONNX Runtime does not take it.
+    """
+    session = _open(path, str(path))
+    (port,) = seen.inputs
+    dtype = np.float16 if port.kind == "float16" else np.float32
+
+    def run(ready: Float) -> NDArray[Any]:
+        try:
+            return np.asarray(session.run([output], {port.name: ready.astype(dtype)})[0])
+        except Exception as error:  # ORT's exceptions have no common base of their own
+            sides = "x".join(map(str, ready.shape))
+            raise InputError(f"{path}: fails on a picture of {sides}: {_one_line(error)}") from None
+
+    return run
+
+
+def reference_alpha(run: Answer, processing: Processing, image: Float, where: str) -> NDArray[np.float64]:
+    """What the authors' own processing makes of a picture: NumPy around the bare network.
+
+    Args:
+        run: From `bare_network`.
+        processing: As documented.
+        image: (1, 3, h, w) in [0, 1].
+        where: Names the file, for messages.
+
+    Returns:
+        (h, w) alpha.
+
+    Raises:
+        InputError: The answer is not one number a pixel, or not in [0, 1].
+    """
+    colours = np.asarray(image, np.float64)
+    if processing.divides_by_max:
+        colours = colours / max(float(colours.max()), 1e-6)
+    mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (processing.mean, processing.std))
+    answer = run(((colours - mean) / std).astype(np.float32))
+    shape = answer.shape
+    answer = np.asarray(answer, np.float64)
+    if shape not in ((1, 1, *image.shape[2:]), (1, *image.shape[2:])):
+        sides = "x".join(map(str, shape))
+        raise InputError(
+            f"{where}: its output is {sides}, and one number a pixel of the input is wanted",
+            "Choose another output with --output NAME",
+        )
+    answer = answer.reshape(image.shape[2:])
+    if processing.activation.startswith("sigmoid"):
+        answer = 1 / (1 + np.exp(-answer))
+    if processing.activation.endswith("minmax"):
+        low, high = answer.min(), answer.max()
+        answer = (answer - low) / max(high - low, 1e-6)
+    if not (-SLACK <= answer.min() and answer.max() <= 1 + SLACK):  # also false for NaN
+        raise InputError(
+            f"{where}: its output runs from {answer.min():.3g} to {answer.max():.3g}, which is no alpha",
+            "Say what makes alpha of it: --activation sigmoid, or minmax",
+        )
+    return np.clip(answer, 0, 1)
+
+
+def prove(
+    model: onnx.ModelProto, images: list[Float], expected: list[NDArray[np.float64]], where: str
+) -> Proof:
+    """Compare a wrapped network with what `reference_alpha` says, and a batch of two with single pictures.
+
+    Raises:
+        EngineError: They differ by more than a level of 8 bits, or it does not run.
+    """
+    session = _open(model.SerializeToString(), where)
+    is_single = model.graph.input[0].type.tensor_type.shape.dim[0].dim_value == 1
+
+    def run(image: Float) -> Float:
+        try:
+            return np.asarray(session.run(["alpha"], {"image": image, "guide": image})[0], np.float32)
+        except Exception as error:
+            raise EngineError(f"{where}: the wrapped network does not run: {_one_line(error)}") from None
+
+    differences = [np.abs(run(image)[0, 0] - alpha) for image, alpha in zip(images, expected, strict=True)]
+    if not is_single:
+        pair = run(np.concatenate([images[0], images[0][:, :, ::-1]]))
+        differences.append(np.abs(pair[0, 0] - expected[0]))
+        turned = run(np.ascontiguousarray(images[0][:, :, ::-1]))
+        if not np.abs(pair[1] - turned[0]).max() <= MOST_DIFFERENT:
+            raise EngineError(f"{where}: a batch of two pictures has another result than each by itself")
+    greatest = max(float(difference.max()) for difference in differences)
+    if not greatest <= MOST_DIFFERENT:
+        raise EngineError(
+            f"{where}: the wrapped network differs from the bare one by {greatest:.2g}, "
+            f"and {MOST_DIFFERENT:.2g} is allowed",
+            "The graph does not survive the change of its operators; please report it with the file's name",
+        )
+    mean = float(np.mean([difference.mean() for difference in differences[: len(images)]]))
+    return Proof(len(images), greatest, mean, (1,) if is_single else (1, 2))
+
+
+def _open(source: Path | bytes, where: str) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what fails is told by an exception
+    options.add_session_config_entry("session.x64quantprecision", "1")
+    try:
+        data = str(source) if isinstance(source, Path) else source
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise InputError(f"{where}: ONNX Runtime cannot open it: {_one_line(error)}") from None
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,128 @@
+"""Bundles of weights for machines without a network: one zip, with the hash of every file in it."""
+
+import hashlib
+import json
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from stylematte.errors import InputError, UsageError
+from stylematte.files import cache_folder, sha256_of, writing
+from stylematte.weights import ASSETS, MODEL, REFINER, TRAINING, find
+
+CONTENTS = "stylematte-bundle.json"
+VERSION = 1
+_SUFFIXES = (MODEL, TRAINING, ".json")
+_PIECE_BYTES = 1 << 20
+
+
+def pack(names: Sequence[str], target: Path) -> list[Path]:
+    """Write a bundle of weights, with their cards and refiners.
+
+    Engines for one card are left out: they run on no other machine.
+
+    Args:
+        names: As `--weights` takes them, files or names.
+        target: The zip to write, whole or not at all.
+
+    Returns:
+        The files in it.
+
+    Raises:
+        MissingError: A name is not known.
+        UsageError: Two different files of one name.
+    """
+    files: dict[str, Path] = {}
+    for name in names:
+        for path in _with_companions(find(name)):
+            if files.setdefault(path.name, path) != path:
+                raise UsageError(f"{files[path.name]} and {path}: two files of one name", "Pack one of them")
+    contents: dict[str, Any] = {"version": VERSION, "files": {}}
+    with writing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as bundle:
+        for name, path in files.items():
+            bundle.write(path, name)
+            contents["files"][name] = {"sha256": sha256_of(path), "bytes": path.stat().st_size}
+        bundle.writestr(CONTENTS, json.dumps(contents, indent=2) + "\n")
+    return list(files.values())
+
+
+def unpack(source: Path, overwrite: bool = False) -> list[Path]:
+    """Put a bundle's files into the folder of one's own weights, all of them or none.
+
+    A file that ships with the package, or lies there already, is left out if it is the same.
+
+    Args:
+        source: From `pack`.
+        overwrite: Replace files that are there and differ.
+
+    Returns:
+        The files that were put there.
+
+    Raises:
+        InputError: No bundle, a damaged one, or one whose files are there already and differ.
+    """
+    folder = cache_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with (
+            zipfile.ZipFile(source) as bundle,
+            tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder) as temporary,
+        ):
+            staged = _staged(source, bundle, Path(temporary))
+            new = [path for path in staged if not _is_here(path, folder, overwrite)]
+            placed = [folder / path.name for path in new]
+            for path, place in zip(new, placed, strict=True):
+                path.replace(place)
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise InputError(f"{source}: no bundle of `stylematte models pack`, or damaged: {error}") from None
+    return placed
+
+
+def _with_companions(path: Path) -> list[Path]:
+    """A file of weights, its card, and the refiner that belongs to it, with its card."""
+    beside = [path.with_suffix(".json")]
+    beside += [path.with_name(f"{path.stem}{REFINER}{suffix}") for suffix in (path.suffix, ".json")]
+    return [path, *(other for other in beside if other.is_file())]
+
+
+def _staged(source: Path, bundle: zipfile.ZipFile, folder: Path) -> list[Path]:
+    """Unpack beside the place where the files shall lie, each checked against its hash."""
+    contents = json.loads(bundle.read(CONTENTS))
+    if not isinstance(contents, dict) or contents.get("version") != VERSION:
+        raise InputError(f"{source}: a bundle of another version of stylematte", "Update stylematte")
+    staged = []
+    for name, facts in contents["files"].items():
+        if name != Path(name).name or name.startswith(".") or Path(name).suffix not in _SUFFIXES:
+            raise InputError(
+                f"{source}: {name!r} is no name of weights", "Take a bundle of `stylematte models pack`"
+            )
+        path = folder / name
+        digest = hashlib.sha256()
+        with bundle.open(name) as packed, path.open("wb") as file:
+            while piece := packed.read(_PIECE_BYTES):
+                digest.update(piece)
+                file.write(piece)
+        if digest.hexdigest() != facts["sha256"]:
+            raise InputError(f"{source}: {name} is not what was packed: its SHA-256 differs", "Copy it again")
+        staged.append(path)
+    return staged
+
+
+def _is_here(path: Path, folder: Path, overwrite: bool) -> bool:
+    """Whether the same file is here already; refuses another one of its name."""
+    shipped, own = ASSETS / path.name, folder / path.name
+    if shipped.is_file():
+        if sha256_of(shipped) != sha256_of(path):
+            raise InputError(
+                f"{path.name}: another version of a model that ships", "Install that version of stylematte"
+            )
+        return True
+    if not own.is_file():
+        return False
+    if sha256_of(own) == sha256_of(path):
+        return True
+    if not overwrite:
+        raise InputError(f"{own} is already there and differs", "Give --overwrite, or move it away")
+    return False

@@ -1,0 +1,297 @@
+"""OpenVINO: CPUs of any maker, and Intel's GPUs and NPUs; a compiled model a size, kept on the disk."""
+
+import hashlib
+import io
+import json
+import logging
+import sys
+import threading
+from contextlib import suppress
+from functools import cached_property
+from pathlib import Path
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stylematte.engines.base import Contract, DeviceCoefficients
+from stylematte.engines.onnx import CPU, one_by_one, threads_of
+from stylematte.errors import EngineError, InputError, MissingError, UsageError
+from stylematte.files import cache_folder, sha256_of, writing
+
+if TYPE_CHECKING:
+    from stylematte.engines.gpu_filter import GpuGuidedFilter
+
+INSTALL_HINT = 'Install it: pip install "stylematte[openvino]"'
+PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
+# Instructions without which bfloat16 is slower than float32: OpenVINO may offer it all the same.
+BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"))
+MOST_SIZES = 16  # compiled models held at once
+MOST_CACHED_BYTES = 4 << 30  # the oldest files of the cache go beyond that
+DIGEST_BYTES = 64  # a file of the cache begins with the SHA-256 of the rest, in hex
+
+log = logging.getLogger("stylematte")
+
+
+class OpenVinoEngine:
+    """Runs a contract file through OpenVINO; see `Engine`.
+
+    Each working size is a compiled model of its own, of one picture: shapes that are known make it fast.
+    """
+
+    name = "openvino"
+
+    def __init__(
+        self, path: Path, core: Any, model: Any, device: str, precision: str, lanes: int, threads: int
+    ):
+        ports = {port.get_any_name(): port for port in model.inputs}
+        self.contract = _contract(path, model)
+        self.provider = CPU if device == "CPU" else device
+        self.precision = precision
+        self.lanes = lanes
+        self.gpu_filter: GpuGuidedFilter | None = None  # of NVIDIA's cards; nobody sets it
+        self.takes_prior = "prior" in ports
+        self._path, self._core, self._device, self._threads = path, core, device, threads
+        self._model = _without_alpha(path, model)
+        self._compiled: dict[tuple[int, int], SimpleQueue[Any]] = {}
+        self._lock = threading.Lock()
+
+    @cached_property
+    def file_sha256(self) -> str:
+        """Of the model file; see `Engine`."""
+        return sha256_of(self._path)
+
+    def coefficients(
+        self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32] | list[DeviceCoefficients]:
+        """Run the network; see `Engine.coefficients`."""
+        if len(images) > 1:
+            known = [None] * len(images) if priors is None else list(priors[:, None])
+            return one_by_one(self.coefficients, images, known)
+        height, width = images.shape[2:]
+        inputs = {"image": np.ascontiguousarray(images)}
+        if self.takes_prior:
+            zeros = np.zeros((1, 1, height, width), np.float32)
+            inputs["prior"] = zeros if priors is None else np.ascontiguousarray(priors)
+        requests = self._requests(height, width)
+        request = requests.get()
+        try:
+            request.infer(inputs)
+            return np.array(
+                request.get_output_tensor(0).data, np.float32
+            )  # a copy: the request is used again
+        except Exception as error:  # OpenVINO raises RuntimeError for everything
+            raise EngineError(
+                f"{self._path}: OpenVINO failed on {height}x{width}: {_one_line(error)}"
+            ) from error
+        finally:
+            requests.put(request)
+
+    def _requests(self, height: int, width: int) -> "SimpleQueue[Any]":
+        """As many requests as there are lanes, of the model compiled for a size."""
+        with self._lock:
+            known = self._compiled.pop((height, width), None)
+            if known is None:
+                compiled = self._compile(height, width)
+                known = SimpleQueue()
+                for _ in range(self.lanes):
+                    known.put(compiled.create_infer_request())
+            self._compiled[height, width] = known  # the last one used stands last
+            while len(self._compiled) > MOST_SIZES:
+                del self._compiled[next(iter(self._compiled))]
+            return known
+
+    def _compile(self, height: int, width: int) -> Any:
+        settings = self._settings()
+        file = _cached(self._cache_key(height, width, settings))
+        if blob := _read(file):
+            with suppress(Exception):  # of another machine after all, or too old: made anew
+                return self._core.import_model(io.BytesIO(blob), self._device, settings)
+        shapes = {"image": [1, 3, height, width], "prior": [1, 1, height, width]}
+        model = self._model.clone()
+        try:
+            model.reshape({port: shapes[port.get_any_name()] for port in model.inputs})
+            compiled = self._core.compile_model(model, self._device, settings)
+        except Exception as error:
+            raise EngineError(
+                f"{self._path}: OpenVINO cannot compile it for {height}x{width}: {_one_line(error)}",
+                "Use --engine onnx",
+            ) from error
+        try:
+            _write(file, compiled.export_model().getvalue())
+        except Exception as error:  # a device that exports nothing, or a disk that is full: slower next time
+            log.debug("the compiled model is not kept: %s", _one_line(error))
+        return compiled
+
+    def _settings(self) -> dict[str, Any]:
+        """One stream for a lone caller, with all threads; else a stream of one thread a lane."""
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
+        if self._device == "CPU":
+            settings |= {
+                "NUM_STREAMS": self.lanes,
+                "INFERENCE_NUM_THREADS": self._threads * self.lanes,
+                "ENABLE_CPU_PINNING": False,  # the cores are shared with the other stages
+            }
+        return settings
+
+    def _cache_key(self, height: int, width: int, settings: dict[str, Any]) -> str:
+        facts = {
+            "model": self.file_sha256,
+            "size": [height, width],
+            "settings": settings,
+            "device": self._core.get_property(self._device, "FULL_DEVICE_NAME"),
+            "capabilities": sorted(self._core.get_property(self._device, "OPTIMIZATION_CAPABILITIES")),
+            "openvino": openvino_version(),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+
+
+def open_openvino(
+    path: Path, device: str, threads: int | None, lanes: int, precision: str = "auto"
+) -> OpenVinoEngine:
+    """Open a contract file with OpenVINO.
+
+    Args:
+        path: The ONNX file.
+        device: `auto` and `cpu`: the CPU; `gpu`, `gpu:i`, `npu`: Intel's.
+        threads: Of one network pass; None takes all cores. With several lanes each pass has one thread.
+        lanes: How many threads will call the engine at once.
+        precision: `auto` and `float32`; `bfloat16` where the processor computes in it, else float32, which is
+            said.
+
+    Raises:
+        MissingError: No OpenVINO, or no such device.
+        InputError: Not an ONNX file, or not one of ours.
+        UsageError: A device or precision that cannot be meant.
+    """
+    ov = _import_openvino()
+    if precision not in ("auto", *PRECISIONS):
+        raise UsageError(f"precision {precision!r} is not known", "Choose auto, float32 or bfloat16")
+    core = ov.Core()
+    wanted = _device_of(device, core)
+    try:
+        model = core.read_model(str(path))
+    except Exception as error:
+        raise InputError(
+            f"{path}: OpenVINO cannot open it: {_one_line(error)}",
+            "The file is damaged, or has operators that OpenVINO lacks; --engine onnx may take it",
+        ) from error
+    runs_in = "float32" if precision == "auto" else precision
+    if runs_in == "bfloat16" and not computes_in_bf16(core, wanted):
+        log.info("precision float32: this processor has no instructions for bfloat16")
+        runs_in = "float32"
+    engine = OpenVinoEngine(path, core, model, wanted, runs_in, lanes, threads_of(threads, lanes))
+    log.info("engine openvino, %s, %s, %d lane(s)", wanted, runs_in, lanes)
+    return engine
+
+
+def openvino_version() -> str:
+    """Release that is installed; empty without one."""
+    try:
+        return str(_import_openvino().__version__).partition("-")[0]
+    except MissingError:
+        return ""
+
+
+def describe_devices() -> dict[str, tuple[str, bool]]:
+    """Devices by name: what they are called in full, and whether they compute in bfloat16.
+
+    Raises:
+        MissingError: No OpenVINO, or one that does not start.
+    """
+    core = _import_openvino().Core()
+    return {
+        name: (core.get_property(name, "FULL_DEVICE_NAME"), computes_in_bf16(core, name))
+        for name in core.available_devices
+    }
+
+
+def computes_in_bf16(core: Any, device: str = "CPU") -> bool:
+    """Whether a device has instructions for bfloat16, and not only a way to imitate them."""
+    if "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
+        return False
+    if device != "CPU":
+        return True
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True
+    lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
+    return not lines or not BF16_FLAGS.isdisjoint(lines[0].split())
+
+
+def _import_openvino() -> Any:
+    # Its Python package would report uses of some of its tools; it takes the absence of this for a refusal.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    try:
+        import openvino
+    except ImportError as error:
+        if error.name == "openvino":
+            raise MissingError("OpenVINO is not installed", INSTALL_HINT) from None
+        raise MissingError(f"OpenVINO does not start: {error}", INSTALL_HINT) from error
+    return openvino
+
+
+def _device_of(device: str, core: Any) -> str:
+    name, _, index = device.partition(":")
+    if name == "cuda":
+        raise UsageError("engine openvino has no CUDA", "Use --engine onnx, or --device cpu, gpu or npu")
+    wanted = "CPU" if name in ("auto", "cpu") else name.upper() + (f".{index}" if index else "")
+    there = list(core.available_devices)
+    if wanted not in there and f"{wanted}.0" not in there:
+        raise MissingError(f"device {device}: OpenVINO finds {', '.join(there)}", "Use --device cpu")
+    return wanted
+
+
+def _contract(path: Path, model: Any) -> Contract:
+    info = model.get_rt_info()
+    found = info["framework"] if "framework" in info else {}
+    metadata = {str(key): str(found[key].value) for key in found}
+    return Contract.from_metadata(metadata, str(path))
+
+
+def _without_alpha(path: Path, model: Any) -> Any:
+    """The part that makes `coefficients`: alpha is made here, strip by strip, at the photo's own size."""
+    import openvino
+
+    names = {port.get_any_name() for port in (*model.inputs, *model.outputs)}
+    if lacking := {"image", "guide", "coefficients"} - names:
+        raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
+    inputs = [port.get_node() for port in model.inputs if port.get_any_name() != "guide"]
+    return openvino.Model([model.output("coefficients")], inputs, "coefficients")
+
+
+def _cached(key: str) -> Path:
+    return cache_folder() / "openvino" / f"{key}.blob"
+
+
+def _read(file: Path) -> bytes | None:
+    """A compiled model, if it is there and whole."""
+    try:
+        data = file.read_bytes()
+    except OSError:
+        return None
+    blob = data[DIGEST_BYTES:]
+    if hashlib.sha256(blob).hexdigest().encode() != data[:DIGEST_BYTES]:
+        log.debug("%s: damaged, made anew", file)
+        return None
+    file.touch()
+    return blob
+
+
+def _write(file: Path, blob: bytes) -> None:
+    """Keep a compiled model, whole or not at all, and let the oldest ones go."""
+    with writing(file, shared=True) as temporary:
+        temporary.write_bytes(hashlib.sha256(blob).hexdigest().encode() + blob)
+    kept = 0
+    by_age = sorted(file.parent.glob("*.blob"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in by_age:
+        kept += path.stat().st_size
+        if kept > MOST_CACHED_BYTES and path != file:
+            path.unlink(missing_ok=True)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

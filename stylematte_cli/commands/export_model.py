@@ -1,0 +1,63 @@
+"""`stylematte export --weights MODEL.onnx`: another precision of a model file, as of an imported network."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stylematte.errors import InputError, MissingError, UsageError
+from stylematte_cli.commands.toolkit import require
+
+if TYPE_CHECKING:
+    from export.precision import Precision
+
+
+def is_model(weights: str) -> bool:
+    """Whether weights are a model file that somebody imported, with nothing to export it from beside it."""
+    from stylematte.weights import MODEL, TRAINING, find
+
+    try:
+        path = find(weights)
+    except MissingError:  # told by who looks for weights of training
+        return False
+    return path.suffix == MODEL and (weights.endswith(MODEL) or not path.with_suffix(TRAINING).is_file())
+
+
+def convert_model(
+    weights: str,
+    out: Path,
+    precision: "Precision",
+    photos: Path | None,
+    name: str,
+    overwrite: bool,
+    lines: list[str],
+) -> tuple[Path, dict[str, Any]]:
+    """Write the file and its card; facts for --json come back, `lines` for people are added.
+
+    Raises:
+        UsageError: float32 is asked for, which the file is.
+        InputError: It is there already, or is no float32 model.
+    """
+    require("onnx", extra="networks")
+    require("onnxruntime", extra="cpu")
+    from export.convert import convert
+    from export.foreign.reading import load_model
+    from stylematte.files import sha256_of
+    from stylematte.weights import find, keep, read_card
+
+    source = find(weights)
+    if precision == "fp32":
+        raise UsageError(
+            f"{source} is a model file already", "Give --fp16, --bf16 or --int8, or --format tensorrt"
+        )
+    target = out / f"{name or source.stem}_{precision}.onnx"
+    if target.exists() and not overwrite:
+        raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
+    model, parity = convert(load_model(source), precision, photos, str(source))
+    card = read_card(source)
+    facts = {key: card[key] for key in ("licence", "summary", "provenance") if key in card}
+    keep(target, facts | {"precision": precision}, lambda path: path.write_bytes(model.SerializeToString()))
+    lines.append(
+        f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
+        f"{parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}, "
+        f"over {parity.pictures} photos"
+    )
+    return target, {"sha256": sha256_of(target), "parity": parity.as_dict()}
