@@ -108,7 +108,7 @@ def test_scores_that_cannot_be():
     with pytest.raises(ScoreError, match="KID needs"):
         kid(some, some)
     other = scores.Statistics(torch.zeros(3), torch.zeros(3, 3), 5)
-    with pytest.raises(ScoreError, match="two detectors"):
+    with pytest.raises(ScoreError, match="different detectors"):
         fid(some, other)
 
 
@@ -128,17 +128,19 @@ def test_features_that_are_no_numbers_are_no_score(value, keep_features):
     a = images(1, 60, low=1).clamp(max=254)
     sound = statistics(Breaks(), [a], keep_features)
     a[[7, 41], 0, 0, 0] = value
-    with pytest.raises(scores.FeatureError, match="of 2 images, among them number 8, 42") as caught:
+    with pytest.raises(
+        scores.FeatureError, match="of 2 images are not finite, including image number 8, 42"
+    ) as caught:
         statistics(Breaks(), a.split(16), keep_features)
     assert caught.value.places == [7, 41]
     bad = scores.Statistics(
         sound.total * torch.nan, sound.products, sound.count, torch.full((60, 12), torch.nan)
     )
     for pair in ((sound, bad), (bad, sound)):
-        with pytest.raises(ScoreError, match="are no numbers"):
+        with pytest.raises(ScoreError, match="are not finite"):
             fid(*pair)
     if keep_features:
-        with pytest.raises(ScoreError, match="generated images are no numbers"):
+        with pytest.raises(ScoreError, match="generated images are not finite"):
             kid(sound, bad)
 
 
