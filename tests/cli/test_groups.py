@@ -8,7 +8,9 @@ import pytest
 import typer
 import typer.main
 
+from stylematte import engines
 from stylematte_cli.app import main
+from stylematte_cli.commands import options
 from stylematte_cli.commands.groups import with_groups
 
 
@@ -54,6 +56,10 @@ def test_its_options_are_checked(group: type, words: list[str]) -> None:
     with pytest.raises(Exception) as caught:  # noqa: PT011
         parsed(group, words)
     assert hasattr(caught.value, "format_message")  # Typer's own errors, which share no public class
+
+
+def test_the_help_names_every_engine() -> None:
+    assert options.ENGINES == "|".join(engines.ENGINES)
 
 
 def test_two_groups_with_one_option_are_a_mistake() -> None:
