@@ -121,7 +121,7 @@ fine = {{ l2 = 1.0 }}
     assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
     assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
     assert f"  {drawn.PEOPLE}: {trained} images to train on, {10 - trained} held out\n" in said
-    assert f"stage cut-outs left out: {half_gone / drawn.CUTOUTS} is not there" in said
+    assert f"stage cut-outs skipped: {half_gone / drawn.CUTOUTS} does not exist" in said
     assert not (tmp_path / "out").exists()
     line = refused(capsys, tmp_path / "mine.toml", *arguments, "--stages", "cut-outs", code=3)
     assert f"{drawn.CUTOUTS}: no such data set folder" in line  # asked for by name, so it must be there
@@ -181,7 +181,7 @@ def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     assert "--device tpu" in refused(capsys, *there, "--device", "tpu", code=4)
     assert "--device cuda:99" in refused(capsys, *there, "--device", "cuda:99", code=4)
     line = refused(capsys, *there, "--backbone-weights", tmp_path / "none.safetensors", code=4)
-    assert "none.safetensors is not there" in line
+    assert "none.safetensors does not exist" in line
     assert not (tmp_path / "out").exists()
 
 

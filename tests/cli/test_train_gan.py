@@ -64,7 +64,10 @@ def test_recipes_explain_themselves(capsys):
     assert run("gan", "--list") == 0
     said = capsys.readouterr().out
     assert "  network StyleGAN3-T, 256 px, 4 channels\n  10000 kimg in batches of 32" in said
-    assert "  judged by clip, too: photos against composites\n  augmentation: adaptive, target 0.6\n" in said
+    assert (
+        "  second discriminator on clip: photos against composites\n  augmentation: adaptive, target 0.6\n"
+        in said
+    )
     assert "    FFHQ: photos, layout ffhq" in said
 
 

@@ -75,7 +75,7 @@ def test_a_refiner_that_is_not_the_models_is_refused(
         assert stylematte.load(model, device="cpu").detail is None
     (told,) = (record for record in caplog.records if "looked at again" in record.message)
     assert told.levelname == "DEBUG"  # nobody asked for detail: -v alone says it
-    assert "red_refiner.onnx: the refiner that red.onnx names is not there" in caplog.text
+    assert "red_refiner.onnx: the refiner that red.onnx names does not exist" in caplog.text
 
 
 def test_a_file_that_is_no_refiner_is_refused(tmp_path: Path) -> None:
