@@ -1,5 +1,6 @@
 """`stylematte synth`: generate images with alpha."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,16 +9,14 @@ import typer
 
 from stylematte.errors import MissingError, UsageError
 from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, check_allowed, find_trained
+from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import (
-    Count,
     Device,
-    Json,
     Out,
+    Output,
     Overwrite,
     Policy,
-    Quiet,
-    Threshold,
-    Truncation,
+    Synthetic,
     Verbose,
     print_json,
     start_log,
@@ -26,28 +25,26 @@ from stylematte_cli.commands.progress import with_frame_progress
 from stylematte_cli.commands.toolkit import require
 
 
-def synth(
-    out: Out = Path("synthetic"),
-    count: Count = 100,
-    truncation: Truncation = "0.7",
+@dataclass(frozen=True)
+class GenerationOptions:
+    """What to generate, and in which format."""
+
     weights: Annotated[
         str,
         typer.Option("--weights", metavar="NAME|FILE", help="Generator: a name or a .safetensors file."),
-    ] = DEFAULT_GENERATOR,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass.")] = 8,
+    ] = DEFAULT_GENERATOR
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass.")] = 8
     form: Annotated[
         Literal["rgba", "pairs"],
-        typer.Option(
-            "--format", help="Write RGBA files (rgba), or RGB to image/ and alphas to alpha/ (pairs)."
-        ),
-    ] = "rgba",
+        typer.Option("--format", help="Write RGBA files, or pairs in image/ and alpha/."),
+    ] = "rgba"
     size: Annotated[
         int | None,
         typer.Option(
             "--size", min=8, metavar="PX", help="Downsample images to this side (default: the generator's)."
         ),
-    ] = None,
+    ] = None
     jitter: Annotated[
         str,
         typer.Option(
@@ -56,22 +53,36 @@ def synth(
             help="Shift images by up to this fraction of the side, and rotate them by up to DEG degrees: "
             "0.05:10.",
         ),
-    ] = "",
+    ] = ""
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """Filter of the generated images."""
+
     use_filter: Annotated[
         bool,
         typer.Option(
             "--filter",
             help="Keep only images whose alpha a matting network confirms; also applies to existing images.",
         ),
-    ] = False,
-    threshold: Threshold = None,
+    ] = False
     matting: Annotated[
         str, typer.Option("--matting", metavar="NAME|FILE", help="Matting network of the filter.")
-    ] = "nano",
+    ] = "nano"
     backgrounds: Annotated[
         str,
         typer.Option("--backgrounds", metavar="DIR|COLOUR", help="Background of the filter's composites."),
-    ] = "128,128,128",
+    ] = "128,128,128"
+
+
+@with_groups
+def synth(
+    out: Out = Path("synthetic"),
+    *,
+    synthetic: Synthetic,
+    generation: GenerationOptions,
+    filtering: FilterOptions,
     preview: Annotated[
         Path | None,
         typer.Option(
@@ -81,8 +92,7 @@ def synth(
     policy: Policy = "any",
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    output: Output,
     verbose: Verbose = 0,
 ) -> None:
     """Generate images with alpha, as training data for `stylematte train`.
@@ -92,11 +102,11 @@ def synth(
     manifest lists both, and replacements are generated for them. The same command resumes an interrupted run;
     with a larger --n it adds images.
     """
-    start_log(verbose, quiet)
-    if threshold is not None and not use_filter:
+    start_log(verbose, output.quiet)
+    if synthetic.threshold is not None and not filtering.use_filter:
         raise UsageError("--threshold needs --filter", "Add --filter")
-    path = _find_generator(weights or DEFAULT_GENERATOR)
-    check_allowed(policy, path, matting if use_filter else "")
+    path = _find_generator(generation.weights or DEFAULT_GENERATOR)
+    check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     _check_preview(preview, out)
     require("torch", extra="train")
     from training.devices import usable_device
@@ -105,18 +115,20 @@ def synth(
     request = SynthesisRequest(
         out=out,
         weights=path,
-        plan=parse_plan(seed, truncation, jitter),
-        count=count,
-        size_px=size,
-        form=form,
-        batch_size=batch_size,
-        keep=Filter(matting, threshold or Filter.threshold, backgrounds) if use_filter else None,
+        plan=parse_plan(generation.seed, synthetic.truncation, generation.jitter),
+        count=synthetic.count,
+        size_px=generation.size,
+        form=generation.form,
+        batch_size=generation.batch_size,
+        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, filtering.backgrounds)
+        if filtering.use_filter
+        else None,
         preview=preview,
         device=usable_device(device),
         overwrite=overwrite,
     )
-    report = synthesize(request, partial(with_frame_progress, quiet=quiet, unit="image"))
-    if as_json:
+    report = synthesize(request, partial(with_frame_progress, quiet=output.quiet, unit="image"))
+    if output.as_json:
         print_json(report)
     else:
         for line in report_lines(report, out):

@@ -60,6 +60,19 @@ def test_fid_is_that_of_scipy():
     assert wanted > 0.1
 
 
+def test_fid_of_few_pictures_is_that_of_torchmetrics():
+    """Fewer pictures than features: the covariances have no full rank."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    a, b = images(8, 7), images(9, 9, low=60)
+    metric = FrechetInceptionDistance(feature=Means(), input_img_size=(3, 4, 4))
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert fid(*(statistics(Means(), [p]) for p in (a, b))) == pytest.approx(
+        float(metric.compute()), rel=1e-4
+    )
+
+
 def test_equal_sets_have_none_and_their_order_does_not_matter():
     a = images(3, 100)
     real, shuffled = (statistics(Means(), p.split(33)) for p in (a, a[torch.randperm(100)]))
