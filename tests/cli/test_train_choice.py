@@ -178,11 +178,11 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--image", "photos"], 2, "--image goes with --mask or with --alpha"),
-        (["--mask", "photos"], 2, "--image goes with --mask or with --alpha"),
+        (["--image", "photos"], 2, "--image needs --mask or --alpha"),
+        (["--mask", "photos"], 2, "--image needs --mask or --alpha"),
         (["--image", "photos", "--mask", "photos", "--data", "photos"], 2, "exclude each other"),
         (["--image", "photos", "--mask", "gone"], 3, "gone: no such folder"),
-        (["nano", "--image", "photos", "--mask", "photos"], 2, "recipe nano names its own data sets"),
+        (["nano", "--image", "photos", "--mask", "photos"], 2, "recipe nano has its own data sets"),
         (["finetune", "--data", "photos"], 3, "photos: no photos with masks in it"),
         (["--print"], 2, "--print needs the name of a recipe"),
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),

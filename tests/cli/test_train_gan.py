@@ -90,7 +90,7 @@ def test_what_only_matting_understands_is_refused(capsys, recipe, given, named):
 def test_what_cannot_be_meant(capsys, recipe, photos, tmp_path):
     assert "no such folder" in refused(capsys, recipe, "--data", tmp_path / "none", code=3)
     there = (recipe, "--data", photos, "--out", tmp_path / "out")
-    assert "holds no run to go on with" in refused(capsys, *there, "--resume", code=3)
+    assert "contains no run to resume" in refused(capsys, *there, "--resume", code=3)
     assert "no backbone" in refused(capsys, *there, "--backbone-weights", "x.safetensors", code=2)
     assert "--detector is for recipes that train a generator" in refused(
         capsys, "nano", "--detector", "nano", code=2

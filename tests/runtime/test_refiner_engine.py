@@ -65,12 +65,12 @@ def test_a_refiner_that_is_not_the_models_is_refused(
     ):
         open_refiner(model, contract, "cpu")
     refiner.unlink()
-    with pytest.raises(MissingError, match="is not there"):
+    with pytest.raises(MissingError, match="does not exist"):
         open_refiner(model, contract, "cpu")
-    with pytest.raises(MissingError, match="is not there"):
+    with pytest.raises(MissingError, match="does not exist"):
         stylematte.load(model, device="cpu", detail="max")
     assert stylematte.load(model, device="cpu", detail="off").detail is None
-    assert "is not there" not in caplog.text
+    assert "does not exist" not in caplog.text
     with caplog.at_level("DEBUG", "stylematte"):
         assert stylematte.load(model, device="cpu").detail is None
     (told,) = (record for record in caplog.records if "looked at again" in record.message)
