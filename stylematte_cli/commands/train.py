@@ -29,6 +29,7 @@ from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_generator import refuse_matting_options, train_generator
 from stylematte_cli.commands.train_matting import Request, train_matting
+from stylematte_cli.commands.train_teachers import label_first, teachers_of
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -96,8 +97,14 @@ def train(
     ] = "",
     backbone_weights: BackboneWeights = "",
     teacher: Annotated[
-        str, typer.Option("--teacher", metavar="NAME|FILE", help="Trained weights that label what has none.")
-    ] = "",
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME|FILE",
+            help="Trained weights, or a model, that label what has no label. Models may be several: give it "
+            "again; where they differ, a label counts less.",
+        ),
+    ] = None,
     student: Annotated[
         str, typer.Option("--student", metavar="NAME", help="Network to train, in place of the recipe's.")
     ] = "",
@@ -155,6 +162,7 @@ def train(
     Recipes gan/... train a generator of RGBA pictures from photos and their mattes; photos without an alpha
     are matted first, by nano or by the model named as --teacher.
     """
+    teachers = list(teacher or [])
     let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
     sets = list(overrides or [])
@@ -198,14 +206,16 @@ def train(
         from training.gan.config import load_gan_recipe
         from training.gan.run import GanRequest
 
-        check_allowed(policy, teacher or DEFAULT)
+        if len(teachers) > 1:
+            raise UsageError("--teacher is given more than once: one model mattes photos for a generator")
+        check_allowed(policy, *(teachers or [DEFAULT]))
 
         generator = GanRequest(
             recipe=load_gan_recipe(recipe, sets),
             data=data or DATA,
             out=folder,
             mattes=mattes or folder / "mattes",
-            matter=teacher,
+            matter="".join(teachers),
             backbone=backbone_weights,
             detector=detector,
             device=device,
@@ -233,9 +243,12 @@ def train(
         where = mattes or folder / "mattes"
         options = RunOptions(*(folder, where, torch_device, precision, accumulate, workers, every or EVERY))
         starts_from = _init_of(chosen, init, student, backbone_weights)
-        check_allowed(policy, starts_from, teacher)
+        check_allowed(policy, starts_from, *teachers)
+        one, models = teachers_of(teachers)
+        if models and not dry_run:
+            chosen = label_first(chosen, root, models, where, device, say, quiet)
         request = Request(
-            recipe, root, chosen, options, starts_from, teacher, backbone_weights, choice, say, quiet
+            recipe, root, chosen, options, starts_from, one, backbone_weights, choice, say, quiet
         )
         facts = train_matting(request, dry_run)
     if as_json and _is_first_process():
