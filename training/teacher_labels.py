@@ -2,8 +2,6 @@
 
 import dataclasses
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,8 +13,7 @@ from numpy.typing import NDArray
 
 import stylematte
 from stylematte.engines.base import usable_cores
-from stylematte.errors import InputError
-from stylematte.files import sha256_of, temporary_path, write_bytes
+from stylematte.files import copy_file, sha256_of, write_bytes
 from stylematte.matter import Matter
 from stylematte.media.images import encode_image, read_bytes, read_image
 from training.config import DataSet, Recipe
@@ -134,7 +131,7 @@ def make_labels(
             return
         pixels = read_image(photo).pixels
         label = label_photo(_eight_bits(pixels), matters)
-        _link(photo, image)
+        copy_file(photo, image, may_link=True)
         for part, plane in (("alpha", label.alpha), ("weight", label.confidence)):
             write_bytes(paths[part], encode_image((plane * 255 + 0.5).astype(np.uint8), "png"))
 
@@ -168,19 +165,3 @@ def _eight_bits(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
     if pixels.dtype == np.uint16:
         return np.asarray(pixels >> 8, np.uint8)  # type: ignore[operator]
     return np.asarray(pixels, np.uint8)
-
-
-def _link(photo: Path, target: Path) -> None:
-    """Let a photo stand in a folder: the same file where that can be, else a copy, whole or not at all."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_path(target)
-    try:
-        try:
-            os.link(photo.resolve(), temporary)
-        except OSError:
-            shutil.copyfile(photo, temporary)
-        os.replace(temporary, target)
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
-    finally:
-        temporary.unlink(missing_ok=True)

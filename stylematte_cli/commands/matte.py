@@ -136,6 +136,13 @@ def matte(
             "--workers", min=1, metavar="N", help="Pictures in work at once: one a core if not given."
         ),
     ] = None,
+    layout: Annotated[
+        Literal["mirror", "dataset"],
+        typer.Option(
+            "--layout",
+            help="Of --out: as the input lies, or image/ and alpha/, as `stylematte train` reads it.",
+        ),
+    ] = "mirror",
     overwrite: options.Overwrite = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")
@@ -174,7 +181,11 @@ def matte(
             if request.for_clips or kind in CLIP_FORMATS:
                 raise UsageError("- reads one picture, and these options are for clips")
             return _matte_stdin(model.open(1), request.job)
-        how = RunOptions(batch_size, workers, overwrite, dry_run, quiet, as_json)
+        if layout == "dataset" and (made != "alpha" or kind not in (None, "png", "webp")):
+            raise UsageError(
+                "--layout dataset holds alphas as png or webp", "Leave out --output and --format"
+            )
+        how = RunOptions(batch_size, workers, overwrite, dry_run, quiet, as_json, layout)
         return matte_files(inputs, out, request, model, how)
 
 

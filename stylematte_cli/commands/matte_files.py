@@ -14,6 +14,7 @@ import typer
 
 from stylematte.errors import INTERRUPTED, EngineError, StyleMatteError, UsageError
 from stylematte_cli.commands import options
+from stylematte_cli.commands.matte_layout import as_dataset, place_photos
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import require
 
@@ -131,6 +132,7 @@ class RunOptions:
     dry_run: bool
     quiet: bool
     as_json: bool
+    layout: str = "mirror"
 
 
 @dataclass
@@ -215,6 +217,8 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     photos = [item for item in there if not item.is_clip]
     clips = [item for item in there if item.is_clip]
     clip_job = _check(request, photos, clips)
+    if how.layout == "dataset":
+        photos = as_dataset(there, out)
     cores = how.workers or usable_cores()
     workers = min(cores, max(1, len(photos)))
     matter = model.open(cores if clips else workers)
@@ -248,6 +252,8 @@ def matte_files(inputs: list[Path], out: Path, request: MatteRequest, model: Mod
     try:
         if plans[0].todo:  # else nothing is written, not even a folder
             _do_photos(plans[0], matter, request, how, workers, tally)
+        if how.layout == "dataset":
+            place_photos(photos, out)
         if clip_job is None:
             for item, _ in plans[1].todo:
                 tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)

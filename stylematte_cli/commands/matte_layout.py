@@ -1,0 +1,47 @@
+"""`stylematte matte --layout dataset`: photos and alphas side by side, as training reads them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stylematte.errors import UsageError
+
+if TYPE_CHECKING:
+    from stylematte.media.paths import Item
+
+HASH_LETTERS = 8
+
+
+def as_dataset(items: "Sequence[Item]", out: Path) -> "list[Item]":
+    """Name alphas in one folder, whatever folders the photos lie in: a data set is flat.
+
+    Args:
+        items: Photos; their outputs lie below `out`.
+        out: Gets alpha/ and image/.
+
+    Raises:
+        UsageError: A clip, or a page of a file.
+    """
+    names = ["-".join(item.output.relative_to(out).with_suffix("").parts) for item in items]
+    counts = Counter(names)
+    placed = []
+    for item, name in zip(items, names, strict=True):
+        if item.is_clip or not item.source.is_file():
+            raise UsageError(f"--layout dataset is for photos, and {item.source} is none", "Leave it out")
+        if counts[name] > 1:  # a/b-c.jpg and a-b/c.jpg
+            name += f"-{hashlib.sha256(str(item.source).encode()).hexdigest()[:HASH_LETTERS]}"
+        placed.append(replace(item, output=out / "alpha" / f"{name}{item.output.suffix}"))
+    return placed
+
+
+def place_photos(items: "Sequence[Item]", out: Path) -> None:
+    """Copy the photos whose alphas are there beside them, under the same names."""
+    from stylematte.files import copy_file
+
+    for item in items:
+        photo = out / "image" / f"{item.output.stem}{item.source.suffix.lower()}"
+        if item.output.is_file() and not photo.exists():
+            copy_file(item.source, photo)
