@@ -4,7 +4,7 @@
         [--steps 200] [--only NAME ...]
 
 Rows of the matting stage all begin with --weights, those of nano after its segmentation stage, and take as
-many of the stage's steps, on the same pictures in the same order. The pyramid cannot be taken out of trained
+many of the stage's steps, on the same images in the same order. The pyramid cannot be taken out of trained
 weights: its two rows begin with the encoder of --backbone-weights and take that many steps of segmentation.
 Scores are those of `training.held_out.score`, at training size, on up to 30 held-out photos of each set. A
 short training ranks what helps early; it does not say what a full one ends with.

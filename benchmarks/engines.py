@@ -1,4 +1,4 @@
-"""Eager torch against our ONNX files: same weights, same pictures, same cores, in one run.
+"""Eager torch against our ONNX files: same weights, same images, same cores, in one run.
 
     python benchmarks/engines.py [nano ...] [--photos DIR] [--side 512] [--rounds 20] [--json FILE]
 

@@ -2,7 +2,7 @@
 
     python benchmarks/foreground.py CUTOUTS BACKGROUNDS [--limit 60] [--json foreground.json]
 
-CUTOUTS is a folder of RGBA pictures with straight alpha, so their colours are known wherever alpha is above
+CUTOUTS is a folder of RGBA images with straight alpha, so their colours are known wherever alpha is above
 0. Each is laid over a photo; both estimators get the composite and the true alpha. The error is that of the
 colour as it is seen: the mean over the soft band (alpha 0.02 to 0.98) of alpha · |F - true F|, in codes of
 255. Both run on one thread but for PyMatting's compiled loops, which take all cores; times are also taken on
@@ -30,9 +30,9 @@ from stylematte.media.paths import SUFFIXES
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cutouts", type=Path, help="folder of RGBA pictures")
+    parser.add_argument("cutouts", type=Path, help="folder of RGBA photos")
     parser.add_argument("backgrounds", type=Path, help="folder of photos")
-    parser.add_argument("--limit", type=int, default=60, help="pictures; default 60")
+    parser.add_argument("--limit", type=int, default=60, help="photos; default 60")
     parser.add_argument("--json", type=Path, default=Path("foreground.json"), help="default foreground.json")
     options = parser.parse_args()
     cv2.setNumThreads(1)
@@ -42,12 +42,12 @@ def main() -> None:
     rows: dict[str, list[tuple[float, float, float]]] = {name: [] for name in estimators}
     large: dict[str, float] = {}
     for number, path in enumerate(cutouts):
-        picture = read_image(path)
-        if picture.alpha is None:
+        photo = read_image(path)
+        if photo.alpha is None:
             continue
-        alpha = picture.alpha.astype(np.float64) / 255
+        alpha = photo.alpha.astype(np.float64) / 255
         behind = cover(read_image(photos[number * 37 % len(photos)]).pixels, alpha.shape)
-        image = alpha[:, :, None] * picture.pixels + (1 - alpha[:, :, None]) * behind
+        image = alpha[:, :, None] * photo.pixels + (1 - alpha[:, :, None]) * behind
         image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
         band = (alpha > 0.02) & (alpha < 0.98)
         for name, estimate in estimators.items():
@@ -57,7 +57,7 @@ def main() -> None:
             started = time.perf_counter()
             found = estimate(image, alpha)
             seconds = time.perf_counter() - started
-            difference = np.abs(found.astype(float) - picture.pixels).mean(axis=2)
+            difference = np.abs(found.astype(float) - photo.pixels).mean(axis=2)
             rows[name].append((float((alpha * difference)[band].mean()), seconds, alpha.size / 1e6))
     report = {
         "cutouts": len(rows["ours"]),

@@ -1,4 +1,4 @@
-"""Time and memory of generators and discriminators, size by size, on a processor or a card.
+"""Time and memory of generators and discriminators, size by size, on a processor or a GPU.
 
     python benchmarks/gan.py [--device cpu|cuda] [--sizes 64 256] [--kinds t r] [--batch 4] [--small]
                              [--threads 1] [--rounds 3] [--json FILE]
@@ -6,7 +6,7 @@
 Drawing, a generator's step (drawing, judging, both ways back), a discriminator's step without and with R1.
 R1 is due every sixteenth step; its cost a step is a sixteenth of the difference. StyleGAN3's recipe has no
 path-length term, and our filtered leaky ReLU has no second derivative, so there is none to measure.
-Memory is the card's peak, or, on a processor, the peak of a process of its own. Processor time is given
+Memory is the GPU's peak, or, on a processor, the peak of a process of its own. Processor time is given
 beside wall time: on a busy machine it is the steadier of the two. With --small, networks are as narrow as
 recipes for processors have them.
 """
@@ -74,29 +74,29 @@ def task_of(name: str, kind: str, side: int, arguments: argparse.Namespace) -> C
 
 
 def measure(name: str, kind: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One task in this process: milliseconds a picture and peak megabytes."""
+    """One task in this process: milliseconds an image and peak megabytes."""
     torch.set_num_threads(arguments.threads)
     task = task_of(name, kind, side, arguments)
-    on_card = arguments.device.startswith("cuda")
+    on_gpu = arguments.device.startswith("cuda")
     task()
-    if on_card:
+    if on_gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     wall, busy = [], []
     for _ in range(arguments.rounds):
         begin, begin_busy = time.perf_counter(), time.process_time()
         task()
-        if on_card:
+        if on_gpu:
             torch.cuda.synchronize()
         wall.append(1000 * (time.perf_counter() - begin) / arguments.batch)
         busy.append(1000 * (time.process_time() - begin_busy) / arguments.batch)
     peak = (
         torch.cuda.max_memory_allocated()
-        if on_card
+        if on_gpu
         else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     )
     row = {"median_ms_a_picture": statistics.median(wall), "min_max_ms": [min(wall), max(wall)]}
-    if not on_card:
+    if not on_gpu:
         row["median_processor_ms_a_picture"] = statistics.median(busy)
     return row | {"peak_mb": peak / 1e6}
 
@@ -128,7 +128,7 @@ def main() -> None:
         name, kind, side = arguments.only
         print(json.dumps(measure(name, kind, int(side), arguments)))
         return
-    on_card = arguments.device.startswith("cuda")
+    on_gpu = arguments.device.startswith("cuda")
     networks = []
     for kind in arguments.kinds:
         for side in arguments.sizes:
@@ -137,7 +137,7 @@ def main() -> None:
                 row[name] = in_own_process(name, kind, side)
                 figures = row[name]
                 print(
-                    f"{kind} {side:5} {name:22} {figures['median_ms_a_picture']:9.1f} ms a picture "
+                    f"{kind} {side:5} {name:22} {figures['median_ms_a_picture']:9.1f} ms an image "
                     f"{figures['peak_mb']:9.0f} MB",
                     flush=True,
                 )
@@ -145,7 +145,7 @@ def main() -> None:
             row["r1_ms_a_picture_every_16th"] = (with_r1 - plain) / 16
             networks.append(row)
     result = {
-        "device": torch.cuda.get_device_name() if on_card else platform.machine(),
+        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
         "torch": torch.__version__,
         "threads": arguments.threads,
         "batch": arguments.batch,

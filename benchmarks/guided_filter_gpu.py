@@ -1,11 +1,11 @@
-"""The guided filter's CUDA kernels on this card: errors, and time against a plain copy and against torch.
+"""The guided filter's CUDA kernels on this GPU: errors, and time against a plain copy and against torch.
 
     python benchmarks/guided_filter_gpu.py [--coarse 96x168] [--fine 2160x3840] [--rounds 50] [--json FILE]
 
 Errors are against torch in float64. For time, calls are captured into CUDA graphs over several buffers that
-together are larger than the card's L2 cache, so that neither Python nor that cache is measured; a round
+together are larger than the GPU's L2 cache, so that neither Python nor that cache is measured; a round
 replays each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's,
-in the same rounds. Needs a card, and the extras `cuda` and `train`.
+in the same rounds. Needs a GPU, and the extras `cuda` and `train`.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def stream() -> int:
 
 
 def guide_of(case: Case, size: tuple[int, int], seed: int) -> Tensor:
-    """One picture in the case's layout and storage."""
+    """One image in the case's layout and storage."""
     generator = torch.Generator("cuda").manual_seed(seed)
     channels = 1 if case.layout == "grey" else 3
     guide = torch.rand(1, channels, *size, device="cuda", generator=generator)
@@ -65,7 +65,7 @@ def guide_of(case: Case, size: tuple[int, int], seed: int) -> Tensor:
     return (255 * guide).round().to(torch.uint8) if case.guide == "uint8" else guide.to(KINDS[case.guide])
 
 
-@cache  # a graph cannot capture the copy to the card
+@cache  # a graph cannot capture the copy to the GPU
 def normalisation(kind: torch.dtype) -> tuple[Tensor, Tensor]:
     """Mean and deviation, (1, 3, 1, 1)."""
     mean, std = (torch.tensor(x, device="cuda", dtype=kind).view(1, 3, 1, 1) for x in (MEAN, STD))
@@ -221,10 +221,10 @@ def main() -> None:
         raise SystemExit(f"guided_filter_gpu: {error}") from None
     if not torch.cuda.is_available():
         raise SystemExit(f"guided_filter_gpu: torch {torch.__version__} sees no CUDA device")
-    card = torch.cuda.get_device_properties(0)
+    gpu = torch.cuda.get_device_properties(0)
     result = {
-        "card": card.name,
-        "multiprocessors": card.multi_processor_count,
+        "card": gpu.name,
+        "multiprocessors": gpu.multi_processor_count,
         "torch": torch.__version__,
         "nvrtc": version(),
         "coarse": arguments.coarse,

@@ -136,7 +136,7 @@ def one(matter: Matter, sample: Sample, mattes: Path, slipped: bool) -> dict[str
 
 
 def through_grid(alpha: NDArray[np.float32], matter: Matter, stride: int) -> NDArray[np.float32]:
-    """An alpha (H, W) on a grid of `stride` at the working size of its picture, and made large again."""
+    """An alpha (H, W) on a grid of `stride` at the working size of its image, and made large again."""
     height, width = matter.engine.contract.working_size_for(*alpha.shape, matter.size)
     small = cv2.resize(alpha, (width // stride, height // stride), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)

@@ -1,4 +1,4 @@
-"""How fast training pictures are drawn, against a training step on the same machine, in one run.
+"""How fast training images are drawn, against a training step on the same machine, in one run.
 
     python benchmarks/loader.py [--preset nano] [--step-rate R] [--rounds 3] [--json FILE]
 
@@ -6,7 +6,7 @@ Draws a set like P3M-10k to a temporary folder (JPEG photos of 1.7 megapixels, P
 1.2 megapixels, and times `training.data.dataset` with this project's own and the published augmentation, at
 512² and 800², with 0, 1 and 2 worker processes; "composed" is published with every background exchanged, as
 for AM-2k. The start of the processes is not timed. A step is forward, backward and update of the preset in
-float32 on a batch of random pictures. Rounds alternate, so that a drift of speed meets all alike; medians
+float32 on a batch of random images. Rounds alternate, so that a drift of speed meets all alike; medians
 count. Processor time per image depends less on what else the machine does, and with workers holds the way of
 the tensors through shared memory: from it follows how many workers, each with a core of its own, keep a step
 fed, this machine's or with --step-rate R one of R images/s.
@@ -59,12 +59,12 @@ def draw(root: Path, count: int) -> None:
 
 
 def textured(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A picture with detail at every scale, so that its JPEG is about as large as a photo's."""
-    picture = np.zeros((*size, 3), np.float32)
+    """An image with detail at every scale, so that its JPEG is about as large as a photo's."""
+    image = np.zeros((*size, 3), np.float32)
     for cell in (4, 16, 64, 256):
         coarse = rng.normal(0, 1, (size[0] // cell + 2, size[1] // cell + 2, 3)).astype(np.float32)
-        picture += cell**0.5 * cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-    return np.clip(128 + 5 * picture, 0, 255).astype(np.uint8)
+        image += cell**0.5 * cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
+    return np.clip(128 + 5 * image, 0, 255).astype(np.uint8)
 
 
 def dataset_of(root: Path, way: str, side: int) -> MattingDataset:
@@ -109,7 +109,7 @@ def processor_ms(dataset: MattingDataset, workers: int, images: int) -> float:
 
 
 class Step:
-    """Training steps of a preset on random pictures."""
+    """Training steps of a preset on random images."""
 
     def __init__(self, preset: str) -> None:
         torch.manual_seed(0)

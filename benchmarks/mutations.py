@@ -1,13 +1,13 @@
-"""Damaged files through the reader: does it crash, hang, or give a picture shorter than its header says?
+"""Damaged files through the reader: does it crash, hang, or give an image shorter than its header says?
 
     python benchmarks/mutations.py --files 20000 --out benchmarks/results/mutations.json
 
-Sound pictures of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
+Sound images of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
 hole of zeros, an insertion or the head of another file, and read in a child process. File `i` is the same
-in every run. What counts: `crash` (the child died, twice), `hang` (over 10 s, twice), `traceback` (an error
-that is no line for the user), `short` (read without a word, and the last 2 % of the rows have no detail;
-zeros in a file that is not compressed are a picture). The rest was read or refused by name. A run ends with
-exit code 1 if there is any of the four.
+in every run. What counts: `crash` (the child died, twice), `hang` (over 10 s of processor time, or 5 minutes
+without a word, twice), `traceback` (an error that is no line for the user), `short` (read without a word, and
+the last 2 % of the rows have no detail; zeros in a file that is not compressed are an image). The rest was
+read or refused by name. A run ends with exit code 1 if there is any of the four.
 """
 
 import argparse
@@ -30,6 +30,7 @@ from stylematte.media import vips
 from stylematte.media.decode import decode_image
 
 HANG_SECONDS = 10
+STANDSTILL_SECONDS = 300  # a busy machine starves a child for long
 SIZES = ((300, 400), (900, 1200), (2400, 3300))  # 0.1, 1 and 8 megapixels
 SHARES = (0.9, 0.08, 0.02)  # of the files, by size: most damage does not depend on it
 SHORT_SHARE = 0.02  # of the rows, at the end
@@ -48,7 +49,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def drawn(size: tuple[int, int], is_deep: bool) -> NDArray[Any]:
-    """A picture with detail in every row."""
+    """A image with detail in every row."""
     rng = np.random.default_rng(size[0])
     waves = cv2.resize(
         rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC
@@ -135,7 +136,7 @@ def run(
         while True:
             outcome = None
             try:
-                if not pipe.poll(HANG_SECONDS):
+                if not _answers(pipe, process):
                     outcome = "hang"
                 elif (message := pipe.recv()) is None:
                     number = last
@@ -164,12 +165,24 @@ def run(
     return counts, bad, slowest
 
 
-def _of_kind(kind: str, counts: Counter[tuple[str, str, str]]) -> dict[str, int]:
-    result: Counter[str] = Counter()
-    for (of, _, word), count in counts.items():
-        if of == kind:
-            result[word] += count
-    return dict(result)
+def _answers(pipe: Connection, process: Any) -> bool:
+    """Wait for a child's message; False once it has worked too long on one file, or has stood still."""
+    begun, worked = time.monotonic(), _processor_seconds(process.pid)
+    while not pipe.poll(1):
+        if _processor_seconds(process.pid) - worked > HANG_SECONDS:
+            return False
+        if time.monotonic() - begun > STANDSTILL_SECONDS:
+            return False
+    return True
+
+
+def _processor_seconds(process: int) -> float:
+    """What a process has used so far, as Linux tells it."""
+    try:
+        fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:  # it has ended
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def main() -> int:
@@ -187,6 +200,7 @@ def main() -> int:
         totals[word] += count
     result = {
         "files": sum(totals.values()),
+        "first": options.first,
         "outcomes": dict(totals),
         "slowest_seconds": round(slowest, 2),
         "seconds": round(time.monotonic() - started, 1),

@@ -5,7 +5,7 @@
 A round times the generator alone on the same batches, nothing kept, and then the whole way of the command
 from noise to files and manifest in a temporary folder, near copies looked for, without the filter; half of
 the rounds the other way round. Without --weights a generator of random weights draws, its last layer enlarged
-so that pictures are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
+so that images are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
 meets both. Processor time, of all threads, depends less on what else the machine does: on a CPU it bounds the
 ratio, as writing takes what drawing lacks.
 """
@@ -24,13 +24,13 @@ import torch
 
 from models.gan.checkpoints import load_generator
 from models.gan.generator import Generator, GeneratorConfig
-from training.synthesis.drawing import Plan, Watch, draw
+from training.synthesis.drawing import CopyMonitor, SamplingPlan, generate
 from training.synthesis.filling import Run, fill
 from training.synthesis.folder import SampleFolder, Settings
 
 
 def random_generator(size_px: int, channel_base: int) -> Generator:
-    """A generator whose pictures fill the range of colours."""
+    """A generator whose images fill the range of colours."""
     torch.manual_seed(0)
     config = GeneratorConfig(size_px=size_px, channel_base=channel_base, channel_max=channel_base // 64)
     generator = Generator(config).eval()
@@ -42,8 +42,10 @@ def random_generator(size_px: int, channel_base: int) -> Generator:
     return generator
 
 
-def bare(generator: Generator, plan: Plan, count: int, batch: int, device: str) -> tuple[float, float]:
-    """Pictures a second of the network alone, and processor time of one in ms."""
+def bare(
+    generator: Generator, plan: SamplingPlan, count: int, batch: int, device: str
+) -> tuple[float, float]:
+    """Images a second of the network alone, and processor time of one in ms."""
     drafts = [plan.draft(i, generator.config.z_dim) for i in range(count)]
     noise = torch.from_numpy(np.stack([d.noise for d in drafts])).to(device)
     lookups = torch.from_numpy(np.stack([d.lookup() for d in drafts])).to(device)
@@ -57,7 +59,9 @@ def bare(generator: Generator, plan: Plan, count: int, batch: int, device: str) 
     return count / (time.perf_counter() - begin), 1000 * (time.process_time() - used) / count
 
 
-def whole(generator: Generator, plan: Plan, count: int, batch: int, device: str) -> tuple[float, float]:
+def whole(
+    generator: Generator, plan: SamplingPlan, count: int, batch: int, device: str
+) -> tuple[float, float]:
     """The same of synth."""
     config = generator.config
     settings = Settings("", plan.seed, plan.truncation, 0, 0, config.size_px, "rgba")
@@ -67,8 +71,8 @@ def whole(generator: Generator, plan: Plan, count: int, batch: int, device: str)
             count,
             batch,
             lambda index: plan.draft(index, config.z_dim),
-            lambda drafts: draw(generator, drafts, device),
-            Watch(plan).saw,
+            lambda drafts: generate(generator, drafts, device),
+            CopyMonitor(plan).record,
         )
         folder.open()
         begin, used = time.perf_counter(), time.process_time()
@@ -106,7 +110,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
     load = os.getloadavg()[0]
-    settings = (generator, Plan(0, (0.7, 0.7)), arguments.n, arguments.batch_size, arguments.device)
+    settings = (generator, SamplingPlan(0, (0.7, 0.7)), arguments.n, arguments.batch_size, arguments.device)
     bare(generator, settings[1], arguments.batch_size, arguments.batch_size, arguments.device)  # warm
     for number in range(arguments.rounds):
         for name in sorted(ways, reverse=number % 2 == 1):

@@ -1,11 +1,11 @@
-"""Does TensorRT take our files? Parsed and built by TensorRT-RTX, whose builder needs no card and no driver.
+"""Does TensorRT take our files? Parsed and built by TensorRT-RTX, whose builder needs no GPU and no driver.
 
     pip install onnx tensorrt-rtx-cu13-bindings==1.7.1.116 onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0
     python benchmarks/tensorrt_rtx.py MODEL.onnx… [--side 512]
 
 In a virtual environment of its own: the packages are 150 MB, for x86-64. RTX is a relative of the TensorRT
 that `stylematte export --format tensorrt` builds with, and shares its ONNX parser; what it builds is for
-other cards, and is thrown away. The guided filter is in standard
+other GPUs, and is thrown away. The guided filter is in standard
 operators, as files for everybody have it.
 """
 

@@ -1,8 +1,8 @@
-"""Memory of a training step, and the batch sizes that fit cards of 12, 24, 80 and 140 GB.
+"""Memory of a training step, and the batch sizes that fit GPUs of 12, 24, 80 and 140 GB.
 
     python benchmarks/training_memory.py [--preset nano] [--side 512] [--precision bf16] [--step]
 
-What the backward pass keeps is counted tensor by tensor as autograd saves it, so it needs no card: autocast
+What the backward pass keeps is counted tensor by tensor as autograd saves it, so it needs no GPU: autocast
 saves the same tensors on a processor. Parameters, gradients, AdamW's two moments and the moving average are
 20 bytes a parameter. A fifth is left free for kernels' workspaces and fragmentation: a choice, not measured.
 With --step, one whole step of one photo is run and the process's peak is printed besides.
@@ -38,7 +38,7 @@ def main() -> None:
     if arguments.step:  # first, so that the peak is the step's
         run_step(model, arguments.side, arguments.precision == "bf16")
         row["peak_of_process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    # One picture and two: what one more picture adds is free of what is saved once.
+    # One image and two: what one more image adds is free of what is saved once.
     one, two = (saved_bytes(model, count, arguments.side, arguments.precision == "bf16") for count in (1, 2))
     states_mb, photo_mb = parameters * BYTES_A_PARAMETER / 1e6, (two - one) / 1e6
     row |= {

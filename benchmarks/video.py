@@ -5,11 +5,11 @@
     python benchmarks/video.py PHOTO --memory 10 600
 
 The clip is drawn from the photo: it pans, with noise, as H.264 with sound. Stages: decode (packets to RGB),
-network (RGB to full-size alpha, as many lanes as cores), picture (foreground, composite; for alphas nothing),
+network (RGB to full-size alpha, as many lanes as cores), image (foreground, composite; for alphas nothing),
 encode (to the codec's pixels, and the codec). Alone each has all cores; in the pipeline they share them, so
 besides the slowest stage the sum of processor times bounds the whole: `possible` = the least of the slowest
 stage alone and cores / processor time of all stages a frame. With --stand-in-ms the network is a wait of that
-length, one frame at a time, as if a card did it: then no stage takes from another, and the whole should be as
+length, one frame at a time, as if a GPU did it: then no stage takes from another, and the whole should be as
 fast as the slowest.
 """
 
@@ -75,10 +75,10 @@ def main() -> None:
 def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
     """Pan over a photo, 1 pixel a frame and back, with noise; sound is silence."""
     height, width = size
-    picture = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
+    image = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
     room = 60
-    scale = max((height + room) / picture.shape[0], (width + room) / picture.shape[1])
-    large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
+    scale = max((height + room) / image.shape[0], (width + room) / image.shape[1])
+    large = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
     noise = np.random.default_rng(0).integers(-3, 4, (height + 64, width + 64, 3)).astype(np.int16)
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "ultrafast", "crf": "18"})
@@ -100,7 +100,7 @@ def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
 
 
 class StandIn:
-    """An engine that runs the network once and then waits as long as a card would take."""
+    """An engine that runs the network once and then waits as long as a GPU would take."""
 
     name, provider, lanes, gpu_filter = "stand-in", "CPUExecutionProvider", 1, None
 
@@ -173,15 +173,15 @@ def one_run(clip: Path, job: ClipJob, network: Network, cores: int, folder: Path
         )
         frame_job = Job(job.job.output, bit_depth=8 * np.dtype(dtype).itemsize, background=job.job.background)
         pairs = list(zip(kept, mattes, strict=True))
-        pictures = timed(
+        images = timed(
             "picture", lambda: every(lambda p: render(p[0].photo, p[1], frame_job), pairs), len(kept)
         )
         sink = open_sink(folder / f"alone{CLIP_FORMATS[job.kind]}", source, job)
 
         def encode() -> None:
             for (frame, _), prepared in zip(
-                zip(kept, pictures, strict=True),
-                every(lambda p: sink.prepare(*p), list(zip(kept, pictures, strict=True))),
+                zip(kept, images, strict=True),
+                every(lambda p: sink.prepare(*p), list(zip(kept, images, strict=True))),
                 strict=True,
             ):
                 sink.write(frame, prepared)

@@ -1,3 +1,3 @@
-"""Trained weights become files that other programs run, each proven against what it was made from."""
+"""Convert trained weights to files that other programs run; each is compared with its source."""
 
-import stylematte  # noqa: F401  # tells ONNX Runtime to report to nobody, before anything here imports it
+import stylematte  # noqa: F401  # turns off ONNX Runtime's telemetry before anything here imports it

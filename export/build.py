@@ -1,4 +1,4 @@
-"""A network becomes a file of the precision asked for, proven at every step on the way."""
+"""Export a network at a given precision, checking parity after every step."""
 
 import itertools
 import json
@@ -17,17 +17,17 @@ from export.precision import Precision, set_metadata, to_half
 from models.stylematte import StyleMatte
 from stylematte.errors import InputError
 
-PROOF_SHARE = 4  # of a folder of photos, one in so many proves an int8 file; the rest set its ranges
+CHECK_EVERY = 4  # one photo in 4 checks an int8 file's parity; the others calibrate it
 
 
 @dataclass(frozen=True)
 class Built:
-    """A finished model and what is known of it.
+    """A finished model and its measurements.
 
     Attributes:
-        model: Its metadata carry `parity`.
-        parity: Of the last step: against torch for fp32, against the fp32 file else.
-        calibration_photos: How many photos set the ranges of an int8 file; 0 for the others.
+        model: The model, with `parity` in its metadata.
+        parity: Parity of the last step: against torch for fp32, otherwise against the fp32 file.
+        calibration_photos: Number of photos that calibrated an int8 file; 0 for other precisions.
     """
 
     model: onnx.ModelProto
@@ -43,34 +43,32 @@ def build_onnx(
     size: int | None = None,
     fixed_size: tuple[int, int] | None = None,
 ) -> Built:
-    """Export a network, convert it, and compare after each of the two steps.
+    """Export a network, convert it, and check parity after both steps.
 
     Args:
-        network: In evaluation mode, on the CPU.
-        origin: Goes into the metadata.
-        precision: Of the file.
-        photos: Folder to prove the file on, and for int8 to set the ranges on; None takes the pictures that
-            come along, which are too few for int8.
-        size: Working size that the file shall name as its own; None keeps the preset's.
-        fixed_size: The one (height, width) that the file shall take; None lets it take every multiple of the
+        network: Network in evaluation mode, on the CPU.
+        origin: Origin of the weights, for the metadata.
+        precision: Precision of the file.
+        photos: Folder of photos for the parity check, and for int8 calibration; None uses the bundled
+            photos, which are too few for int8.
+        size: Working size that the file declares; None keeps the preset's.
+        fixed_size: The only (height, width) that the file accepts; None accepts every multiple of the
             stride.
 
     Raises:
-        InputError: No picture in the folder.
-        InputError: Too few of them for int8.
-        EngineError: The network cannot be traced.
-        EngineError: The network does not fit the number type.
-        ParityError: A step changed what the network says.
-        InputError: A size below the stride, or a fixed one that is no multiple of it.
+        InputError: The folder has no images, or too few for int8.
+        InputError: The size is below the stride, or the fixed size is not a multiple of it.
+        EngineError: The network cannot be traced, or its weights overflow the number type.
+        ParityError: A step changed the network's output by more than the limits.
     """
     if size is not None:
         network.preset = replace(network.preset, working_size=size)
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
-        raise InputError(f"preset {preset.name} takes multiples of {preset.stride} pixels")
-    pictures, calibration = _pictures(photos or PHOTOS, precision)
+        raise InputError(f"preset {preset.name} needs sizes that are multiples of {preset.stride} pixels")
+    proof, calibration = _images(photos or PHOTOS, precision)
     original = export_onnx(network, origin)
-    parity = check_parity(network, original, pictures)
+    parity = check_parity(network, original, proof)
     model, used = original, 0
     if precision != "fp32":
         if precision == "int8":
@@ -80,39 +78,39 @@ def build_onnx(
         else:
             model = to_half(original, precision)
         sides = preset.working_size, preset.stride
-        parity = check_converted(original, model, precision, pictures, sides)
+        parity = check_converted(original, model, precision, proof, sides)
     if fixed_size is not None:
         fix_size(model, fixed_size)
     set_metadata(model, "parity", json.dumps(parity.as_dict()))
     return Built(model, parity, used)
 
 
-def _pictures(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
-    """Read what proves a file, by name, and what sets the ranges of an int8 one: that proves nothing."""
-    pictures = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
+def _images(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[Float]]:
+    """Read the photos for the parity check, by name, and the separate photos for int8 calibration."""
+    images = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
     if precision != "int8":
-        return pictures, []
-    calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
+        return images, []
+    calibration = [p for i, p in enumerate(images.values()) if i % CHECK_EVERY]
     if len(calibration) < FEWEST_PHOTOS:
         raise InputError(
-            f"{folder}: {len(pictures)} photos, and int8 needs {fewest_photos()} at least: "
-            f"{FEWEST_PHOTOS} that set its ranges, and one in {PROOF_SHARE} that proves the file"
+            f"{folder}: {len(images)} photos, but int8 needs at least {fewest_photos()}: {FEWEST_PHOTOS} "
+            f"for calibration, and one in {CHECK_EVERY} to check the result"
         )
-    return {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}, calibration
+    return {name: p for i, (name, p) in enumerate(images.items()) if i % CHECK_EVERY == 0}, calibration
 
 
 def fewest_photos() -> int:
-    """How many photos a folder for int8 has to hold, those that prove the file counted in."""
-    return next(n for n in itertools.count(1) if n - math.ceil(n / PROOF_SHARE) >= FEWEST_PHOTOS)
+    """Return how many photos int8 needs, for calibration and parity check together."""
+    return next(n for n in itertools.count(1) if n - math.ceil(n / CHECK_EVERY) >= FEWEST_PHOTOS)
 
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:
-    """Let a file take one working (height, width) alone, in place: some runtimes want all shapes known."""
+    """Fix a file's working (height, width), in place: some runtimes need static shapes."""
     for port in model.graph.input:
         if port.name in ("image", "prior"):
             for dimension, side in zip(port.type.tensor_type.shape.dim[2:], size, strict=True):
                 dimension.dim_value = side
-    # The grid of A and b is what the graph makes of it.
+    # The output shapes, such as the grid of A and b, follow from the graph.
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph.output
     for port, found in zip(model.graph.output, inferred, strict=True):
         port.CopyFrom(found)

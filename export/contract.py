@@ -1,4 +1,4 @@
-"""What every step of an export knows of docs/model-contract.md: its version, and a file's inputs."""
+"""The parts of docs/model-contract.md that all export steps share: versions and inputs."""
 
 from collections.abc import Collection
 
@@ -13,13 +13,13 @@ Float = NDArray[np.float32]
 def feed(
     names: Collection[str], image: Float, guide: Float | None = None, prior: Float | None = None
 ) -> dict[str, Float]:
-    """Arrays by the names of a file's inputs; zeros stand for a guide nobody looks at, and for no prior.
+    """Return arrays by input name; a missing guide or prior becomes zeros.
 
     Args:
-        names: Of the inputs; a prior for a file without one is left out.
+        names: Names of the inputs; arrays that the file has no input for are left out.
         image: (N, 3, h, w) RGB in [0, 1] at working size.
-        guide: (N, 3, H, W), the same at full size; None where alpha is not asked for.
-        prior: (N, 1, h, w), alpha believed so far.
+        guide: (N, 3, H, W), the same at full size; None if alpha is not requested.
+        prior: (N, 1, h, w), an earlier alpha.
     """
     count, _, height, width = image.shape
     arrays = {

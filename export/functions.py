@@ -1,9 +1,9 @@
-"""The guided filter as two ONNX local functions in our own domain `matte`, and files with and without them.
+"""The guided filter as two ONNX local functions in the domain `matte`, and files with and without them.
 
-Their bodies are standard operators, and files for everybody have those in their place: OpenVINO, OpenCV, pnnx
-and browsers read no local functions. TensorRT's parser puts a plug-in in the place of a function, so for it
-they are put back. No torch here: a test, or a C++ project's build script, can make a contract file from these
-and any graph that yields logits.
+The functions' bodies are standard operators. Files for general use contain the bodies inline, because
+OpenVINO, OpenCV, pnnx and browsers do not read local functions. TensorRT's parser replaces functions by
+plug-ins, so for TensorRT the functions are restored. This module needs no torch: a test, or the build script
+of a C++ project, can make a contract file from these functions and any graph that computes logits.
 """
 
 import itertools
@@ -16,19 +16,19 @@ from onnx import TensorProto, helper, inliner
 DOMAIN = "matte"
 OPSET = 18
 TO_THE_END = 2**63 - 1
-_COPY = re.compile(r"__\d+$")  # what the inliner puts behind the names of a body; ours are used once a file
+_COPY = re.compile(r"__\d+$")  # suffix that the inliner adds to names; each function is used once per file
 
 
 def opset_imports() -> list[onnx.OperatorSetIdProto]:
-    """Opsets that a model using the functions has to import."""
+    """Return the opsets that a model with these functions has to import."""
     return [helper.make_opsetid("", OPSET), helper.make_opsetid(DOMAIN, 1)]
 
 
 def plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the bodies of our functions in their places.
+    """Inline the functions.
 
     Returns:
-        A copy without functions. Nodes and tensors of a body are called `<function>/<name in the body>`.
+        A copy without functions. Inlined nodes and tensors are named `<function>/<name in the body>`.
     """
     result = inliner.inline_local_functions(model)
     functions = tuple(f"{function.name}/" for function in model.functions)
@@ -48,10 +48,10 @@ def plain(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def with_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Put the guided filter of a plain contract file back into functions, for a runtime that has plug-ins.
+    """Restore the guided filter's functions in a plain contract file, for a runtime with plug-ins.
 
     Args:
-        model: Contract file of any precision; one that has functions already comes back as it is.
+        model: Contract file of any precision; a file with functions is returned unchanged.
     """
     if model.functions:
         return model
@@ -66,12 +66,12 @@ def with_functions(model: onnx.ModelProto) -> onnx.ModelProto:
         function = next((f for f in known if node.name.startswith(f"{f.name}/")), None)
         if function is None:
             nodes.append(node)
-        elif node.output[0] == function.output[0]:  # the last of a body: the others only lead to it
+        elif node.output[0] == function.output[0]:  # the last node of a body replaces the whole body
             inputs = [_source(function, name, by_name) for name in function.input]
             outputs = [function.output[0]]
             nodes.append(helper.make_node(function.name, inputs, outputs, name=function.name, domain=DOMAIN))
             result.functions.append(function)
-    for function in result.functions:  # bfloat16 files are of a later opset, and bodies are of their file's
+    for function in result.functions:  # bodies use the opset of their file, which is later for bfloat16
         function.opset_import[0].version = model.opset_import[0].version
     del result.graph.node[:]
     result.graph.node.extend(nodes)
@@ -80,23 +80,23 @@ def with_functions(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _source(function: onnx.FunctionProto, name: str, by_name: dict[str, onnx.NodeProto]) -> str:
-    """Tensor of the graph that stands for an input of a function, found where the body reads it."""
+    """Return the graph's tensor for a function's input, taken from the node that reads it."""
     reader = next(node for node in function.node if name in node.input)
     return by_name[reader.name].input[list(reader.input).index(name)]
 
 
 def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.FunctionProto:
-    """Local linear model `logits ≈ A · guide + b` around every coarse pixel.
+    """Compute the local linear model `logits ≈ A · guide + b` around every coarse pixel.
 
     The function maps `guide` (N,1,h,w), the grey low-resolution guide, and `logits` (N,1,h,w) to
-    `coefficients` (N,2,h,w): A, then b. Its name is `fgf_coefficients`, or `fgf_local_coefficients` where A
-    and b are not averaged, so that a plug-in cannot stand for the other one by mistake.
+    `coefficients` (N,2,h,w): A, then b. Its name is `fgf_coefficients`, or `fgf_local_coefficients` if A and
+    b are not averaged, so that a plug-in cannot replace the wrong one.
 
-    Variance and covariance are sums over what is left in a window after its mean is taken off, and no
-    differences of means of products: `models.upsamplers.window_moments` says why.
+    The means are subtracted before variance and covariance are computed; `models.upsamplers.window_moments`
+    explains why.
 
     Args:
-        radius_px: Box radius in coarse pixels; windows are cut at the border and divided by what is left.
+        radius_px: Box radius in coarse pixels; windows are cropped at the border and renormalised.
         eps: Regulariser, in squared units of the guide.
         averaged: Average A and b over the window.
 
@@ -136,9 +136,9 @@ def fgf_coefficients(radius_px: int, eps: float, averaged: bool = True) -> onnx.
 
 
 def _near_pixels(radius_px: int) -> list[onnx.NodeProto]:
-    """`near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels, and which are of the map.
+    """Compute `near_guide`, `near_logits`, `inside`, (N,n²,h,w) each: the window's pixels, and a border mask.
 
-    Slices and no convolution, which a runtime may round to TF32.
+    Slices instead of a convolution, which a runtime may round to TF32.
     """
     node, size = helper.make_node, 2 * radius_px + 1
     border = [0, 0, radius_px, radius_px]
@@ -185,7 +185,7 @@ def _weighted_sum(x: str, y: str) -> list[onnx.NodeProto]:
 
 
 def fgf_apply() -> onnx.FunctionProto:
-    """Carry the coefficients to full size and take alpha from them.
+    """Upsample the coefficients to full size and compute alpha.
 
     The function maps `coefficients` (N,2,h,w) and `guide` (N,1,H,W), the grey full-resolution guide, to
     `alpha` (N,1,H,W) = sigmoid(A↑ · guide + b↑), ↑ bilinear with corner pixels aligned.
@@ -216,7 +216,7 @@ def fgf_apply() -> onnx.FunctionProto:
 def _function(
     name: str, inputs: list[str], outputs: list[str], body: list[onnx.NodeProto]
 ) -> onnx.FunctionProto:
-    """Make a function whose nodes are called after it and what they make."""
+    """Build a function whose nodes are named after it and their outputs."""
     for node in body:
         node.name = f"{name}/{node.output[0]}"
     return helper.make_function(DOMAIN, name, inputs, outputs, body, opset_imports()[:1])

@@ -1,4 +1,4 @@
-"""8-bit integers: ranges measured on photos, weights per channel, sensitive layers left in float32."""
+"""Quantise to 8-bit integers: calibrated on photos, per-channel weights, sensitive layers in float32."""
 
 import logging
 import tempfile
@@ -18,17 +18,17 @@ _QUANTISED_OPS = ["Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "Resize"]
 
 
 def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
-    """Turn a float32 contract file into one that computes in 8 bits, written as QuantizeLinear pairs.
+    """Convert a float32 contract file to int8, in QDQ (QuantizeLinear/DequantizeLinear) format.
 
-    Activations are uint8 with a zero point, so that a clip at zero costs nothing; weights are int8, one scale
-    a channel. The guide's way, the guided filter, the logits and `SENSITIVE` layers stay float32.
+    Activations are uint8 with a zero point, so that clipping at zero is free; weights are int8 with one
+    scale per channel. The guide, the guided filter, the logits and `SENSITIVE` layers stay float32.
 
     Args:
-        model: From `export.onnx.export_onnx`; it is not changed.
-        images: (3, h, w) float32 RGB in [0, 1] at working size, of the kind that the file is made for.
+        model: Result of `export.onnx.export_onnx`; it is not changed.
+        images: (3, h, w) float32 RGB in [0, 1] at working size, similar to those the file will be used on.
 
     Raises:
-        InputError: Fewer than `FEWEST_PHOTOS`.
+        InputError: Fewer than `FEWEST_PHOTOS` images.
         EngineError: ONNX Runtime cannot quantise this network.
 
     Reference:
@@ -37,7 +37,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
     """
     if len(images) < FEWEST_PHOTOS:
         raise InputError(
-            f"{len(images)} photos are too few to measure int8's ranges on; give at least {FEWEST_PHOTOS}"
+            f"{len(images)} photos are too few for int8 calibration; give at least {FEWEST_PHOTOS}"
         )
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
 
@@ -62,11 +62,11 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
             )
         except OSError:
             raise
-        except Exception as error:  # the quantiser raises whatever its parts raise
+        except Exception as error:  # the quantiser documents no exception types
             raise EngineError(f"ONNX Runtime cannot quantise this network: {error}") from error
         result = onnx.load(target)
     del result.graph.value_info[:]
-    del result.metadata_props[:]  # the quantiser adds one of its own
+    del result.metadata_props[:]  # the quantiser adds its own entry
     result.metadata_props.extend(model.metadata_props)
     result.producer_name, result.producer_version = model.producer_name, model.producer_version
     set_metadata(result, "precision", "int8")
@@ -75,10 +75,10 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
 
 
 class _Reader:
-    """Hands the pictures to the quantiser one by one; it measures the ranges of every tensor on them.
+    """Gives the quantiser the calibration images one by one.
 
-    Where the file takes a prior, every picture comes twice, the second time with its own alpha: what is
-    believed may move a tensor further than any picture does.
+    If the file takes a prior, every image is used twice, the second time with its own alpha: a prior may
+    move a tensor further than any image does.
     """
 
     def __init__(self, model: onnx.ModelProto, images: Sequence[Float]) -> None:
@@ -99,7 +99,7 @@ class _Reader:
 
 @contextmanager
 def _quiet_root_log():
-    """The quantiser advises on the root logger to run a preparation that this exporter has already done."""
+    """Hide the quantiser's advice on the root logger to run a step that this exporter has already done."""
     logger = logging.getLogger()
     before = logger.level
     logger.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Names that a person can follow from the code to a graph viewer, and nothing of the exporter's machine."""
+"""Name a graph's nodes after the network's modules, and remove traces of the exporting machine."""
 
 import ast
 from collections import Counter
@@ -10,15 +10,15 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def name_after_modules(graph: onnx.GraphProto, keep: set[str]) -> None:
-    """Rename a traced graph in place: `encoder.blocks.3.expand.conv/Conv` is what that module computes.
+    """Rename a traced graph in place: `encoder.blocks.3.expand.conv/Conv` is that module's convolution.
 
-    A node and the tensor it makes have one name: the module's path in the state dict, a slash, the operator,
-    and from the second of its kind on a number. What torch wrote into the graph beside that, stack
-    traces with the paths of the machine among it, is dropped.
+    A node and its output share one name: the module's path in the state dict, a slash, the operator, and a
+    number from the second occurrence on. Everything else that torch writes into the graph is removed,
+    including stack traces with paths of the machine.
 
     Args:
-        graph: As torch's exporter leaves it, in topological order.
-        keep: Tensors whose names are a promise, such as outputs.
+        graph: Graph from torch's exporter, in topological order.
+        keep: Tensors that keep their names, such as outputs.
     """
     weights = {tensor.name for tensor in graph.initializer}
     renamed = {name: name.removeprefix(WRAPPER) for name in weights}
@@ -44,7 +44,7 @@ def name_after_modules(graph: onnx.GraphProto, keep: set[str]) -> None:
 
 
 def _owner(node: onnx.NodeProto, weights: set[str]) -> str:
-    """Module whose weight a node uses; a convolution has swallowed the norm whose scope it carries."""
+    """Return the module whose weight a node uses; a fused convolution carries the scope of its norm."""
     owners = [name for name in node.input if name in weights and name.endswith(".weight")]
     return owners[0].removeprefix(WRAPPER).removesuffix(".weight") if owners else ""
 

@@ -1,4 +1,4 @@
-"""Weights become one ONNX file under the model contract (docs/model-contract.md)."""
+"""Export weights to one ONNX file that follows the model contract (docs/model-contract.md)."""
 
 import json
 import logging
@@ -24,13 +24,13 @@ from stylematte.files import writing
 
 @dataclass(frozen=True)
 class Origin:
-    """What a file says about where it comes from.
+    """Where a model file comes from, for its metadata.
 
     Attributes:
-        weights_sha256: Of the safetensors file.
-        tool_version: Of this program.
-        licence: Of the weights, an SPDX name.
-        provenance: Data sets, stages and steps, as written at training.
+        weights_sha256: Hash of the safetensors file.
+        tool_version: Version of this program.
+        licence: Licence of the weights, an SPDX name.
+        provenance: Data sets, stages and steps, as recorded in training.
     """
 
     weights_sha256: str
@@ -40,7 +40,7 @@ class Origin:
 
 
 class _Coarse(nn.Module):
-    """The part of the network that runs at working size; the fast guided filter is written by hand."""
+    """The part of the network that runs at working size; the fast guided filter is added by hand."""
 
     def __init__(self, model: StyleMatte) -> None:
         super().__init__()
@@ -57,17 +57,17 @@ class _Coarse(nn.Module):
 
 
 def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
-    """Write a network as a plain ONNX model with dynamic batch, working size and full size.
+    """Convert a network to a plain ONNX model with dynamic batch size, working size and full size.
 
     Args:
         model: Network in evaluation mode, on the CPU.
-        origin: Goes into the metadata, together with what the network knows of itself.
+        origin: Origin of the weights, for the metadata; the preset's fields are added.
 
     Returns:
-        A model that passes `onnx.checker`; parity is not measured here, see `export.parity`.
+        A model that passes `onnx.checker`; for the parity check see `export.parity`.
 
     Raises:
-        EngineError: The network cannot be traced, or the result is no valid model.
+        EngineError: The network cannot be traced, or the result is not a valid model.
     """
     exported = _trace(model)
     graph = exported.graph
@@ -129,7 +129,7 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
 
 
 def metadata(model: StyleMatte, origin: Origin) -> dict[str, str]:
-    """The contract's metadata, all text."""
+    """Return the contract's metadata as strings."""
     preset = model.preset
     values = {
         "contract": CONTRACT_VERSION,
@@ -159,8 +159,8 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
     stride = model.preset.stride
     rows, columns = torch.export.Dim("rows", min=1, max=256), torch.export.Dim("columns", min=1, max=256)
     sizes = {0: torch.export.Dim("n", min=1, max=256), 2: stride * rows, 3: stride * columns}
-    # Several attention windows in both directions at every level: of one alone a trace takes for granted that
-    # there is never another.
+    # Use several attention windows in both directions at every level: with only one window, the trace would
+    # assume that there is never another.
     coarse = _Coarse(model)
     channels = {"image": 3, "prior": 1}
     examples = tuple(torch.rand(2, channels[name], 10 * stride, 12 * stride) for name in coarse.inputs)
@@ -178,13 +178,13 @@ def _trace(model: StyleMatte) -> onnx.ModelProto:
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # torch raises many kinds here, none of them documented
+    except Exception as error:  # torch documents no exception types here
         raise EngineError(f"torch cannot export this network: {error}") from error
-    assert program is not None  # None comes only with the exporter that dynamo replaces
+    assert program is not None  # only the exporter before dynamo returns None
     return program.model_proto
 
 
 def save_onnx(model: onnx.ModelProto, path: Path) -> None:
-    """Write a model, whole or not at all."""
+    """Write a model file atomically."""
     with writing(path) as temporary:
         temporary.write_bytes(model.SerializeToString())

@@ -1,4 +1,4 @@
-"""Does a file say what it was made from? Measured on pictures and noise, before it is kept; without torch."""
+"""Parity checks: compare a file's alpha with its source's on images and noise; without torch."""
 
 import itertools
 from collections.abc import Callable
@@ -11,26 +11,26 @@ import onnx
 from numpy.typing import NDArray
 
 from export.contract import Float, feed
-from export.divergence import first_divergence, tapped
+from export.divergence import first_divergence, layer_outputs
 from export.precision import Precision, rounded_in_float32
 from stylematte.errors import EngineError, InputError
 
-Case = tuple[Float, ...]  # image (N,3,h,w), guide (N,3,H,W) and, where there is one, prior (N,1,h,w)
-Run = Callable[..., Float]  # what is in a case → alpha (N,1,H,W)
+Case = tuple[Float, ...]  # image (N,3,h,w), guide (N,3,H,W) and optionally prior (N,1,h,w)
+Run = Callable[..., Float]  # the arrays of a case → alpha (N,1,H,W)
 
 PHOTOS = Path(__file__).parent / "photos"
-# Undecided everywhere and like no photo: the same sums must give the same on it, rounded ones a number.
+# Noise gives undecided alpha everywhere: fp32 must agree on it, other precisions must only be finite.
 NOISE = "noise"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Greatest differences of alpha that a file may show.
+    """Largest differences of alpha that a file may have.
 
     Attributes:
-        pixel: Of any pixel of any picture.
-        thousandth: That a thousandth of a picture's pixels may exceed, in any picture.
-        mean: Over all pixels of all photos; noise is not counted.
+        pixel: Limit for any pixel of any image.
+        thousandth: Limit that 0.1 % of the pixels may exceed, in any image.
+        mean: Limit for the mean over all pixels of all photos, without noise.
     """
 
     pixel: float
@@ -38,11 +38,11 @@ class Limits:
     mean: float
 
 
-# fp32: the same sums in another order, 3.5e-5 at most on nano, measured. The bound for a pixel leaves room
-# for larger networks; it is one step of an 8-bit alpha, and the mean tells the rest.
-# The others round, so pixels on an undecided edge move with good reason. The bounds are about twice the most
-# that nano shows on 66 photos, 64 of them held out; with the sensitive layers rounded too (precision.py) it
-# shows more than the bounds in each type, 0.09, 0.55 and 0.87 in the worst pixel.
+# fp32: the same sums in a different order; at most 3.5e-5 measured with nano. The pixel limit leaves room for
+# larger networks: it is one step of an 8-bit alpha, and the mean limit catches the rest.
+# The other precisions round, so pixels on undecided edges change. Their limits are about twice the largest
+# difference of nano on 66 photos, 64 of them held out. If the sensitive layers were rounded too
+# (precision.py), nano would exceed them in each precision: 0.09, 0.55 and 0.87 in the worst pixel.
 LIMITS: dict[Precision, Limits] = {
     "fp32": Limits(pixel=1 / 255, thousandth=1e-3, mean=1e-5),
     "fp16": Limits(pixel=0.03, thousandth=0.02, mean=1e-3),
@@ -52,21 +52,21 @@ LIMITS: dict[Precision, Limits] = {
 
 
 class ParityError(EngineError):
-    """A file and what it was made from disagree; the message says on which picture, how much, from where."""
+    """A file disagrees with its source; the message names the image, the difference and the first layer."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """Absolute differences of alpha between a file and what it was made from.
+    """Absolute differences of alpha between a file and its source.
 
     Attributes:
         reference: What the file was compared with: `torch`, or `fp32` for the float32 ONNX file.
-        pictures: How many were compared, noise included.
-        max_difference: Greatest difference of one pixel.
-        thousandth_difference: Exceeded by a thousandth of the pixels, in the picture where it is greatest.
-        mean_difference: Mean over all pixels of photos.
-        sad_difference: Mean over photos of the sum of differences, in thousands of pixels, as SAD is given.
-        batch_sizes: Batch sizes that were run.
+        images: Number of images compared, including noise.
+        max_difference: Largest difference of a pixel.
+        thousandth_difference: Difference that 0.1 % of the pixels exceed, in the worst image.
+        mean_difference: Mean over all pixels of the photos.
+        sad_difference: Mean over photos of the sum of differences in thousands of pixels, like SAD.
+        batch_sizes: Batch sizes that were tested.
     """
 
     reference: str
@@ -78,15 +78,15 @@ class Parity:
     batch_sizes: tuple[int, ...]
 
     def as_dict(self) -> dict[str, object]:
-        """Plain values for the file's metadata."""
+        """Return plain values for the file's metadata."""
         return asdict(self)
 
 
 def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, Float]:
-    """Read pictures as (3, H, W) float32 RGB in [0, 1] by file name, spread evenly over a folder with more.
+    """Read at most `most` images, spread evenly over a folder, by name: (3, H, W) float32 in [0, 1].
 
     Raises:
-        InputError: No picture in the folder can be read.
+        InputError: No image in the folder can be read.
     """
     paths = sorted(path for path in folder.iterdir() if path.is_file())
     step = max(1, len(paths) // most)
@@ -98,12 +98,12 @@ def read_photos(folder: Path = PHOTOS, most: int = 8) -> dict[str, Float]:
             if image is not None:
                 photos[path.name] = _as_planes(np.asarray(image, np.uint8))
     if not photos:
-        raise InputError(f"{folder}: no picture to compare on")
+        raise InputError(f"{folder}: no images for the parity check")
     return dict(sorted(photos.items()))
 
 
 def at_working_size(photo: Float, side: int, stride: int) -> Float:
-    """Resize a picture (3, H, W) to about `side`² pixels, its shape kept, sides multiples of `stride`."""
+    """Resize an image (3, H, W) to about `side`² pixels, keeping its shape, sides multiples of `stride`."""
     height, width = photo.shape[1:]
     scale = side / np.sqrt(height * width)
     size = tuple(max(1, round(s * scale / stride)) * stride for s in (width, height))
@@ -118,14 +118,14 @@ def check_converted(
     photos: dict[str, Float],
     size: tuple[int, int],
 ) -> Parity:
-    """Run a float32 file and one of another precision side by side, on the CPU.
+    """Compare a float32 file with one of another precision, on the CPU.
 
-    Half types are run as `rounded_in_float32` has them.
+    Half precision is emulated, see `rounded_in_float32`.
 
     Args:
         original: Float32 file, itself checked against the network.
-        converted: From `export.precision.to_half` or `export.int8.to_int8`.
-        precision: Of `converted`; picks the limits.
+        converted: Result of `export.precision.to_half` or `export.int8.to_int8`.
+        precision: Precision of `converted`; selects the limits.
         photos: As for `export.network_parity.check_parity`.
         size: Working size and stride.
 
@@ -135,23 +135,23 @@ def check_converted(
     runnable = converted if precision == "int8" else rounded_in_float32(converted)
 
     def where(image: Float, guide: Float, prior: Float | None = None) -> str:
-        wanted = tapped(original, image, prior=prior)
-        return first_divergence(wanted, tapped(runnable, image, wanted, prior))
+        layers = layer_outputs(original, image, prior=prior)
+        return first_divergence(layers, layer_outputs(runnable, image, layers, prior))
 
     expected = run_onnx(original)
     cases = cases_of(photos, *size)
     if takes_prior(original):
-        cases |= again_with_prior(cases, expected)
+        cases |= with_prior(cases, expected)
     return compare(cases, expected, run_onnx(runnable), LIMITS[precision], "fp32", where)
 
 
 def takes_prior(model: onnx.ModelProto) -> bool:
-    """Whether a file has the input `prior`."""
+    """Tell whether a file has the input `prior`."""
     return any(port.name == "prior" for port in model.graph.input)
 
 
-def again_with_prior(cases: dict[str, Case], run: Run) -> dict[str, Case]:
-    """The photos once more, believing what was said of them, as in a clip: the first one, and the batch."""
+def with_prior(cases: dict[str, Case], run: Run) -> dict[str, Case]:
+    """Return the first photo and the batch with their own alpha as prior, as in a clip."""
     batches = (name for name, (image, _) in cases.items() if len(image) > 1)
     chosen = dict.fromkeys([next(iter(cases)), *itertools.islice(batches, 1)])
     return {
@@ -160,12 +160,12 @@ def again_with_prior(cases: dict[str, Case], run: Run) -> dict[str, Case]:
 
 
 def own_alpha(run: Run, image: Float) -> Float:
-    """(N, 1, h, w): what a file says of pictures at working size."""
+    """Return a file's alpha of images at working size, (N, 1, h, w)."""
     return run(image, image)
 
 
 def cases_of(photos: dict[str, Float], side: int, stride: int) -> dict[str, Case]:
-    """Pictures to compare on, as (image, guide) by name: the photos, noise, and a batch of two."""
+    """Return the images to compare, as (image, guide) by name: the photos, noise, and a batch of two."""
     noise = np.random.default_rng(0).random((3, 333, 251), np.float32)
     first = next(iter(photos.values()))
     guides = {name: photo[None] for name, photo in (photos | {NOISE: noise}).items()}
@@ -182,7 +182,7 @@ def run_onnx(model: onnx.ModelProto) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # As the tool runs it: without VNNI an x86 CPU adds two products of 8 bits in 16, and int8 files overflow.
+    # As the runtime does: without VNNI, x86 CPUs add two 8-bit products in 16 bits, and int8 files overflow.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
@@ -203,50 +203,50 @@ def compare(
     reference: str,
     where: Callable[..., str] | None = None,
 ) -> Parity:
-    """Compare two ways to alpha on every case.
+    """Compare two functions that compute alpha, on every case.
 
     Args:
         cases: From `cases_of`.
-        expected: The way that is believed.
-        got: The way that is judged.
-        limits: Differences allowed.
+        expected: The reference.
+        got: The function under test.
+        limits: Largest differences allowed.
         reference: Name of `expected`, for the report.
-        where: Names the first layer that diverges on a case; asked only after a failure.
+        where: Names the first layer that diverges on a case; called only after a failure.
 
     Raises:
-        ParityError: A limit is exceeded, or a value is no number.
+        ParityError: A limit is exceeded, or a value is not finite.
     """
     greatest, thousandth, total = 0.0, 0.0, 0.0
-    count, pictures = 0, 0
+    count, images = 0, 0
     for name, case in cases.items():
         difference = np.abs(got(*case) - expected(*case))
-        of_a_thousandth = float(np.quantile(difference, 0.999))
-        seen = Limits(float(difference.max()), of_a_thousandth, float(difference.mean(dtype=np.float64)))
+        mean = float(difference.mean(dtype=np.float64))
+        measured = Limits(float(difference.max()), float(np.quantile(difference, 0.999)), mean)
         bounds = Limits(1, 1, 1) if name == NOISE and reference != "torch" else limits
-        # NaN compares false, so it fails too. The mean is bounded over all photos, not here.
-        if not (seen.pixel <= bounds.pixel and seen.thousandth <= bounds.thousandth):
-            raise ParityError(_disagreement(name, seen, limits, reference, where and where(*case)))
+        # NaN compares false, so it fails too. The mean is limited over all photos, not per photo.
+        if not (measured.pixel <= bounds.pixel and measured.thousandth <= bounds.thousandth):
+            raise ParityError(_disagreement(name, measured, limits, reference, where and where(*case)))
         if bounds is limits:
-            greatest, thousandth = max(greatest, seen.pixel), max(thousandth, seen.thousandth)
+            greatest, thousandth = max(greatest, measured.pixel), max(thousandth, measured.thousandth)
         if name != NOISE:
-            total, count = total + seen.mean * difference.size, count + difference.size
-            pictures += len(case[0])
+            total, count = total + measured.mean * difference.size, count + difference.size
+            images += len(case[0])
     if total / count > limits.mean:
-        seen = Limits(greatest, thousandth, total / count)
+        measured = Limits(greatest, thousandth, total / count)
         case = next(iter(cases.values()))
-        raise ParityError(_disagreement("all photos", seen, limits, reference, where and where(*case)))
+        raise ParityError(_disagreement("all photos", measured, limits, reference, where and where(*case)))
     batch_sizes = tuple(sorted({len(image) for image, *_ in cases.values()}))
     return Parity(
-        reference, len(cases), greatest, thousandth, total / count, total / 1000 / pictures, batch_sizes
+        reference, len(cases), greatest, thousandth, total / count, total / 1000 / images, batch_sizes
     )
 
 
-def _disagreement(name: str, seen: Limits, limits: Limits, reference: str, layer: str | None) -> str:
-    differences = f"{seen.pixel:.2g} (a thousandth of it by {seen.thousandth:.2g}, mean {seen.mean:.2g})"
+def _disagreement(name: str, measured: Limits, limits: Limits, reference: str, layer: str | None) -> str:
+    differences = f"{measured.pixel:.2g} (99.9 % within {measured.thousandth:.2g}, mean {measured.mean:.2g})"
     allowed = f"{limits.pixel:.2g} ({limits.thousandth:.2g}, {limits.mean:.2g})"
     source = "the network's" if reference == "torch" else f"the {reference} file's"
     return (
-        f"{name}: alpha of the file differs from {source} by up to {differences}; allowed are {allowed}"
+        f"{name}: alpha of the file differs from {source} by up to {differences}; the limits are {allowed}"
         f"{f'; {layer}' if layer else ''}"
     )
 

@@ -1,7 +1,7 @@
-"""The two kernels as TensorRT plug-ins. Their PTX goes into the engine, which then needs no Python to run.
+"""The two kernels as TensorRT plug-ins. Their PTX is stored in the engine, which then runs without Python.
 
-TensorRT calls them ahead-of-time plug-ins ("AOT QDP", module `tensorrt.plugin`); written against its version
-11.4. One node is one launch. Attributes do not travel with an engine, so radius and eps are compiled in.
+They use TensorRT's ahead-of-time plug-ins ("AOT QDP", module `tensorrt.plugin`), as of TensorRT 11.4. Each
+node is one kernel launch. Engines do not store attributes, so radius and eps are compiled in.
 """
 
 from dataclasses import dataclass
@@ -16,10 +16,10 @@ from stylematte.engines.guided_filter.kernels import ApplyKernel, CoefficientsKe
 from stylematte.engines.guided_filter.nvrtc import ARCHITECTURE, compile_ptx, version
 from stylematte.errors import InputError
 
-# No `from __future__ import annotations`: TensorRT wants types in the annotations of `_define`'s functions.
+# No `from __future__ import annotations`: TensorRT needs types in the annotations of `_define`'s functions.
 
 NODES = (CoefficientsKernel.name, ApplyKernel.name)
-# What TensorRT's ONNX parser looks for. Without the namespace it takes the body of the local function.
+# Attributes that TensorRT's ONNX parser looks for. Without the namespace it uses the function's body.
 NODE_ATTRIBUTES = {"plugin_namespace": DOMAIN, "plugin_version": "1", "aot": 1}
 
 
@@ -37,38 +37,38 @@ _settings: _Settings | None = None
 def register(
     radius_px: int, eps: float, architecture: str = ARCHITECTURE, folder: Path | None = None
 ) -> None:
-    """Make `matte::fgf_coefficients` and `matte::fgf_apply` known to TensorRT in this process.
+    """Register `matte::fgf_coefficients` and `matte::fgf_apply` with TensorRT in this process.
 
-    TensorRT takes one definition a process. A second call therefore changes the numbers alone, for the
+    TensorRT allows one definition per process. A second call therefore only changes the parameters, for the
     engines that are built after it.
 
     Args:
         radius_px: Box radius in coarse pixels, from the contract of the model to be built.
-        eps: Regulariser, likewise.
+        eps: Regulariser, from the same contract.
         architecture: See `stylematte.engines.guided_filter.nvrtc.compile_ptx`.
-        folder: See there.
+        folder: See `compile_ptx`.
 
     Raises:
         ImportError: TensorRT is not installed.
-        InputError: A radius or eps that the kernels do not have.
+        InputError: The kernels do not support the radius or eps.
         EngineError: NVRTC is not installed.
     """
     global _settings
     CoefficientsKernel(radius_px, eps)
-    version()  # fails now, not inside a build
+    version()  # fail now and not during a build
     if _settings is None:
         _define()
     _settings = _Settings(radius_px, eps, architecture, folder)
 
 
 def with_plugin_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Ask for the plug-ins in a contract file, without taking away what other runtimes read.
+    """Mark the nodes of a contract file that TensorRT shall run as plug-ins; other runtimes are unaffected.
 
     Args:
-        model: Under docs/model-contract.md.
+        model: Contract file, see docs/model-contract.md.
 
     Returns:
-        A copy whose two nodes carry the attributes that TensorRT's parser looks for. Their bodies stay.
+        A copy whose two nodes have the attributes that TensorRT's parser looks for. The bodies stay.
     """
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -77,30 +77,30 @@ def with_plugin_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
             node.attribute.extend(helper.make_attribute(*item) for item in NODE_ATTRIBUTES.items())
     for function in result.functions:
         if function.domain == DOMAIN and function.name in NODES:
-            function.attribute.extend(NODE_ATTRIBUTES)  # a function declares what its nodes may carry
+            function.attribute.extend(NODE_ATTRIBUTES)  # a function declares the attributes of its nodes
     return result
 
 
 def _define() -> None:
-    """Tell TensorRT how the nodes look and how they are launched; it calls back while it builds."""
+    """Register the nodes' shapes and launches with TensorRT, which calls back during a build."""
     import tensorrt as trt
     import tensorrt.plugin as trtp
 
     storage = {trt.float32: "float32", trt.float16: "float16"}
 
     def storage_of(node: str, tensors: tuple[Any, ...]) -> str:
-        # One type for all, as the bodies of the ONNX functions have it.
+        # One type for all tensors, as in the bodies of the ONNX functions.
         types = {tensor.dtype for tensor in tensors}
         if len(types) > 1 or not types <= set(storage):
             raise InputError(
-                f"{node}: tensors of {', '.join(map(str, types))}; all float32 or all float16 are taken"
+                f"{node}: tensors of {', '.join(map(str, types))}; they must be all float32 or all float16"
             )
         return storage[types.pop()]
 
     def launch(
         kernel: Kernel, batch: Any, size: tuple[Any, Any], integers: tuple[Any, ...]
     ) -> tuple[Any, ...]:
-        assert _settings is not None  # `register` sets it before anybody can build
+        assert _settings is not None  # `register` sets it before any build
         parameters = trtp.KernelLaunchParams()
         parameters.grid_x, parameters.grid_y, parameters.grid_z = kernel.grid(batch, *size, trtp.cdiv)
         parameters.block_x, parameters.block_y, parameters.block_z = kernel.block

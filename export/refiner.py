@@ -1,4 +1,4 @@
-"""A refiner's weights become the ONNX file that lies beside a model file (docs/model-contract.md)."""
+"""Export a refiner's weights to the ONNX file beside a model file (docs/model-contract.md)."""
 
 import json
 import logging
@@ -22,12 +22,12 @@ from stylematte.errors import EngineError
 from stylematte.files import sha256_of
 
 CONTRACT_VERSION = "1"
-TILES = 4  # in one pass
-MOST_DIFFERENCE = 1e-4  # of alpha, from torch
+TILES = 4  # batch size
+MAX_DIFFERENCE = 1e-4  # of alpha from torch
 
 
 class _Named(nn.Module):
-    """Gives inputs and output the contract's names."""
+    """Names the inputs and the output as in the contract."""
 
     def __init__(self, model: Refiner) -> None:
         super().__init__()
@@ -38,19 +38,19 @@ class _Named(nn.Module):
 
 
 def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.ModelProto:
-    """Write a refiner as a plain ONNX model of one static shape.
+    """Convert a refiner to a plain ONNX model with static shapes.
 
     Args:
-        model: In evaluation mode, on the CPU.
-        origin: Goes into the metadata.
-        tiles: In one pass.
+        model: Refiner in evaluation mode, on the CPU.
+        origin: Origin of the weights, for the metadata.
+        tiles: Batch size.
 
     Returns:
         A model that passes `onnx.checker`.
 
     Raises:
-        EngineError: The network cannot be traced, or the result is no valid model.
-        ParityError: It does not do what the network does.
+        EngineError: The network cannot be traced, or the result is not a valid model.
+        ParityError: The file's output differs from the network's.
     """
     side = model.shape.tile_px
     examples = (torch.rand(tiles, 3, side, side), torch.rand(tiles, 1, side, side))
@@ -67,9 +67,9 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
                 dynamo=True,
                 verbose=False,
             )
-    except Exception as error:  # torch raises many kinds here, none of them documented
+    except Exception as error:  # torch documents no exception types here
         raise EngineError(f"torch cannot export this refiner: {error}") from error
-    assert program is not None  # None comes only with the exporter that dynamo replaces
+    assert program is not None  # only the exporter before dynamo returns None
     result = program.model_proto
     result.producer_name, result.producer_version = "stylematte", origin.tool_version
     values = {
@@ -85,26 +85,26 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
         onnx.checker.check_model(result, full_check=True)
     except onnx.checker.ValidationError as error:
         raise EngineError(f"the exported refiner is not valid ONNX: {error}") from None
-    _prove(model, result)
+    _check_parity(model, result)
     return result
 
 
 def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origin) -> Path:
-    """Write a refiner to where a model file shall lie, too, and let the model name it.
+    """Export a refiner to a model file's folder, and name it in the model's metadata.
 
     Args:
-        model: Its metadata are changed.
+        model: The model; its metadata is changed.
         refiner: The refiner's weights.
-        path: Of the refiner's file, in the folder of the model file to be.
-        origin: Of the refiner; where it says nothing of provenance, what the weights say stands.
+        path: Path of the refiner's file, in the folder of the model file.
+        origin: Origin of the refiner; without provenance, that of its weights is used.
 
     Returns:
         Path of the refiner's file.
 
     Raises:
-        CheckpointError: Not a refiner's weights.
-        EngineError: It cannot be exported.
-        ParityError: The file does not do what the weights do.
+        CheckpointError: Not the weights of a refiner.
+        EngineError: The refiner cannot be exported.
+        ParityError: The file's output differs from the network's.
     """
     network, provenance = load_refiner(refiner)
     origin = replace(origin, provenance=origin.provenance or provenance)
@@ -114,11 +114,11 @@ def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origi
     return path
 
 
-def _prove(model: Refiner, exported: onnx.ModelProto) -> None:
-    """Compare with torch on tiles of noise at several scales, with alphas from clear to opaque.
+def _check_parity(model: Refiner, exported: onnx.ModelProto) -> None:
+    """Compare the file with torch on multi-scale noise with alphas from clear to opaque.
 
     Raises:
-        ParityError: They disagree.
+        ParityError: The outputs differ by more than `MAX_DIFFERENCE`.
     """
     import onnxruntime
 
@@ -132,5 +132,5 @@ def _prove(model: Refiner, exported: onnx.ModelProto) -> None:
     session = onnxruntime.InferenceSession(exported.SerializeToString(), providers=["CPUExecutionProvider"])
     (found,) = session.run(["alpha"], {"image": image.numpy(), "coarse": coarse.numpy()})
     worst = float(np.abs(found - expected).max())
-    if not worst <= MOST_DIFFERENCE:  # also true for NaN
+    if not worst <= MAX_DIFFERENCE:  # also true for NaN
         raise ParityError(f"the exported refiner differs from torch by {worst:.1e}")

@@ -1,4 +1,4 @@
-"""A contract file becomes a TensorRT engine, is proven, and is written with its sidecar (docs/export.md)."""
+"""Build a TensorRT engine from a contract file, check it and write it with its sidecar (docs/export.md)."""
 
 import hashlib
 import json
@@ -12,17 +12,17 @@ import numpy as np
 import onnx
 
 from export.contract import Float, feed
-from export.engine_plan import SIDECAR_VERSION, Identity, Plan
+from export.engine_plan import SIDECAR_VERSION, EnginePlan, Identity
 from export.parity import (
     LIMITS,
     NOISE,
     Case,
     Parity,
     Run,
-    again_with_prior,
     compare,
     run_onnx,
     takes_prior,
+    with_prior,
 )
 from export.plugin import register, with_plugin_nodes
 from export.precision import rounded_in_float32
@@ -31,22 +31,22 @@ from stylematte.errors import EngineError, StyleMatteError
 from stylematte.files import write_text, writing
 
 WORKSPACE_BYTES = 4 << 30
-Say = Callable[[str, int, int], None]  # phase, steps done, steps there are
+Report = Callable[[str, int, int], None]  # phase, steps done, total steps
 
 
-def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
-    """Let TensorRT build.
+def build_plan(trt: Any, plan: EnginePlan, report: Report) -> bytes:
+    """Build an engine with TensorRT.
 
     Args:
         trt: The module `tensorrt`.
         plan: What to build.
-        say: Told of progress; may be called from another thread.
+        report: Called with the progress, possibly from another thread.
 
     Returns:
         The serialised engine.
 
     Raises:
-        EngineError: It cannot; the message has TensorRT's words.
+        EngineError: The build failed; the message quotes TensorRT.
     """
     model, flags = plan.model, 0
     prefers_aot = getattr(trt.NetworkDefinitionCreationFlag, "PREFER_AOT_PYTHON_PLUGINS", None)
@@ -64,38 +64,38 @@ def build_plan(trt: Any, plan: Plan, say: Say) -> bytes:
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model.SerializeToString()):
         words = parser.get_error(0).desc() if parser.num_errors else "no reason given"
-        raise EngineError(f"TensorRT does not read {plan.name}: {_one_line(words)}")
+        raise EngineError(f"TensorRT does not read {plan.name}: {_single_line(words)}")
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     if plan.precision == "fp32" and hasattr(trt.BuilderFlag, "TF32"):
-        config.clear_flag(trt.BuilderFlag.TF32)  # ten bits of a product are not what float32 promises
+        config.clear_flag(trt.BuilderFlag.TF32)  # TF32's 10-bit mantissa is not float32
     for shapes in plan.profiles():
         profile = builder.create_optimization_profile()
-        for name, (least, usual, greatest) in shapes.items():
-            profile.set_shape(name, least, usual, greatest)
+        for name, (minimum, optimum, maximum) in shapes.items():
+            profile.set_shape(name, minimum, optimum, maximum)
         config.add_optimization_profile(profile)
-    config.progress_monitor = _monitor(trt, say)
+    config.progress_monitor = _monitor(trt, report)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         words = logger.errors[-1] if logger.errors else "no reason given"
-        raise EngineError(f"TensorRT did not build {plan.name}: {_one_line(words)}")
+        raise EngineError(f"TensorRT did not build {plan.name}: {_single_line(words)}")
     return bytes(engine)
 
 
-def build_apart(plan: Plan, say: Say) -> bytes:
-    """Let TensorRT build in a process of its own: it can be interrupted there, and may die there.
+def build_in_process(plan: EnginePlan, report: Report) -> bytes:
+    """Build an engine in a separate process, which can be interrupted and whose crash does no harm.
 
     Args:
         plan: What to build.
-        say: Told of progress.
+        report: Called with the progress.
 
     Raises:
-        EngineError: TensorRT cannot build it, or the process died.
+        EngineError: The build failed, or the process died.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     settings = (plan.name, plan.model.SerializeToString(), plan.sizes, plan.largest_batch)
-    process = context.Process(target=_send_built, args=(settings, sender), daemon=True)
+    process = context.Process(target=_build_and_send, args=(settings, sender), daemon=True)
     process.start()
     sender.close()
     try:
@@ -106,7 +106,7 @@ def build_apart(plan: Plan, say: Say) -> bytes:
                 return value
             if kind == "error":
                 raise EngineError(value)
-            say(*value)
+            report(*value)
     except EOFError:
         process.join()
         raise EngineError(f"{plan.name}: the process that built it died with {process.exitcode}") from None
@@ -115,11 +115,11 @@ def build_apart(plan: Plan, say: Say) -> bytes:
         process.join()
 
 
-def _send_built(settings: tuple[Any, ...], sender: Any) -> None:
+def _build_and_send(settings: tuple[Any, ...], sender: Any) -> None:
     import tensorrt
 
     name, model, sizes, largest_batch = settings
-    plan = Plan(name, onnx.ModelProto.FromString(model), sizes, largest_batch)
+    plan = EnginePlan(name, onnx.ModelProto.FromString(model), sizes, largest_batch)
     try:
         engine = build_plan(tensorrt, plan, lambda *progress: sender.send(("progress", progress)))
     except (StyleMatteError, RuntimeError, ValueError) as error:
@@ -128,61 +128,61 @@ def _send_built(settings: tuple[Any, ...], sender: Any) -> None:
         sender.send(("engine", engine))
 
 
-def run_engine(trt: Any, engine: bytes, plan: Plan, card: Any) -> Run:
-    """Open an engine for its proof: image and full-size guide in, alpha out, all memory anew for every pass.
+def run_engine(trt: Any, engine: bytes, plan: EnginePlan, cuda: Any) -> Run:
+    """Open an engine for its parity check: image and guide in, alpha out; every pass allocates its memory.
 
     Args:
         trt: The module `tensorrt`.
-        engine: From `build_plan`.
-        plan: What it was built from.
-        card: Memory and streams, as `stylematte.engines.cuda.Cuda` has them.
+        engine: Result of `build_plan`.
+        plan: Plan of the engine.
+        cuda: Memory and streams, see `stylematte.engines.cuda.Cuda`.
 
     Raises:
-        EngineError: TensorRT does not open what it built, or a pass fails.
+        EngineError: TensorRT cannot open the engine, or a pass fails.
     """
     runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     opened = runtime.deserialize_cuda_engine(engine)
     context = opened.create_execution_context() if opened is not None else None
     if context is None:
-        raise EngineError(f"TensorRT does not open the engine of {plan.name} that it built")
-    stream = card.stream()
+        raise EngineError(f"TensorRT cannot open the engine that it built for {plan.name}")
+    stream = cuda.stream()
     ports = plan.model.graph
 
     def run(image: Float, guide: Float, prior: Float | None = None) -> Float:
         arrays = feed([port.name for port in ports.input], image, guide, prior)
-        failure = EngineError(f"a pass of the engine of {plan.name} fails on {image.shape} and {guide.shape}")
+        failure = EngineError(f"the engine of {plan.name} fails on {image.shape} and {guide.shape}")
         addresses = {}
         try:
             is_done = context.set_optimization_profile_async(plan.sizes.index(image.shape[2:]), stream)
-            card.wait(stream)
+            cuda.wait(stream)
             for name, array in arrays.items():
-                addresses[name] = card.allocate(array.nbytes)
-                card.upload(np.ascontiguousarray(array), addresses[name], stream)
+                addresses[name] = cuda.allocate(array.nbytes)
+                cuda.upload(np.ascontiguousarray(array), addresses[name], stream)
                 is_done = context.set_input_shape(name, array.shape) and is_done
             if not is_done:
                 raise failure
-            for name in (port.name for port in ports.output):  # as large as TensorRT says
+            for name in (port.name for port in ports.output):  # the shape is known to TensorRT
                 arrays[name] = np.empty(tuple(context.get_tensor_shape(name)), np.float32)
-                addresses[name] = card.allocate(arrays[name].nbytes)
+                addresses[name] = cuda.allocate(arrays[name].nbytes)
             for name, address in addresses.items():
                 is_done = context.set_tensor_address(name, address) and is_done
             if not (is_done and context.execute_async_v3(stream)):
                 raise failure
-            card.download(addresses["alpha"], arrays["alpha"], stream)
+            cuda.download(addresses["alpha"], arrays["alpha"], stream)
         finally:
             for address in addresses.values():
-                card.free(address)
+                cuda.free(address)
         return arrays["alpha"]
 
     return run
 
 
-def check_engine(plan: Plan, run: Run, photos: dict[str, Float]) -> Parity:
+def check_engine(plan: EnginePlan, run: Run, photos: dict[str, Float]) -> Parity:
     """Compare an engine with its ONNX file on a CPU, at every size and every batch size.
 
     Args:
-        plan: What the engine was built from.
-        run: Takes (image, guide) to alpha through the engine.
+        plan: Plan of the engine.
+        run: Computes alpha of (image, guide) with the engine.
         photos: (3, H, W) float32 RGB in [0, 1] by name; noise is added.
 
     Raises:
@@ -192,27 +192,27 @@ def check_engine(plan: Plan, run: Run, photos: dict[str, Float]) -> Parity:
     reference = run_onnx(rounded_in_float32(plan.model) if half else plan.model)
     cases = _cases(plan, photos)
     if takes_prior(plan.model):
-        cases |= again_with_prior(cases, reference)
+        cases |= with_prior(cases, reference)
     return compare(cases, reference, run, LIMITS[plan.precision], "onnx")
 
 
 def write_engine(
     path: Path,
     engine: bytes,
-    plan: Plan,
+    plan: EnginePlan,
     identity: Identity,
     parity: Parity,
     build: dict[str, Any],
 ) -> None:
-    """Write an engine and its sidecar, each whole or not at all; an engine without a sidecar is never opened.
+    """Write an engine and its sidecar, each atomically; an engine without a sidecar is never opened.
 
     Args:
-        path: From `engine_path`.
-        engine: From `build_plan`.
-        plan: What it was built from.
-        identity: What it was built for.
-        parity: From `check_engine`.
-        build: Facts for people: seconds, versions, memory.
+        path: Result of `engine_path`.
+        engine: Result of `build_plan`.
+        plan: Plan of the engine.
+        identity: What the engine was built for.
+        parity: Result of `check_engine`.
+        build: Information for readers: seconds, versions, memory.
     """
     facts = {
         "sidecar": SIDECAR_VERSION,
@@ -234,8 +234,8 @@ def write_engine(
     write_text(path.with_name(path.name + ".json"), json.dumps(facts, indent=2) + "\n")
 
 
-def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, Case]:
-    """(image, guide) by name: every photo, noise, every size at the largest batch, each batch at one size."""
+def _cases(plan: EnginePlan, photos: dict[str, Float]) -> dict[str, Case]:
+    """Return (image, guide) by name: photos and noise, the largest batch at all sizes, all batch sizes."""
     noise = np.random.default_rng(0).random((3, 333, 251), np.float32)
     guides = photos | {NOISE: noise}
     cases: dict[str, Case] = {}
@@ -252,7 +252,7 @@ def _cases(plan: Plan, photos: dict[str, Float]) -> dict[str, Case]:
 
 
 def _case(guides: list[Float], size: tuple[int, int]) -> Case:
-    """The pictures at working size, and at the full size of the first of them."""
+    """Return the images at working size, and at the full size of the first one."""
     height, width = guides[0].shape[1:]
     return np.stack([_resized(g, size) for g in guides]), np.stack(
         [_resized(g, (height, width)) for g in guides]
@@ -265,7 +265,7 @@ def _resized(photo: Float, size: tuple[int, int]) -> Float:
 
 
 def _logger(trt: Any) -> Any:
-    """A logger that keeps errors, to be told in one line, and is silent otherwise."""
+    """Return a silent logger that records errors."""
 
     class Logger(trt.ILogger):
         def __init__(self) -> None:
@@ -279,8 +279,8 @@ def _logger(trt: Any) -> Any:
     return Logger()
 
 
-def _monitor(trt: Any, say: Say) -> Any:
-    """Passes TensorRT's outermost phases on."""
+def _monitor(trt: Any, report: Report) -> Any:
+    """Return a monitor that reports TensorRT's build phases."""
 
     class Monitor(trt.IProgressMonitor):
         def __init__(self) -> None:
@@ -289,10 +289,10 @@ def _monitor(trt: Any, say: Say) -> Any:
 
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             self.steps[phase] = steps
-            say(phase, 0, steps)
+            report(phase, 0, steps)
 
         def step_complete(self, phase: str, step: int) -> bool:
-            say(phase, step + 1, self.steps.get(phase, step + 1))
+            report(phase, step + 1, self.steps.get(phase, step + 1))
             return True
 
         def phase_finish(self, phase: str) -> None:
@@ -301,6 +301,6 @@ def _monitor(trt: Any, say: Say) -> Any:
     return Monitor()
 
 
-def _one_line(text: str) -> str:
+def _single_line(text: str) -> str:
     line = " ".join(str(text).split())
     return line if len(line) <= 300 else line[:297] + "..."

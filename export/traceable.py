@@ -1,8 +1,8 @@
-"""Networks in a form that can be traced for any size: Swin and Mask2Former with plain gathers.
+"""Make networks traceable for any input size: Swin and Mask2Former with plain gathers.
 
-The package `transformers` decides in Python, by the sizes it is shown, what a trace for every size has to
-decide in the graph; and its deformable attention uses GridSample, which several releases of TensorRT compute
-wrongly without a word. Inside `traceable` a network computes the same in other operators.
+The package `transformers` makes size-dependent decisions in Python that a trace for every size has to make
+in the graph. Its deformable attention uses GridSample, which several TensorRT releases silently compute
+wrongly. Inside `traceable`, networks compute the same with other operators.
 """
 
 import functools
@@ -23,9 +23,9 @@ Size = tuple[int, int]
 
 @contextmanager
 def traceable(model: StyleMatte) -> Iterator[None]:
-    """Let a network be traced for every size.
+    """Make a network traceable for every input size.
 
-    The package's classes are changed meanwhile, so no other thread should build or run its networks.
+    The classes of `transformers` are patched meanwhile, so no other thread should build or run its networks.
     """
     if not isinstance(model.encoder, Swin):
         with _one_stem(model):
@@ -38,7 +38,7 @@ def traceable(model: StyleMatte) -> Iterator[None]:
     decoder = mask2former.Mask2FormerPixelDecoderEncoderOnly
     backbone: Any = model.encoder.backbone
     before = backbone.config._attn_implementation
-    backbone.set_attn_implementation("eager")  # the fused one is decomposed for one size alone
+    backbone.set_attn_implementation("eager")  # the fused kernel would be traced for one size only
     try:
         with (
             patch.object(mask2former, "multi_scale_deformable_attention", deformable_attention),
@@ -53,7 +53,7 @@ def traceable(model: StyleMatte) -> Iterator[None]:
 
 @contextmanager
 def _one_stem(model: StyleMatte) -> Iterator[None]:
-    """Picture and prior share one kernel, whose name in the file is the stem's."""
+    """Merge the kernels of image and prior into one, which has the stem's name in the file."""
     stem: Any = model.encoder.stem
     before = stem.conv
     if isinstance(before, PriorConv):
@@ -67,20 +67,20 @@ def _one_stem(model: StyleMatte) -> Iterator[None]:
 def deformable_attention(
     value: Tensor, sizes: Sequence[Size], locations: Tensor, attention: Tensor
 ) -> Tensor:
-    """Weighted sum of bilinear samples, as gathers of rows and one product a level.
+    """Compute weighted sums of bilinear samples with gathers of rows and one product per level.
 
     Args:
-        value: (B, Σ height · width, heads, dim), the levels' maps row by row, one after another.
+        value: (B, Σ height · width, heads, dim), the flattened maps of all levels, concatenated.
         sizes: (height, width) of the levels.
-        locations: (B, queries, heads, levels, points, 2): x, y in [0, 1] over the map; outside of it is 0.
+        locations: (B, queries, heads, levels, points, 2): x, y in [0, 1] over the map; 0 is sampled outside.
         attention: (B, queries, heads, levels, points), summing to 1 over levels and points.
 
     Returns:
         (B, queries, heads · dim).
 
     Reference:
-        Zhu et al., "Deformable DETR", 2021, eq. 3; samples as `grid_sample` takes them with zeros around and
-        corners not aligned.
+        Zhu et al., "Deformable DETR", 2021, eq. 3; sampling as in `grid_sample` with zero padding and
+        `align_corners=False`.
     """
     batch, _, heads, dim = value.shape
     queries, points = locations.shape[1], locations.shape[4]
@@ -100,15 +100,15 @@ def deformable_attention(
 
 
 def _corners(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Four pixels around every point: their rows in the map's table, and bilinear weights, 0 outside.
+    """Return the four pixels around every point, as rows of the flattened map, and their bilinear weights.
 
     Args:
         where: (M, queries, points, 2).
-        height: Of the map.
-        width: Of the map.
+        height: Height of the map.
+        width: Width of the map.
 
     Returns:
-        Both (M, queries, 4 · points), int64 and float.
+        Rows and weights, both (M, queries, 4 · points), int64 and float; weights are 0 outside the map.
     """
     x, y = where[..., 0] * width - 0.5, where[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
@@ -122,12 +122,12 @@ def _corners(where: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def reference_points(sizes: Sequence[Size], valid_ratios: Tensor, device: torch.device) -> Tensor:
-    """Centres of all pixels of all levels, (B, Σ height · width, levels, 2): x, y in [0, 1].
+    """Return the centres of all pixels of all levels, (B, Σ height · width, levels, 2): x, y in [0, 1].
 
     Args:
         sizes: (height, width) of the levels.
-        valid_ratios: (B, levels, 2), all 1: nothing is padded here.
-        device: Of the result.
+        valid_ratios: (B, levels, 2), all 1, because nothing is padded here.
+        device: Device of the result.
     """
     levels = []
     for height, width in sizes:
@@ -139,7 +139,7 @@ def reference_points(sizes: Sequence[Size], valid_ratios: Tensor, device: torch.
 
 
 def _always_cropped(maybe_pad: Any) -> Any:
-    """Pad to whole windows as ever, and say that it was padded: then it is cut off at every size."""
+    """Pad to whole windows and always report padding, so that the crop is traced for every size."""
 
     @functools.wraps(maybe_pad)
     def pad(layer: Any, states: Tensor, height: int, width: int) -> tuple[Tensor, tuple[int, ...]]:

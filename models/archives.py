@@ -1,4 +1,4 @@
-"""Files of `torch.save`: what one says of its kind and its size, looked at before a byte is unpacked."""
+"""Check `torch.save` files before unpacking them: file type and uncompressed size."""
 
 import zipfile
 from typing import BinaryIO
@@ -6,30 +6,30 @@ from typing import BinaryIO
 from stylematte.errors import InputError
 
 _ZIP = b"PK\x03\x04"
-# torch.save packs without compression, and no packer makes weights much smaller; bombs grow a thousand times.
+# torch.save does not compress, and weights barely compress anyway; zip bombs expand a thousandfold.
 _MOST_GROWTH = 2
 
 
 def check_archive(file: BinaryIO) -> None:
-    """Refuse what cannot be a file of torch.save, and an archive that unpacks to far more than it is.
+    """Reject files that are not `torch.save` output, and archives that unpack to far more than their size.
 
-    The file is left at its start.
+    The file position is reset to the start.
 
     Args:
-        file: Opened, at its start.
+        file: Open binary file, positioned at the start.
 
     Raises:
-        InputError: It is of another kind, or a bomb.
+        InputError: The file is of another type, or a zip bomb.
     """
     head = file.read(16)
     file.seek(0)
     if head[:4] == _ZIP:
         _check_sizes(file)
     elif head[:1] == b"\x08":
-        raise InputError("an ONNX model, not a file of torch.save")
+        raise InputError("an ONNX model, not a torch.save file")
     elif head[8:9] == b"{":
-        raise InputError("a safetensors file, not one of torch.save")
-    elif head[:1] != b"\x80":  # of pickles of protocol 2 and later
+        raise InputError("a safetensors file, not a torch.save file")
+    elif head[:1] != b"\x80":  # pickle protocol 2 and later
         raise InputError("damaged, or not a file of plain tensors")
 
 
@@ -43,5 +43,6 @@ def _check_sizes(file: BinaryIO) -> None:
     file.seek(0)
     if unpacked > _MOST_GROWTH * size + (1 << 20):
         raise InputError(
-            f"its {size / 1e6:.1f} MB unpack to {unpacked / 1e6:,.0f} MB, as no weights do; it was not read"
+            f"its {size / 1e6:.1f} MB would unpack to {unpacked / 1e6:,.0f} MB, which no weights file does; "
+            "it was not read"
         )

@@ -1,4 +1,4 @@
-"""Weights on disk: safetensors, with the preset in the metadata: its name, and what was changed of it."""
+"""Weights on disk: safetensors with the preset's name, and any changes to it, in the metadata."""
 
 import dataclasses
 import json
@@ -19,7 +19,7 @@ from models.stylematte import MEAN, STD, StyleMatte, build_model
 from stylematte.errors import InputError
 from stylematte.files import writing
 
-GENERATOR = "stylegan3"  # what a generator's file says of itself
+GENERATOR = "stylegan3"  # value of the metadata key "network" in generator files
 
 
 class CheckpointError(InputError):
@@ -27,12 +27,12 @@ class CheckpointError(InputError):
 
 
 def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, half: bool = False) -> None:
-    """Write a network's weights, whole or not at all; the same weights make the same file, byte for byte.
+    """Write a network's weights atomically; the same weights give the same file, byte for byte.
 
     Args:
         model: Network whose state dict is written, float32.
         path: Target, `.safetensors`.
-        provenance: What made the weights; kept as JSON in the metadata.
+        provenance: How the weights were made; stored as JSON in the metadata.
         half: Write convolution kernels as float16, which halves the file; norms stay float32.
     """
     tensors = model.state_dict()
@@ -45,42 +45,42 @@ def save_weights(model: StyleMatte, path: Path, provenance: dict | None = None, 
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
-    """Write a safetensors file, whole or not at all; the same content makes the same file, byte for byte."""
+    """Write a safetensors file atomically; the same content gives the same file, byte for byte."""
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with writing(path) as temporary:
         temporary.write_bytes(_sorted_header(save(plain, metadata=metadata)))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict]:
-    """Read a safetensors file: its tensors, its metadata, and the provenance that is part of it.
+    """Read a safetensors file: its tensors, its metadata, and the provenance parsed from the metadata.
 
     Raises:
-        CheckpointError: It is damaged, or no such file.
+        CheckpointError: The file is damaged or missing.
     """
     try:
         with safe_open(path, "pt") as file:
             metadata = file.metadata() or {}
         return load_file(path), metadata, json.loads(metadata.get("provenance", "{}"))
-    except Exception as error:  # the library has no exception of its own for a damaged file
+    except Exception as error:  # safetensors raises no specific exception for a damaged file
         raise CheckpointError(f"{path}: not a readable safetensors file: {error}") from None
 
 
 def changed_fields(preset: Preset) -> dict[str, Any]:
-    """What differs from the preset of the same name; empty for those in `models.presets.PRESETS`."""
+    """Return the fields that differ from the preset of the same name in `models.presets.PRESETS`."""
     plain = dataclasses.asdict(PRESETS[preset.name])
     return {key: value for key, value in dataclasses.asdict(preset).items() if value != plain[key]}
 
 
 def _sorted_header(file: bytes) -> bytes:
-    """Sort a safetensors file's header: the library writes the metadata in another order every time."""
+    """Sort a safetensors file's header: the library writes the metadata in a different order every time."""
     length = int.from_bytes(file[:8], "little")
     header = json.dumps(json.loads(file[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors start at a multiple of 8
+    header += b" " * (-len(header) % 8)  # tensor data starts at a multiple of 8
     return len(header).to_bytes(8, "little") + header + file[8 + length :]
 
 
 def load_weights(path: Path) -> tuple[StyleMatte, dict]:
-    """Build the network a file belongs to and fill it.
+    """Build the network that a file describes and load its weights.
 
     Returns:
         The network in evaluation mode, and the provenance written with it.
@@ -94,7 +94,9 @@ def load_weights(path: Path) -> tuple[StyleMatte, dict]:
 
 def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> StyleMatte:
     if metadata.get("network") == GENERATOR:
-        raise CheckpointError(f"{path}: draws pictures, and mattes none; `stylematte synth` takes it")
+        raise CheckpointError(
+            f"{path}: this is a generator, not a matting network; use it with `stylematte synth`"
+        )
     try:
         preset = preset_of(metadata)
     except ValueError as error:
@@ -102,13 +104,13 @@ def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
     try:
         model = build_model(preset)
     except (TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path}: a network that this version cannot build: {error}") from None
+        raise CheckpointError(f"{path}: this version cannot build the network: {error}") from None
     fill(model, without_prior(model) | tensors, str(path))
     return model.eval()
 
 
 def without_prior(model: StyleMatte) -> dict[str, Tensor]:
-    """What weights that know no prior lack, by name: zeros, with which the function is theirs."""
+    """Return zero weights for the prior, so that weights trained without one load and behave as before."""
     name = f"encoder.{PRIOR}"
     return {name: torch.zeros_like(model.state_dict()[name])} if model.preset.prior else {}
 
@@ -123,33 +125,33 @@ def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
     model.load_state_dict(tensors)
 
 
-def check(tensors: dict[str, Tensor], wanted: dict[str, Tensor], where: str) -> None:
+def check(tensors: dict[str, Tensor], expected: dict[str, Tensor], where: str) -> None:
     """Compare names and shapes.
 
     Args:
         tensors: What a file holds.
-        wanted: What it should hold; values do not matter.
-        where: Names the file in messages.
+        expected: What it should hold; the values do not matter.
+        where: Name of the file, for messages.
 
     Raises:
         CheckpointError: A tensor is missing, unknown, or of another shape; the message names the first.
     """
-    if missing := [name for name in wanted if name not in tensors]:
+    if missing := [name for name in expected if name not in tensors]:
         raise CheckpointError(f"{where}: {len(missing)} tensors are missing, first {missing[0]}")
-    if unknown := [name for name in tensors if name not in wanted]:
+    if unknown := [name for name in tensors if name not in expected]:
         raise CheckpointError(f"{where}: {len(unknown)} tensors are unknown, first {unknown[0]}")
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
+        if tensor.shape != expected[name].shape:
             raise CheckpointError(
-                f"{where}: {name} is {tuple(tensor.shape)}, the network wants {tuple(wanted[name].shape)}"
+                f"{where}: {name} is {tuple(tensor.shape)}, the network expects {tuple(expected[name].shape)}"
             )
 
 
-def read_pickle(path: Path) -> dict[str, Tensor]:
-    """Read a file of `torch.save` that holds tensors by name; nothing in it is run.
+def read_torch_file(path: Path) -> dict[str, Tensor]:
+    """Read a `torch.save` file that holds named tensors, without running any code in it.
 
     Raises:
-        CheckpointError: It is damaged, a bomb, or holds something else; the message names the first thing.
+        CheckpointError: The file is damaged, a zip bomb, or holds anything else, which the message names.
     """
     with path.open("rb") as file:
         try:
@@ -159,38 +161,40 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             raise CheckpointError(f"{path}: {error}") from None
         except OSError:
             raise
-        except Exception as error:  # torch raises many kinds for a damaged or refused file
+        except Exception as error:  # torch raises many types for a damaged or rejected file
             raise CheckpointError(f"{path}: damaged, or not a file of plain tensors") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: not tensors by name, but {type(content).__name__}")
+        raise CheckpointError(f"{path}: expected a dictionary of tensors, found {type(content).__name__}")
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise CheckpointError(f"{path}: {name!r} is no tensor, but {type(value).__name__}")
+            raise CheckpointError(f"{path}: {name!r} is a {type(value).__name__}, not a tensor")
     return content
 
 
 def load_encoder(path: Path, folded_name: str = "mobilenet_v2") -> tuple[Encoder, str]:
-    """Read the encoder of trained weights, or MobileNetV2 as ImageNet left it; to look with, not to train.
+    """Load a frozen feature extractor: the encoder of trained weights, or a MobileNetV2 from ImageNet.
 
     Args:
-        path: Weights of ours; or safetensors of a MobileNetV2 with batch norms folded, for RGB in [-1, 1].
-        folded_name: Encoder that folded weights are of.
+        path: Weights of this project; or safetensors of a MobileNetV2 with folded batch norms, for RGB in
+            [-1, 1].
+        folded_name: Encoder that the folded weights belong to.
 
     Returns:
-        In evaluation mode, for RGB normalised by `models.stylematte.MEAN` and `STD`; and what to call it.
+        The encoder in evaluation mode, for RGB normalised by `models.stylematte.MEAN` and `STD`; its name.
 
     Raises:
-        CheckpointError: It cannot be read, or is of another network.
+        CheckpointError: The file cannot be read, or belongs to another network.
     """
     folded, metadata, _ = read_tensors(path)
-    if "stem.weight" not in folded:  # a network of ours
+    if "stem.weight" not in folded:  # weights of this project
         return _network_of(path, folded, metadata).encoder, f"encoder of {path.stem}"
     encoder = build_encoder(folded_name)
     assert isinstance(encoder, MobileNet)
-    # What the norms measure they undo: any pictures give the same function, these always the same numbers.
+    # Each norm undoes the statistics it measures, so any images give the same function; fixed noise also
+    # gives the same numbers every time.
     noise = torch.randn((2, 3, 64, 64), generator=torch.Generator().manual_seed(0))
     try:
         load_folded(encoder, from_signed_range(folded, MEAN, STD), noise)
-    except (KeyError, RuntimeError) as error:  # torch has no narrower one for kernels of other shapes
-        raise CheckpointError(f"{path}: not a MobileNetV2 with batch norms folded: {error}") from None
+    except (KeyError, RuntimeError) as error:  # torch raises RuntimeError for a wrong kernel shape
+        raise CheckpointError(f"{path}: not a MobileNetV2 with folded batch norms: {error}") from None
     return encoder.eval(), "mobilenet"

@@ -1,4 +1,4 @@
-"""Encoders: a normalised picture in, features at strides 4 to 32 out, small encoders' from 2."""
+"""Encoders: a normalised image in, features at strides 4 to 32 out (2 to 32 from small encoders)."""
 
 from bisect import bisect_right
 from collections.abc import Callable
@@ -12,12 +12,12 @@ from torch.nn import functional as F  # noqa: N812
 from models import swin
 from models.encoder import ENCODER_LEVELS, Encoder
 
-PRIOR = "stem.conv.prior"  # what reads the prior, in an encoder that takes one
+PRIOR = "stem.conv.prior"  # kernel that reads the prior, in encoders that take one
 
 
 @dataclass(frozen=True)
 class MobileNetShape:
-    """Rows of (expansion, channels, repeats, stride, kernel), as the papers' tables have them."""
+    """Rows of (expansion, channels, repeats, stride, kernel), as in the papers' tables."""
 
     stem: int
     rows: tuple[tuple[int, int, int, int, int], ...]
@@ -36,8 +36,8 @@ _SHAPES = {
             (6, 320, 1, 1, 3),
         ),
     ),
-    # EfficientNet-B0's rows, without squeeze and excitation and with ReLU6. The last row, of 320 channels, is
-    # left out: it feeds the classifier, and costs a tenth of the encoder's time.
+    # EfficientNet-B0's rows, with ReLU6 and without squeeze-and-excitation. The last row, with 320 channels,
+    # is left out: it feeds the classifier, and takes a tenth of the encoder's time.
     "efficientnet_lite0": MobileNetShape(
         32,
         (
@@ -69,7 +69,7 @@ class ConvNorm(nn.Module):
         kind: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
         super().__init__()
-        # Stride 2 pads one more right and below, as the ImageNet weights were trained (TensorFlow's SAME).
+        # Stride 2 pads one more at the right and bottom, like the ImageNet weights (TensorFlow's SAME).
         reach = kernel // 2
         self.pad = nn.ZeroPad2d((reach - 1, reach, reach - 1, reach)) if stride == 2 else nn.Identity()
         padding = 0 if stride == 2 else reach
@@ -83,10 +83,10 @@ class ConvNorm(nn.Module):
 
 
 class PriorConv(nn.Conv2d):
-    """Convolution of a picture and, as a fourth channel, of an alpha believed so far.
+    """Convolution of an image and, as a fourth channel, of an alpha estimated earlier (the prior).
 
-    The fourth channel's kernel is a parameter of its own, zero at first: it learns where the picture's is
-    frozen, and files without it are those of a network that knows no prior.
+    The fourth channel's kernel is a separate parameter that starts at zero: it can learn while the image's
+    kernel is frozen, and files without it belong to networks without a prior.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ class PriorConv(nn.Conv2d):
 
     @torch.no_grad()
     def joined(self) -> nn.Conv2d:
-        """The same with one kernel of four channels, to be exported."""
+        """Return an equivalent convolution with one four-channel kernel, for export."""
         kernel, stride, padding = self.kernel_size, self.stride, self.padding
         joined = nn.Conv2d(4, self.out_channels, kernel, stride, padding, bias=False)  # type: ignore[arg-type]
         joined.weight.copy_(torch.cat([self.weight, self.prior], 1))
@@ -105,13 +105,14 @@ class PriorConv(nn.Conv2d):
         """(B, 3, h, w) normalised RGB, or (B, 4, h, w) with the prior → (B, outputs, h', w')."""
         prior: Tensor = self.prior
         if input.shape[1] == self.in_channels:
-            # Zeros, whose gradient is zero: cut off, so that nothing goes back through frozen levels for it.
+            # The prior is zeros, so its gradient is zero: detach it, so that no gradient is propagated
+            # through frozen levels for it.
             input, prior = F.pad(input, (0, 0, 0, 0, 0, 1)), prior.detach()
         return F.conv2d(input, torch.cat([self.weight, prior], 1), None, self.stride, self.padding)
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter every channel by itself, project; add the input where shapes allow.
+    """Expand, filter each channel (depthwise), project; add the input where the shapes match.
 
     Reference:
         Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, figure 4.
@@ -132,7 +133,7 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNet(Encoder):
-    """MobileNetV2, or a later network of the same blocks, without its classifier.
+    """MobileNetV2, or a later network made of the same blocks, without its classifier.
 
     Reference:
         Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", 2018, table 2; Tan, Le,
@@ -150,7 +151,7 @@ class MobileNet(Encoder):
                 step = row_stride if index == 0 else 1
                 blocks.append(InvertedResidual(inputs, outputs, step, expansion, kernel))
                 inputs, stride = outputs, stride * step
-                ends[stride] = (len(blocks), outputs)  # the last block at each stride is the one kept
+                ends[stride] = (len(blocks), outputs)  # keep the last block at each stride
         self.blocks = nn.ModuleList(blocks)
         self.ends = [ends[s][0] for s in (2, 4, 8, 16, 32)]
         self.channels = [ends[s][1] for s in (2, 4, 8, 16, 32)]
@@ -159,11 +160,11 @@ class MobileNet(Encoder):
         """Extract features.
 
         Args:
-            x: (B, 3, h, w) normalised RGB, h and w multiples of 32; or, where the stem takes a prior,
-                (B, 4, h, w) with an alpha in [0, 1] behind it. Three channels stand for a prior of zeros.
+            x: (B, 3, h, w) normalised RGB, h and w multiples of 32; or (B, 4, h, w) with an alpha in [0, 1]
+                as the fourth channel, if the stem takes a prior. Three channels mean a prior of zeros.
 
         Returns:
-            Five maps, (B, c, h/2, w/2) to (B, c, h/32, w/32), c as in `channels`.
+            Five maps, (B, c, h/2, w/2) to (B, c, h/32, w/32), with c from `channels`.
         """
         features = []
         x = self.stem(x)
@@ -176,7 +177,7 @@ class MobileNet(Encoder):
     def level_of(self, parameter_name: str) -> int:
         """See `Encoder.level_of`.
 
-        What reads the prior counts to the deepest: ImageNet knows nothing of it.
+        The prior's kernel counts as the deepest level: it has no ImageNet weights.
         """
         part, _, rest = parameter_name.partition(".")
         if parameter_name == PRIOR:
@@ -184,16 +185,16 @@ class MobileNet(Encoder):
         if part == "stem":
             return 0
         block = int(rest.partition(".")[0])
-        # `ends` counts blocks, the last of each stride included; what leads to stride 2 shares level 1.
+        # `ends` counts blocks up to and including the last of each stride; stride 2 shares level 1.
         return max(1, bisect_right(self.ends, block))
 
 
 def build_encoder(name: str, prior: bool = False) -> Encoder:
-    """Make an encoder by its preset name, with random weights.
+    """Build an encoder by name, with random weights.
 
     Args:
         name: See `models.presets`.
-        prior: The stem takes a prior as well; not for Swin Transformers.
+        prior: Let the stem take a prior; not for Swin Transformers.
     """
     if name in _SHAPES:
         return MobileNet(_SHAPES[name], prior)
@@ -203,16 +204,16 @@ def build_encoder(name: str, prior: bool = False) -> Encoder:
 
 @torch.no_grad()
 def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -> None:
-    """Fill an encoder from ImageNet weights whose batch norms were folded into the convolutions.
+    """Load ImageNet weights whose batch norms were folded into the convolutions.
 
-    Every norm takes the statistics that `photos` show it and undoes them with its scale and shift, so the
-    function stays what it was while training can go on as usual. A prior has no say in it.
+    Each norm takes the statistics of `photos` and undoes them with its scale and shift, so the function is
+    unchanged and training can continue as usual. The prior does not affect this.
 
     Args:
-        encoder: Network to fill.
+        encoder: Network to load the weights into.
         folded: `stem.weight`, `stem.bias`, `blocks.<i>.<expand|depthwise|project>.<weight|bias>`, for
-            normalised RGB (see `from_signed_range` for weights that want [-1, 1]).
-        photos: (B, 3, h, w) float32 normalised RGB, a few dozen pictures at least.
+            normalised RGB (see `from_signed_range` for weights that expect [-1, 1]).
+        photos: (B, 3, h, w) float32 normalised RGB, at least a few dozen images.
 
     Raises:
         KeyError: `folded` lacks a layer of the encoder.
@@ -227,7 +228,7 @@ def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -
         hooks.append(layer.norm.register_forward_pre_hook(_measured_norm(folded[f"{name}.bias"])))
     training = encoder.training
     encoder.eval()
-    encoder(photos)  # front to back: a layer is measured through the layers already set
+    encoder(photos)  # front to back: each layer is measured through the layers already set
     for hook in hooks:
         hook.remove()
     encoder.train(training)
@@ -250,9 +251,9 @@ def _measured_norm(bias: Tensor) -> Callable[[nn.Module, tuple[Tensor, ...]], No
 def from_signed_range(
     folded: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> dict[str, Tensor]:
-    """Rewrite folded weights made for RGB in [-1, 1] for normalised RGB.
+    """Convert folded weights that expect RGB in [-1, 1] to ones that expect normalised RGB.
 
-    The stem sees 2·(std·x + mean) − 1 where it expects y, so scale and shift move into its weight and bias.
+    The stem expects y = 2·(std·x + mean) − 1, so the scale and shift move into its weight and bias.
     """
     weight = folded["stem.weight"].float()
     scale = torch.tensor(std).view(1, 3, 1, 1) * 2

@@ -1,4 +1,4 @@
-"""Decoders that join an encoder's features into one map at stride 4."""
+"""Decoders that merge an encoder's features into one map at stride 4."""
 
 import torch
 from torch import Tensor, nn
@@ -8,7 +8,7 @@ from models.encoders import ConvNorm
 
 
 class HardSigmoid(nn.Module):
-    """x / 6 + 1/2, clipped to [0, 1]; written out, since OpenCV 5.0 computes the operator wrongly."""
+    """x / 6 + 1/2, clipped to [0, 1]; written out because OpenCV 5.0 computes the ONNX operator wrongly."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Any shape → the same."""
@@ -16,10 +16,10 @@ class HardSigmoid(nn.Module):
 
 
 class Context(nn.Module):
-    """Tell every coarse pixel about its surroundings and the whole picture.
+    """Give every coarse pixel the context of its surroundings and of the whole image.
 
-    A dark coat beside a dark door cannot be told apart from nearby: a 7×7 window at stride 32 spans 224 px,
-    and the mean over the map says what kind of picture it is.
+    A dark coat in front of a dark door cannot be separated locally. A 7×7 window at stride 32 spans 224 px,
+    and the mean over the map summarises the whole image.
     """
 
     def __init__(self, channels: int) -> None:
@@ -37,11 +37,11 @@ class Context(nn.Module):
 
 
 class LightFPN(nn.Module):
-    """Feature pyramid for small encoders: context at the top, one 3×3 convolution a step on the way down.
+    """Feature pyramid for small encoders: context at the top, then one 3×3 convolution per level.
 
     Args:
         encoder_channels: Channels at strides 4, 8, 16, 32.
-        channels: Channels of the result; the two coarse levels have twice as many.
+        channels: Channels of the output; the two coarse levels have twice as many.
 
     Reference:
         Lin et al., "Feature Pyramid Networks for Object Detection", 2017, figure 3.
@@ -59,7 +59,7 @@ class LightFPN(nn.Module):
         self.smooth = nn.ModuleList(ConvNorm(width, width, 3) for width in widths[:3])
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Join features from coarse to fine.
+        """Merge features from coarse to fine.
 
         Args:
             features: (B, c, h/4, w/4) to (B, c, h/32, w/32).
@@ -78,11 +78,11 @@ class LightFPN(nn.Module):
 
 
 class CoarsestOnly(nn.Module):
-    """No pyramid for small encoders: context at stride 32, made large; for the article's comparison.
+    """No pyramid, for small encoders: context at stride 32, upsampled; for the article's ablation.
 
     Args:
         encoder_channels: Channels at strides 4, 8, 16, 32.
-        channels: Channels of the result.
+        channels: Channels of the output.
     """
 
     def __init__(self, encoder_channels: list[int], channels: int) -> None:
@@ -92,16 +92,16 @@ class CoarsestOnly(nn.Module):
         self.narrow = ConvNorm(2 * channels, channels)
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Four maps from fine to coarse → (B, channels, h/4, w/4), of the last alone."""
+        """Four maps from fine to coarse → (B, channels, h/4, w/4), computed from the last map only."""
         x = self.narrow(self.context(self.lateral(features[3])))  # (B, C, h/32, w/32)
         return F.interpolate(x, scale_factor=8, mode="bilinear", align_corners=False)
 
 
 class SharedFPN(nn.Module):
-    """Feature pyramid as published with StyleMatte: one 3×3 convolution serves all three steps.
+    """Feature pyramid as published with StyleMatte: all three levels share one 3×3 convolution.
 
     Args:
-        channels: Channels of the maps that come in, and of the result.
+        channels: Channels of the input maps and of the output.
 
     Reference:
         Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", 2023, and the code published with it.
@@ -116,7 +116,7 @@ class SharedFPN(nn.Module):
         )
 
     def forward(self, features: list[Tensor]) -> Tensor:
-        """Join maps from coarse to fine.
+        """Merge maps from coarse to fine.
 
         Args:
             features: (B, channels, h/4, w/4) to (B, channels, h/32, w/32), sides rounded up.
@@ -128,13 +128,13 @@ class SharedFPN(nn.Module):
         maps = [lateral(x) for lateral, x in zip(self.laterals, reversed(coarse), strict=True)]
         x = maps[0]  # (B, C, h/32, w/32)
         for finer in (*maps[1:], finest):
-            x = self.smooth(x)  # before it grows: a quarter of the work
+            x = self.smooth(x)  # before upsampling: a quarter of the work
             x = finer + F.interpolate(x, finer.shape[-2:], mode="bilinear", align_corners=True)
         return self.fuse(torch.cat([x, finest], dim=1))  # (B, 2C, h/4, w/4) → (B, C, h/4, w/4)
 
 
 class Finest(nn.Module):
-    """No pyramid: the finest map as it comes from the pixel decoder, for the article's comparison."""
+    """No pyramid: the pixel decoder's finest map as it is, for the article's ablation."""
 
     def forward(self, features: list[Tensor]) -> Tensor:
         """Four maps from fine to coarse → the first, (B, channels, h/4, w/4)."""

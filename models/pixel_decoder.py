@@ -1,4 +1,4 @@
-"""Mask2Former's pixel decoder, and what each preset joins its features with."""
+"""Mask2Former's pixel decoder, and the choice of a decoder for each preset."""
 
 import math
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from models.presets import Preset
 
 @dataclass(frozen=True)
 class PixelDecoderShape:
-    """Numbers of a pixel decoder beside its width."""
+    """Hyperparameters of a pixel decoder, except its width."""
 
     layers: int
     heads: int
@@ -27,14 +27,14 @@ _SHAPES = {
 
 
 class PixelDecoder(nn.Module):
-    """Deformable attention over strides 32, 16 and 8 together, then one step of a pyramid to stride 4.
+    """Deformable attention over strides 32, 16 and 8 jointly, then one pyramid step to stride 4.
 
-    The layers are those of the package `transformers`.
+    The layers come from the package `transformers`.
 
     Args:
         encoder_channels: Channels at strides 4, 8, 16, 32.
-        channels: Channels of all results, a multiple of 32.
-        shape: The other numbers.
+        channels: Channels of all outputs, a multiple of 32.
+        shape: The other hyperparameters.
 
     Reference:
         Cheng et al., "Masked-attention Mask Transformer for Universal Image Segmentation", 2022, §3.2.1;
@@ -59,22 +59,22 @@ class PixelDecoder(nn.Module):
         self._initialise()
 
     def forward(self, features: list[Tensor]) -> list[Tensor]:
-        """Let every level see the others.
+        """Let the levels attend to each other.
 
         Args:
             features: (B, c, h/4, w/4) to (B, c, h/32, w/32).
 
         Returns:
-            As many maps of the same sizes, `channels` each, float32.
+            Maps of the same sizes with `channels` channels, float32.
         """
-        # In float32 under autocast too, as Mask2Former does it: sampling positions need more than 8 bits.
+        # In float32 even under autocast, like Mask2Former: sampling positions need more than 8 bits.
         with torch.autocast(features[0].device.type, enabled=False):
             out = self.decoder([feature.float() for feature in features])
         return [out.mask_features, *reversed(out.multi_scale_features)]
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Fill what the package leaves to the network around: Zhu et al., §A.4 for the attention."""
+        """Initialise the weights that `transformers` leaves to the caller: Zhu et al., §A.4 for attention."""
         nn.init.normal_(self.decoder.level_embed)
         for layer in self.decoder.modules():
             if isinstance(layer, nn.Linear | nn.Conv2d):
@@ -85,7 +85,7 @@ class PixelDecoder(nn.Module):
             attention = layer.self_attn
             nn.init.zeros_(attention.attention_weights.weight)
             nn.init.zeros_(attention.sampling_offsets.weight)
-            # Each head looks in a direction of its own, each point one step further, along a square.
+            # Each head samples in its own direction, each point one step further, on a square.
             angles = torch.arange(attention.n_heads) * (2 * math.pi / attention.n_heads)
             directions = torch.stack([angles.cos(), angles.sin()], -1)  # (heads, 2)
             directions /= directions.abs().amax(-1, keepdim=True)
@@ -96,10 +96,10 @@ class PixelDecoder(nn.Module):
 
 
 def build_decoder(preset: Preset, encoder_channels: list[int]) -> tuple[nn.Module, nn.Module]:
-    """Make what joins an encoder's features, with random weights.
+    """Build the modules that merge an encoder's features, with random weights.
 
     Returns:
-        The pixel decoder, which passes small encoders' features as they are, and the pyramid behind it.
+        The pixel decoder (the identity for small encoders), and the pyramid that follows it.
     """
     if preset.decoder == "light_fpn":
         light = LightFPN if preset.pyramid else CoarsestOnly

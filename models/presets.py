@@ -1,4 +1,4 @@
-"""The networks by name: a preset is all that is needed to build one, and weights files name theirs."""
+"""Network presets: a preset holds everything needed to build a network, and weights files name theirs."""
 
 import json
 from collections.abc import Mapping
@@ -14,23 +14,24 @@ class Preset:
     """Shape of a StyleMatte network.
 
     Attributes:
-        name: What users call it.
+        name: Name that users type.
         encoder: Encoder family, see `models.encoders.build_encoder`.
-        decoder: What joins the encoder's features, see `models.pixel_decoder.build_decoder`.
+        decoder: Decoder family, see `models.pixel_decoder.build_decoder`.
         fpn_channels: Width of the feature pyramid, and of the pixel decoder before it.
-        pyramid: Whether a pyramid stands before the head; else the pixel decoder's finest map goes there, or
+        pyramid: Whether the head follows a pyramid; otherwise it follows the pixel decoder's finest map, or
             the coarsest map of an encoder without pixel decoder.
         upsampler: How coarse logits become full-size alpha, see `models.upsamplers`. "fine_gf" needs the map
-            at stride 2 that the encoders of "light_fpn" have.
-        averaged: The fast guided filter averages its coefficients over the window, as He and Sun do; the
-            published StyleMatte does not.
+            at stride 2 that only the encoders of "light_fpn" have.
+        averaged: Whether the fast guided filter averages its coefficients over the window, as He and Sun do;
+            the published StyleMatte does not.
         radius_px: Radius of the guided filter, in pixels of the coarse grid.
         eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
-        working_size: Side of the square with as many pixels as the network is trained to see.
-        stride: Height and width of the network's input are multiples of it.
-        prior: Takes an alpha believed so far as a fourth channel, see `StyleMatte.forward`; with "light_fpn".
-        least_size: Working size below which it was not trained; 0 where nobody has said so.
-        most_size: Likewise, above which.
+        working_size: Side of a square with as many pixels as the images that the network is trained on.
+        stride: Height and width of the network's input are multiples of this.
+        prior: Whether the network takes an earlier alpha as a fourth channel, see `StyleMatte.forward`;
+            only with "light_fpn".
+        least_size: Smallest working size it was trained on; 0 if unknown.
+        most_size: Largest working size it was trained on; 0 if unknown.
         hub: Repository on the Hugging Face hub with weights to start training from, or empty.
     """
 
@@ -51,7 +52,7 @@ class Preset:
     hub: str = ""
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together.
+        """Reject combinations that cannot be built.
 
         Raises:
             ValueError: "fine_gf" or a prior with a decoder other than "light_fpn".
@@ -59,9 +60,11 @@ class Preset:
         if self.decoder == "light_fpn":
             return
         if self.upsampler == "fine_gf":
-            raise ValueError(f"upsampler fine_gf needs features at stride 2, and {self.encoder} has none")
+            raise ValueError(
+                f"upsampler fine_gf needs features at stride 2, which {self.encoder} does not have"
+            )
         if self.prior:
-            raise ValueError(f"encoder {self.encoder} takes no prior")
+            raise ValueError(f"encoder {self.encoder} does not take a prior")
 
 
 _TINY = Preset(
@@ -99,7 +102,7 @@ PRESETS = {
         # The article's network, and the quality preset.
         _TINY,
         replace(_TINY, name="base", encoder="swinv2_base", hub="microsoft/swinv2-base-patch4-window8-256"),
-        # The network of the released weights; every number is theirs.
+        # The network of the released weights, with all of their hyperparameters.
         replace(
             _TINY, name="official", encoder="swin_tiny", hub="facebook/mask2former-swin-tiny-coco-instance"
         ),
@@ -123,15 +126,15 @@ OFFERED = tuple(name for name in PRESETS if not name.startswith("test"))  # the 
 
 
 def preset_of(metadata: Mapping[str, str]) -> Preset:
-    """Read what a file of weights says of its network: the name of a preset, and what was changed of it.
+    """Return the preset that a weights file names in its metadata, with the changes it lists.
 
     Raises:
-        ValueError: It says nothing, or what no network of ours is.
+        ValueError: The metadata names no preset of this project, or changes that it does not have.
     """
     name = metadata.get("preset", "")
     if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is none of {', '.join(OFFERED)}")
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(OFFERED)}")
     try:
         return replace(PRESETS[name], **json.loads(metadata.get("network", "{}")))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"a network that this version cannot build: {error}") from None
+        raise ValueError(f"this version cannot build the network: {error}") from None

@@ -1,8 +1,8 @@
-"""The refiner: tiles of a picture at its own size, with the coarse alpha there, give alpha with its strands.
+"""The refiner: full-resolution tiles of an image, with their coarse alpha, to alpha with hair strands.
 
-The coarse network sees the whole picture small, so it knows what the subject is and not how a strand ends.
-The refiner sees a tile of some hundred pixels, and finds strands; the coarse alpha tells it what the subject
-is.
+The coarse network sees the whole image at low resolution, so it finds the subject but not single strands.
+The refiner sees tiles of a few hundred pixels and finds the strands; the coarse alpha tells it what the
+subject is.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,9 @@ from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import CheckpointError, fill, read_tensors
 
-CLEAR_LOGIT = 6.0  # coarse logits are held within ±: what is surely clear or opaque can still be moved
+CLEAR_LOGIT = (
+    6.0  # coarse logits are clamped to ± this, so that the refiner can still change clear and opaque pixels
+)
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,9 @@ class RefinerShape:
     """Shape of a refiner.
 
     Attributes:
-        name: What its files call it.
+        name: Name in the metadata of its files.
         widths: Channels at strides 2, 4, 8 and 16.
-        tile_px: Side of the tiles it is exported for; a multiple of 16.
+        tile_px: Side of the tiles that it is exported for; a multiple of 16.
     """
 
     name: str = "nano_refiner"
@@ -46,13 +48,13 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1) -> nn
 
 
 class Refiner(nn.Module):
-    """A small U-Net at strides 2 to 16 that answers a change of the coarse logits.
+    """A small U-Net at strides 2 to 16 that predicts a correction of the coarse logits.
 
-    Nothing runs at stride 1: 2×2 pixels are folded into channels and unfolded at the end, which keeps every
-    pixel and costs a quarter. Training starts at no change.
+    No layer runs at stride 1: 2×2 pixels are folded into channels and unfolded at the end, which keeps all
+    pixels at a quarter of the cost. Training starts with a correction of zero.
 
     Args:
-        shape: Of the network.
+        shape: Shape of the network.
 
     Reference:
         Lin et al., "Real-Time High-Resolution Background Matting", 2021, §3.2, for refining where a coarse
@@ -77,7 +79,7 @@ class Refiner(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def logits(self, image: Tensor, coarse: Tensor) -> Tensor:
-        """Refined logits, float32; arguments and shape as in `forward`."""
+        """Return refined logits, float32; arguments and shape as in `forward`."""
         x = torch.cat([image * 4 - 2, coarse * 4 - 2], dim=1)  # (B, 4, t, t), about unit variance
         x = self.stem(F.pixel_unshuffle(x, 2))  # (B, w0, t/2, t/2)
         maps = [x]
@@ -97,7 +99,7 @@ class Refiner(nn.Module):
 
         Args:
             image: (B, 3, t, t) float32 RGB in [0, 1], t a multiple of 16.
-            coarse: (B, 1, t, t) float32 alpha in [0, 1] at the same place.
+            coarse: (B, 1, t, t) float32 coarse alpha of the same tiles in [0, 1].
 
         Returns:
             (B, 1, t, t) float32 alpha in [0, 1].
@@ -107,7 +109,7 @@ class Refiner(nn.Module):
 
 @torch.inference_mode()
 def macs_per_pixel(shape: RefinerShape) -> float:
-    """Multiplications of the convolutions for one pixel of a tile."""
+    """Return the convolutions' multiply-accumulates per pixel of a tile."""
     model, side = Refiner(shape).eval(), shape.tile_px
     found: list[float] = []
 
@@ -123,18 +125,18 @@ def macs_per_pixel(shape: RefinerShape) -> float:
 
 
 def load_refiner(path: Path) -> tuple[Refiner, dict]:
-    """Build a refiner from its weights.
+    """Build a refiner and load its weights.
 
     Returns:
         The network in evaluation mode, and the provenance written with it.
 
     Raises:
-        CheckpointError: Not a refiner's weights, or an unknown one.
+        CheckpointError: Not the weights of a refiner, or an unknown refiner.
     """
     tensors, metadata, provenance = read_tensors(path)
     name = metadata.get("refiner", "")
     if name not in REFINERS:
-        raise CheckpointError(f"{path}: refiner {name!r} is none of {', '.join(REFINERS)}")
+        raise CheckpointError(f"{path}: unknown refiner {name!r}; choose from {', '.join(REFINERS)}")
     model = Refiner(REFINERS[name])
     fill(model, tensors, str(path))
     return model.eval(), provenance

@@ -1,4 +1,4 @@
-"""StyleMatte: a picture in, alpha out, no trimap.
+"""StyleMatte: an image in, alpha out, no trimap.
 
 Reference:
     Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", arXiv 2305.02981, 2023.
@@ -15,19 +15,19 @@ from models.pixel_decoder import build_decoder
 from models.presets import OFFERED, PRESETS, Preset
 from models.upsamplers import build_upsampler
 
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in [0, 1]
+MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, RGB in [0, 1]
 STD = (0.229, 0.224, 0.225)
 
 
 class Coarse(NamedTuple):
-    """What is found at working size, from which the upsampler goes on.
+    """Results at working size, which the upsampler starts from.
 
     Attributes:
         guide: (B, 1, h/4, w/4) grey guide.
         logits: (B, 1, h/4, w/4) float32.
-        features: (B, C, h/4, w/4) what the logits were made from.
+        features: (B, C, h/4, w/4) features that the logits are computed from.
         finest: (B, c, h/2, w/2) the encoder's finest map; (B, c, h/4, w/4) from large encoders.
-        grey: (B, 1, h, w) the picture, normalised.
+        grey: (B, 1, h, w) normalised grey image.
     """
 
     guide: Tensor
@@ -38,7 +38,7 @@ class Coarse(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What the network says; alpha is the sigmoid of the fine logits.
+    """The network's output; alpha is the sigmoid of the fine logits.
 
     Attributes:
         fine_logits: (B, 1, H, W) at the guide's size.
@@ -71,13 +71,13 @@ class StyleMatte(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     def normalise(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance over ImageNet."""
+        """(B, 3, H, W) RGB in [0, 1] → zero mean and unit variance on ImageNet."""
         return (image - self.mean) / self.std
 
     def coarse(self, image: Tensor, prior: Tensor | None = None) -> Coarse:
-        """The part that runs at working size; `image` and `prior` as in `forward`."""
+        """Run the part that works at working size; `image` and `prior` as in `forward`."""
         if prior is not None and not self.preset.prior:
-            raise ValueError(f"preset {self.preset.name} takes no prior")
+            raise ValueError(f"preset {self.preset.name} does not take a prior")
         normalised = self.normalise(image)
         maps = self.encoder(normalised if prior is None else torch.cat([normalised, prior], 1))
         levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
@@ -88,7 +88,7 @@ class StyleMatte(nn.Module):
         return Coarse(guide, logits, features, maps[0], grey)  # guide (B, 1, h/4, w/4)
 
     def coefficients(self, coarse: Coarse) -> Tensor:
-        """A and b of the local linear model, (B, 2, h/s, w/s) float32, s the stride of the upsampler."""
+        """Return A and b of the local linear model, (B, 2, h/s, w/s) float32; s is the upsampler's stride."""
         return self.upsampler(*coarse)
 
     def forward(self, image: Tensor, guide: Tensor, prior: Tensor | None = None) -> Prediction:
@@ -96,15 +96,15 @@ class StyleMatte(nn.Module):
 
         Args:
             image: (B, 3, h, w) float32 RGB in [0, 1] at working size, h and w multiples of the stride.
-            guide: (B, 3, H, W) float32 RGB in [0, 1], the same pictures at full size.
-            prior: (B, 1, h, w) float32 in [0, 1], alpha believed so far: of the frame before, or drawn by a
-                person. None and zeros say the same, that nothing is known.
+            guide: (B, 3, H, W) float32 RGB in [0, 1], the same images at full size.
+            prior: (B, 1, h, w) float32 in [0, 1], an earlier alpha: from the previous frame, or drawn by a
+                person. None and zeros both mean that nothing is known.
 
         Returns:
             Fine and coarse logits.
 
         Raises:
-            ValueError: A prior, and the preset takes none.
+            ValueError: A prior is given, but the preset does not take one.
         """
         coarse = self.coarse(image, prior)
         coefficients = self.coefficients(coarse)
@@ -113,13 +113,13 @@ class StyleMatte(nn.Module):
 
 
 def build_model(preset: str | Preset) -> StyleMatte:
-    """Make a network with random weights from a preset or its name.
+    """Build a network with random weights from a preset or its name.
 
     Raises:
-        KeyError: No preset of that name; the message lists those there are.
+        KeyError: There is no preset of that name; the message lists the presets.
     """
     if isinstance(preset, str):
         if preset not in PRESETS:
-            raise KeyError(f"no preset {preset!r}; there are {', '.join(OFFERED)}")
+            raise KeyError(f"unknown preset {preset!r}; choose from {', '.join(OFFERED)}")
         preset = PRESETS[preset]
     return StyleMatte(preset)

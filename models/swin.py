@@ -1,4 +1,4 @@
-"""Swin Transformers as encoders, on the backbones of the package `transformers`.
+"""Swin Transformers as encoders, built on the backbones of the package `transformers`.
 
 Reference:
     Liu et al., "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows", 2021 (version 1);
@@ -16,17 +16,17 @@ from models.encoder import Encoder
 
 @dataclass(frozen=True)
 class SwinShape:
-    """Numbers of a Swin Transformer with patches of 4×4.
+    """Hyperparameters of a Swin Transformer with 4×4 patches.
 
     Attributes:
-        version: 1, or 2 with cosine attention and norms behind the residual branches.
+        version: 1, or 2 with cosine attention and norms after the residual branches.
         embed: Channels at stride 4; they double with every stage.
-        depths: Blocks a stage.
-        heads: Attention heads a stage.
+        depths: Blocks per stage.
+        heads: Attention heads per stage.
         window: Side of the attention windows, in tokens.
-        side_px: Version 2 leaves out the shift of the windows in stages that fit one window; this is the side
-            of the picture by which it decides that, whatever it is shown. Weights do not depend on it.
-        drop_path: Rate of stochastic depth in the last block, in training; 0 in the first, linear between.
+        side_px: Image side that decides in which stages version 2 shifts its windows (it does not shift
+            them where one window covers the map), whatever the actual input. Weights do not depend on it.
+        drop_path: Rate of stochastic depth in the last block during training; rises linearly from 0.
     """
 
     version: Literal[1, 2]
@@ -46,8 +46,7 @@ SHAPES = {
     "swin_test": SwinShape(1, 8, (2, 2, 2, 2), (1, 2, 4, 8), window=3, side_px=256),
 }
 
-# What the package calls the tensors of version 1 since 5.9, and what it called them before; files keep the
-# old names.
+# Tensor names of version 1 in transformers 5.9 and later, and their names before; files keep the old names.
 _RENAMED = (
     (r"^swin\.", ""),
     (r"\.attention\.q_proj\.", ".attention.self.query."),
@@ -61,7 +60,7 @@ _RENAMED = (
 
 
 class Swin(Encoder):
-    """Swin Transformer whose four stages are the features; maps are filled up to whole windows inside."""
+    """Swin Transformer whose four stages give the features; maps are padded to whole windows internally."""
 
     multiple = 4
 
@@ -78,18 +77,18 @@ class Swin(Encoder):
             x: (B, 3, h, w) normalised RGB, h and w multiples of 4.
 
         Returns:
-            Four maps at strides 4, 8, 16, 32, sides rounded up, channels as in `channels`.
+            Four maps at strides 4, 8, 16, 32, sides rounded up, with the channels in `channels`.
         """
         return list(self.backbone(x).feature_maps)
 
     def level_of(self, parameter_name: str) -> int:
-        """Depth of a parameter, for layer-wise learning rates.
+        """Return a parameter's depth, for layer-wise learning rates.
 
         Args:
-            parameter_name: As in `named_parameters()` of this module.
+            parameter_name: As in this module's `named_parameters()`.
 
         Returns:
-            0 for the patch embedding, 1 to 4 for the stages; patch merging belongs to what it leads to.
+            0 for the patch embedding, 1 to 4 for the stages; patch merging counts to the following stage.
         """
         if stage := re.search(r"\blayers\.(\d)\.(downsample)?", parameter_name):
             return int(stage[1]) + (2 if stage[2] else 1)
@@ -101,7 +100,7 @@ class Swin(Encoder):
 def _backbone(shape: SwinShape) -> nn.Module:
     from transformers import SwinBackbone, SwinConfig, Swinv2Backbone, Swinv2Config  # takes seconds
 
-    numbers: dict[str, Any] = {
+    options: dict[str, Any] = {
         "image_size": shape.side_px,
         "embed_dim": shape.embed,
         "depths": list(shape.depths),
@@ -111,14 +110,14 @@ def _backbone(shape: SwinShape) -> nn.Module:
         "out_features": ["stage1", "stage2", "stage3", "stage4"],
     }
     if shape.version == 2:
-        return Swinv2Backbone(Swinv2Config(**numbers))
-    backbone = SwinBackbone(SwinConfig(**numbers))
-    backbone.swin.layernorm = nn.Identity()  # normalises an output that a backbone does not have
+        return Swinv2Backbone(Swinv2Config(**options))
+    backbone = SwinBackbone(SwinConfig(**options))
+    backbone.swin.layernorm = nn.Identity()  # it normalises an output that a backbone does not return
     return backbone
 
 
 def checkpoint_key(name: str) -> str:
-    """Name of a backbone's tensor in files: the released checkpoints, and those on the Hugging Face hub.
+    """Return a backbone tensor's name in files: the released checkpoints and those on the Hugging Face hub.
 
     Args:
         name: As in the state dict of `Swin.backbone`.

@@ -1,7 +1,7 @@
-"""From coarse logits to full-size logits, steered by the full-size picture.
+"""Upsamplers: coarse logits to full-size logits, guided by the full-size image.
 
-Every way up is a local linear model, logits ≈ A · guide + b, that is found on the coarse grid and used at
-full size; the ways differ in how A and b are found, and how fine that grid is.
+Every upsampler is a local linear model, logits ≈ A · guide + b, computed on a coarse grid and applied at full
+size. The upsamplers differ in how they compute A and b, and in the stride of the grid.
 """
 
 from typing import NamedTuple
@@ -15,34 +15,34 @@ from models.presets import Preset
 
 
 class Upsampler(nn.Module):
-    """What every way up has in common.
+    """Base class of all upsamplers.
 
     Attributes:
-        stride: Of the grid of A and b, in pixels of working size.
+        stride: Stride of the grid of A and b, in pixels at working size.
     """
 
     stride: int = 4
 
     def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """Find the local linear model.
+        """Compute the local linear model.
 
         Args:
             guide: (B, 1, h, w) grey guide at the size of the logits.
             logits: (B, 1, h, w) float32.
-            maps: What else there is to look at, see `models.stylematte.Coarse`: the features, the encoder's
-                finest map and the grey picture. Each way up takes what it needs.
+            maps: The other fields of `models.stylematte.Coarse`: the features, the encoder's finest map and
+                the grey image. Each upsampler uses those it needs.
 
         Returns:
-            (B, 2, h, w) float32: A, then b; finer where `stride` is.
+            (B, 2, h, w) float32: A, then b; on a finer grid if `stride` is below 4.
         """
         raise NotImplementedError
 
     def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """As `coefficients`. Called like this, what it does bears the module's name in exported files."""
+        """Same as `coefficients`. Calling the module puts its name on the nodes of exported files."""
         return self.coefficients(guide, logits, *maps)
 
     def upsample(self, coefficients: Tensor, guide: Tensor) -> Tensor:
-        """Use the model at full size.
+        """Apply the local linear model at full size.
 
         Args:
             coefficients: (B, 2, h, w), see `coefficients`.
@@ -57,7 +57,7 @@ class Upsampler(nn.Module):
 
 
 class Bilinear(Upsampler):
-    """No guide: A = 0, and b is the logits."""
+    """Bilinear upsampling without a guide: A = 0, and b is the logits."""
 
     def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """See `Upsampler.coefficients`."""
@@ -65,11 +65,11 @@ class Bilinear(Upsampler):
 
 
 class FastGuidedFilter(Upsampler):
-    """Least squares in every window.
+    """Least-squares fit in every window.
 
     Args:
         radius_px: Radius of the box window, in coarse pixels.
-        eps: Regulariser, in squared units of the guide: larger follows the guide less.
+        eps: Regulariser, in squared units of the guide: the larger, the less the result follows the guide.
         averaged: Average A and b over the window, as He and Sun do.
 
     Reference:
@@ -83,7 +83,7 @@ class FastGuidedFilter(Upsampler):
         self.averaged = averaged
 
     def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """See `Upsampler.coefficients`; the maps have no say."""
+        """See `Upsampler.coefficients`; the maps are not used."""
         size = 2 * self.radius_px + 1
         mean_guide, mean_logits, variance, covariance = window_moments(
             guide, logits, guide.new_ones(size * size)
@@ -96,15 +96,16 @@ class FastGuidedFilter(Upsampler):
 
 
 class ConvGuidedFilter(Upsampler):
-    """Learned means and a learned fit: A comes from a small network that sees covariance and variance.
+    """Learned means and a learned fit: a small network computes A from the covariance and the variance.
 
-    The means are over a learned window whose weights are positive and sum to 1, so that a variance is one and
-    borders can be cut off. Training starts at the box mean and A = 0: the mean of the logits, made large.
+    The means use a learned window whose weights are positive and sum to 1, so that variances are never
+    negative and windows can be cropped at borders. Training starts with the box mean and A = 0, which gives
+    the upsampled mean of the logits.
 
     Args:
         radius_px: Radius of the window, in coarse pixels.
-        extra: Further channels that the network sees, see `DeepGuidedFilter`.
-        width: Of the small network.
+        extra: Additional input channels of the small network, see `DeepGuidedFilter`.
+        width: Width of the small network.
 
     Reference:
         Wu et al., "Fast End-to-End Trainable Guided Filter", 2018, §3.3.
@@ -127,17 +128,17 @@ class ConvGuidedFilter(Upsampler):
         return cat([a, mean_logits - a * mean_guide], dim=1)
 
     def evidence(self, covariance: Tensor, variance: Tensor, *maps: Tensor) -> Tensor:
-        """What the network finds A from, (B, 2 + extra, h, w)."""
+        """Return the input of the small network, (B, 2 + extra, h, w)."""
         return cat([covariance, variance], dim=1)
 
 
 class DeepGuidedFilter(ConvGuidedFilter):
-    """Like `ConvGuidedFilter`, and the network sees the features that the logits were made from as well.
+    """Like `ConvGuidedFilter`, but the small network also sees the features behind the logits.
 
     Args:
         radius_px: Radius of the window, in coarse pixels.
-        channels: Of the features.
-        width: Of the small network, and of the features when it sees them.
+        channels: Channels of the features.
+        width: Width of the small network, and of the features projected for it.
 
     Reference:
         Lin et al., "Robust High-Resolution Video Matting with Temporal Guidance", 2021, §3.3.
@@ -153,17 +154,17 @@ class DeepGuidedFilter(ConvGuidedFilter):
 
 
 class FineGuidedFilter(Upsampler):
-    """A and b found at stride 2 by a small network, from features and the encoder's finest map.
+    """A and b predicted at stride 2 by a small network, from the features and the encoder's finest map.
 
-    No window is fitted: the fit takes more time than the small network. Strands and fingers that a stride of
-    4 averages away still show in the finest map. A multiplies the guide less its mean in a cell of the grid,
-    so that it adds nothing there on average; the logits have a correction of their own. Training starts at
-    the logits, made large.
+    No window is fitted, because the fit takes more time than the small network. Strands and fingers that
+    stride 4 averages away are still visible in the finest map. A multiplies the guide minus its mean in the
+    grid cell, so it adds nothing to the cell's mean; a separate correction adjusts the logits. Training
+    starts with the upsampled logits.
 
     Args:
-        channels: Of the features.
-        finest: Of the finest map.
-        width: Of the small network.
+        channels: Channels of the features.
+        finest: Channels of the finest map.
+        width: Width of the small network.
 
     Reference:
         Gharbi et al., "Deep Bilateral Learning for Real-Time Image Enhancement", 2017, §3.1, for local models
@@ -184,19 +185,19 @@ class FineGuidedFilter(Upsampler):
     def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """See `Upsampler.coefficients`; (B, 2, 2h, 2w)."""
         features, finest, grey = maps
-        x = _doubled(self.narrow(features))  # (B, width, 2h, 2w)
+        x = _upsampled(self.narrow(features))  # (B, width, 2h, 2w)
         x = self.smooth(torch.relu(x + self.lateral(finest)))
         a, correction = self.last(x).float().split(1, dim=1)
-        b = _doubled(logits) + correction - a * F.avg_pool2d(grey, 2)
+        b = _upsampled(logits) + correction - a * F.avg_pool2d(grey, 2)
         return cat([a, b], dim=1)
 
 
-def _doubled(x: Tensor) -> Tensor:
+def _upsampled(x: Tensor) -> Tensor:
     return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class Moments(NamedTuple):
-    """Of guide and logits in the window around every pixel, each (B, 1, h, w)."""
+    """Moments of guide and logits in the window around every pixel, each (B, 1, h, w)."""
 
     mean_guide: Tensor
     mean_logits: Tensor
@@ -205,16 +206,16 @@ class Moments(NamedTuple):
 
 
 def window_moments(guide: Tensor, logits: Tensor, weights: Tensor) -> Moments:
-    """Weighted means, the guide's variance and the covariance in a window around every pixel.
+    """Return weighted means, the guide's variance and the covariance in a window around every pixel.
 
-    Sums of products of what is left after the mean is taken off, not E[xy] − E[x]E[y]: where the guide is
-    flat, that difference is rounding error alone, and divided by a small eps it moves an alpha by 2e-3.
+    The means are subtracted before multiplying, instead of E[xy] − E[x]E[y]: where the guide is flat, that
+    difference is pure rounding error, and divided by a small eps it changes an alpha by 2e-3.
 
     Args:
         guide: (B, 1, h, w).
         logits: (B, 1, h, w).
-        weights: (n²,) non-negative, row by row, n odd. Windows are cut at the border, and the weights of what
-            is left scaled to sum to 1.
+        weights: (n²,) non-negative, row by row, n odd. Windows are cropped at the border, and the remaining
+            weights are rescaled to sum to 1.
     """
     radius_px = int(weights.numel() ** 0.5) // 2
     share = weights.view(1, -1, 1, 1, 1) * _windows(torch.ones_like(guide[:1]), radius_px)
@@ -228,9 +229,9 @@ def window_moments(guide: Tensor, logits: Tensor, weights: Tensor) -> Moments:
 
 
 def _windows(x: Tensor, radius_px: int) -> Tensor:
-    """(B, 1, h, w) → (B, n², 1, h, w), n = 2 · radius_px + 1: the neighbours of every pixel, 0 outside.
+    """(B, 1, h, w) → (B, n², 1, h, w), n = 2 · radius_px + 1: the neighbours of every pixel, zero-padded.
 
-    Slices and not a convolution: those are exact where autocast or TF32 would round.
+    Slices instead of a convolution: slices are exact where autocast or TF32 would round.
     """
     height, width = x.shape[-2:]
     padded = F.pad(x, [radius_px] * 4)
@@ -239,10 +240,10 @@ def _windows(x: Tensor, radius_px: int) -> Tensor:
 
 
 def build_upsampler(preset: Preset, finest_channels: int) -> Upsampler:
-    """Make the preset's way up, with random weights where it has any.
+    """Build the preset's upsampler, with random weights if it has any.
 
     Args:
-        preset: Of the network.
+        preset: Preset of the network.
         finest_channels: Channels of the encoder's finest map.
     """
     if preset.upsampler == "bilinear":

@@ -40,7 +40,7 @@ def load(
     lanes: int = 1,
     precision: str = "auto",
 ) -> Matter:
-    """Open a model, ready to matte pictures.
+    """Open a model, ready to matte images.
 
     Args:
         weights: A name that `stylematte models` lists, or the path of an exported ONNX file.
@@ -49,7 +49,7 @@ def load(
         size: Working size in pixels: side of the square with as many pixels as the network shall see.
             None takes the model's own.
         threads: CPU threads of the network. None takes all cores this process may use.
-        detail: How much of the uncertain band is looked at again at the picture's own size: `auto`, `off`,
+        detail: How much of the uncertain band is looked at again at the image's own size: `auto`, `off`,
             `max`, or so many megapixels. Only for models with a refiner.
         lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
         precision: `auto`, `float32` or `bfloat16`: what OpenVINO computes in.
@@ -60,7 +60,7 @@ def load(
         UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
     """
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_gpu_filter
+    from stylematte.engines.gpu import use_gpu_filter
     from stylematte.matter import Matter, open_detail
     from stylematte.weights import resolve
 

@@ -1,7 +1,7 @@
-"""Many pictures: read, matte, render and write, several at once, in memory that their number does not grow.
+"""Many images: read, matte, render and write, several at once, in memory that their number does not grow.
 
-Each worker takes one whole picture through all stages. On a CPU every worker runs the network in a lane of
-its own with one thread, which leaves no core waiting for another stage; on a graphics card the pictures that
+Each worker takes one whole image through all stages. On a CPU every worker runs the network in a lane of
+its own with one thread, which leaves no core waiting for another stage; on a GPU the images that
 wait for the network go through it together.
 """
 
@@ -23,7 +23,7 @@ from stylematte.errors import EngineError, InputError, StyleMatteError, UsageErr
 from stylematte.files import write_bytes
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
-from stylematte.imaging.geometry import Picture, convert
+from stylematte.imaging.geometry import ImageArray, convert
 from stylematte.imaging.light import composite_light, estimate_foreground_light
 from stylematte.matter import Matte, Matter
 from stylematte.media import colour, exr
@@ -39,23 +39,23 @@ Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
 PREMULTIPLIABLE = ("tiff", "exr")
-CARD_BATCH = 4
-CARD_LANES = 2  # one prepares its pictures on the CPU while the other's are on the card
-MEMORY_BYTES = 3 << 29  # that all pictures in work may take together; one that needs more is done alone
-# Bytes a pixel and a byte of depth at the worst moment: picture, what is made of it, and the encoder's copy.
+GPU_BATCH = 4
+GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the GPU
+MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
+# Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
 _UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
 
 
 @dataclass(frozen=True)
 class Job:
-    """What to make of every picture.
+    """What to make of every image.
 
     Attributes:
         output: Kind of result.
         kind: File format: png, webp, tiff, jpg or exr.
-        bit_depth: 8 or 16. None takes 8 for alphas, and the picture's own for colours where `kind` holds it.
-        background: For a composite: a colour, a blur of the picture's own, or a picture; colours are sRGB.
+        bit_depth: 8 or 16. None takes 8 for alphas, and the image's own for colours where `kind` holds it.
+        background: For a composite: a colour, a blur of the image's own, or an image; colours are sRGB.
         premultiplied: Multiply the colours of a cut-out by its alpha.
         despill: Take the cast of a green or blue screen out of the subject's colours.
         light_wrap_px: How far a composite's background shines around the subject's edge.
@@ -70,7 +70,7 @@ class Job:
     output: Output = "alpha"
     kind: str = "png"
     bit_depth: int | None = None
-    background: compose.Color | compose.Blur | Picture | None = None
+    background: compose.Color | compose.Blur | ImageArray | None = None
     premultiplied: bool = False
     despill: compose.Screen | None = None
     light_wrap_px: float = 0.0
@@ -105,14 +105,14 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What became of one picture.
+    """What became of one image.
 
     Attributes:
         item: Source and result.
         error: What went wrong; None where the result was written.
         size: (height, width), where it could be read.
         seconds: Time spent in each of `STAGES`, waiting included.
-        notes: What is to be told about the picture, a line each.
+        notes: What is to be told about the image, a line each.
     """
 
     item: Item
@@ -138,15 +138,15 @@ def run(
 ) -> Generator[Outcome, None, None]:
     """Do all items; yields what became of each as soon as it is known, in no fixed order.
 
-    When the caller stops early or Ctrl-C comes, no new picture is begun and those in work are finished first.
+    When the caller stops early or Ctrl-C comes, no new image is begun and those in work are finished first.
 
     Args:
         items: From `collect`.
-        matter: Its engine should have as many lanes as there are workers, or a graphics card behind it.
+        matter: Its engine should have as many lanes as there are workers, or a GPU behind it.
         job: What to make.
         manifest: Opened; gets a line for every item.
-        workers: Pictures in work at once.
-        batch_size: The most pictures in one network pass. None takes 1 on a CPU and 4 on a graphics card.
+        workers: Images in work at once.
+        batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a GPU.
 
     Raises:
         EngineError: The runtime failed; the rest is not tried.
@@ -264,7 +264,7 @@ def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
 
 
 class _Worker:
-    """Takes pictures through all stages; used by several threads at once."""
+    """Takes images through all stages; used by several threads at once."""
 
     def __init__(self, job: Job, network: "Network", budget: "_Budget", manifest: Manifest | None) -> None:
         self._job = job
@@ -315,26 +315,26 @@ class _Worker:
 
 
 class Network:
-    """Matter for several threads: whoever gets a lane takes along the pictures that wait, up to a batch.
+    """Matter for several threads: whoever gets a lane takes along the images that wait, up to a batch.
 
-    Nobody waits for a batch to fill. While the lanes are busy pictures gather, so batches grow exactly where
+    Nobody waits for a batch to fill. While the lanes are busy images gather, so batches grow exactly where
     the network is the slowest stage.
     """
 
     def __init__(self, matter: Matter, batch_size: int | None) -> None:
         is_cpu = matter.engine.provider == "CPUExecutionProvider"
         self._matter = matter
-        self._batch_size = batch_size or (1 if is_cpu else CARD_BATCH)
-        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else CARD_LANES)
+        self._batch_size = batch_size or (1 if is_cpu else GPU_BATCH)
+        self._lanes = threading.Semaphore(matter.engine.lanes if is_cpu else GPU_LANES)
         self._lock = threading.Lock()
-        self._waiting: list[tuple[Picture, Future[Matte]]] = []
+        self._waiting: list[tuple[ImageArray, Future[Matte]]] = []
 
-    def __call__(self, image: Picture) -> Matte:
-        """Matte one picture; raises as `Matter` does."""
+    def __call__(self, image: ImageArray) -> Matte:
+        """Matte one image; raises as `Matter` does."""
         own: Future[Matte] = Future()
         with self._lock:
             self._waiting.append((image, own))
-        # Every picture brings one thread that passes here and takes the oldest ones, so none is left over.
+        # Every image brings one thread that passes here and takes the oldest ones, so none is left over.
         with self._lanes:
             with self._lock:
                 batch = self._waiting[: self._batch_size]
@@ -343,7 +343,7 @@ class Network:
                 self._run(batch)
         return own.result()
 
-    def _run(self, batch: list[tuple[Picture, "Future[Matte]"]]) -> None:
+    def _run(self, batch: list[tuple[ImageArray, "Future[Matte]"]]) -> None:
         try:
             mattes = self._matter.batch([image for image, _ in batch], copy=False)
         except BaseException as error:

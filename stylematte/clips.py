@@ -1,6 +1,6 @@
 """One clip: decode, matte, steady, render and encode, all at once, in memory that its length does not grow.
 
-Decoding runs ahead in a thread of its own. Workers run the network and make the pictures of several frames at
+Decoding runs ahead in a thread of its own. Workers run the network and make the images of several frames at
 a time; what they give is put back in order. The caller's thread encodes. Every queue between them is bounded,
 so the slowest stage sets the pace and the others wait.
 """
@@ -51,7 +51,7 @@ class ClipJob:
         job: What to make of every frame.
         kind: prores, webm, mp4, hevc or ffv1 for one file; png, webp, tiff, jpg or exr for one a frame.
         span: Which part.
-        rate: Frames a second of a sequence of pictures, which says nothing about it itself.
+        rate: Frames a second of a sequence of images, which says nothing about it itself.
         premultiplied: Multiply the colours of a cut-out by its alpha.
         is_stabilised: Steady the mattes from frame to frame.
         backdrop: A clip behind a composite; it starts again where it is shorter.
@@ -136,7 +136,7 @@ def matte_clip(
         item: The clip and its result.
         network: To run frames through.
         job: What to make.
-        workers: Threads that run the network and make pictures.
+        workers: Threads that run the network and make images.
         resume: Keep frames of a sequence that are there. Without it, those of an earlier run go first.
 
     Returns:
@@ -186,7 +186,7 @@ def _frames(
         found = network(frame.photo.srgb)
         return found, look_at(found.image, found.alpha_as(np.float32))
 
-    def picture(pair: tuple[tuple[Frame, Any], tuple[Matte | None, FrameState | None]]) -> Any:
+    def image(pair: tuple[tuple[Frame, Any], tuple[Matte | None, FrameState | None]]) -> Any:
         (frame, backdrop), (found, _) = pair
         if found is None or is_there(frame):
             return None
@@ -197,8 +197,8 @@ def _frames(
         frames = ahead(_with_backdrop(source, job), DECODED_AHEAD)
         mattes = in_order(pool, matte, frames, workers + 1)
         steady = steadied(mattes) if job.is_stabilised else mattes
-        pictures = in_order(pool, picture, steady, workers + 1)
-        with closing(ahead(pictures, DECODED_AHEAD)) as results:
+        images = in_order(pool, image, steady, workers + 1)
+        with closing(ahead(images, DECODED_AHEAD)) as results:
             for ((frame, _), _), prepared in results:
                 yield frame, prepared
 
@@ -222,7 +222,7 @@ def steadied(
 
 
 def _with_backdrop(source: Source, job: ClipJob) -> Iterator[tuple[Frame, Any]]:
-    """Give each frame the picture that is behind it at its time, where a clip is behind."""
+    """Give each frame the image that is behind it at its time, where a clip is behind."""
     if job.backdrop is None:
         for frame in source.frames():
             yield frame, None
@@ -230,16 +230,16 @@ def _with_backdrop(source: Source, job: ClipJob) -> Iterator[tuple[Frame, Any]]:
     base = source.info.time_base
     first = None
     with closing(_looped(job.backdrop)) as behind:
-        until, picture = next(behind)
+        until, image = next(behind)
         for frame in source.frames():
             first = frame.pts if first is None else first
             while (frame.pts - first) * base >= until:
-                until, picture = next(behind)
-            yield frame, picture
+                until, image = next(behind)
+            yield frame, image
 
 
 def _looped(path: Path) -> Generator[tuple[Fraction, Any], None, None]:
-    """Pictures of a clip over and over, each with the time at which the next one comes."""
+    """Images of a clip over and over, each with the time at which the next one comes."""
     begun = Fraction(0)
     while True:
         with Clip(path) as clip:
@@ -338,7 +338,7 @@ def in_order(
 
 
 def _depth(info: ClipInfo, job: ClipJob) -> int:
-    """Bits of the pictures that the sink gets."""
+    """Bits of the images that the sink gets."""
     if job.kind in ("prores", "exr"):
         return 16
     if job.job.bit_depth is not None:

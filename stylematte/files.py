@@ -15,7 +15,7 @@ from stylematte.errors import InputError
 TEMPORARY = ".stylematte-part"
 # Signal 0 asks; on Windows it is Ctrl-C, and would end what it asks about.
 CAN_ASK_FOR_PROCESSES = os.name != "nt"
-PATIENCE_S = 3600  # after which nobody writes a picture any more
+PATIENCE_S = 3600  # after which nobody writes an image any more
 
 _counter = itertools.count()
 

@@ -1,4 +1,4 @@
-"""Matter: picture in, matte out. The one place that joins preprocessing, engine and post-processing."""
+"""Matter: image in, matte out. The one place that joins preprocessing, engine and post-processing."""
 
 import logging
 import math
@@ -17,7 +17,7 @@ from stylematte.errors import MissingError, UsageError
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
 from stylematte.imaging.geometry import (
-    Picture,
+    ImageArray,
     Window,
     as_alpha,
     as_array,
@@ -40,18 +40,18 @@ log = logging.getLogger("stylematte")
 
 @dataclass(eq=False)
 class Matte:
-    """What was found for one picture. Full-size arrays are computed when first asked for.
+    """What was found for one image. Full-size arrays are computed when first asked for.
 
     Attributes:
         image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
-        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a card
+        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a GPU
             and makes the alpha there.
         contract: Of the model they came from.
         given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
         detail: Looks at the uncertain band again; None leaves the coarse alpha as it is.
     """
 
-    image: Picture
+    image: ImageArray
     coefficients: NDArray[np.float32] | DeviceCoefficients
     contract: Contract
     given_alpha: NDArray[Any] | None = None
@@ -79,13 +79,13 @@ class Matte:
         return alpha if self.detail is None else apply_patches(alpha, self._patches)
 
     def _coarse(
-        self, picture: Picture, window: Window | None = None, dtype: DTypeLike = np.float32
+        self, image: ImageArray, window: Window | None = None, dtype: DTypeLike = np.float32
     ) -> NDArray[Any]:
-        """What the coefficients say of the picture at any size, or of a window of it."""
+        """What the coefficients say of the image at any size, or of a window of it."""
         assert isinstance(self.coefficients, np.ndarray)
         contract = self.contract
         return apply_coefficients(
-            self.coefficients, picture, contract.grey_weights, contract.grey_offset, dtype, window
+            self.coefficients, image, contract.grey_weights, contract.grey_offset, dtype, window
         )
 
     @cached_property
@@ -98,20 +98,20 @@ class Matte:
         return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
     @cached_property
-    def foreground(self) -> Picture:
+    def foreground(self) -> ImageArray:
         """(H, W, 3) un-premultiplied RGB, dtype of the image: the subject without the old background."""
         return estimate_foreground(self.image, self._alpha_like_image)
 
-    def cutout(self) -> Picture:
+    def cutout(self) -> ImageArray:
         """Straight-alpha RGBA, (H, W, 4), dtype of the image."""
         return compose.cutout(self.foreground, self._alpha_like_image)
 
-    def composite(self, background: compose.Color | compose.Blur | Picture | str) -> Picture:
+    def composite(self, background: compose.Color | compose.Blur | ImageArray | str) -> ImageArray:
         """Lay the foreground over a new background.
 
         Args:
             background: (r, g, b) with 0..255; or (h, w, 3) RGB of any size, scaled and cut to cover the
-                picture; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a CSS
+                image; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a CSS
                 basic name, `blur:R`.
 
         Returns:
@@ -119,7 +119,7 @@ class Matte:
 
         Raises:
             UsageError: Text that is no colour and no blur.
-            InputError: An array that is no picture.
+            InputError: An array that is no image.
         """
         if isinstance(background, str):
             background = compose.parse_background(background)
@@ -139,7 +139,7 @@ class Detail(NamedTuple):
 
     Attributes:
         refiner: Of the model.
-        budget_px: The most pixels of tiles that a picture may cost; see `imaging.refinement.parse_detail`.
+        budget_px: The most pixels of tiles that an image may cost; see `imaging.refinement.parse_detail`.
     """
 
     refiner: "Refiner"
@@ -195,13 +195,13 @@ def open_detail(
 
 
 class Matter:
-    """Mattes pictures with one model.
+    """Mattes images with one model.
 
     Args:
         engine: From `open_engine`.
         size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
             None takes the model's own.
-        detail: Looks at the uncertain band again, at the picture's own size; None does not.
+        detail: Looks at the uncertain band again, at the image's own size; None does not.
 
     A size that the model was not trained at is told to the logger `stylematte`.
 
@@ -217,14 +217,14 @@ class Matter:
         self.size = size
         self.detail = detail
 
-    def __call__(self, image: "Picture | Image", prior: NDArray[Any] | None = None) -> Matte:
-        """Matte one picture.
+    def __call__(self, image: "ImageArray | Image", prior: NDArray[Any] | None = None) -> Matte:
+        """Matte one image.
 
         Args:
             image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
                 float32 in [0, 1]. Or a Pillow image, upright and in sRGB. It is copied: what happens to the
                 array later does not reach the matte.
-            prior: (h, w) alpha of the same picture as far as it is known, at any size: of the frame before,
+            prior: (h, w) alpha of the same image as far as it is known, at any size: of the frame before,
                 or drawn; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
 
         Raises:
@@ -237,38 +237,38 @@ class Matter:
 
     def batch(
         self,
-        images: "Sequence[Picture | Image]",
+        images: "Sequence[ImageArray | Image]",
         priors: Sequence[NDArray[Any] | None] | None = None,
         copy: bool = True,
     ) -> list[Matte]:
-        """Matte several pictures; those of equal working size share one network pass.
+        """Matte several images; those of equal working size share one network pass.
 
         Args:
-            images: Each as for one picture; their sizes may differ.
-            priors: As for one picture, None for pictures without.
-            copy: Copy the pictures. Without it they must stay as they are while their mattes are in use.
+            images: Each as for one image; their sizes may differ.
+            priors: As for one image, None for images without.
+            copy: Copy the images. Without it they must stay as they are while their mattes are in use.
 
         Returns:
-            One matte a picture, in their order.
+            One matte an image, in their order.
 
         Raises:
-            TypeError: As for one picture.
-            InputError: As for one picture.
-            UsageError: As for one picture, or not as many priors as pictures.
+            TypeError: As for one image.
+            InputError: As for one image.
+            UsageError: As for one image, or not as many priors as images.
             EngineError: The runtime failed.
         """
         contract = self.engine.contract
         known = self._checked_priors(images, priors)
-        pictures = [as_rgb(as_array(image)) for image in images]
+        arrays = [as_rgb(as_array(image)) for image in images]
         if copy:
-            pictures = [np.array(picture) for picture in pictures]
+            arrays = [np.array(array) for array in arrays]
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, picture in enumerate(pictures):
-            height, width = picture.shape[:2]
+        for index, array in enumerate(arrays):
+            height, width = array.shape[:2]
             groups[contract.working_size_for(height, width, self.size)].append(index)
         mattes: dict[int, Matte] = {}
         for working_size, indices in groups.items():
-            inputs = np.stack([resize_to_working(pictures[index], working_size) for index in indices])
+            inputs = np.stack([resize_to_working(arrays[index], working_size) for index in indices])
             believed = _stacked([known.get(index) for index in indices], working_size)
             found = (
                 self.engine.coefficients(inputs)
@@ -276,16 +276,16 @@ class Matter:
                 else self.engine.coefficients(inputs, believed)
             )
             for index, coefficients in zip(indices, found, strict=True):
-                mattes[index] = Matte(pictures[index], coefficients, contract, detail=self.detail)
-        return [mattes[index] for index in range(len(pictures))]
+                mattes[index] = Matte(arrays[index], coefficients, contract, detail=self.detail)
+        return [mattes[index] for index in range(len(arrays))]
 
     def _checked_priors(
         self, images: Sequence[Any], priors: Sequence[NDArray[Any] | None] | None
     ) -> dict[int, NDArray[Any]]:
-        """The priors that there are, by the number of their picture."""
+        """The priors that there are, by the number of their image."""
         if priors is not None and len(priors) != len(images):
             raise UsageError(
-                f"{len(priors)} priors for {len(images)} pictures", "Give None where there is none"
+                f"{len(priors)} priors for {len(images)} images", "Give None where there is none"
             )
         known = {index: as_alpha(prior) for index, prior in enumerate(priors or ()) if prior is not None}
         if known and not self.engine.takes_prior:

@@ -21,7 +21,7 @@ from stylematte.engines.base import usable_cores
 from stylematte.errors import EngineError, StyleMatteError
 
 SECONDS_FOR_NVIDIA_SMI = 20
-WARM_UPS = 3  # the first passes allocate, and a card compiles
+WARM_UPS = 3  # the first passes allocate, and a GPU compiles
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Timing:
         matte_ms: Median from a decoded photo to its 8-bit alpha, one photo.
         first_ms: From opening the file to the first alpha.
         memory_bytes: Greatest resident size of the process; Python and the libraries are in it.
-        card_bytes: Memory of the process on the card; None without one, or where the driver does not tell.
+        card_bytes: Memory of the process on the GPU; None without one, or where the driver does not tell.
     """
 
     weights: str
@@ -136,7 +136,7 @@ def measure(case: Case) -> Timing:
         matte_ms=float(np.median(matte_ms)),
         first_ms=first_ms,
         memory_bytes=_greatest_resident_bytes(),
-        card_bytes=_card_bytes(os.getpid()),
+        card_bytes=_gpu_bytes(os.getpid()),
     )
 
 
@@ -173,7 +173,7 @@ def measure_apart(case: Case) -> Timing:
 
 
 def machine() -> dict[str, Any]:
-    """Name the machine: processor, cores that may be used, cards, system, and the versions that matter."""
+    """Name the machine: processor, cores that may be used, GPUs, system, and the versions that matter."""
     return {
         "processor": _processor(),
         "cores": usable_cores(),
@@ -188,10 +188,10 @@ def machine() -> dict[str, Any]:
 
 
 def drawn_photo(height: int, width: int) -> NDArray[np.uint8]:
-    """A picture to time on, (H, W, 3): a gradient, since the time depends on the size alone."""
+    """An image to time on, (H, W, 3): a gradient, since the time depends on the size alone."""
     rows, columns = np.mgrid[:height, :width]
-    picture = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
-    return picture.astype(np.uint8)
+    image = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
+    return image.astype(np.uint8)
 
 
 def _send_measured(case: Case, sender: Any) -> None:
@@ -223,7 +223,7 @@ def _greatest_resident_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-def _card_bytes(process: int) -> int | None:
+def _gpu_bytes(process: int) -> int | None:
     for line in _nvidia_smi("--query-compute-apps=pid,used_memory", ",nounits"):
         pid, _, mebibytes = line.partition(",")
         if pid.strip() == str(process) and mebibytes.strip().isdigit():
@@ -243,7 +243,7 @@ def _nvidia_smi(query: str, more_format: str = "") -> list[str]:
             timeout=SECONDS_FOR_NVIDIA_SMI,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):  # no usable card is what an empty list says
+    except (OSError, subprocess.SubprocessError):  # no usable GPU is what an empty list says
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 

@@ -78,9 +78,9 @@ def at(photo: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def test_alphas_are_the_tools(reference, photo, size):
     engine = open_engine(resolve("nano"), "onnx", "cpu")
     session = onnxruntime.InferenceSession(resolve("nano"), providers=["CPUExecutionProvider"])
-    picture = at(photo, size)
-    wanted = Matter(engine)(picture).alpha
-    found = reference.alpha(session, session.get_modelmeta().custom_metadata_map, picture)
+    image = at(photo, size)
+    wanted = Matter(engine)(image).alpha
+    found = reference.alpha(session, session.get_modelmeta().custom_metadata_map, image)
     difference = np.abs(found - wanted)
     assert difference.max() <= LEVEL
     assert difference.mean() <= 1e-4
@@ -90,12 +90,12 @@ def test_alphas_are_the_tools(reference, photo, size):
 @pytest.mark.parametrize("size", SIZES)
 def test_both_references_make_the_tools_image(reference, node, photo, tmp_path, size):
     contract = open_engine(resolve("nano"), "onnx", "cpu").contract
-    picture = at(photo, size)
+    image = at(photo, size)
     working = contract.working_size_for(*size)
-    wanted = resize(picture, working).astype(int)
-    assert np.abs(reference.resize(picture, *working) - wanted).max() <= 1
-    assert (reference.resize(picture, *working) != wanted).mean() < 0.01
-    (tmp_path / "photo").write_bytes(picture.tobytes())
+    wanted = resize(image, working).astype(int)
+    assert np.abs(reference.resize(image, *working) - wanted).max() <= 1
+    assert (reference.resize(image, *working) != wanted).mean() < 0.01
+    (tmp_path / "photo").write_bytes(image.tobytes())
     assert node([[*size, contract.working_size, str(tmp_path / "photo")]]) == [list(working)]
     planes = np.fromfile(tmp_path / "photo.image", np.float32).reshape(3, *working).transpose(1, 2, 0)
     assert np.abs(planes * 255 - wanted).max() < 1.001
@@ -116,11 +116,11 @@ def test_the_reference_knows_fit_and_prior(reference, photo, tmp_path):
     model = red_detector(prior=True)
     set_metadata(model, "fit", "stretch")
     onnx.save(model, tmp_path / "square.onnx")
-    picture = at(photo, (90, 250))
-    picture[20:70, 100:180] = (255, 0, 0)
+    image = at(photo, (90, 250))
+    image[20:70, 100:180] = (255, 0, 0)
     session = onnxruntime.InferenceSession(tmp_path / "square.onnx", providers=["CPUExecutionProvider"])
-    found = reference.alpha(session, session.get_modelmeta().custom_metadata_map, picture)
-    wanted = Matter(open_engine(tmp_path / "square.onnx", "onnx", "cpu"))(picture).alpha
+    found = reference.alpha(session, session.get_modelmeta().custom_metadata_map, image)
+    wanted = Matter(open_engine(tmp_path / "square.onnx", "onnx", "cpu"))(image).alpha
     assert wanted.max() > 0.9
     # Logits of 40 times a colour make a level of it a sixth of a logit.
     assert np.abs(found - wanted).max() <= 0.05

@@ -1,4 +1,4 @@
-"""What a run goes on from: its own state, in one file; or trained weights, to start from."""
+"""What a run resumes or starts from: its own state in one file, or trained weights."""
 
 import os
 from pathlib import Path
@@ -15,11 +15,11 @@ from stylematte.files import writing
 
 
 class TrainingError(EngineError):
-    """A run that cannot go on; the message says why."""
+    """A run cannot continue; the message says why."""
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a run's state; the old one stays until the new one is whole on disk."""
+    """Write a run's state atomically: the old state stays until the new one is completely on disk."""
     with writing(path) as temporary, temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
@@ -27,29 +27,29 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Read a run's state; tensors and plain containers only, so that a file cannot run code.
+    """Read a run's state: only tensors and plain containers, so that a file cannot run code.
 
     Raises:
-        InputError: The file is damaged, or holds something else.
+        InputError: The file is damaged, or contains anything else.
     """
     try:
         with path.open("rb") as file:
             check_archive(file)
             return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many kinds for one damaged file
-        raise InputError(f"{path}: not a readable state of a run") from error
+    except Exception as error:  # torch raises many types for a damaged file
+        raise InputError(f"{path}: not a readable training state") from error
 
 
 def load_start(path: Path, preset: Preset) -> StyleMatte:
-    """Read trained weights to start from.
+    """Load trained weights to start from.
 
     Raises:
-        CheckpointError: They cannot be read, or are those of another network.
+        CheckpointError: The weights cannot be read, or belong to another network.
     """
     model, _ = load_weights(path)
     if model.preset != preset:
         raise CheckpointError(
-            f"{path}: weights of preset {model.preset.name}, and the recipe trains {preset.name}"
-            + (" with other changes of it" if model.preset.name == preset.name else "")
+            f"{path}: weights of preset {model.preset.name}, but the recipe trains {preset.name}"
+            + (" with other changes" if model.preset.name == preset.name else "")
         )
     return model

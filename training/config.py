@@ -4,8 +4,9 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
 
 from models.encoder import ENCODER_LEVELS
 from models.presets import OFFERED, PRESETS, Preset
@@ -13,6 +14,17 @@ from training.data.layouts import LAYOUTS, Layout
 from training.data.pseudo_alpha import Band
 from training.losses import FINE_ONLY, LOSSES
 from training.recipe_files import RecipeError, find_recipe, read_recipe
+from training.tables import (
+    Count,
+    Fraction,
+    HeldOutEvery,
+    LayoutName,
+    NonNegative,
+    Positive,
+    Seed,
+    build_rows,
+    build_table,
+)
 
 SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "unlabelled"]
 Colours = Literal["estimated", "fused", "raw"]
@@ -47,10 +59,10 @@ class DataSet:
 
     folder: str
     kind: SetKind
-    share: float
-    layout: str = "plain"
+    share: NonNegative
+    layout: LayoutName = "plain"
     band: Band = "narrow"
-    belief: float = 1.0
+    belief: Fraction = 1.0
     incomplete: tuple[str, ...] = ()
     wrong: tuple[str, ...] = ()
     colours: Colours = "estimated"
@@ -81,8 +93,8 @@ class Validation:
     """
 
     folder: str
-    layout: str = "plain"
-    photos: int = 50
+    layout: LayoutName = "plain"
+    photos: Count = 50
     resolution: Resolution = "full"
 
     @property
@@ -106,7 +118,8 @@ class Stage:
         warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
         composite: Share of photos whose background is exchanged.
         pairs: Share of pictures that are two subjects on a background; most of them overlap.
-        prior: Share of pictures for which the network is given a prior, see `training.data.priors`.
+        prior: Share of pictures for which the network is given a prior, see `training.data.priors`; of
+            pairs, where it is above 0, at least 0.7.
         shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits.
@@ -121,21 +134,21 @@ class Stage:
 
     name: str
     steps: int
-    batch_size: int
+    batch_size: Count
     side: tuple[int, int]
-    learning_rate: float
-    guide_scale: float = 1.0
-    encoder_rate: float = 0.3
-    warmup_steps: int = 100
-    composite: float = 0.3
-    pairs: float = 0.0
-    prior: float = 0.0
+    learning_rate: Positive
+    guide_scale: Positive = 1.0
+    encoder_rate: NonNegative = 0.3
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    composite: Fraction = 0.3
+    pairs: Fraction = 0.0
+    prior: Fraction = 0.0
     shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
     epochs: float = 0.0
-    layer_decay: float = 1.0
-    frozen: int = 0
+    layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
+    frozen: Annotated[int, Field(ge=0, le=ENCODER_LEVELS)] = 0
     freeze_norms: bool = False
     augmentation: Augmentation = "own"
     optional: bool = False
@@ -164,11 +177,11 @@ class Recipe:
     preset: str
     sets: tuple[DataSet, ...]
     stages: tuple[Stage, ...]
-    seed: int = 0
-    held_out_every: int = 10
-    ema_decay: float = 0.998
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
+    seed: Seed = 0
+    held_out_every: HeldOutEvery = 10
+    ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    weight_decay: NonNegative = 0.01
+    clip_norm: Positive = 1.0
     validation: tuple[Validation, ...] = ()
     network: dict[str, Any] = field(default_factory=dict)
     about: str = ""
@@ -212,19 +225,12 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     table = read_recipe(path, overrides)
     if "generator" in table:
         raise RecipeError(f"{path}: it trains a generator, not a matting network")
-    for key in ("sets", "stages", "validation"):
-        rows = table.get(key, [])
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise RecipeError(f"{path}: {key} must be tables, each under [[{key}]]")
     only = table.pop("only_stages", None)
-    sets = tuple(build_table(DataSet, row, f"{path}: [[sets]]") for row in table.pop("sets", []))
-    validation = tuple(
-        build_table(Validation, row, f"{path}: [[validation]]") for row in table.pop("validation", [])
-    )
     # A stage is as long as its steps or its epochs say: the one that is not given counts nothing.
-    rows = [{"steps": 0} | row if "epochs" in row else row for row in table.pop("stages", [])]
-    stages = tuple(build_table(Stage, row, f"{path}: [[stages]]") for row in rows)
-    parts = {"sets": sets, "stages": stages, "validation": validation}
+    if isinstance(rows := table.get("stages"), list):
+        table["stages"] = [{"steps": 0} | r if isinstance(r, dict) and "epochs" in r else r for r in rows]
+    kinds = {"sets": DataSet, "stages": Stage, "validation": Validation}
+    parts = {key: build_rows(kind, table, key, path) for key, kind in kinds.items()}
     recipe = build_table(Recipe, table | parts, str(path))
     _check(recipe, path)
     if only is None:
@@ -253,72 +259,10 @@ def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
-def build_table(kind: type, row: dict[str, Any], where: str) -> Any:
-    """Make a dataclass of a table, every key and value checked against its fields.
-
-    Raises:
-        RecipeError: A key is unknown or missing, or a value of the wrong kind.
-    """
-    known = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := set(row) - set(known):
-        raise RecipeError(f"{where}: unknown key {sorted(unknown)[0]}; known are {', '.join(known)}")
-    required = {
-        n
-        for n, f in known.items()
-        if f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-    }
-    if missing := required - set(row):
-        raise RecipeError(f"{where}: {sorted(missing)[0]} is missing")
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in row.items()}
-    hints = get_type_hints(kind)
-    for key, value in values.items():
-        if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", hints[key])
-            raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
-    return kind(**values)
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether a TOML value is of a field's type; choices among words are left to `_check`."""
-    origin, arguments = get_origin(hint), get_args(hint)
-    if hint is Any:
-        return True
-    if origin is Literal:
-        return isinstance(value, str)
-    if origin is UnionType:
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is dict:
-        return isinstance(value, dict) and all(_fits(v, arguments[1]) for v in value.values())
-    if origin is tuple and Ellipsis in arguments:
-        return isinstance(value, tuple) and (arguments[0] is not str or all(_fits(v, str) for v in value))
-    if origin is tuple:
-        same_length = isinstance(value, tuple) and len(value) == len(arguments)
-        return same_length and all(map(_fits, value, arguments))
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return type(value) is hint
-
-
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.preset not in PRESETS:
         raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(OFFERED)}")
     _check_network(recipe, f"{path}: [network]")
-    if recipe.held_out_every < 0 or recipe.held_out_every == 1:
-        raise RecipeError(f"{path}: held_out_every must be 2 or more, or 0 to hold nothing out")
-    if recipe.seed < 0 or not 0 <= recipe.ema_decay < 1:
-        raise RecipeError(f"{path}: seed must be 0 or more, ema_decay from 0 to below 1")
-    for data_set in recipe.sets:
-        if data_set.share < 0 or not 0 <= data_set.belief <= 1:
-            raise RecipeError(f"{path}: {data_set.folder}: share must be 0 or more, belief from 0 to 1")
-        words = ((data_set.kind, SetKind), (data_set.band, Band), (data_set.colours, Colours))
-        for value, kind in words:
-            check_word(value, get_args(kind), f"{path}: {data_set.folder}")
-        _check_layout(data_set, path)
-    for validation in recipe.validation:
-        check_word(validation.resolution, get_args(Resolution), f"{path}: {validation.folder}")
-        if validation.photos < 1:
-            raise RecipeError(f"{path}: {validation.folder}: photos must be 1 or more")
-        _check_layout(validation, path)
     if not recipe.open_sets and not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
     if not recipe.stages:
@@ -341,33 +285,12 @@ def check_priors(recipe: Recipe, where: str) -> None:
             raise RecipeError(f"{where}: {stage.name}: prior must be 0, network {recipe.preset} takes none")
 
 
-def check_word(value: str, allowed: tuple[str, ...], where: str) -> None:
-    """Refuse a word that is none of those allowed."""
-    if value not in allowed:
-        raise RecipeError(f"{where}: {value!r} is none of {', '.join(allowed)}")
-
-
-def _check_layout(described: DataSet | Validation, path: Path) -> None:
-    folder, layout = described.folder, described.layout
-    if layout not in LAYOUTS:
-        raise RecipeError(f"{path}: {folder}: layout {layout!r} is none of {', '.join(LAYOUTS)}")
-
-
 def _check_network(recipe: Recipe, where: str) -> None:
-    hints = get_type_hints(Preset)
-    del hints["name"]  # the weights file names the preset that was changed
-    for key, value in recipe.network.items():
-        if key not in hints:
-            raise RecipeError(f"{where}: unknown key {key}; known are {', '.join(hints)}")
-        if not _fits(value, hints[key]):
-            wanted = getattr(hints[key], "__name__", hints[key])
-            raise RecipeError(f"{where}: {key} = {value!r} is no {wanted}")
-        if get_origin(hints[key]) is Literal:
-            check_word(value, get_args(hints[key]), f"{where}: {key}")
-    try:
-        recipe.build_preset()
-    except ValueError as error:
-        raise RecipeError(f"{where}: {error}") from None
+    known = [field.name for field in dataclasses.fields(Preset)]
+    known.remove("name")  # the weights file names the preset that was changed
+    if unknown := set(recipe.network) - set(known):
+        raise RecipeError(f"{where}: unknown key {sorted(unknown)[0]}; known are {', '.join(known)}")
+    build_table(Preset, dataclasses.asdict(PRESETS[recipe.preset]) | recipe.network, where)
 
 
 def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
@@ -382,19 +305,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: {sorted(misplaced)[0]} is a loss for fine, not for coarse")
     if not stage.fine and not stage.coarse:
         raise RecipeError(f"{where}: no losses")
-    check_word(stage.augmentation, get_args(Augmentation), where)
-    for key in ("composite", "pairs", "prior"):
-        if not 0 <= getattr(stage, key) <= 1:
-            raise RecipeError(f"{where}: {key} must be from 0 to 1")
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:
         raise RecipeError(f"{where}: give either steps or epochs, above 0")
-    if stage.batch_size < 1:
-        raise RecipeError(f"{where}: batch_size must be 1 or more")
-    if stage.learning_rate <= 0 or stage.encoder_rate < 0 or stage.guide_scale <= 0:
-        raise RecipeError(f"{where}: learning_rate and guide_scale must be above 0, encoder_rate not below")
-    if not 0 <= stage.frozen <= ENCODER_LEVELS:
-        raise RecipeError(f"{where}: frozen must be from 0 to {ENCODER_LEVELS}, the levels of an encoder")
-    if not 0 < stage.layer_decay <= 1:
-        raise RecipeError(f"{where}: layer_decay must be above 0 and at most 1")

@@ -1,7 +1,7 @@
-"""The loop that feeds itself, as steps of one run folder: each is done once, and known by what it left.
+"""The training cycle as resumable steps in one run folder: each step is recorded with its products.
 
-What the steps do is the caller's: here stands how a run remembers them, what fine-tuning changes of a
-recipe, how networks are compared, and the report.
+The steps themselves are in `training.cycle_steps`. This module records and resumes them, makes the recipe of
+the fine-tuning, compares networks and writes the report.
 """
 
 import dataclasses
@@ -21,9 +21,9 @@ from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
 from training.loop import RunOptions, make_validator
 
-SYNTHETIC = "synthetic"  # folder of the generated pictures, below the data root
-SYNTHETIC_SHARE = 0.3  # of the pictures that fine-tuning draws
-_RATE = 0.25  # of the last stage's learning rate: what is known shall stay known
+SYNTHETIC = "synthetic"  # folder of the generated images, below the data root
+SYNTHETIC_SHARE = 0.3  # fraction of the fine-tuning samples
+_RATE = 0.25  # of the last stage's learning rate, to avoid forgetting
 
 Result = dict[str, Any]
 
@@ -33,16 +33,16 @@ class Step:
     """One step of the cycle.
 
     Attributes:
-        name: Of its record, and in the report.
-        about: One line for people.
-        settings: Plain values that decide what comes out, hashes of its inputs among them; asked for when the
-            step's turn comes.
-        run: Does the work, or goes on with it; returns plain values for the report.
-        folder: Where it works.
-        products: Files that are there when it is done.
-        grows: A setting of which more may be asked for later: the step then adds what is missing.
-        needs: Steps from whose products this one is made, besides those that its settings refuse.
-        keeps: Its folder is put aside, not written over, when one of `needs` has grown.
+        name: Name of its record and in the report.
+        about: One-line description for users.
+        settings: Plain values that determine the result, including hashes of the inputs; called just before
+            the step runs.
+        run: Does the work or resumes it; returns plain values for the report.
+        folder: Folder of the step.
+        products: Files that exist when the step is done.
+        grows: A setting that may be increased later: the step then adds what is missing.
+        needs: Steps whose products this step uses, besides those that its settings refer to.
+        keeps: Its folder is renamed instead of overwritten when one of `needs` has grown.
     """
 
     name: str
@@ -57,23 +57,23 @@ class Step:
 
 
 def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -> dict[str, Result]:
-    """Run the steps that are not done, in order.
+    """Run the steps that are not done yet, in order.
 
-    A step counts as done when its record tells of the same settings and all its products are as they were
-    left. One that began with other settings, from another network say, is refused: hours may lie in it. One
-    of which more is asked than before goes on, and those made from its products begin anew.
+    A step is done when its record has the same settings and all its products are unchanged. A step that was
+    started with other settings, such as another network, raises an error, because hours of work may be in
+    it. A step whose growing setting was increased continues, and the steps that use its products start over.
 
     Args:
         out: Run folder; gets steps/<name>.json.
-        steps: In order.
-        report: Takes a line for each.
+        steps: The steps, in order.
+        report: Called with a line for each step.
 
     Returns:
-        Step → what it returned, with `seconds`.
+        Step name → its result, with `seconds`.
 
     Raises:
-        EngineError: A step left no product that it should have left.
-        InputError: A step began with other settings.
+        EngineError: A step did not write one of its products.
+        InputError: A step was started with other settings.
     """
     results: dict[str, Result] = {}
     for number, step in enumerate(steps, 1):
@@ -82,24 +82,26 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
         record = _read(path)
         differing = [k for k in settings if record and record["settings"].get(k) != settings[k]]
         if differing == [step.grows] and settings[step.grows] > record["settings"].get(step.grows, 0):
-            for line in _set_back(out, steps, step.name):
+            for line in _reset_dependents(out, steps, step.name):
                 report(line)
             record, differing = {}, []
         if differing:
             raise InputError(
-                f"{path} tells of another {', '.join(differing)}; give another --out, or take away this file "
-                f"and {step.folder}, and those of the steps after it"
+                f"{path} has a different {', '.join(differing)}; give another --out, or delete this file and "
+                f"{step.folder}, and those of the following steps"
             )
         if "result" in record and _are_whole(out, record["products"]):
-            report(f"{number}/{len(steps)} {step.name}: done before")
+            report(f"{number}/{len(steps)} {step.name}: already done")
             results[step.name] = record["result"]
             continue
         report(f"{number}/{len(steps)} {step.name}: {step.about}")
-        _write(path, {"settings": settings})  # so that work is never taken for that of other settings
+        _write(path, {"settings": settings})  # first, so that work is never attributed to other settings
         began = time.monotonic()
         result = step.run()
         if missing := [product for product in step.products if not product.is_file()]:
-            raise EngineError(f"step {step.name} left no {missing[0]}; take {step.folder} away to do it anew")
+            raise EngineError(
+                f"step {step.name} did not write {missing[0]}; delete {step.folder} to repeat it"
+            )
         result["seconds"] = round(time.monotonic() - began, 1)
         products = {str(p.relative_to(out)): sha256_of(p) for p in step.products}
         _write(path, {"settings": settings, "result": result, "products": products})
@@ -107,11 +109,11 @@ def run_steps(out: Path, steps: Sequence[Step], report: Callable[[str], None]) -
     return results
 
 
-def _set_back(out: Path, steps: Sequence[Step], grown: str) -> list[str]:
-    """Forget the steps that were made from what a step left; hours of work are put aside, not thrown away.
+def _reset_dependents(out: Path, steps: Sequence[Step], grown: str) -> list[str]:
+    """Forget the steps that depend on a step that has grown; rename their folders instead of deleting them.
 
     Returns:
-        A line for each folder that was put aside.
+        A line for each renamed folder.
     """
     lines, stale = [], {grown}
     for step in steps:
@@ -123,7 +125,7 @@ def _set_back(out: Path, steps: Sequence[Step], grown: str) -> list[str]:
             place = next(place for place in places if not place.exists())
             step.folder.rename(place)
             lines.append(
-                f"{step.folder.name}: there are more pictures now, the old one is put aside as {place}"
+                f"{step.folder.name}: there are more images now; the old folder was renamed to {place}"
             )
         (out / "steps" / f"{step.name}.json").unlink(missing_ok=True)
     return lines
@@ -132,7 +134,7 @@ def _set_back(out: Path, steps: Sequence[Step], grown: str) -> list[str]:
 def _read(path: Path) -> Result:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # not done, or killed while the record was written
+    except (FileNotFoundError, json.JSONDecodeError):  # not done, or killed while writing the record
         return {}
     return record if isinstance(record, dict) else {}
 
@@ -146,16 +148,16 @@ def _are_whole(out: Path, products: dict[str, str]) -> bool:
 
 
 def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
-    """Make a data root of links: everything below `root`, and the generated pictures.
+    """Make a data root of symbolic links to everything below `root` and to the generated images.
 
     Args:
         root: Folder of the data sets.
-        synthetic: Folder of the generated pictures; it takes the place of a set of that name.
+        synthetic: Folder of the generated images; it replaces a set of that name.
         target: The new root.
     """
     target.mkdir(parents=True, exist_ok=True)
-    wanted = {entry.name: entry for entry in root.iterdir() if entry.is_dir()} | {SYNTHETIC: synthetic}
-    for name, source in wanted.items():
+    sources = {entry.name: entry for entry in root.iterdir() if entry.is_dir()} | {SYNTHETIC: synthetic}
+    for name, source in sources.items():
         link = target / name
         if link.is_symlink():
             link.unlink()
@@ -164,16 +166,16 @@ def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
 
 
 def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Recipe:
-    """The recipe of the last step: a stage like the last one, with generated pictures among the others.
+    """Return the recipe of the fine-tuning: a stage like the last one, with generated images added.
 
-    A recipe that has a stage for the set `synthetic` keeps that one as it is; where it counts epochs, `steps`
-    takes their place.
+    If the recipe already has a stage for the set `synthetic`, that stage is used; `steps` replaces its
+    epochs.
 
     Args:
-        recipe: What the network was trained by.
-        steps: Of the stage.
-        with_synthetic: False leaves the generated pictures out, and nothing else: what more training alone
-            would have brought.
+        recipe: Recipe that the network was trained with.
+        steps: Steps of the stage.
+        with_synthetic: False leaves out only the generated images, as a control for the effect of more
+            training.
     """
     known = {s.folder for s in recipe.sets}
     own = [t for t in recipe.stages if t.shares.get(SYNTHETIC, 0) > 0] if SYNTHETIC in known else []
@@ -203,60 +205,64 @@ def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Reci
 
 
 def compare(
-    recipe: Recipe, root: Path, mattes: Path, weights: dict[str, Path], pictures: Path, device: str
+    recipe: Recipe, root: Path, mattes: Path, weights: dict[str, Path], images: Path, device: str
 ) -> dict[str, dict[str, float]]:
-    """Score networks on the same held-out pictures, and draw them side by side.
+    """Score networks on the same held-out images, and draw preview sheets.
 
     Args:
-        recipe: What they were trained by: its validation sets, or the held-out part of its sets.
+        recipe: Recipe of the networks: its validation sets are used, or the held-out part of its sets.
         root: Folder of the data sets.
         mattes: Folder of prepared mattes.
-        weights: What to call a network → its weights.
-        pictures: Gets `<name>.png`: picture, label, alpha and composite a row.
-        device: Where they run.
+        weights: Name of a network → its weights.
+        images: Folder for `<name>.png`, with image, label, alpha and composite in each row.
+        device: Device of the networks.
 
     Returns:
         Name → scores, see `training.held_out.score` and `training.validation.score`.
 
     Raises:
-        DataError: Nothing is held out to score on.
-        CheckpointError: Weights that cannot be read.
+        DataError: No images are held out.
+        CheckpointError: Weights cannot be read.
     """
-    judge = make_validator(recipe, root, RunOptions(pictures, mattes), teacher=None)
+    validator = make_validator(recipe, root, RunOptions(images, mattes), teacher=None)
     side = float(recipe.stages[-1].side[1])
     scores = {}
     for name, path in weights.items():
         model = load_weights(path)[0].to(device)
-        scores[name] = {key: round(value, 6) for key, value in judge.score(model, side).items()}
-        preview_sheet(model, judge.shown(), side, pictures / f"{name}.png")
+        scores[name] = {key: round(value, 6) for key, value in validator.score(model, side).items()}
+        preview_sheet(model, validator.shown(), side, images / f"{name}.png")
     return scores
 
 
 def write_report(out: Path, settings: Result, results: dict[str, Result], scores: dict[str, Any]) -> None:
-    """Write report.json, and report.md for people.
+    """Write report.json, and report.md for reading.
 
     Args:
         out: Run folder.
-        settings: Of the whole cycle.
-        results: Of `run_steps`.
-        scores: Of `compare`.
+        settings: Settings of the whole cycle.
+        results: Result of `run_steps`.
+        scores: Result of `compare`.
     """
     _write(out / "report.json", {"settings": settings, "steps": results, "scores": scores})
-    lines = ["# Cycle", "", "| step | what came out | time |", "|---|---|---|"]
+    lines = ["# Cycle", "", "| step | result | time |", "|---|---|---|"]
     for name, result in results.items():
         facts = ", ".join(f"{k} {_text(v)}" for k, v in result.items() if k not in ("seconds", "scores"))
         lines.append(f"| {name} | {facts} | {result['seconds']:g} s |")
     names = list(scores)
-    lines += ["", "## Scores on held-out pictures", ""]
+    lines += ["", "## Scores on held-out images", ""]
     lines += [f"| score | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for key in scores[names[0]]:
         lines.append(f"| {key} | {' | '.join(f'{scores[name][key]:.4f}' for name in names)} |")
-    lines += ["", "`iou`: more is better; everything else: less is. Sheets of all of them: pictures/.", ""]
+    lines += [
+        "",
+        "Higher is better for `iou`, lower for all others. Preview sheets of all networks are in pictures/.",
+        "",
+    ]
     write_text(out / "report.md", "\n".join(lines))
 
 
 def _text(value: Any) -> str:
-    """A value for a cell of a table: names of files may hold what a page reads as its own."""
+    """Format a value for a table cell, with characters escaped that Markdown or HTML would interpret."""
     if isinstance(value, float):
         return f"{value:.4g}"
     return " ".join(html.escape(str(value), quote=False).replace("|", "&#124;").split())

@@ -1,4 +1,4 @@
-"""The steps of the cycle: each works in a folder of its own."""
+"""The steps of the training cycle; each has its own folder."""
 
 import csv
 import json
@@ -13,7 +13,7 @@ from stylematte.weights import find_trained
 from training.config import Recipe
 from training.cycle import Result, Step, compare, fine_tuning, gather_data
 from training.gan.config import GanRecipe
-from training.gan.data import list_pictures
+from training.gan.data import list_samples
 from training.gan.run import GanRequest, Progress, prepare_mattes, run_gan
 from training.loop import RunOptions
 from training.plan import make_plan
@@ -30,30 +30,31 @@ from training.synthesis.run import (
 
 @dataclass(frozen=True)
 class CycleRequest:
-    """A cycle, and what it is given to work and speak with.
+    """Settings and callbacks of a cycle.
 
     Attributes:
         data: Folder of the data sets of both recipes.
         out: Run folder.
-        recipe: Of the matting network.
-        gan: Of the generator.
-        weights: Name or file of a matting network to begin with; empty: pretrain one.
+        recipe: Recipe of the matting network.
+        gan: Recipe of the generator.
+        weights: Name or file of the initial matting network; empty: pretrain one.
         trained_generator: Name or file of a generator; empty: train one.
-        count: Synthetic images to keep.
-        truncation: Theirs, see `training.synthesis.run.parse_plan`.
-        threshold: Of the filter.
-        steps: Of fine-tuning.
+        count: Number of synthetic images to keep.
+        truncation: Truncation of the synthetic images, see `training.synthesis.run.parse_plan`.
+        threshold: Threshold of the filter.
+        steps: Steps of the fine-tuning.
         mattes: Folder of prepared mattes.
-        backbone: Of pretraining, see `training.run.run_recipe`.
-        detector: Of the generator's scores.
+        backbone: Backbone weights for pretraining, see `training.run.run_recipe`.
+        detector: Feature extractor for the generator's scores.
         every: Steps between scores.
         workers: Processes that read images.
-        device: Of torch.
-        quiet: Say nothing.
-        export: Makes a model file from weights, in a folder. Handed in, since training does not export.
-        say: Takes what there is to say.
-        progress: Counts photos that are matted.
-        watch: Runs the drawing to its end.
+        device: Torch device.
+        quiet: Print nothing.
+        export: Exports weights to a model file in a folder. Passed in, because `training` does not import
+            `export`.
+        say: Called with each line of output.
+        progress: Shows the progress of matting photos.
+        watch: Runs the image generation and shows its progress.
     """
 
     data: Path
@@ -80,40 +81,40 @@ class CycleRequest:
 
     @property
     def before(self) -> Path:
-        """The matting network that the cycle begins with."""
+        """Weights of the initial matting network."""
         return find_trained(self.weights) if self.weights else self.out / "pretrain" / "best.safetensors"
 
     @property
     def model(self) -> Path:
-        """The same as a file of the runtime."""
+        """The same network, exported."""
         return self.out / "export" / f"{self.before.stem}.onnx"
 
     @property
     def faces(self) -> Path:
-        """Mattes of the generator's real pictures."""
+        """Mattes of the generator's real images."""
         return self.out / "mattes_for_gan"
 
     @property
     def generator(self) -> Path:
-        """What draws."""
+        """Weights of the generator."""
         if self.trained_generator:
             return find_trained(self.trained_generator, "--generator")
         return self.out / "gan" / "best.safetensors"
 
     @property
     def synthetic(self) -> Path:
-        """What it drew."""
+        """Folder of the generated images."""
         return self.out / "synthetic"
 
     def run_options(self, folder: str) -> RunOptions:
-        """How a matting network is trained in a folder."""
+        """Return the options for training a matting network in a folder."""
         return RunOptions(
             self.out / folder, self.mattes, self.device, workers=self.workers, every=self.every or 500
         )
 
 
 def overlap(request: CycleRequest) -> str:
-    """A set that both recipes read and hold out different parts of; "" where there is none."""
+    """Return a data set of which the two recipes hold out different parts, or ""."""
     if request.trained_generator or request.gan.held_out_every == request.recipe.held_out_every:
         return ""
     scored = {s.folder for s in request.recipe.validation or request.recipe.sets}
@@ -121,11 +122,11 @@ def overlap(request: CycleRequest) -> str:
 
 
 def check_inputs(request: CycleRequest) -> None:
-    """Look for the data sets of both recipes and for the weights given, before anything is written.
+    """Check the data sets of both recipes and the given weights before anything is written.
 
     Raises:
-        DataError: A set is missing, or nothing of it is left to train on.
-        MissingError: Weights are not here.
+        DataError: A set is missing, or has no images to train on.
+        MissingError: Weights are missing.
     """
     make_plan(request.recipe, request.data)
     if request.weights:
@@ -133,11 +134,11 @@ def check_inputs(request: CycleRequest) -> None:
     if request.trained_generator:
         find_trained(request.trained_generator, "--generator")
     else:
-        list_pictures(request.gan, request.data)
+        list_samples(request.gan, request.data)
 
 
 def all_steps(request: CycleRequest, control: bool) -> list[Step]:
-    """The steps of a cycle, in order."""
+    """Return the steps of a cycle, in order."""
     steps = [] if request.weights else [_pretrain(request)]
     steps.append(_export(request))
     if not request.trained_generator:
@@ -173,7 +174,7 @@ def _export(request: CycleRequest) -> Step:
 
     return Step(
         "export",
-        "make a file of it that mattes photos",
+        "export the network",
         lambda: {"weights": sha256_of(request.before)},
         run,
         request.model.parent,
@@ -194,14 +195,14 @@ def _mattes(request: CycleRequest) -> Step:
             request.quiet,
             request.progress,
         )
-        pictures = len(list_pictures(request.gan, request.data))
+        images = len(list_samples(request.gan, request.data))
         request.faces.mkdir(parents=True, exist_ok=True)
-        index.write_text(json.dumps({"pictures": pictures}) + "\n")
-        return {"pictures": pictures, "matted": made}
+        index.write_text(json.dumps({"pictures": images}) + "\n")
+        return {"pictures": images, "matted": made}
 
     return Step(
         "mattes",
-        "matte the photos that the generator shall learn from",
+        "matte the generator's training photos",
         lambda: {"weights": sha256_of(request.before), "sets": [s.folder for s in request.gan.sets]},
         run,
         request.faces,
@@ -241,7 +242,7 @@ def _gan(request: CycleRequest) -> Step:
 
 
 def _scores_of(log: Path) -> dict[str, float]:
-    """First and last FID of a run's log; nothing where it was not scored."""
+    """Return the first, last and best FID of a run's log; empty if it was not scored."""
     with log.open(newline="") as file:
         values = [float(row["value"]) for row in csv.DictReader(file) if row["name"] == "fid"]
     return {"fid_first": values[0], "fid_last": values[-1], "fid_best": min(values)} if values else {}
@@ -279,7 +280,7 @@ def _synth(request: CycleRequest) -> Step:
 
     return Step(
         "synth",
-        f"draw {request.count} pictures that the network agrees with",
+        f"generate {request.count} images whose alpha the matting network confirms",
         lambda: {
             "generator": sha256_of(request.generator),
             "weights": sha256_of(request.before),
@@ -317,7 +318,7 @@ def _finetune(request: CycleRequest, with_synthetic: bool) -> Step:
 
     return Step(
         name,
-        "fine-tune on generated pictures among the others" if with_synthetic else "fine-tune without them",
+        "fine-tune with generated images" if with_synthetic else "fine-tune without them",
         settings,
         run,
         request.out / name,
@@ -328,7 +329,7 @@ def _finetune(request: CycleRequest, with_synthetic: bool) -> Step:
 
 
 def _score(request: CycleRequest, control: bool) -> Step:
-    # The last weights, not the best ones: those were chosen by the pictures that score here.
+    # The last weights, not the best: the best were selected by their scores on these same images.
     weights = {"before": request.before, "after": request.out / "finetune" / "last.safetensors"}
     if control:
         weights["control"] = request.out / "control" / "last.safetensors"
@@ -341,7 +342,7 @@ def _score(request: CycleRequest, control: bool) -> Step:
 
     return Step(
         "score",
-        "compare before and after on held-out pictures",
+        "compare before and after on held-out images",
         lambda: {name: sha256_of(path) for name, path in weights.items()},
         run,
         sheets,

@@ -1,4 +1,4 @@
-"""The device of torch that `--device` means, and what a run takes of the machine."""
+"""The torch device for `--device`, and the threads of a run."""
 
 import sys
 from typing import TYPE_CHECKING
@@ -14,24 +14,24 @@ if TYPE_CHECKING:
 
 
 def usable_device(device: str) -> str:
-    """Name a device that is here; `auto` and `cuda` are the first card, `auto` the CPU where there is none.
+    """Resolve a device name: `cuda` is the first GPU; `auto` is the first GPU, or the CPU if there is none.
 
     Raises:
-        MissingError: There is no such device.
+        MissingError: The device is not available.
     """
-    there_are = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
+    available = {"cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))}
     if device in ("auto", "cuda"):
-        device = "cuda:0" if device == "cuda" or len(there_are) > 1 else "cpu"
-    if device not in there_are:
-        raise MissingError(f"--device {device}: torch has no such device here", "Use --device cpu")
+        device = "cuda:0" if device == "cuda" or len(available) > 1 else "cpu"
+    if device not in available:
+        raise MissingError(f"--device {device}: torch does not find this device", "Use --device cpu")
     return device
 
 
 def set_up_threads(device: str) -> None:
-    """Choose how many threads a run has, before the first of them starts."""
+    """Set the number of threads, before the first thread starts."""
     choose_threads(device, usable_cores())
 
 
 def say_where(processes: "Accelerator", precision: str, workers: int) -> None:
-    """Say on stderr what a run takes of the machine."""
+    """Print on stderr which devices, precision and workers a run uses."""
     print(f"stylematte: {describe(processes, precision, workers)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What a run costs before it begins: how long a step and the whole take, and how much it writes."""
+"""Estimate the cost of a run before it starts: time per step, total time, and disk space."""
 
 import time
 from dataclasses import dataclass
@@ -15,23 +15,23 @@ from training.loop import RunOptions
 from training.objective import Objective
 from training.optimiser import make_optimiser
 
-# Core seconds and bytes a photo whose matte or colours are made, at 0.4 megapixels.
+# Core seconds and bytes per photo whose matte or colours are prepared, at 0.4 megapixels.
 SOLVED_S, SOLVED_BYTES = 0.9, 700_000
-_SHEET_BYTES = 600_000  # of one sheet of previews
-_COPIES = 6  # of the weights, on disk: network, average, two moments of the optimiser; last and best
+_SHEET_BYTES = 600_000  # per preview sheet
+_COPIES = 6  # copies of the weights on disk: network, average, two optimiser moments, last, best
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will cost, about.
+    """Estimated cost of a run.
 
     Attributes:
-        step_s: One step of the stage with most pixels, forward, backward and update.
-        how: How that was measured.
-        stages_s: Stage → seconds of all its steps, in proportion to its pixels.
-        to_prepare: Photos of which a matte or colours are made before the first step.
-        prepare_s: Seconds that takes.
-        written_bytes: By the whole run.
+        step_s: Seconds per step of the most expensive stage: forward, backward and update.
+        how: How the step was measured.
+        stages_s: Stage → seconds of all its steps, scaled by its pixels.
+        to_prepare: Photos whose matte or colours are prepared before the first step.
+        prepare_s: Seconds for this preparation.
+        written_bytes: Bytes that the run writes.
     """
 
     step_s: float
@@ -43,17 +43,17 @@ class Estimate:
 
     @property
     def run_s(self) -> float:
-        """Seconds of the whole run, without scores and previews."""
+        """Seconds of the whole run, without scoring and previews."""
         return self.prepare_s + sum(self.stages_s.values())
 
 
 def estimate_run(recipe: Recipe, root: Path, options: RunOptions) -> Estimate:
-    """Measure steps on random pixels, and reckon from them.
+    """Measure a step on random pixels and extrapolate.
 
     Args:
-        recipe: Made ready by `training.plan.make_plan`: every stage has steps.
+        recipe: Recipe prepared by `training.plan.make_plan`, so that every stage has steps.
         root: Folder of the data sets.
-        options: How it will be carried out.
+        options: Options of the run.
     """
     stage = max(recipe.stages, key=lambda s: s.steps * _pixels(s))
     model = build_model(recipe.build_preset()).to(options.device)
@@ -79,7 +79,7 @@ def estimate_run(recipe: Recipe, root: Path, options: RunOptions) -> Estimate:
 
 
 def _prepared(recipe: Recipe, data_set: DataSet) -> str:
-    """What `training.data.subjects.prepare_set` makes of a set's photos: "alpha", "foreground" or nothing."""
+    """Return what `training.data.subjects.prepare_set` prepares for a set: "alpha", "foreground" or ""."""
     if data_set.kind == "photos":
         return "alpha"
     exchanged = any(stage.composite > 0 for stage in recipe.stages)
@@ -87,13 +87,13 @@ def _prepared(recipe: Recipe, data_set: DataSet) -> str:
 
 
 def _pixels(stage: Stage) -> float:
-    """Of a step's pictures and guides together."""
+    """Return the pixels of a step, images and guides together."""
     side = sum(stage.side) / 2
     return stage.batch_size * side**2 * (1 + stage.guide_scale**2)
 
 
 def _time_step(model: StyleMatte, recipe: Recipe, stage: Stage, options: RunOptions) -> tuple[float, str]:
-    """Seconds of one step, and how they were measured."""
+    """Return the seconds of one step, and how they were measured."""
     device, precision = options.device, options.precision
     kind = torch.device(device).type
     objective = Objective(model, stage)
@@ -121,12 +121,12 @@ def _time_step(model: StyleMatte, recipe: Recipe, stage: Stage, options: RunOpti
         return time.perf_counter() - began
 
     try:
-        # On a processor two photos tell enough, and a batch can take minutes; norms want more than one.
+        # On a CPU two photos are enough, and a whole batch can take minutes; norms need more than one.
         count = min(2, stage.batch_size) if kind == "cpu" else stage.batch_size
-        step(count)  # warms up
+        step(count)  # warm-up
         step_s = step(count) * stage.batch_size / count
-        return step_s, f"measured on {count} photos of random pixels" + (
-            ", times the batch" if count < stage.batch_size else ""
+        return step_s, f"measured on {count} random images" + (
+            ", scaled to the batch" if count < stage.batch_size else ""
         )
     finally:
         torch.set_rng_state(random_state)

@@ -224,55 +224,24 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
     Raises:
         FeatureError: Features are NaN or infinite.
     """
-    # Here: it loads slowly, and a run without scores needs none of it.
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     device = next((t.device for t in (*detector.parameters(), *detector.buffers())), torch.device("cpu"))
-    metric = FrechetInceptionDistance(feature=detector).to(device)
-    kept = _Kept(keep_features)
-    hook = detector.register_forward_hook(kept)
-    try:
-        for batch in pictures:
-            metric.update(batch.to(device), real=True)
-    finally:
-        hook.remove()
-    if kept.broken:
-        raise FeatureError(kept.broken)
-    return Statistics(
-        metric.real_features_sum.cpu(),
-        metric.real_features_cov_sum.cpu(),
-        int(metric.real_features_num_samples),
-        torch.cat(kept.features) if kept.features else None,
-    )
-
-
-class _Kept:
-    """A forward hook that keeps what a detector gives, and of which pictures that is no number."""
-
-    def __init__(self, keeps_features: bool) -> None:
-        self.keeps_features = keeps_features
-        self.features: list[Tensor] = []
-        self.broken: list[int] = []
-        self.count = 0
-
-    def __call__(self, detector: nn.Module, inputs: tuple[Tensor, ...], features: Tensor) -> None:
+    total = torch.zeros(detector.num_features, dtype=torch.float64, device=device)
+    products = torch.zeros(2 * (detector.num_features,), dtype=torch.float64, device=device)
+    count, broken, kept = 0, [], []
+    for batch in pictures:
+        with torch.no_grad():
+            features = detector(batch.to(device))  # (N, d)
         is_broken = ~features.isfinite().all(1)
-        if is_broken.any():
-            self.broken += (self.count + is_broken.nonzero().flatten()).tolist()
-        self.count += len(features)
-        if self.keeps_features:
-            self.features.append(features.float().cpu())
-
-
-class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics wants a detector, for features that are already there."""
-
-    def __init__(self, num_features: int) -> None:
-        super().__init__()
-        self.num_features = num_features
-
-    def forward(self, features: Tensor) -> Tensor:
-        return features
+        broken += (count + is_broken.nonzero().flatten()).tolist()
+        count += len(features)
+        if keep_features:
+            kept.append(features.float().cpu())
+        features = features.double()
+        total += features.sum(0)
+        products += features.T @ features
+    if broken:
+        raise FeatureError(broken)
+    return Statistics(total.cpu(), products.cpu(), count, torch.cat(kept) if kept else None)
 
 
 def fid(real: Statistics, generated: Statistics) -> float:
@@ -285,22 +254,29 @@ def fid(real: Statistics, generated: Statistics) -> float:
     Raises:
         ScoreError: Less than two pictures, features of different length, or ones that are no numbers.
     """
-    from torchmetrics.image.fid import FrechetInceptionDistance
-
     _check(real, generated)
-    metric = FrechetInceptionDistance(feature=_AsTheyAre(len(real.total)))
-    # torchmetrics' own sums, put back as they were taken out: sets that do not change are read once.
-    metric.real_features_sum, metric.real_features_cov_sum = real.total, real.products
-    metric.real_features_num_samples = torch.tensor(real.count)
-    metric.fake_features_sum, metric.fake_features_cov_sum = generated.total, generated.products
-    metric.fake_features_num_samples = torch.tensor(generated.count)
-    metric.orig_dtype = torch.float64
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*called before the ``update`` method")
-        distance = float(metric.compute())
+    distance = float((real.mean - generated.mean).square().sum())
+    distance += float(real.covariance.trace() + generated.covariance.trace())
+    # The trace of (Σ₁ Σ₂)^½ by way of Σ₁^½ Σ₂ Σ₁^½, which has the same eigenvalues and is symmetric: they are
+    # real, and rounding cannot make a root of a negative number.
+    values, vectors = torch.linalg.eigh(real.covariance)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    values = torch.linalg.eigvalsh(root @ generated.covariance @ root)
+    distance -= 2 * float(values.clamp(min=0).sqrt().sum())
     if not math.isfinite(distance):  # max(0, nan) would be 0, a perfect score
         raise ScoreError(f"the FID of these features is {distance}")
     return max(0.0, distance)  # equal sets differ from zero by rounding alone
+
+
+class _AsTheyAre(nn.Module):
+    """Stands where torchmetrics wants a detector, for features that are already there."""
+
+    def __init__(self, num_features: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+
+    def forward(self, features: Tensor) -> Tensor:
+        return features
 
 
 def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, float]:
@@ -317,6 +293,7 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
     Raises:
         ScoreError: As for `fid`, or no features.
     """
+    # Here: it loads slowly, and a run without scores needs none of it.
     from torchmetrics.image.kid import KernelInceptionDistance
 
     _check(real, generated)

@@ -1,4 +1,4 @@
-"""Images for FID and KID: found, read, laid on backgrounds; their statistics kept."""
+"""Images for FID and KID: find, read and composite them, and cache their statistics."""
 
 import hashlib
 import json
@@ -21,7 +21,7 @@ from stylematte.errors import InputError
 from stylematte.files import cache_folder, write_bytes
 from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import convert
-from stylematte.media.backdrop import Backdrop, identity_of, list_pictures
+from stylematte.media.backdrop import Backdrop, identity_of, list_images
 from stylematte.media.images import read_alpha, read_image
 from training.data.layouts import NO_PHOTOS
 from training.fid import Detector, FeatureError, Statistics, statistics
@@ -30,22 +30,22 @@ from training.synthesis.folder import REJECTED
 log = logging.getLogger("stylematte")
 
 _READERS = 4
-MOST_NAMED = 5  # files that one line names
-_CACHE_VERSION = 1  # of what the statistics depend on
+MAX_NAMED = 5  # files named in one line
+_CACHE_VERSION = 1  # increase when the computation of the statistics changes
 
 Pixels = NDArray[np.uint8]
 T = TypeVar("T")
-Progress = Callable[[Iterator[T], int], Iterator[T]]  # passes on what it is given, and counts it
+Progress = Callable[[Iterator[T], int], Iterator[T]]  # yields its input and counts it
 
 
 @dataclass(frozen=True)
 class FidImages:
-    """A folder of pictures, and what is behind those with an alpha.
+    """A folder of images, and the background for those with an alpha.
 
     Attributes:
-        folder: As given.
-        files: Of the folder and its subfolders, sorted.
-        backdrop: None drops an alpha.
+        folder: The folder, as given.
+        files: Images in the folder and its subfolders, sorted.
+        backdrop: Background for images with an alpha; None ignores the alpha.
     """
 
     folder: Path
@@ -54,18 +54,18 @@ class FidImages:
 
     @classmethod
     def find(cls, folder: Path, backdrop: Backdrop | None) -> "FidImages":
-        """List the pictures of a folder, but labels and what `stylematte synth` rejected.
+        """List the images of a folder, except labels and images rejected by `stylematte synth`.
 
         Raises:
-            InputError: As `list_pictures`.
+            InputError: See `list_images`.
         """
-        return cls(folder, list_pictures(folder, (*NO_PHOTOS, REJECTED)), backdrop)
+        return cls(folder, list_images(folder, (*NO_PHOTOS, REJECTED)), backdrop)
 
     def read(self, path: Path) -> Pixels:
-        """Read one picture as (H, W, 3) RGB, its alpha from the file or from alpha/ beside image/.
+        """Read an image as (H, W, 3) RGB, with its alpha from the file or from alpha/ beside image/.
 
         Raises:
-            InputError: It cannot be read, or its alpha has another size.
+            InputError: The image cannot be read, or its alpha has another size.
         """
         photo = read_image(path)
         pixels = convert(photo.pixels, np.uint8)
@@ -76,14 +76,14 @@ class FidImages:
         if alpha is None and path.parent.name == "image" and pair.is_file():
             alpha = read_alpha(pair)
             if alpha.shape != pixels.shape[:2]:
-                raise InputError(f"{pair}: not of the size of {path}")
+                raise InputError(f"{pair}: its size differs from {path}")
         if alpha is None:
             return pixels
         behind = self.backdrop.behind(path.relative_to(self.folder).as_posix())
         return np.asarray(composite(pixels, alpha, behind), np.uint8)
 
     def batches(self, size: int) -> Iterator[tuple[list[Path], NDArray[np.uint8]]]:
-        """Yield all pictures, those of equal size together: files, and (N, 3, H, W), N at most `size`."""
+        """Yield all images, grouped by size: files, and (N, 3, H, W) with N at most `size`."""
         with ThreadPoolExecutor(_READERS) as pool:
             groups = [self.files[i : i + size] for i in range(0, len(self.files), size)]
             ready = [(path, pool.submit(self.read, path)) for path in groups[0]]
@@ -91,15 +91,15 @@ class FidImages:
                 ahead = [(path, pool.submit(self.read, path)) for path in following]
                 by_size: dict[tuple[int, ...], list[tuple[Path, Pixels]]] = defaultdict(list)
                 for path, future in ready:
-                    picture = future.result()
-                    by_size[picture.shape].append((path, picture))
+                    image = future.result()
+                    by_size[image.shape].append((path, image))
                 for pairs in by_size.values():
-                    paths, pictures = zip(*pairs, strict=True)
-                    yield list(paths), np.ascontiguousarray(np.stack(pictures).transpose(0, 3, 1, 2))
+                    paths, images = zip(*pairs, strict=True)
+                    yield list(paths), np.ascontiguousarray(np.stack(images).transpose(0, 3, 1, 2))
                 ready = ahead
 
     def key(self, detector: Detector) -> str:
-        """Hash of all that the statistics depend on."""
+        """Return a hash of everything that the statistics depend on."""
         files = [identity_of(path, self.folder) for path in self.files]
         if self.backdrop:
             files += [identity_of(p, self.folder) for p in sorted(self.folder.glob("**/alpha/*.png"))]
@@ -109,30 +109,30 @@ class FidImages:
 
 
 def read_statistics(
-    pictures: FidImages,
+    images: FidImages,
     detector: Detector,
     keep_features: bool,
     batch_size: int,
     cache: bool,
     progress: Progress[Any],
 ) -> Statistics:
-    """Run pictures through a detector, or read what that came to the last time.
+    """Compute the statistics of images with a feature extractor, or read them from the cache.
 
     Raises:
-        InputError: A picture cannot be read, or its features are no numbers: without it the score would be
-            that of another set.
+        InputError: An image cannot be read, or its features are not finite; leaving it out would score
+            another set.
     """
-    path = cache_folder() / "fid" / f"{pictures.key(detector)[:32]}.safetensors"
+    path = cache_folder() / "fid" / f"{images.key(detector)[:32]}.safetensors"
     kept = _load(path) if cache else None
     if kept is not None and (kept.features is not None or not keep_features):
-        log.info("%s: statistics of %d pictures read from %s", pictures.folder, kept.count, path)
+        log.info("%s: statistics of %d images read from %s", images.folder, kept.count, path)
         return kept
 
     seen: list[Path] = []
 
     def batches() -> Iterator[Tensor]:
-        count = -(-len(pictures.files) // batch_size)
-        for paths, batch in progress(pictures.batches(batch_size), count):
+        count = -(-len(images.files) // batch_size)
+        for paths, batch in progress(images.batches(batch_size), count):
             seen.extend(paths)
             yield torch.from_numpy(batch)
 
@@ -140,10 +140,10 @@ def read_statistics(
         found = statistics(detector, batches(), keep_features)
     except FeatureError as error:
         named = [str(seen[place]) for place in error.places]
-        more = f" and {len(named) - MOST_NAMED} more" if len(named) > MOST_NAMED else ""
+        more = f" and {len(named) - MAX_NAMED} more" if len(named) > MAX_NAMED else ""
         raise InputError(
-            f"{', '.join(named[:MOST_NAMED])}{more}: the detector makes features of it that are no numbers",
-            "Leave such pictures out, or give another --detector",
+            f"{', '.join(named[:MAX_NAMED])}{more}: the detector returns features that are not finite",
+            "Remove these images, or use another --detector",
         ) from None
     if cache:
         _keep(path, found)
@@ -160,7 +160,7 @@ def _load(path: Path) -> Statistics | None:
     except FileNotFoundError:
         return None
     except (OSError, SafetensorError, KeyError) as error:
-        log.warning("%s: kept statistics that cannot be read are made anew: %s", path, error)
+        log.warning("%s: the cached statistics cannot be read and are recomputed: %s", path, error)
         return None
 
 
@@ -170,5 +170,5 @@ def _keep(path: Path, found: Statistics) -> None:
         tensors["features"] = found.features
     try:
         write_bytes(path, save(tensors))
-    except InputError as error:  # the score is there all the same
-        log.warning("statistics are not kept: %s", error.message)
+    except InputError as error:  # the score itself is not affected
+        log.warning("the statistics cannot be cached: %s", error.message)

@@ -1,7 +1,7 @@
-"""Scores and pictures of the held-out part while a run goes on.
+"""Scores and previews of the held-out split during a run.
 
-Quick and at training size, to see where a run is heading. The scores that count are taken at full resolution:
-by `training.validation` on sets of its own, or by `stylematte matte` and `stylematte evaluate`.
+They are quick and use the training size, to monitor a run. Final scores are computed at full resolution, by
+`training.validation` on separate sets or by `stylematte matte` and `stylematte evaluate`.
 """
 
 import math
@@ -26,28 +26,28 @@ from training.metrics import iou
 from training.teacher import Teacher
 
 Item = tuple[Sample, DataSet]
-SHOWN_A_SET = 2  # pictures of each set on a preview sheet
+SHOWN_PER_SET = 2  # images of each set on a preview sheet
 
 
 class Shown(NamedTuple):
-    """A picture (H, W, 3) uint8 RGB with the alpha that it should have, (H, W) uint8."""
+    """An image (H, W, 3) uint8 RGB with its true alpha, (H, W) uint8."""
 
     image: NDArray[np.uint8]
     alpha: NDArray[np.uint8]
 
 
-class HeldOut:
-    """Judges a network by the held-out part of the recipe's own sets.
+class HeldOutSplit:
+    """Scores a network on the held-out split of the recipe's own sets.
 
     Args:
         root: Folder of the data sets.
-        recipe: Says which, and which part is held out.
+        recipe: Names the sets and the held-out fraction.
         mattes: Folder of prepared mattes.
-        per_set: Pictures of each set, at most.
-        teacher: Has the say on unlabelled photos.
+        per_set: Maximum number of images per set.
+        teacher: Labels unlabelled photos.
 
     Raises:
-        DataError: Nothing is held out to score on.
+        DataError: No images are held out.
     """
 
     def __init__(
@@ -57,8 +57,8 @@ class HeldOut:
         self.mattes, self.teacher = mattes, teacher
         if not self.items:
             raise DataError(
-                f"{root}: no held-out photo to score on; the recipe needs [[validation]] sets, or sets with "
-                "more labelled photos, or a smaller held_out_every"
+                f"{root}: there is no held-out photo to score; the recipe needs [[validation]] sets, more "
+                "labelled photos, or a smaller held_out_every"
             )
 
     def score(self, model: StyleMatte, side: float) -> dict[str, float]:
@@ -66,26 +66,26 @@ class HeldOut:
         return score(model, self.items, self.mattes, side, self.teacher)
 
     def error(self, scores: dict[str, float]) -> float:
-        """What the best weights have least of: the error in the band, and what is missing in IoU."""
-        band = scores.get("band", 0.0)  # no held-out picture has a band, and then none ever has
+        """Return the error that the best weights minimise: the band error plus 1 − IoU."""
+        band = scores.get("band", 0.0)  # missing in every validation if no held-out image has a band
         return band + 1 - scores.get("iou", 1.0)
 
     def headline(self, scores: dict[str, float]) -> dict[str, float]:
-        """All of them."""
+        """Return all scores."""
         return scores
 
     def shown(self) -> Iterable[Shown]:
-        """A few pictures of every set, for a preview."""
+        """Yield a few images of every set, for a preview."""
         seen: dict[str, int] = defaultdict(int)
         for sample, data_set in self.items:
             seen[data_set.folder] += 1
-            if seen[data_set.folder] <= SHOWN_A_SET:
+            if seen[data_set.folder] <= SHOWN_PER_SET:
                 image, alpha, _ = labelled(sample, data_set, self.mattes, self.teacher)
                 yield Shown(image, np.round(alpha * 255).astype(np.uint8))
 
 
 def held_out_items(root: Path, recipe: Recipe, per_set: int) -> list[Item]:
-    """Held-out photos that have an alpha or get one, at most `per_set` of each set, spread evenly over it."""
+    """Return held-out photos with a label or a teacher's, at most `per_set` per set, spread evenly."""
     items: list[Item] = []
     for data_set in recipe.sets:
         if data_set.kind not in ("photos", "mattes", "unlabelled"):
@@ -98,7 +98,7 @@ def held_out_items(root: Path, recipe: Recipe, per_set: int) -> list[Item]:
 
 @torch.inference_mode()
 def predict(model: StyleMatte, image: NDArray[np.uint8], side: float) -> NDArray[np.float32]:
-    """Alpha (H, W) float32 of a picture (H, W, 3) uint8 RGB; the network sees about `side`² pixels of it."""
+    """Predict alpha (H, W) float32 of an image (H, W, 3) uint8 RGB, with about `side`² input pixels."""
     aspect = image.shape[1] / image.shape[0]
     size = shape_near(side, min(ASPECTS, key=lambda a: abs(np.log(a / aspect))))
     small = np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
@@ -114,18 +114,18 @@ def as_tensor(image: NDArray[np.uint8], device: torch.device) -> torch.Tensor:
 def labelled(
     sample: Sample, data_set: DataSet, mattes: Path, teacher: Teacher | None
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_]]:
-    """A held-out picture with what it should become.
+    """Load a held-out image with its target.
 
     Returns:
         Image (H, W, 3) uint8 RGB, alpha (H, W) float32 in [0, 1], and the band (H, W) in which the outline
-        lies: the trimap's for photos with masks, else wherever the alpha is soft.
+        lies: the trimap's for photos with masks, otherwise wherever the alpha is soft.
     """
     subject = read_subject(sample, data_set, mattes)
     alpha = np.asarray(subject.alpha / np.float32(255), np.float32)
     if data_set.kind == "photos":
         return subject.image, alpha, read_grey(cached_paths(sample, mattes)["trimap"]) == 128
     if data_set.kind == "unlabelled":
-        assert teacher is not None  # `training.loop.train` has refused such a run
+        assert teacher is not None  # `training.loop.train` rejects such a run
         answer, _ = teacher.label(as_tensor(subject.image, teacher.device))
         alpha = answer[0, 0].cpu().numpy()
     return subject.image, alpha, (alpha > 0.05) & (alpha < 0.95)
@@ -134,17 +134,17 @@ def labelled(
 def score(
     model: StyleMatte, items: list[Item], mattes: Path, side: float, teacher: Teacher | None = None
 ) -> dict[str, float]:
-    """Mean IoU at 0.5 and mean absolute band error, by set and over sets.
+    """Return the mean IoU at 0.5 and the mean absolute band error, per set and over sets.
 
     The network is left in evaluation mode.
 
     Returns:
-        `iou/<set>`, `band/<set>` for every set, and `iou`, `band`, the means over sets. A set of which no
-        picture shows a subject has no IoU, and one without soft outlines no band error.
+        `iou/<set>`, `band/<set>` for every set, and `iou`, `band`, the means over sets. A set without any
+        subject has no IoU, and a set without soft outlines has no band error.
 
     Raises:
-        DataError: No picture of any set shows a subject: a score over nothing is no score.
-        TrainingError: The network's answer is no number.
+        DataError: No image of any set contains a subject, so there is nothing to score.
+        TrainingError: The network's output is not finite.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
@@ -155,16 +155,16 @@ def score(
         if alpha.max() >= 0.5:
             with_subject.add(sample.folder)
         value = iou(predicted, alpha)
-        # Nothing seen where nothing is: right, as long as other pictures of the set show a subject.
+        # An empty prediction for an empty image is correct, if other images of the set contain a subject.
         rows[f"iou/{sample.folder}"].append(1.0 if math.isnan(value) else value)
         if band.any():
             rows[f"band/{sample.folder}"].append(np.abs(predicted - alpha)[band].mean())
     if not with_subject and not any(name.startswith("band/") for name in rows):
         raise DataError(
-            f"no subject in any of the {len(items)} held-out pictures, so there is nothing to score; are "
+            f"none of the {len(items)} held-out images contains a subject, so there is nothing to score; are "
             "their masks empty?"
         )
-    for folder in {sample.folder for sample, _ in items} - with_subject:  # of a poor teacher, say
+    for folder in {sample.folder for sample, _ in items} - with_subject:  # with a poor teacher, for example
         del rows[f"iou/{folder}"]
     scores = {name: float(np.mean(values)) for name, values in rows.items()}
     for kind in ("iou", "band"):
@@ -174,28 +174,28 @@ def score(
 
 
 def finite(predicted: NDArray[np.float32], photo: Path) -> NDArray[np.float32]:
-    """A network's answer as it is.
+    """Return a network's output unchanged.
 
     Raises:
-        TrainingError: It is no number somewhere: compared with anything, such a score is not the worse one.
+        TrainingError: A value is not finite; comparisons with NaN would hide a bad score.
     """
     if not np.isfinite(predicted).all():
-        raise TrainingError(f"{photo}: the network's alpha of it is no number")
+        raise TrainingError(f"{photo}: the network's alpha is not finite")
     return predicted
 
 
-def preview_sheet(model: StyleMatte, pictures: Iterable[Shown], side: float, path: Path) -> None:
-    """Draw what a network makes of pictures, see `draw_sheet`."""
+def preview_sheet(model: StyleMatte, images: Iterable[Shown], side: float, path: Path) -> None:
+    """Write a preview sheet of a network's output, see `draw_sheet`."""
     model.eval()
-    draw_sheet(((shown, predict(model, shown.image, side)) for shown in pictures), path)
+    draw_sheet(((shown, predict(model, shown.image, side)) for shown in images), path)
 
 
 def draw_sheet(answers: Iterable[tuple[Shown, NDArray[np.float32]]], path: Path) -> None:
-    """Draw picture, label, alpha and composite on green, a row for each picture, as one PNG.
+    """Write a PNG with a row for each image: image, label, alpha, and composite on green.
 
     Args:
-        answers: Pictures with their labels, and the alphas (H, W) in [0, 1] that were found.
-        path: Of the file; its folder is made.
+        answers: Images with their labels, and the predicted alphas (H, W) in [0, 1].
+        path: Path of the file; its folder is created.
     """
     rows = []
     for (image, label), found in answers:

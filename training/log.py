@@ -1,4 +1,4 @@
-"""What a run says of itself: numbers in a CSV file, and the same in TensorBoard with pictures."""
+"""A run's log: values in a CSV file and in TensorBoard, which also shows images."""
 
 import csv
 from pathlib import Path
@@ -12,11 +12,11 @@ HEADER = ("step", "name", "value")
 
 
 class Log:
-    """One CSV row for each number, and the same in TensorBoard.
+    """Writes each value as a CSV row and to TensorBoard.
 
     Args:
-        folder: Of the run; gets log.csv and tensorboard/.
-        step: Steps done when this run starts or goes on; what a killed process wrote beyond is dropped.
+        folder: Run folder, for log.csv and tensorboard/.
+        step: Steps done when this run starts or resumes; entries of a killed process after it are removed.
     """
 
     def __init__(self, folder: Path, step: int) -> None:
@@ -37,11 +37,11 @@ class Log:
             self.board.add_scalar(name, value, step)
 
     def show(self, name: str, path: Path, step: int) -> None:
-        """Put a picture file on the board."""
+        """Add an image file to TensorBoard."""
         image = cv2.imread(str(path))
         if image is not None:
             self.board.add_image(name, cv2.cvtColor(image, cv2.COLOR_BGR2RGB), step, dataformats="HWC")
 
     def close(self) -> None:
-        """Write what TensorBoard still holds back."""
+        """Flush TensorBoard."""
         self.board.close()

@@ -21,7 +21,7 @@ from training.checkpoint import TrainingError, load_state, save_state
 from training.config import Recipe, RecipeError, Stage
 from training.data.dataset import MattingDataset, ResumableBatchSampler, as_batch
 from training.data.loading import open_loader, read_batches
-from training.held_out import HeldOut, Shown, preview_sheet
+from training.held_out import HeldOutSplit, Shown, preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
@@ -34,6 +34,8 @@ from training.validation import ValidationSets
 
 STEPS_A_ROW = 50
 FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
+
+OnStep = Callable[[int, int, dict[str, float]], None]
 
 
 class Validator(Protocol):
@@ -88,6 +90,7 @@ def train(
     report: Callable[[str], None] = print,
     teacher: Teacher | None = None,
     shows_bar: bool = False,
+    on_step: OnStep | None = None,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -99,6 +102,8 @@ def train(
         report: Takes progress lines; the main process alone has some.
         teacher: Has the say where labels say nothing.
         shows_bar: Show a bar on a terminal, beside the lines.
+        on_step: Called after every optimiser step, before a validation that is due: with the number of the
+            stage, its steps so far and the step's losses by name. What it raises ends the run like a kill.
 
     Returns:
         Scores of the last validation, see `training.validation.score` and `training.held_out.score`; on the
@@ -143,7 +148,7 @@ def train(
             if number != state["stage"]:
                 state.update(stage=number, step=0)
                 run.forget_moments()
-            scores = run.stage(number, root)
+            scores = run.stage(number, root, on_step)
     finally:
         run.close()
     return scores
@@ -178,7 +183,7 @@ def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Tea
         raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
     if recipe.validation:
         return ValidationSets(root, recipe)
-    return HeldOut(root, recipe, options.mattes, options.per_set, teacher)
+    return HeldOutSplit(root, recipe, options.mattes, options.per_set, teacher)
 
 
 def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
@@ -253,7 +258,7 @@ class Run:
         if self.log is not None:
             self.log.close()
 
-    def stage(self, number: int, root: Path) -> dict[str, float]:
+    def stage(self, number: int, root: Path, on_step: OnStep | None) -> dict[str, float]:
         """Step until a stage ends; returns the last scores."""
         stage, start, every = self.recipe.stages[number], self.state["step"], self.options.every
         self.accelerator.unwrap_model(self.objective).begin(stage)
@@ -267,6 +272,8 @@ class Run:
                 sums[name] = sums.get(name, 0.0) + value
             done = step + 1
             count += 1
+            if on_step is not None:
+                on_step(number, done, latest)
             pace = count * stage.batch_size / (time.perf_counter() - began)
             self._say_where(stage, done, latest["loss"], pace)
             if done % min(STEPS_A_ROW, every) == 0 or done == stage.steps:

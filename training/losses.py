@@ -1,8 +1,8 @@
-"""Losses of the stages: small functions of tensors, each with a weight per pixel.
+"""Losses of the stages: functions of tensors, with a weight per pixel.
 
-All take `weight` (B, 1, H, W) in [0, 1], how far the label is to be believed there, and return a scalar. All
-are means over pictures of equal say: so the mean over the parts of a batch, on several processes or one after
-another, is the loss of the whole batch.
+All take `weight` (B, 1, H, W) in [0, 1], the confidence in the label, and return a scalar. All are means over
+images with equal weights, so the mean over the parts of a batch (in several processes or passes) is the loss
+of the whole batch.
 """
 
 import functools
@@ -16,17 +16,17 @@ from torch.nn import functional as F  # noqa: N812
 
 @functools.cache
 def _erosions(device: torch.device) -> Any:
-    """Ten of them, weighted by their number squared; kornia is wanted by this loss alone."""
+    """Return ten erosions, weighted by their index squared; only this loss needs kornia."""
     from kornia.losses import HausdorffERLoss
 
     return HausdorffERLoss().to(device)
 
 
 def _mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean of values · weight over all pixels.
+    """Return the mean of values · weight over all pixels.
 
-    Not divided by the sum of the weights: that is known only once the whole batch is seen, and a picture of
-    little belief would count as much as one of full belief.
+    The mean is not divided by the sum of the weights: that sum is only known for the whole batch, and an
+    image with low confidence would count as much as one with full confidence.
     """
     return (values * weight).mean()
 
@@ -37,24 +37,24 @@ def bce(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
 
 
 def dice(logits: Tensor, alpha: Tensor, weight: Tensor, smooth: float = 1.0) -> Tensor:
-    """1 − Dice coefficient, a picture at a time, then the mean over the batch.
+    """1 − Dice coefficient of each image, averaged over the batch.
 
     Reference:
         Milletari et al., "V-Net", 2016, section 3, without squares in the denominator; smooth = 1 as
         published with StyleMatte.
     """
     predicted = torch.sigmoid(logits) * weight
-    wanted = alpha * weight
-    overlap = (predicted * wanted).sum((1, 2, 3))
-    total = predicted.sum((1, 2, 3)) + wanted.sum((1, 2, 3))
+    target = alpha * weight
+    overlap = (predicted * target).sum((1, 2, 3))
+    total = predicted.sum((1, 2, 3)) + target.sum((1, 2, 3))
     return (1 - (2 * overlap + smooth) / (total + smooth)).mean()
 
 
 def multiscale_dice(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int = 4) -> Tensor:
-    """1 − Dice coefficient of the picture and of averages of 2×2, 4×4 … of its pixels, the mean over scales.
+    """1 − Dice coefficient at full size and after averaging 2×2, 4×4 … pixels, averaged over scales.
 
-    The coarse scales ask for whole subjects, whatever their outlines are. Squares stand in the denominator:
-    averages are soft, and a soft answer that is right must cost nothing.
+    The coarse scales reward finding the whole subject, regardless of its outline. The denominator uses
+    squares: averages are soft, and a correct soft prediction must have no loss.
 
     Reference:
         Zhang, Liang, Shi, "KD-SCFNet: Towards More Accurate and Efficient Salient Object Detection via
@@ -63,7 +63,7 @@ def multiscale_dice(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int =
     predicted, total = torch.sigmoid(logits), logits.new_zeros(())
     for level in range(levels):
         if level:
-            # Of what is believed: an average of both would blame the network for pixels without a label.
+            # Average only labelled pixels: otherwise the network would be penalised for unlabelled ones.
             heavier = F.avg_pool2d(weight, 2).clamp(min=1e-6)
             predicted, alpha = (F.avg_pool2d(x * weight, 2) / heavier for x in (predicted, alpha))
             weight = F.avg_pool2d(weight, 2)
@@ -74,7 +74,7 @@ def multiscale_dice(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int =
 
 
 def l1(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
-    """Mean absolute error of alpha: MAD, as mattes are scored."""
+    """Mean absolute error of alpha (MAD)."""
     return _mean((torch.sigmoid(logits) - alpha).abs(), weight)
 
 
@@ -89,15 +89,15 @@ def laplacian(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int = 3) ->
     Args:
         logits: (B, 1, H, W).
         alpha: (B, 1, H, W) in [0, 1].
-        weight: (B, 1, H, W) in [0, 1]; shrunk with the pyramid.
-        levels: Band-pass levels; the low-pass rest is left to the other losses.
+        weight: (B, 1, H, W) in [0, 1]; downsampled with the pyramid.
+        levels: Band-pass levels; the low-pass residual is left to the other losses.
 
     Reference:
         Hou, Liu, "Context-Aware Image Matting", 2019, eq. 2; three levels of a 5×5 binomial kernel with
         reflected borders as published with StyleMatte.
     """
-    difference = torch.sigmoid(logits) - alpha  # the pyramid is linear: that of the difference does
-    difference = difference * (weight > 0)  # or blurring would carry what is not believed to its neighbours
+    difference = torch.sigmoid(logits) - alpha  # the pyramid is linear, so that of the difference suffices
+    difference = difference * (weight > 0)  # so that blurring does not spread unlabelled pixels
     total = difference.new_zeros(())
     for _ in range(levels):
         blurred = _binomial(difference)
@@ -107,11 +107,11 @@ def laplacian(logits: Tensor, alpha: Tensor, weight: Tensor, levels: int = 3) ->
 
 
 def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
-    """How thick the regions are in which two mattes differ: a stand-in for the Hausdorff distance.
+    """Thickness of the regions in which two mattes differ: an approximation of the Hausdorff distance.
 
-    The squared difference is eroded ten times, and what outlasts more erosions costs more. So it grows with
-    the distance between two outlines, up to some twenty pixels, while bits apart from the subject cost by
-    their own thickness, however far away they lie.
+    The squared difference is eroded ten times, and regions that survive more erosions cost more. The loss
+    therefore grows with the distance between two outlines, up to about twenty pixels. Regions apart from the
+    subject cost according to their thickness, regardless of their distance.
 
     Args:
         logits: (B, 1, H, W).
@@ -121,35 +121,35 @@ def hausdorff(logits: Tensor, alpha: Tensor, weight: Tensor) -> Tensor:
     Reference:
         Karimi, Salcudean, "Reducing the Hausdorff Distance in Medical Image Segmentation with Convolutional
         Neural Networks", 2019, eq. 8, with alpha = 2 and ten erosions, in kornia's version: every erosion is
-        stretched to [0, 1], a picture at a time.
+        normalised to [0, 1] per image.
     """
-    believed = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
-    # Not its forward(): that takes class numbers, one channel a class, so that a lone channel would be
-    # compared with class 0, the background. This is what it does with every channel.
-    return _erosions(believed.device).perform_erosion(believed, alpha).mean()
+    weighted = alpha + weight.sqrt() * (torch.sigmoid(logits) - alpha)
+    # kornia's forward() expects class indices and one channel per class, so a single channel would be
+    # compared with class 0, the background. It calls this function for every channel.
+    return _erosions(weighted.device).perform_erosion(weighted, alpha).mean()
 
 
 def composition(logits: Tensor, alpha: Tensor, weight: Tensor, contrast: Tensor) -> Tensor:
-    """How far the composite of the predicted alpha is from the picture: |Δalpha| · |F − B|.
+    """Difference between the image and the composite with the predicted alpha: |Δalpha| · |F − B|.
 
     Args:
         logits: (B, 1, H, W).
         alpha: (B, 1, H, W) in [0, 1].
         weight: (B, 1, H, W) in [0, 1].
-        contrast: (B, 3, H, W) in [-1, 1], foreground minus background colour; 0 where they are not known.
+        contrast: (B, 3, H, W) in [-1, 1], foreground minus background colour; 0 where they are unknown.
 
     Reference:
-        Xu et al., "Deep Image Matting", 2017, eq. 2: there the root of the squared difference plus 1e-12,
-        here its absolute value, averaged over the three colours.
+        Xu et al., "Deep Image Matting", 2017, eq. 2, with the absolute difference, averaged over the three
+        colours, instead of the square root of the squared difference plus 1e-12.
     """
     difference = (torch.sigmoid(logits) - alpha).abs()
     return _mean(difference * contrast.abs().mean(1, keepdim=True), weight)
 
 
 def _binomial(x: Tensor) -> Tensor:
-    """Blur (B, 1, H, W) with a 5×5 binomial kernel, borders reflected.
+    """Blur (B, 1, H, W) with a 5×5 binomial kernel and reflected borders.
 
-    Sums of slices: a processor takes several times as long for a convolution of one channel.
+    Sums of slices are several times faster on a CPU than a convolution of one channel.
     """
     x = F.pad(x, (2, 2, 2, 2), mode="reflect")
     for axis in (-1, -2):
@@ -159,8 +159,8 @@ def _binomial(x: Tensor) -> Tensor:
     return x
 
 
-# What a recipe may name. To add one: a function as above, and a line here. A loss that needs more of a batch
-# than logits, alpha and weight takes it by the name it has there and says so in NEEDS; the loader brings it.
+# Losses that a recipe may name. To add one, write a function as above and add a line here. A loss that needs
+# more of a batch than logits, alpha and weight takes it as a keyword argument listed in NEEDS.
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "bce": bce,
     "dice": dice,
@@ -172,4 +172,4 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "multiscale_dice": multiscale_dice,
 }
 NEEDS: dict[str, tuple[str, ...]] = {"composition": ("contrast",)}
-FINE_ONLY = tuple(NEEDS)  # the loader looks at the fine losses alone
+FINE_ONLY = tuple(NEEDS)  # the loader only considers fine losses

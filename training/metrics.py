@@ -1,7 +1,7 @@
-"""Scores of an alpha against the true one, in the published protocol of P3M and StyleMatte; and of clips.
+"""Scores of alphas against ground truth, by the published protocol of P3M and StyleMatte, and of clips.
 
-NumPy and OpenCV only: `stylematte evaluate` works where torch is not installed. Alphas are (H, W) float32 in
-[0, 1], trimaps (H, W) uint8 in {0, 128, 255}. Any other trimap value counts as unknown.
+This module needs only NumPy and OpenCV, so `stylematte evaluate` works without torch. Alphas are (H, W)
+float32 in [0, 1], trimaps (H, W) uint8 in {0, 128, 255}. Any other trimap value counts as unknown.
 
 Reference:
     Rhemann et al., "A Perceptually Motivated Online Benchmark for Image Matting", CVPR 2009 (Grad, Conn);
@@ -20,12 +20,12 @@ Alpha = NDArray[np.float32]
 Trimap = NDArray[np.uint8]
 
 GRAD_SIGMA_PX = 1.4
-FLOW_LEAST_PX = 16  # of a side: DIS works on blocks
+FLOW_MIN_PX = 16  # minimum side, because DIS works on blocks
 CONN_THRESHOLDS = tuple(np.float32(k / 10) for k in range(11))
 CONN_THETA = np.float32(0.15)
 
-# What each column means, d being prediction minus truth. Everybody's table has an "MSE", and two of them may
-# differ tenfold for the same picture: so the region and the divisor go wherever the number goes.
+# What each column means; d is prediction minus truth. Published values called "MSE" can differ tenfold for
+# the same image, so region and divisor are always given with the number.
 CONVENTIONS = {
     "SAD": "sum |d| / 1000, whole image",
     "MSE": "sum d^2 / (H W), whole image, a fraction (x1000 is the common x1e-3)",
@@ -52,7 +52,7 @@ WITH_TRIMAP = ("SAD-tri", "MSE-tri", "MAD-tri", "SAD-FG", "SAD-BG")
 
 
 def measure(prediction: Alpha, truth: Alpha, trimap: Trimap | None = None) -> dict[str, float]:
-    """Every score of one picture.
+    """Compute all scores of one image.
 
     Args:
         prediction: (H, W) float32 in [0, 1].
@@ -60,8 +60,8 @@ def measure(prediction: Alpha, truth: Alpha, trimap: Trimap | None = None) -> di
         trimap: (H, W) uint8; adds the scores of `WITH_TRIMAP`.
 
     Returns:
-        Score by name, keys and conventions as in `CONVENTIONS`. MSE-tri and MAD-tri are NaN where the trimap
-        has no unknown pixel, IoU where neither alpha shows a subject.
+        Score by name, with the conventions in `CONVENTIONS`. MSE-tri and MAD-tri are NaN if the trimap has no
+        unknown pixel, and IoU is NaN if neither alpha contains a subject.
 
     Raises:
         ValueError: The sizes differ.
@@ -78,7 +78,7 @@ def measure(prediction: Alpha, truth: Alpha, trimap: Trimap | None = None) -> di
 
 
 class ClipScores:
-    """Takes the frames of a clip one after the other and scores how steady they are; keeps three of them."""
+    """Scores the temporal stability of a clip, frame by frame; keeps three frames in memory."""
 
     def __init__(self) -> None:
         self._before: list[tuple[Alpha, Alpha]] = []  # difference and truth of the last frames
@@ -86,10 +86,10 @@ class ClipScores:
         self.frames = 0
 
     def add(self, prediction: Alpha, truth: Alpha) -> None:
-        """Take the next frame; arguments as in `measure`.
+        """Add the next frame; arguments as in `measure`.
 
         Raises:
-            ValueError: The sizes differ, from each other or from the frame before.
+            ValueError: The sizes differ from each other or from the previous frame.
         """
         difference = _difference(prediction, truth)
         self.frames += 1
@@ -106,7 +106,7 @@ class ClipScores:
         self._before = [*self._before[-1:], (difference, truth)]
 
     def scores(self) -> dict[str, float]:
-        """Mean of each score, conventions as in `CONVENTIONS`; NaN where there are too few frames."""
+        """Return the mean of each score, with the conventions in `CONVENTIONS`; NaN with too few frames."""
         means = {key: np.mean(values) if values else np.nan for key, values in self._values.items()}
         return {key: float(mean) for key, mean in means.items()}
 
@@ -127,7 +127,7 @@ def mad(prediction: Alpha, truth: Alpha) -> float:
 
 
 def iou(prediction: Alpha, truth: Alpha) -> float:
-    """Intersection over union of the two subjects cut at one half; NaN where both are empty."""
+    """Intersection over union of both alphas thresholded at 0.5; NaN if both are empty."""
     _check_sizes(prediction, truth)
     a, b = prediction >= 0.5, truth >= 0.5
     union = np.count_nonzero(a | b)
@@ -145,18 +145,18 @@ def grad(prediction: Alpha, truth: Alpha) -> float:
 
 
 def conn(prediction: Alpha, truth: Alpha) -> float:
-    """Connectivity error: parts torn from the subject, and islands beside it. Arguments as in `measure`.
+    """Connectivity error: parts disconnected from the subject, and islands. Arguments as in `measure`.
 
-    The source region is the largest 4-connected part of what both alphas have above a threshold. A quirk of
-    the published protocol is kept: thresholds with no common pixel are passed over, so a prediction that is
-    empty throughout scores 0 here. Read Conn next to SAD.
+    The source region is the largest 4-connected region in which both alphas exceed a threshold. As in the
+    published protocol, thresholds without a common pixel are skipped, so a completely empty prediction scores
+    0. Read Conn together with SAD.
 
     Reference:
         Rhemann et al. 2009, section 4.3, with theta 0.15 and steps of 0.1.
     """
     _check_sizes(prediction, truth)
     least = np.minimum(prediction, truth)
-    # The highest threshold at which a pixel still hangs on to the source region.
+    # The highest threshold at which a pixel is still connected to the source region.
     connected_to = np.ones(truth.shape, np.float32)
     is_open = np.ones(truth.shape, bool)
     for below, threshold in pairwise(CONN_THRESHOLDS):
@@ -172,8 +172,8 @@ def conn(prediction: Alpha, truth: Alpha) -> float:
 def trimap_scores(prediction: Alpha, truth: Alpha, trimap: Trimap) -> dict[str, float]:
     """SAD, MSE and MAD of the unknown band, and SAD of the two known regions; arguments as in `measure`.
 
-    As published, the prediction is trusted to be right in the known regions of the trimap, and the errors are
-    then summed over all pixels: truth that contradicts the trimap still counts.
+    As published, the prediction is set to the trimap in its known regions, and the errors are then summed
+    over all pixels: truth that contradicts the trimap still counts.
     """
     _check_sizes(trimap, truth)
     foreground, background = trimap == 255, trimap == 0
@@ -191,12 +191,12 @@ def trimap_scores(prediction: Alpha, truth: Alpha, trimap: Trimap) -> dict[str, 
 
 
 def trimap_from_alpha(alpha: Alpha, radius_px: int) -> Trimap:
-    """Trimap whose unknown band is everything within a distance of what is neither surely in nor surely out.
+    """Make a trimap whose unknown band covers all pixels within a distance of soft pixels.
 
     Args:
-        alpha: (H, W) float32 in [0, 1], the true one.
-        radius_px: Euclidean distance by which the regions alpha = 1 and alpha = 0 are eroded; 0 leaves just
-            the soft pixels unknown. The image border erodes nothing.
+        alpha: (H, W) float32 in [0, 1], ground truth.
+        radius_px: Euclidean distance by which the regions alpha = 1 and alpha = 0 are eroded; with 0 only
+            soft pixels are unknown. Regions are not eroded at the image border.
 
     Returns:
         (H, W) uint8 in {0, 128, 255}.
@@ -209,8 +209,8 @@ def trimap_from_alpha(alpha: Alpha, radius_px: int) -> Trimap:
 
 
 def _follow(values: Alpha, truth: Alpha, next_truth: Alpha) -> Alpha:
-    """Fetch the next frame's values from where each pixel of this one has gone."""
-    if min(truth.shape) < FLOW_LEAST_PX:
+    """Warp the next frame's values back to this frame, by the optical flow of the true alphas."""
+    if min(truth.shape) < FLOW_MIN_PX:
         return values
     method: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     flow = method.calc(_bytes(truth), _bytes(next_truth), None)
@@ -239,8 +239,8 @@ def _sum(values: NDArray[Any]) -> float:
 
 
 def _gradient_magnitude(alpha: Alpha) -> NDArray[np.float32]:
-    # Kernels cut at four sigma and a mirrored border, edge pixel repeated: SciPy's gaussian_filter, which the
-    # published numbers come from.
+    # Kernels truncated at four sigma and a mirrored border with repeated edge pixel, as in SciPy's
+    # gaussian_filter, which computed the published numbers.
     radius_px = int(4 * GRAD_SIGMA_PX + 0.5)
     x = np.arange(-radius_px, radius_px + 1)
     smooth = np.exp(-0.5 * (x / GRAD_SIGMA_PX) ** 2)
@@ -257,7 +257,7 @@ def _largest_component(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
         return None
     areas = stats[1:, cv2.CC_STAT_AREA]
     largest = 1 + np.flatnonzero(areas == areas.max())
-    # Of equals take the one met first row by row, whatever order OpenCV numbers them in.
+    # Of components of equal size take the first in row-major order, independent of OpenCV's numbering.
     label = largest[0] if largest.size == 1 else labels.flat[int(np.isin(labels, largest).argmax())]
     component: NDArray[np.bool_] = labels == label
     return component

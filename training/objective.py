@@ -1,4 +1,4 @@
-"""Network and losses as one module: pictures in, losses out."""
+"""Network and losses as one module: images in, losses out."""
 
 import torch
 from torch import Tensor, nn
@@ -12,10 +12,10 @@ Batch = dict[str, Tensor]
 
 
 class Objective(nn.Module):
-    """What is minimised; one module, so that several processes wait for no gradient that no loss gives.
+    """Network and losses in one module, so that several processes do not wait for gradients without a loss.
 
     Attributes:
-        stage: Says which losses and what is frozen, see `begin`.
+        stage: Sets the losses and the frozen parameters, see `begin`.
     """
 
     def __init__(self, model: StyleMatte, stage: Stage) -> None:
@@ -24,14 +24,14 @@ class Objective(nn.Module):
         self.stage = stage
 
     def begin(self, stage: Stage) -> None:
-        """Take a stage's losses, and freeze what it freezes and nothing else."""
+        """Start a stage: set its losses and freeze exactly the parameters that it freezes."""
         self.stage = stage
         encoder = self.model.encoder
         for name, parameter in encoder.named_parameters():
             parameter.requires_grad_(encoder.level_of(name) >= stage.frozen)
 
     def train(self, mode: bool = True) -> "Objective":
-        """As every module's; norms stay as they are where the stage freezes them."""
+        """Set the training mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         for name, module in self.model.named_modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -42,13 +42,13 @@ class Objective(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """Predict, and compare with the labels.
+        """Predict and compute the losses.
 
         Args:
-            batch: As `training.data.dataset.as_batch` makes it.
+            batch: Result of `training.data.dataset.as_batch`.
 
         Returns:
-            Weighted losses by name, see `stage_losses`; their sum is what is minimised.
+            Weighted losses by name, see `stage_losses`; their sum is minimised.
         """
         prior = (batch["prior"],) if "prior" in batch else ()
         prediction = self.model(batch["image"], batch["guide"], *prior)
@@ -57,7 +57,7 @@ class Objective(nn.Module):
 
 
 def stage_losses(stage: Stage, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:
-    """Weighted losses of a stage, named `fine_…` and `coarse_…`, all at the size of the labels."""
+    """Return the weighted losses of a stage, named `fine_…` and `coarse_…`, at the size of the labels."""
     alpha, weight = batch["alpha"], batch["weight"]
     terms = {}
     for name, factor in stage.fine.items():

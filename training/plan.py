@@ -1,4 +1,4 @@
-"""From a recipe and a data root to what will run: which stages, on how many pictures, for how many steps."""
+"""Plan a run from a recipe and a data root: its stages, its numbers of images, and its steps."""
 
 import dataclasses
 import math
@@ -11,14 +11,14 @@ from training.data.subjects import needed_sets, read_data_set
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A recipe made ready for the data that is there.
+class TrainingPlan:
+    """A recipe prepared for the available data.
 
     Attributes:
-        recipe: Stages that run, every one with its steps, and the sets that they draw.
-        pictures: Folder → number of training pictures.
-        held_out: Folder → number of pictures that are not trained on.
-        skipped: A line for every stage that is left out.
+        recipe: The stages that run, each with its steps, and the sets that they sample.
+        images: Folder → number of training images.
+        held_out: Folder → number of held-out images.
+        skipped: A line for every skipped stage.
     """
 
     recipe: Recipe
@@ -27,26 +27,26 @@ class Plan:
     skipped: tuple[str, ...]
 
 
-def make_plan(recipe: Recipe, root: Path) -> Plan:
-    """Look at the data, and settle what the recipe leaves open.
+def make_plan(recipe: Recipe, root: Path) -> TrainingPlan:
+    """Inspect the data, and fill in what the recipe leaves open.
 
-    Stages that are optional are left out where a set is missing that they draw and no other stage needs. A
-    recipe that is ready already stays as it is.
+    An optional stage is skipped if a set is missing that only it needs. A recipe that is already prepared
+    does not change.
 
     Args:
-        recipe: As loaded.
+        recipe: The recipe.
         root: Folder of the data sets.
 
     Raises:
-        DataError: A set is missing that a stage draws, or has no pictures.
+        DataError: A set that a stage needs is missing or has no images.
     """
     stages, skipped = [], []
-    wanted = {s for stage in recipe.stages if not stage.optional for s in _folders(recipe, stage)}
+    required = {s for stage in recipe.stages if not stage.optional for s in _folders(recipe, stage)}
     for stage in recipe.stages:
-        rest = [s for s in needed_sets(recipe, stage) if s.folder not in wanted]
+        rest = [s for s in needed_sets(recipe, stage) if s.folder not in required]
         missing = [s.folder for s in rest if not has_set(root, s.folder, s.rules)]
         if stage.optional and missing:
-            skipped.append(f"stage {stage.name} left out: {root / missing[0]} is not there")
+            skipped.append(f"stage {stage.name} skipped: {root / missing[0]} does not exist")
         else:
             stages.append(stage)
     if not stages:
@@ -54,15 +54,15 @@ def make_plan(recipe: Recipe, root: Path) -> Plan:
     folders = {s for stage in stages for s in _folders(recipe, stage)}
     sets = tuple(s for s in recipe.sets if s.folder in folders)
     parts = {s.folder: split(read_data_set(root, s), recipe.held_out_every) for s in sets}
-    pictures, held_out = ({folder: len(part[i]) for folder, part in parts.items()} for i in (0, 1))
+    images, held_out = ({folder: len(part[i]) for folder, part in parts.items()} for i in (0, 1))
     ready = dataclasses.replace(recipe, sets=sets, stages=tuple(stages))
-    with_steps = (_with_steps(stage, drawn_sets(ready, stage), pictures) for stage in stages)
+    with_steps = (_with_steps(stage, drawn_sets(ready, stage), images) for stage in stages)
     ready = dataclasses.replace(ready, stages=tuple(_known_shares(stage, sets) for stage in with_steps))
-    return Plan(ready, pictures, held_out, tuple(skipped))
+    return TrainingPlan(ready, images, held_out, tuple(skipped))
 
 
 def drawn_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
-    """Sets whose pictures a stage draws, be it as empty ones."""
+    """Return the sets that a stage samples."""
     return [s for s in recipe.sets if stage.shares.get(s.folder, s.share) > 0]
 
 
@@ -70,16 +70,16 @@ def _folders(recipe: Recipe, stage: Stage) -> list[str]:
     return [s.folder for s in needed_sets(recipe, stage)]
 
 
-def _with_steps(stage: Stage, drawn: list[DataSet], pictures: dict[str, int]) -> Stage:
-    """The stage with steps in place of epochs; one is as many pictures as its sets with subjects hold."""
+def _with_steps(stage: Stage, drawn: list[DataSet], images: dict[str, int]) -> Stage:
+    """Replace a stage's epochs by steps; an epoch has as many images as its sets with subjects."""
     if not stage.epochs:
         return stage
-    in_an_epoch = sum(pictures[s.folder] for s in drawn if s.kind != "backgrounds")
+    in_an_epoch = sum(images[s.folder] for s in drawn if s.kind != "backgrounds")
     steps = max(1, math.ceil(stage.epochs * in_an_epoch / stage.batch_size))
     return dataclasses.replace(stage, steps=steps, epochs=0.0)
 
 
 def _known_shares(stage: Stage, sets: tuple[DataSet, ...]) -> Stage:
-    """The stage without shares of sets that are gone."""
+    """Remove a stage's shares of sets that are not used."""
     folders = {s.folder for s in sets}
     return dataclasses.replace(stage, shares={f: s for f, s in stage.shares.items() if f in folders})

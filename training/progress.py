@@ -1,4 +1,4 @@
-"""How far a run of training is, and how long it will take: a bar on a terminal, plain lines elsewhere."""
+"""Progress and remaining time of training: a bar on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -6,19 +6,19 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-SECONDS_A_LINE = 20.0
+SECONDS_PER_LINE = 20.0
 SECONDS_TO_FIRST_LINE = 5.0
 
 
 class Progress:
-    """Takes steps as they are done, and lines that others say meanwhile.
+    """Shows finished steps, and prints lines without disturbing the bar.
 
     Args:
-        report: Takes lines.
-        steps: Of the whole run.
-        done: Steps done before.
-        work: Of the steps that are left, in any unit that time is proportional to.
-        shows_bar: Show a bar where stderr is a terminal; lines are said in any case.
+        report: Called with each line.
+        steps: Steps of the whole run.
+        done: Steps that are already done.
+        work: Work of the remaining steps, in any unit proportional to time.
+        shows_bar: Show a bar if stderr is a terminal; lines are always printed.
     """
 
     def __init__(
@@ -33,12 +33,12 @@ class Progress:
             self.bar = tqdm(total=steps, initial=done, bar_format=bar_format, leave=False)
 
     def step(self, text: Callable[[], str], work: float, is_last: bool = False) -> None:
-        """Note that a step is done.
+        """Record a finished step.
 
         Args:
-            text: Makes what is to be said of it: where, loss, images/s.
-            work: Of this step.
-            is_last: Of its stage, so that it is said whenever it comes.
+            text: Returns the text for the step: position, loss, images/s.
+            work: Work of this step.
+            is_last: Whether it is the last of its stage, which is always printed.
         """
         self.done_work += work
         now = time.monotonic()
@@ -46,17 +46,17 @@ class Progress:
             self.bar.set_postfix_str(f"{text()}  {self.left(now)} left", refresh=False)
             self.bar.update()
         if is_last or (self.bar is None and now >= self.next_line):
-            self.next_line = now + SECONDS_A_LINE
+            self.next_line = now + SECONDS_PER_LINE
             self.say(f"{text()}  {self.left(now)} left")
 
     def left(self, now: float) -> str:
-        """Time to the end of the run at the pace so far, hours:minutes:seconds."""
+        """Return the estimated remaining time, hours:minutes:seconds."""
         seconds = (now - self.began) / self.done_work * max(0.0, self.work - self.done_work)
         minutes, rest = divmod(round(seconds), 60)
         return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"
 
     def say(self, line: str) -> None:
-        """Say a line, above the bar where there is one."""
+        """Print a line, above the bar if there is one."""
         if self.bar is None:
             self.report(line)
             return
@@ -64,6 +64,6 @@ class Progress:
             self.report(line)
 
     def close(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         if self.bar is not None:
             self.bar.close()

@@ -1,4 +1,4 @@
-"""What a run was started with, kept in its config.json; nothing of it decides whether a run can go on."""
+"""How a run was started, recorded in its config.json; this does not affect whether a run can resume."""
 
 import importlib.metadata
 import json
@@ -15,10 +15,10 @@ PACKAGES = ("stylematte", "torch", "accelerate", "numpy", "opencv-python-headles
 
 
 def write_config(path: Path, settings: dict[str, Any]) -> None:
-    """Write what a run learns, and add this start to those before.
+    """Write a run's settings, and append this start to the previous ones.
 
     Args:
-        path: Of config.json.
+        path: Path of config.json.
         settings: Plain values.
     """
     starts: list[Any] = []
@@ -31,7 +31,7 @@ def write_config(path: Path, settings: dict[str, Any]) -> None:
 
 
 def this_start() -> dict[str, Any]:
-    """Command line, versions, and the commit where the package lies in a git work tree; else None."""
+    """Return the command line, the versions, and the commit (None outside of a git work tree)."""
     return {"command": shlex.join(sys.argv), "versions": _versions(), "commit": _commit()}
 
 
@@ -47,7 +47,7 @@ def _versions() -> dict[str, str]:
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():  # installed; a work tree further up is somebody else's
+    if not (root / ".git").exists():  # installed; a work tree further up is another project's
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:

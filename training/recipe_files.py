@@ -1,4 +1,4 @@
-"""Recipe files: where they are, what they extend, and values that the command line puts in their place."""
+"""Recipe files: finding them, `extends`, and overrides from the command line."""
 
 import tomllib
 from collections.abc import Sequence
@@ -8,22 +8,22 @@ from typing import Any
 from stylematte.errors import InputError
 
 RECIPES = Path(__file__).parent / "recipes"
-GENERATORS = "gan"  # recipes of this name and in this folder train generators
+GENERATORS = "gan"  # the recipe of this name and those in this folder train generators
 
 
 class RecipeError(InputError):
-    """A recipe that cannot be used; the message names the file and the key."""
+    """A recipe cannot be used; the message names the file and the key."""
 
 
 def find_recipe(name_or_path: str, beside: Path | None = None) -> Path:
-    """The file of a recipe.
+    """Find the file of a recipe.
 
     Args:
         name_or_path: A name in `training/recipes`, or the path of a .toml file.
-        beside: Folder that a path starts from; the working folder if None.
+        beside: Folder that a path is relative to; None: the working directory.
 
     Raises:
-        RecipeError: There is none.
+        RecipeError: There is no such recipe.
     """
     if Path(name_or_path).suffix == ".toml":
         path = (beside or Path()) / name_or_path
@@ -31,15 +31,16 @@ def find_recipe(name_or_path: str, beside: Path | None = None) -> Path:
         path = RECIPES / f"{name_or_path}.toml"
     if not path.is_file():
         names = ", ".join(recipe_names() + recipe_names(generators=True))
-        raise RecipeError(f"no recipe {name_or_path}; there are {names}, or give a .toml file")
+        raise RecipeError(f"unknown recipe {name_or_path}; choose from {names}, or give a .toml file")
     return path
 
 
 def read_recipe(path: Path, overrides: Sequence[str] = (), children: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """The table of a file, on top of those that it extends, with values from the command line in their place.
+    """Read a recipe's table, merged with the recipes it extends, with overrides from the command line.
 
     Raises:
-        RecipeError: It is no TOML, extends what is not there or itself, or has no place for an override.
+        RecipeError: The file is not valid TOML, extends a missing recipe or itself, or an override has no
+            place.
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -70,15 +71,15 @@ def _extended(table: dict[str, Any], path: Path, children: tuple[Path, ...]) -> 
 
 
 def override(table: dict[str, Any], text: str) -> None:
-    """Put one value into a recipe's table, in place; what it may be is checked with the recipe's own.
+    """Override one value of a recipe's table, in place; it is validated later with the others.
 
     Args:
-        table: Of `read_recipe`.
-        text: `key=value`. Keys are joined by dots; a stage goes by its name, a set by its folder:
-            `stages.matting.steps=100`. A value is written as in TOML; what is none is taken for a word.
+        table: Result of `read_recipe`.
+        text: `key=value`. Keys are joined by dots; stages are addressed by name, sets by folder:
+            `stages.matting.steps=100`. Values are written as in TOML; anything else is read as a string.
 
     Raises:
-        RecipeError: No key or no value, or a stage or set that is not there.
+        RecipeError: The key or the value is missing, or the stage or set does not exist.
     """
     key, equals, value = text.partition("=")
     keys = [part.strip() for part in key.split(".")]
@@ -87,26 +88,26 @@ def override(table: dict[str, Any], text: str) -> None:
     *above, last = keys
     for row in _rows(table, above, text):
         row[last] = _value(value)
-        # A stage is as long as one of the two says; the one given now counts.
+        # A stage has either steps or epochs; the override replaces the other.
         if above[:1] == ["stages"] and last in ("steps", "epochs"):
             row.pop("epochs" if last == "steps" else "steps", None)
 
 
 def _rows(node: Any, keys: list[str], text: str) -> list[dict[str, Any]]:
-    """The tables that the keys lead to; several where one folder stands twice in a list."""
+    """Return the tables that the keys address; several if a folder occurs twice in a list."""
     if not keys:
         if not isinstance(node, dict):
-            raise RecipeError(f"--set {text}: names a list of tables; say which, as in stages.matting.steps")
+            raise RecipeError(f"--set {text}: this is a list of tables; name one, as in stages.matting.steps")
         return [node]
     key, *rest = keys
     if isinstance(node, list):
         found = [row for row in node if key in (row.get("name"), row.get("folder"))]
         if not found:
             there = ", ".join(dict.fromkeys(str(row.get("name") or row.get("folder")) for row in node))
-            raise RecipeError(f"--set {text}: no {key}; there are {there}")
+            raise RecipeError(f"--set {text}: there is no {key}; choose from {there}")
         return [row for one in found for row in _rows(one, rest, text)]
     if not isinstance(node, dict) or not isinstance(node.get(key, {}), dict | list):
-        raise RecipeError(f"--set {text}: {key} is no table")
+        raise RecipeError(f"--set {text}: {key} is not a table")
     return _rows(node.setdefault(key, {}), rest, text)
 
 
@@ -118,15 +119,15 @@ def _value(text: str) -> Any:
 
 
 def recipe_names(generators: bool = False) -> list[str]:
-    """Names of the recipes that come with the package: of matting networks, or of generators."""
+    """Return the names of the bundled recipes, of matting networks or of generators."""
     names = sorted(p.relative_to(RECIPES).with_suffix("").as_posix() for p in RECIPES.rglob("*.toml"))
     return [name for name in names if (name.partition("/")[0] == GENERATORS) == generators]
 
 
 def trains_generator(name_or_path: str) -> bool:
-    """Whether a recipe is one of `training.gan.config`: it has a table [generator].
+    """Tell whether a recipe trains a generator, that is, has a table [generator].
 
     Raises:
-        RecipeError: It is not there, or no TOML.
+        RecipeError: The recipe does not exist, or is not valid TOML.
     """
     return "generator" in read_recipe(find_recipe(name_or_path))

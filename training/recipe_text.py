@@ -1,4 +1,4 @@
-"""Recipes written out: as TOML with every key, and the reference of all keys for the docs."""
+"""Write recipes as TOML with every key, and the reference of all keys for the docs."""
 
 import dataclasses
 import inspect
@@ -21,7 +21,7 @@ _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def as_toml(recipe: Recipe | GanRecipe) -> str:
-    """A recipe as the text of a .toml file, with every key; read again it is the same recipe."""
+    """Return a recipe as TOML with every key; reading it gives the same recipe."""
     values = _values(recipe)
     tables = {k: v for k, v in values.items() if isinstance(v, dict)}
     lists = {k: v for k, v in values.items() if isinstance(v, list) and v and isinstance(v[0], dict)}
@@ -33,7 +33,7 @@ def as_toml(recipe: Recipe | GanRecipe) -> str:
 
 
 def _values(recipe: Any) -> dict[str, Any]:
-    """The fields of a dataclass as TOML knows them, those left out that are nothing."""
+    """Return a dataclass's fields as TOML values, without empty ones."""
     values = {}
     for field in dataclasses.fields(recipe):
         value = getattr(recipe, field.name)
@@ -43,7 +43,7 @@ def _values(recipe: Any) -> dict[str, Any]:
             value = [_values(v) if dataclasses.is_dataclass(v) else v for v in value]
         if value is not None and not (field.name in PLACES and not value):
             values[field.name] = value
-    # Of the two lengths of a stage one counts nothing, and is no key of a file.
+    # A stage has either steps or epochs; the other is not written.
     if isinstance(recipe, Stage):
         del values["steps" if recipe.epochs else "epochs"]
     return values
@@ -86,7 +86,7 @@ _TABLES: tuple[tuple[str, str, type], ...] = (
 
 
 def key_reference() -> str:
-    """docs/recipes.md, its tables made of the dataclasses that check the recipes."""
+    """Return the text of docs/recipes.md, whose tables come from the recipes' dataclasses."""
     text = _HEAD
     for title, header, kind in _TABLES:
         text += f"\n## {title}\n\n"
@@ -122,7 +122,7 @@ def _type_name(hint: Any) -> str:
 
 
 def _attributes(kind: type) -> dict[str, str]:
-    """Field → what the docstring says of it."""
+    """Return field → description in the docstring."""
     section = inspect.getdoc(kind).partition("Attributes:\n")[2]  # type: ignore[union-attr]
     found = re.findall(r"^    (\w+): (.*(?:\n      .*)*)", section, re.MULTILINE)
     return {name: " ".join(text.split()) for name, text in found}
@@ -130,20 +130,21 @@ def _attributes(kind: type) -> dict[str, str]:
 
 _HEAD = """# Keys of a recipe
 
-A recipe is one TOML file: those of `training/recipes`, or one of yours. `stylematte train --print RECIPE`
-writes one out with every key, and `--set` puts a value in the place of another, checked like the file's own;
-a stage goes by its name, a set by its folder:
+A recipe is a TOML file, either one from `training/recipes` or your own. `stylematte train --print RECIPE`
+prints a recipe with every key. `--set` overrides a value, with the same checks as in a file; address a stage
+by its name and a set by its folder:
 
 ```sh
 stylematte train --print nano
 stylematte train stylematte --set stages.matting.steps=100 --set seed=2
 ```
 
-A file that says `extends = "NAME"` (a recipe, or a .toml file beside it) starts from that one: its own keys
-replace those of the same name, `[network]` is joined key by key, and `only_stages = ["NAME", ...]` keeps some
-of the stages.
+`extends = "NAME"` starts from another recipe, or from a .toml file in the same folder: keys in your file
+replace keys of the same name, `[network]` is merged key by key, and `only_stages = ["NAME", ...]` keeps only
+these stages.
 
-The tables are made from the code that checks recipes: `python -m training.recipe_text > docs/recipes.md`.
+These tables are generated from the code that checks recipes, with
+`python -m training.recipe_text > docs/recipes.md`.
 """
 
 

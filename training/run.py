@@ -1,4 +1,4 @@
-"""Runs a recipe of a matting network: where it begins, its mattes, its loop."""
+"""Run a matting network's recipe: initial weights, mattes, training."""
 
 import dataclasses
 import shlex
@@ -33,20 +33,20 @@ def run_recipe(
     quiet: bool,
     say: Callable[[str], None] = print,
 ) -> dict[str, float]:
-    """Run a recipe of a matting network, or go on with it: mattes first, then the loop.
+    """Run a matting network's recipe or resume it: prepare the mattes first, then train.
 
     Args:
-        recipe: What to learn.
+        recipe: The recipe.
         data: Folder of the data sets.
-        options: Where and how.
-        teacher: Name or file of weights that label what has no label.
-        weights: Name or file of weights to begin with.
+        options: Options of the run.
+        teacher: Name or file of weights that label unlabelled photos.
+        weights: Name or file of weights to start from.
         backbone: `hub`, `none`, or a file of encoder weights.
-        quiet: Say nothing.
-        say: Takes what there is to say.
+        quiet: Print nothing.
+        say: Called with each line of output.
 
     Returns:
-        Scores of the last validation, as `training.loop.train` has them.
+        Scores of the last validation, see `training.loop.train`.
     """
     paths = {
         option: find_trained(name, "--init" if option == "weights" else f"--{option}")
@@ -55,21 +55,21 @@ def run_recipe(
     }
     origin = {option: sha256_of(path) for option, path in paths.items()}
     set_up_threads(options.device)
-    start, begins_with = _start(recipe, data, paths.get("weights"), backbone)
+    start, backbone_name = _start(recipe, data, paths.get("weights"), backbone)
     processes = join_processes(options.device, options.precision, options.accumulate)
     quiet = quiet or not processes.is_main_process
-    if begins_with:
-        origin["backbone"] = begins_with
-    goes_on = (options.out / "state.pt").exists()
+    if backbone_name:
+        origin["backbone"] = backbone_name
+    resumes = (options.out / "state.pt").exists()
     if not quiet:
         say_where(processes, options.precision, options.workers)
-    if not quiet and not goes_on and "weights" not in paths:
-        named = begins_with if backbone in ("", "hub", "none") else backbone
-        print(f"stylematte: encoder weights: {named or 'none, it begins at random'}", file=sys.stderr)
+    if not quiet and not resumes and "weights" not in paths:
+        named = backbone_name if backbone in ("", "hub", "none") else backbone
+        print(f"stylematte: encoder weights: {named or 'random initialisation'}", file=sys.stderr)
     taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
     ready = make_plan(recipe, data).recipe
-    check_batches(ready, processes)  # before hours go into mattes
-    if not goes_on and processes.is_main_process:
+    check_batches(ready, processes)  # before spending hours on mattes
+    if not resumes and processes.is_main_process:
         for line in label_notes(ready, data):
             print(f"stylematte: warning: {line}", file=sys.stderr)
     with processes.main_process_first():
@@ -88,7 +88,7 @@ def run_recipe(
 def _start(
     recipe: Recipe, data: Path, weights: Path | None, backbone: str
 ) -> tuple[Callable[[Any], None] | None, str]:
-    """What fills the fresh network, and the name or hash of pretrained encoder weights."""
+    """Return a function that loads initial weights, and the name or hash of pretrained encoder weights."""
     preset = recipe.build_preset()
     if weights is not None:
         trained = load_start(weights, preset)
@@ -103,7 +103,7 @@ def _start(
 
 
 def _prepare_mattes(recipe: Recipe, data: Path, options: RunOptions, quiet: bool) -> None:
-    samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # all of it, before hours are spent
+    samples = {s.folder: read_data_set(data, s) for s in recipe.sets}  # list everything before spending hours
     if not quiet:
         _warn_of_near_duplicates(recipe, samples)
     for data_set in recipe.sets:
@@ -115,7 +115,7 @@ def _warn_of_near_duplicates(plan: Recipe, samples: dict[str, list[Any]]) -> Non
         trained, held_out = split(samples[folder], plan.held_out_every)
         if count := sum(find_near_duplicates(held_out, trained)):
             print(
-                f"{folder}: {count} of {len(held_out)} held-out photos have a near copy in the trained part; "
-                "scores on them flatter",
+                f"{folder}: {count} of {len(held_out)} held-out photos have a near duplicate in the training "
+                "part; scores on them are too good",
                 file=sys.stderr,
             )

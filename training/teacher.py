@@ -1,4 +1,4 @@
-"""Distillation: where a label says nothing, a trained network has the say."""
+"""Distillation: a trained network labels pixels without a label."""
 
 from pathlib import Path
 
@@ -13,11 +13,11 @@ from training.objective import Batch
 
 
 class Teacher:
-    """A trained network that labels pictures, and says how sure it is.
+    """A trained network that labels images, with a confidence.
 
     Args:
-        model: Moved to `device`, set to evaluation and never changed.
-        device: Where pictures will come from.
+        model: The network; it is moved to `device`, set to evaluation mode and never changed.
+        device: Device of the images.
 
     Reference:
         Hinton, Vinyals, Dean, "Distilling the Knowledge in a Neural Network", 2015, section 2; here the soft
@@ -30,34 +30,34 @@ class Teacher:
 
     @classmethod
     def load(cls, path: Path, device: str | torch.device = "cpu") -> "Teacher":
-        """A teacher from its weights; raises as `models.checkpoints.load_weights` does."""
+        """Load a teacher from weights; see `models.checkpoints.load_weights` for errors."""
         return cls(load_weights(path)[0], device)
 
     @torch.no_grad()
-    def label(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """Alpha of pictures, from them and their mirror images.
+    def label(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Predict alpha from images and their mirror images.
 
         Args:
-            pictures: (B, 3, H, W) float32 RGB in [0, 1].
+            images: (B, 3, H, W) float32 RGB in [0, 1].
 
         Returns:
-            Alpha, the mean of both, and their agreement, 1 − |difference|, each (B, 1, H, W) in [0, 1].
+            The mean alpha of both, and their agreement 1 − |difference|, each (B, 1, H, W) in [0, 1].
         """
-        height, width = pictures.shape[-2:]
+        height, width = images.shape[-2:]
         size = shape_near(self.model.preset.working_size, width / height)
-        small = F.interpolate(pictures, size, mode="bilinear", antialias=True)
-        seen = self.model(small, pictures).alpha.float()
-        mirrored = self.model(small.flip(-1), pictures.flip(-1)).alpha.float().flip(-1)
-        return (seen + mirrored) / 2, 1 - (seen - mirrored).abs()
+        small = F.interpolate(images, size, mode="bilinear", antialias=True)
+        direct = self.model(small, images).alpha.float()
+        mirrored = self.model(small.flip(-1), images.flip(-1)).alpha.float().flip(-1)
+        return (direct + mirrored) / 2, 1 - (direct - mirrored).abs()
 
     def fill(self, batch: Batch) -> Batch:
-        """A batch whose every label says something: alpha and weight of the teacher where the weight is 0."""
-        silent = batch["weight"] == 0  # (B, 1, H, W)
-        asked = silent.flatten(1).any(1)  # (B,)
-        if not asked.any():
+        """Fill in alpha and weight from the teacher where a batch's weight is 0."""
+        unlabelled = batch["weight"] == 0  # (B, 1, H, W)
+        needed = unlabelled.flatten(1).any(1)  # (B,)
+        if not needed.any():
             return batch
         alpha, weight = batch["alpha"].clone(), batch["weight"].clone()
-        answer, agreement = self.label(batch["guide"][asked])
-        alpha[asked] = torch.where(silent[asked], answer, alpha[asked])
-        weight[asked] = torch.where(silent[asked], agreement, weight[asked])
+        taught, agreement = self.label(batch["guide"][needed])
+        alpha[needed] = torch.where(unlabelled[needed], taught, alpha[needed])
+        weight[needed] = torch.where(unlabelled[needed], agreement, weight[needed])
         return batch | {"alpha": alpha, "weight": weight}

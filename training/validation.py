@@ -1,7 +1,7 @@
-"""Scores of validation sets while a run goes on, by the published protocol.
+"""Scores on validation sets during a run, by the published protocol.
 
-The alpha at the photo's own size, SAD, MSE and MAD as `training.metrics` has them: numbers to be set beside
-published ones, as long as the resolution that stands in their name is the same.
+Alpha is scored at the photo's own size, with SAD, MSE and MAD from `training.metrics`. The scores are
+comparable with published ones at the same resolution, which is part of their name.
 """
 
 from collections import defaultdict
@@ -14,15 +14,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from models.published import matte_published
+from models.released_checkpoints import matte_published
 from models.stylematte import StyleMatte
 from training.config import Recipe, Resolution
 from training.data.readers import DataError, read_label, read_plane, read_rgb, read_set
-from training.held_out import SHOWN_A_SET, Shown, as_tensor, finite, predict
+from training.held_out import SHOWN_PER_SET, Shown, as_tensor, finite, predict
 from training.metrics import mad, mse, sad, trimap_scores
 
 IN_THE_BAND = ("SAD-tri", "MSE-tri", "MAD-tri")
-MOST_OF_HALF_PX = 1600  # no side of a halved photo is longer, P3M-Net's rule
+MAX_HALF_PX = 1600  # maximum side of a halved photo, as in P3M-Net
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,11 @@ class Photo:
     """One photo of a validation set.
 
     Attributes:
-        set_name: Name of the set and the resolution, `P3M-500-P@full`, as scores are named.
-        image: Its file.
+        set_name: Set and resolution, as in the names of scores: `P3M-500-P@full`.
+        image: File of the image.
         alpha: File of the true alpha.
-        trimap: File of the trimap, where there is one.
-        resolution: What the network sees of it.
+        trimap: File of the trimap, if there is one.
+        resolution: Resolution of the network's input.
     """
 
     set_name: str
@@ -45,7 +45,7 @@ class Photo:
 
 
 class ValidationSets:
-    """Judges a network by a recipe's validation sets; best is the smallest mean SAD.
+    """Scores a network on a recipe's validation sets; the best weights have the smallest mean SAD.
 
     Raises:
         DataError: A set is missing, or a photo of it has no alpha.
@@ -55,28 +55,28 @@ class ValidationSets:
         self.photos = validation_photos(root, recipe)
 
     def score(self, model: StyleMatte, side: float) -> dict[str, float]:
-        """See `score`; the size of training pictures does not matter here."""
+        """See `score`; the training size is not used here."""
         return score(model, self.photos)
 
     def error(self, scores: dict[str, float]) -> float:
-        """What the best weights have least of."""
+        """Return the error that the best weights minimise."""
         return scores["sad"]
 
     def headline(self, scores: dict[str, float]) -> dict[str, float]:
-        """The SAD of every set, and the means."""
+        """Return the SAD of every set, and the means."""
         return {name: value for name, value in scores.items() if "/" not in name or name.startswith("sad/")}
 
     def shown(self) -> Iterable[Shown]:
-        """A few pictures of every set, for a preview."""
+        """Yield a few images of every set, for a preview."""
         seen: dict[str, int] = defaultdict(int)
         for photo in self.photos:
             seen[photo.set_name] += 1
-            if seen[photo.set_name] <= SHOWN_A_SET:
+            if seen[photo.set_name] <= SHOWN_PER_SET:
                 yield Shown(read_rgb(photo.image), read_label(photo.alpha))
 
 
 def validation_photos(root: Path, recipe: Recipe) -> list[Photo]:
-    """The photos of every validation set, as many as it says, spread evenly over it.
+    """Return the photos of every validation set, up to its number, spread evenly.
 
     Raises:
         DataError: A set is missing, or a photo of it has no alpha.
@@ -87,7 +87,7 @@ def validation_photos(root: Path, recipe: Recipe) -> list[Photo]:
         step = max(1, len(samples) // table.photos)
         for sample in samples[::step][: table.photos]:
             if "alpha" not in sample.labels:
-                raise DataError(f"{sample.image}: no alpha belongs to it; a validation set needs them")
+                raise DataError(f"{sample.image}: it has no alpha, which a validation set needs")
             name = f"{table.folder if table.layout == 'plain' else table.layout.upper()}@{table.resolution}"
             files = (sample.image, sample.labels["alpha"], sample.labels.get("trimap"))
             photos.append(Photo(name, *files, table.resolution))
@@ -95,15 +95,15 @@ def validation_photos(root: Path, recipe: Recipe) -> list[Photo]:
 
 
 def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
-    """Mean scores by set and over sets; the network is left in evaluation mode.
+    """Return mean scores per set and over sets; the network is left in evaluation mode.
 
     Returns:
-        `sad/<set>@<resolution>`, and so for mse and mad, and for sad-tri, mse-tri and mad-tri where there are
+        `sad/<set>@<resolution>`, likewise for mse and mad, and for sad-tri, mse-tri and mad-tri if there are
         trimaps; `sad`, `mse`, `mad` are the means over sets. Conventions: `training.metrics.CONVENTIONS`.
 
     Raises:
-        DataError: A file cannot be read, sizes differ, or no alpha shows a subject.
-        TrainingError: The network's answer is no number.
+        DataError: A file cannot be read, sizes differ, or no alpha contains a subject.
+        TrainingError: The network's output is not finite.
     """
     model.eval()
     rows: dict[str, list[float]] = defaultdict(list)
@@ -114,7 +114,7 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
         trimap = None if photo.trimap is None else read_plane(photo.trimap)
         for path, label in ((photo.alpha, truth), (photo.trimap, trimap)):
             if label is not None and label.shape != image.shape[:2]:
-                raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
+                raise DataError(f"{path}: size {label.shape}, but its image has {image.shape[:2]}")
         shows_subject |= bool(truth.max() >= 0.5)
         predicted = finite(matte(model, image, photo.resolution), photo.image)
         values = {"sad": sad(predicted, truth), "mse": mse(predicted, truth), "mad": mad(predicted, truth)}
@@ -125,9 +125,9 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
             rows[f"{name}/{photo.set_name}"].append(value)
     if not shows_subject:
         raise DataError(
-            f"no subject in any alpha of the {len(photos)} validation photos, so there is nothing to score"
+            f"none of the {len(photos)} validation photos contains a subject, so there is nothing to score"
         )
-    # A trimap without unknown pixels gives no score of its band.
+    # A trimap without unknown pixels has no band score.
     scores = {n: float(np.nanmean(values)) for n, values in rows.items() if not np.isnan(values).all()}
     for kind in ("sad", "mse", "mad"):
         scores[kind] = float(np.mean([v for k, v in scores.items() if k.startswith(kind + "/")]))
@@ -135,12 +135,12 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
 
 
 def matte(model: StyleMatte, image: NDArray[np.uint8], resolution: Resolution) -> NDArray[np.float32]:
-    """Alpha of a photo at its own size.
+    """Predict the alpha of a photo at its own size.
 
     Args:
-        model: In evaluation mode.
+        model: Network in evaluation mode.
         image: (H, W, 3) uint8 RGB.
-        resolution: The network sees the "full" photo, "half" of each side, or its "working" size.
+        resolution: Input of the network: the "full" photo, "half" of each side, or its "working" size.
 
     Returns:
         (H, W) float32 in [0, 1].
@@ -149,9 +149,7 @@ def matte(model: StyleMatte, image: NDArray[np.uint8], resolution: Resolution) -
         return predict(model, image, model.preset.working_size)
     if resolution == "half":
         stride = model.preset.stride
-        height, width = (
-            max(stride, min(n // 2, MOST_OF_HALF_PX) // stride * stride) for n in image.shape[:2]
-        )
+        height, width = (max(stride, min(n // 2, MAX_HALF_PX) // stride * stride) for n in image.shape[:2])
         halved = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
         return _run(model, halved, image)
     with torch.inference_mode():

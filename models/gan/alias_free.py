@@ -1,4 +1,4 @@
-"""Low-pass filters, and a non-linearity that keeps to a signal's band: up, leaky ReLU, down.
+"""Low-pass filters, and an alias-free non-linearity: upsample, leaky ReLU, downsample.
 
 Reference:
     Karras et al., "Alias-Free Generative Adversarial Networks", 2021, sections 2 and 3, appendix C.
@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-BLOCK = 24  # outputs of one matrix product: enough to be fast, few enough to skip most of a band's zeros
-CACHE_BYTES = 4 << 20  # what is worked on at once on a processor stays near its cores
-CARD_BYTES = 512 << 20  # on a card: few launches, yet no second copy of the whole batch
+BLOCK = 24  # outputs per matrix product: enough to be fast, few enough to skip most of the matrix's zeros
+CACHE_BYTES = 4 << 20  # per chunk on a CPU, so that it stays in the cores' caches
+GPU_BYTES = 512 << 20  # per chunk on a GPU: few kernel launches, but no second copy of the whole batch
 
 
 def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor:
@@ -23,10 +23,10 @@ def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: 
 
     Args:
         taps: Length; even for a radial filter.
-        cutoff: Cutoff frequency, where the filter lets half of the amplitude through.
-        width: Full width of the band between passing and stopping.
+        cutoff: Cutoff frequency, where the filter passes half of the amplitude.
+        width: Full width of the transition band.
         rate: Sampling rate, in the unit of the two frequencies.
-        radial: Make a filter that is the same in all directions.
+        radial: Design a radially symmetric filter.
 
     Returns:
         (taps,) float64, or (taps, taps) for a radial one; its sum is 1.
@@ -46,7 +46,7 @@ def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: 
 
 
 def _bessel_j1(x: np.ndarray) -> np.ndarray:
-    """Bessel's integral, J1(x) = 1/π ∫ cos(τ − x·sin τ) dτ over half a turn; torch's own is off by 5e-7.
+    """Bessel's integral, J1(x) = 1/π ∫ cos(τ − x·sin τ) dτ over [0, π]; torch's own J1 is off by 5e-7.
 
     The integrand is periodic, so the midpoint rule is exact to float64 for |x| well below the 512 points.
     """
@@ -55,7 +55,7 @@ def _bessel_j1(x: np.ndarray) -> np.ndarray:
 
 
 def _kaiser_beta(attenuation_db: float) -> float:
-    """Shape of the window for an attenuation; Kaiser's fit."""
+    """Return the window's shape parameter for an attenuation, by Kaiser's formula."""
     if attenuation_db > 50:
         return 0.1102 * (attenuation_db - 8.7)
     if attenuation_db > 21:
@@ -64,31 +64,31 @@ def _kaiser_beta(attenuation_db: float) -> float:
 
 
 class Resampler(nn.Module):
-    """A filter along one axis with a change of rate: y[j] = Σ x[k] · taps[k·up − j·down + offset].
+    """Filter along one axis and change the sampling rate: y[j] = Σ x[k] · taps[k·up − j·down + offset].
 
-    A matrix product of a short stretch of the input with one small matrix gives a block of outputs; that is
-    many times as fast as a convolution of single channels, on processors above all. On a card one product
-    with the whole matrix, zeros and all, is faster than the many launches of the blocks.
+    On a CPU, multiplying short stretches of the input by one small matrix gives blocks of outputs, which is
+    many times faster than convolving single channels. On a GPU, one product with the whole matrix, zeros
+    included, is faster than many kernel launches for blocks.
     """
 
     block: Tensor
     whole: Tensor
 
     def __init__(self, taps: Tensor, up: int, down: int, offset: int, length: int, size: int) -> None:
-        """Lay out the matrix.
+        """Build the matrices.
 
         Args:
             taps: (n,) float64.
-            up: Factor by which the rate rises; with a `down` of 1.
-            down: Factor by which it falls; with an `up` of 1.
-            offset: Tap of the input's first sample in the first output.
-            length: Of the input.
+            up: Upsampling factor; `down` must be 1.
+            down: Downsampling factor; `up` must be 1.
+            offset: Tap that the first output applies to the first input sample.
+            length: Length of the input.
             size: Length of the output.
         """
         super().__init__()
         self.size = size
         self.count = -(-BLOCK // up) * up
-        self.step = self.count * down // up  # how far the next block's inputs are from this one's
+        self.step = self.count * down // up  # distance between the inputs of consecutive blocks
         first = -(offset // up)
         last = ((self.count - 1) * down - offset + len(taps) - 1) // up
         self.first = first
@@ -107,14 +107,14 @@ class Resampler(nn.Module):
         return self.at_once(x, axis) if x.is_cuda else self.by_blocks(x, axis)
 
     def at_once(self, x: Tensor, axis: int) -> Tensor:
-        """The same by one matrix product."""
+        """Same as `forward`, by one matrix product."""
         whole = self.whole.to(x.dtype)
         if axis == 0:
             return (whole @ x.flatten(1)).unflatten(1, x.shape[1:])
         return x @ whole.T
 
     def by_blocks(self, x: Tensor, axis: int) -> Tensor:
-        """The same by one matrix product a block."""
+        """Same as `forward`, by one matrix product per block."""
         block = self.block.to(x.dtype)
         length = x.shape[axis]
         y = x.new_empty((self.size, *x.shape[1:]) if axis == 0 else (*x.shape[:2], self.size))
@@ -133,9 +133,9 @@ class Resampler(nn.Module):
 
 
 class FilteredLeakyReLU(nn.Module):
-    """Leaky ReLU at a higher rate, between filters that keep what it makes above the band from folding back.
+    """Leaky ReLU at a higher sampling rate, between filters that prevent aliasing.
 
-    Nothing at the higher rate is kept for the backward pass, which works it out again. It cannot be
+    The backward pass recomputes the signal at the higher rate instead of storing it. It cannot be
     differentiated twice.
 
     Reference:
@@ -152,26 +152,26 @@ class FilteredLeakyReLU(nn.Module):
         gain: float,
         clamp: float,
     ) -> None:
-        """Lay out both filters.
+        """Build both filters.
 
         Args:
             up_filter: (n,) float64, sum 1.
             down_filter: (m,), or (m, m) symmetric; float64, sum 1.
-            factors: Rates go up by the first, down by the second.
-            sizes: Side of the input, and of the output; their centres are one place.
-            slope: Of the negative half.
-            gain: Factor after the leaky ReLU.
+            factors: Upsampling factor, downsampling factor.
+            sizes: Side of the input, side of the output; both have the same centre.
+            slope: Slope for negative inputs.
+            gain: Factor applied after the leaky ReLU.
             clamp: Greatest magnitude after the gain.
         """
         super().__init__()
         (up, down), (size, out_size) = factors, sizes
         n, m = len(up_filter), len(down_filter)
-        inner = (out_size - 1) * down + m  # samples at the higher rate that the outputs need
+        inner = (out_size - 1) * down + m  # samples that the outputs need at the higher rate
         offset = ((out_size - 1) * down + n + m - 2 - (size - 1) * up) // 2
         self.slope, self.limit = slope, clamp / gain
         self.up = Resampler(up_filter * up, up, 1, offset, size, inner)
         self.up_transposed = Resampler(up_filter.flip(0) * up, 1, up, n - 1 - offset, inner, size)
-        # The gain is the filter's, which saves a pass over the larger picture.
+        # The filter includes the gain, which saves a pass over the larger image.
         parts = _separable(down_filter * gain if down_filter.ndim == 2 else down_filter * math.sqrt(gain))
         self.signs = [sign for sign, _ in parts]
         self.down = nn.ModuleList(Resampler(taps, 1, down, 0, inner, out_size) for _, taps in parts)
@@ -184,25 +184,25 @@ class FilteredLeakyReLU(nn.Module):
         return _Filtered.apply(x, self)
 
     def chunk(self, x: Tensor) -> int:
-        """How many single-channel pictures to work on at once."""
-        limit = CARD_BYTES if x.is_cuda else CACHE_BYTES
+        """Return how many single-channel images to process at once."""
+        limit = GPU_BYTES if x.is_cuda else CACHE_BYTES
         return max(1, limit // (self.up.size**2 * x.element_size()))
 
-    # Rows come first in what follows: filtering columns is then one product for all pictures, too.
+    # Rows come first below, so that filtering columns is also one matrix product for all images.
 
-    def rise(self, x: Tensor) -> Tensor:
-        """(h, B, h) → (inner, B, inner), at the higher rate."""
+    def upsample(self, x: Tensor) -> Tensor:
+        """(h, B, h) → (inner, B, inner): upsample."""
         return self.up(self.up(x, 2), 0)
 
-    def fall(self, u: Tensor) -> Tensor:
-        """(inner, B, inner) → (H, B, H)."""
+    def downsample(self, u: Tensor) -> Tensor:
+        """(inner, B, inner) → (H, B, H): downsample."""
         return self._sum([down(down(u, 0), 2) for down in self.down])
 
-    def fall_transposed(self, gradient: Tensor) -> Tensor:
+    def downsample_transposed(self, gradient: Tensor) -> Tensor:
         """(H, B, H) → (inner, B, inner)."""
         return self._sum([up(up(gradient, 2), 0) for up in self.down_transposed])
 
-    def rise_transposed(self, gradient: Tensor) -> Tensor:
+    def upsample_transposed(self, gradient: Tensor) -> Tensor:
         """(inner, B, inner) → (h, B, h)."""
         return self.up_transposed(self.up_transposed(gradient, 0), 2)
 
@@ -214,10 +214,10 @@ class FilteredLeakyReLU(nn.Module):
 
 
 def _separable(taps: Tensor) -> list[tuple[int, Tensor]]:
-    """Write a filter as a sum of ± v vᵀ, with v along columns and along rows.
+    """Decompose a filter into a sum of ± v vᵀ, so that each term filters columns, then rows.
 
-    A radial filter is symmetric, so its eigenvectors do; most of its eigenvalues are 0, as it also mirrors
-    into itself.
+    A radial filter is a symmetric matrix, so its eigenvectors give the terms. It is also mirror-symmetric,
+    so at least half of its eigenvalues are 0.
     """
     if taps.ndim == 1:
         return [(1, taps)]
@@ -233,8 +233,8 @@ class _Filtered(torch.autograd.Function):
         ctx.layer = layer
         parts = []
         for part in _chunks(x, layer):
-            u = F.leaky_relu_(layer.rise(part), layer.slope)
-            parts.append(layer.fall(u.clamp_(-layer.limit, layer.limit)))
+            u = F.leaky_relu_(layer.upsample(part), layer.slope)
+            parts.append(layer.downsample(u.clamp_(-layer.limit, layer.limit)))
         return _joined(parts, x)
 
     @staticmethod
@@ -242,18 +242,20 @@ class _Filtered(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (x,) = ctx.saved_tensors
         layer = ctx.layer
-        low, high = -layer.limit / layer.slope, layer.limit  # where the clamp lets through
+        low, high = -layer.limit / layer.slope, layer.limit  # range in which the clamp passes gradients
         parts = []
         for part, outer in zip(_chunks(x, layer), _chunks(gradient, layer), strict=True):
-            u = layer.rise(part)
-            inner = torch.ops.aten.leaky_relu_backward(layer.fall_transposed(outer), u, layer.slope, False)
+            u = layer.upsample(part)
+            inner = torch.ops.aten.leaky_relu_backward(
+                layer.downsample_transposed(outer), u, layer.slope, False
+            )
             inner = torch.ops.aten.hardtanh_backward(inner, u, low, high)
-            parts.append(layer.rise_transposed(inner))
+            parts.append(layer.upsample_transposed(inner))
         return _joined(parts, x), None
 
 
 def _chunks(x: Tensor, layer: FilteredLeakyReLU) -> Iterator[Tensor]:
-    """(N, C, h, h) → some (h, B, h)."""
+    """(N, C, h, h) → several (h, B, h)."""
     for part in x.flatten(0, 1).split(layer.chunk(x)):
         yield part.transpose(0, 1).contiguous()
 

@@ -1,7 +1,7 @@
-"""Augmentation that does not leak: every picture that a discriminator sees, real or drawn, goes through it.
+"""Non-leaking augmentation (ADA): applied to every image that a discriminator sees, real or generated.
 
-Each operation happens with probability p to each picture, and p follows how far the discriminator has learnt
-its real pictures by heart. Geometry moves all channels, colour changes RGB alone: an alpha has none.
+Each operation is applied to each image with probability p, and p follows how far the discriminator overfits
+its real images. Geometry moves all channels; colour changes only RGB, because an alpha has no colour.
 """
 
 import functools
@@ -11,27 +11,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from models.gan.layers import sent
+from models.gan.layers import send
 
 GEOMETRY = ("flip", "turn", "shift", "scale", "rotate", "stretch", "drift")
 COLOUR = ("brightness", "contrast", "luma_flip", "hue", "saturation")
 OPERATIONS = GEOMETRY + COLOUR
 
-_SHIFT = 0.125  # greatest whole-pixel shift, and deviation of the fractional one, as shares of the side
-_SCALE = 0.2  # deviations, in octaves
+_SHIFT = (
+    0.125  # largest whole-pixel shift, and standard deviation of the fractional one, as fractions of the side
+)
+_SCALE = 0.2  # standard deviation, in octaves
 _BRIGHTNESS, _CONTRAST, _SATURATION = 0.2, 0.5, 1.0  # of the range [-1, 1], in octaves, in octaves
 _LUMA = 1 / math.sqrt(3)  # the grey axis, as a unit vector's component
-_REACH = 3  # of the low-pass, in pixels
+_REACH = 3  # of the low-pass filter, in pixels
 _KAISER_BETA = 5.0
 
 
 class Augment(nn.Module):
-    """Random geometry and colour of pictures, differentiable once.
+    """Random changes of images' geometry and colour, differentiable once.
 
     Attributes:
-        operations: Which of `OPERATIONS`; in their order.
-        p: () probability of each operation for each picture; a buffer, so that it is saved with a run. All
-            that is random is drawn on the processor: leave the module there, and no card is waited for.
+        operations: Which of `OPERATIONS` to apply, always in their order.
+        p: () probability of each operation for each image; a buffer, so that it is saved with a run. All
+            random numbers are drawn on the CPU: leave the module there, so that it never waits for a GPU.
 
     Reference:
         Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020, appendix B.
@@ -41,40 +43,40 @@ class Augment(nn.Module):
 
     def __init__(self, operations: tuple[str, ...] = OPERATIONS, p: float = 0.0) -> None:
         super().__init__()
-        if strange := set(operations) - set(OPERATIONS):
-            raise ValueError(f"no operation {sorted(strange)[0]}; there are {', '.join(OPERATIONS)}")
+        if unknown := set(operations) - set(OPERATIONS):
+            raise ValueError(f"unknown operation {sorted(unknown)[0]}; choose from {', '.join(OPERATIONS)}")
         self.operations = operations
         self.register_buffer("p", torch.tensor(float(p)))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Augment each picture by itself, with torch's own random numbers.
+    def forward(self, images: Tensor) -> Tensor:
+        """Augment each image independently, with torch's random numbers.
 
         Args:
-            pictures: (N, C, H, H) float32 in [-1, 1], C ≥ 3; RGB first.
+            images: (N, C, H, H) float32 in [-1, 1], C ≥ 3; RGB first.
 
         Returns:
-            (N, C, H, H) float32, not clamped. Pictures that no operation fell on are the same to the bit.
+            (N, C, H, H) float32, not clamped. Images that no operation was applied to stay bit-identical.
         """
-        count, side = pictures.shape[0], pictures.shape[-1]
+        count, side = images.shape[0], images.shape[-1]
         p = float(self.p)
         geometry = draw_geometry(count, side, p, [n for n in self.operations if n in GEOMETRY])
         colour = draw_colour(count, p, [n for n in self.operations if n in COLOUR])
-        return apply_colour(apply_geometry(pictures, geometry), colour)
+        return apply_colour(apply_geometry(images, geometry), colour)
 
 
 def draw_geometry(count: int, side: int, p: float, operations: list[str]) -> Tensor:
-    """Draw (count, 3, 3) float32 matrices from places in the result to places in the source, in pixels.
+    """Draw (count, 3, 3) float32 matrices from output to input coordinates, in pixels.
 
-    The origin is the picture's centre, x goes right, y down. Turning by any angle may happen before or after
-    stretching, each with probability 1 − √(1 − p), so that it happens at all with probability p.
+    The origin is the image centre, x points right, y points down. Rotation by any angle may happen before or
+    after stretching, each with probability 1 − √(1 − p), so that some rotation happens with probability p.
     """
     result = torch.eye(3).repeat(count, 1, 1)
 
     def join(name: str, chance: float, matrices: Tensor) -> None:
         nonlocal result
-        fell = torch.rand(count) < chance  # drawn whatever operations there are: the stream stays the same
+        chosen = torch.rand(count) < chance  # drawn for all operations: the random stream stays the same
         if name in operations:
-            result = torch.where(fell[:, None, None], result @ matrices, result)
+            result = torch.where(chosen[:, None, None], result @ matrices, result)
 
     some_turns = 1 - math.sqrt(1 - p)
     quarter = torch.randint(0, 4, (count,)) * (math.pi / 2)
@@ -93,14 +95,14 @@ def draw_geometry(count: int, side: int, p: float, operations: list[str]) -> Ten
 
 
 def draw_colour(count: int, p: float, operations: list[str]) -> Tensor:
-    """Draw (count, 4, 4) float32 matrices for (red, green, blue, 1) with colours in [-1, 1]."""
+    """Draw (count, 4, 4) float32 matrices that act on (red, green, blue, 1), colours in [-1, 1]."""
     result = torch.eye(4).repeat(count, 1, 1)
 
     def join(name: str, matrices: Tensor) -> None:
         nonlocal result
-        fell = torch.rand(count) < p
+        chosen = torch.rand(count) < p
         if name in operations:
-            result = torch.where(fell[:, None, None], matrices @ result, result)
+            result = torch.where(chosen[:, None, None], matrices @ result, result)
 
     grey = torch.tensor([_LUMA, _LUMA, _LUMA, 0.0])
     along_grey = torch.outer(grey, grey)
@@ -119,19 +121,19 @@ def draw_colour(count: int, p: float, operations: list[str]) -> Tensor:
 
 
 def translation(x: Tensor, y: Tensor) -> Tensor:
-    """(N, 3, 3) matrices that move by (N,) x and y."""
+    """Return (N, 3, 3) matrices that translate by (N,) x and y."""
     matrices = torch.eye(3).repeat(len(x), 1, 1)
     matrices[:, 0, 2], matrices[:, 1, 2] = x, y
     return matrices
 
 
 def scaling(x: Tensor, y: Tensor) -> Tensor:
-    """(N, 3, 3) matrices that scale by (N,) x and y."""
+    """Return (N, 3, 3) matrices that scale by (N,) x and y."""
     return torch.diag_embed(torch.stack([x, y, torch.ones_like(x)], 1))
 
 
 def rotation(angle: Tensor) -> Tensor:
-    """(N, 3, 3) matrices that turn by (N,) angles in radians, from x towards y."""
+    """Return (N, 3, 3) matrices that rotate by (N,) angles in radians, from x towards y."""
     matrices = torch.eye(3).repeat(len(angle), 1, 1)
     matrices[:, 0, 0] = matrices[:, 1, 1] = angle.cos()
     matrices[:, 0, 1], matrices[:, 1, 0] = -angle.sin(), angle.sin()
@@ -139,7 +141,7 @@ def rotation(angle: Tensor) -> Tensor:
 
 
 def grey_axis_rotation(angle: Tensor) -> Tensor:
-    """(N, 4, 4) matrices that turn colours around the grey axis by (N,) angles: Rodrigues' formula."""
+    """Return (N, 4, 4) matrices that rotate colours around the grey axis by (N,) angles (Rodrigues)."""
     axis = torch.full((3,), _LUMA)
     cross = torch.tensor([[0.0, -_LUMA, _LUMA], [_LUMA, 0.0, -_LUMA], [-_LUMA, _LUMA, 0.0]])
     cos, sin = angle.cos()[:, None, None], angle.sin()[:, None, None]
@@ -148,54 +150,54 @@ def grey_axis_rotation(angle: Tensor) -> Tensor:
     return matrices
 
 
-def apply_geometry(pictures: Tensor, matrices: Tensor) -> Tensor:
-    """Resample pictures, mirrored beyond their borders.
+def apply_geometry(images: Tensor, matrices: Tensor) -> Tensor:
+    """Resample images, mirrored beyond their borders.
 
-    They are sampled bilinearly at twice their resolution and brought back through a low-pass: bilinear
-    sampling at their own would blur, and the discriminator would learn to expect blur.
+    Images are sampled bilinearly at twice their resolution and then low-passed and downsampled: bilinear
+    sampling at the original resolution would blur, and the discriminator would learn to expect blur.
 
     Args:
-        pictures: (N, C, H, H) float32.
+        images: (N, C, H, H) float32.
         matrices: (N, 3, 3) float32 on the CPU, see `draw_geometry`.
     """
     moved = ((matrices - torch.eye(3)).abs() > 1e-6).flatten(1).any(1)
     if not moved.any():
-        return pictures
-    where = sent(moved.nonzero()[:, 0], pictures.device)
-    # Pixels to the picture's own coordinates, [-1, 1] from border to border: the shift alone has a unit.
+        return images
+    where = send(moved.nonzero()[:, 0], images.device)
+    # From pixels to normalised coordinates, [-1, 1] from border to border: only the shift has a unit.
     theta = matrices[moved, :2].clone()
-    theta[:, :, 2] *= 2 / pictures.shape[-1]
-    fine = upsample(pictures[where])
-    grid = F.affine_grid(sent(theta, fine.device), list(fine.shape), align_corners=False)
+    theta[:, :, 2] *= 2 / images.shape[-1]
+    fine = upsample(images[where])
+    grid = F.affine_grid(send(theta, fine.device), list(fine.shape), align_corners=False)
     sampled = F.grid_sample(fine, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    return pictures.index_copy(0, where, downsample(sampled))
+    return images.index_copy(0, where, downsample(sampled))
 
 
-def apply_colour(pictures: Tensor, matrices: Tensor) -> Tensor:
-    """Change colours of (N, C, H, W) pictures by (N, 4, 4) matrices; channels from the fourth on stay.
+def apply_colour(images: Tensor, matrices: Tensor) -> Tensor:
+    """Change colours of (N, C, H, W) images by (N, 4, 4) matrices; channels after the third are unchanged.
 
     The matrices are on the CPU, see `draw_colour`.
     """
     if torch.equal(matrices, torch.eye(4).expand_as(matrices)):
-        return pictures
-    matrices = sent(matrices, pictures.device)
-    rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], pictures[:, :3])
-    return torch.cat([rgb + matrices[:, :3, 3, None, None], pictures[:, 3:]], 1)
+        return images
+    matrices = send(matrices, images.device)
+    rgb = torch.einsum("nij,njhw->nihw", matrices[:, :3, :3], images[:, :3])
+    return torch.cat([rgb + matrices[:, :3, 3, None, None], images[:, 3:]], 1)
 
 
-def upsample(pictures: Tensor) -> Tensor:
-    """Twice the resolution of square (N, C, H, H), by a windowed sinc, mirrored at the borders."""
-    return _each_axis(pictures, _up_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
+def upsample(images: Tensor) -> Tensor:
+    """Double the resolution of square (N, C, H, H) with a windowed sinc, mirrored at the borders."""
+    return _each_axis(images, _up_matrix(images.shape[-1], images.device, images.dtype))
 
 
-def downsample(pictures: Tensor) -> Tensor:
-    """Half the resolution of square (N, C, H, H), by the same low-pass."""
-    return _each_axis(pictures, _down_matrix(pictures.shape[-1], pictures.device, pictures.dtype))
+def downsample(images: Tensor) -> Tensor:
+    """Halve the resolution of square (N, C, H, H) with the same low-pass filter."""
+    return _each_axis(images, _down_matrix(images.shape[-1], images.device, images.dtype))
 
 
-def _each_axis(pictures: Tensor, matrix: Tensor) -> Tensor:
+def _each_axis(images: Tensor, matrix: Tensor) -> Tensor:
     """Multiply rows and columns of (N, C, H, H) by an (out, H) matrix: (N, C, out, out)."""
-    return matrix @ (pictures @ matrix.T)
+    return matrix @ (images @ matrix.T)
 
 
 @functools.lru_cache(maxsize=32)
@@ -211,7 +213,7 @@ def _up_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 @functools.lru_cache(maxsize=32)
 def _down_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """(side / 2, side): a coarse pixel lies between two fine ones; from it to the six on either side."""
+    """(side / 2, side): a coarse pixel lies between two fine ones and averages six on either side."""
     taps = _window(torch.arange(-_REACH + 0.25, _REACH, 0.5))  # in coarse pixels
     matrix = torch.zeros(side // 2, side)
     for place in range(side // 2):
@@ -221,18 +223,18 @@ def _down_matrix(side: int, device: torch.device, dtype: torch.dtype) -> Tensor:
 
 
 def _mirrored(place: int, side: int) -> int:
-    """A place beyond the border, brought back with the outermost repeated: as grid_sample reflects."""
+    """Reflect a position beyond the border, repeating the outermost pixel, like grid_sample."""
     place %= 2 * side
     return min(place, 2 * side - 1 - place)
 
 
 def _sinc(place: float) -> Tensor:
-    """(7,) weights of the pixels around for a value beside a pixel's centre."""
+    """Return (7,) weights of the surrounding pixels for a value at an offset from a pixel's centre."""
     taps = _window(place - torch.arange(-_REACH, _REACH + 1.0))
     return taps / taps.sum()
 
 
 def _window(distance: Tensor) -> Tensor:
-    """Kaiser's window times a sinc that cuts at the pixels' own limit; distances in pixels."""
+    """Kaiser window times a sinc with cutoff at the pixels' Nyquist frequency; distances in pixels."""
     inside = (1 - (distance / _REACH) ** 2).clamp(min=0).sqrt()
     return torch.sinc(distance) * torch.i0(_KAISER_BETA * inside) * (distance.abs() < _REACH)

@@ -1,4 +1,4 @@
-"""Frozen networks whose features a discriminator judges: CLIP's, or an encoder's of ours."""
+"""Frozen networks that give a discriminator its features: CLIP, or an encoder of this project."""
 
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,10 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 
 
 class Frozen(nn.Module):
-    """A network that is never trained: RGB in [-1, 1] to features of several depths.
+    """A network that is never trained: RGB in [-1, 1] to features from several depths.
 
     Attributes:
-        channels: Channels of every level; maps first, the vector of the whole picture last.
+        channels: Channels of every level: feature maps first, the vector of the whole image last.
     """
 
     channels: list[int]
@@ -39,19 +39,19 @@ class Frozen(nn.Module):
         return super().train(False)
 
     def normalise(self, rgb: Tensor, side: int) -> Tensor:
-        """(N, 3, h, w) in [-1, 1] → (N, 3, side, side), in the network's own range."""
+        """(N, 3, h, w) in [-1, 1] → (N, 3, side, side), normalised for the network."""
         if rgb.shape[-1] >= side:
             rgb = F.interpolate(rgb, (side, side), mode="area")
-        else:  # averaging an area smaller than a pixel would draw squares
+        else:  # area averaging would give blocks when enlarging
             rgb = F.interpolate(rgb, (side, side), mode="bilinear", align_corners=False)
         return (rgb - self.mean) / self.std
 
 
 class ClipFeatures(Frozen):
-    """CLIP's vision transformer: maps after two blocks, and the embedding of the picture."""
+    """CLIP's vision transformer: feature maps after two blocks, and the image embedding."""
 
     def __init__(self, network: Any, blocks: tuple[int, ...] = (4, 8)) -> None:
-        """Take the features of a CLIPVisionModelWithProjection after so many blocks, each counted from 1."""
+        """Take features of a CLIPVisionModelWithProjection after the given blocks, counted from 1."""
         super().__init__(network, CLIP_MEAN, CLIP_STD)
         config = network.config
         self.blocks, self.side, self.grid = blocks, config.image_size, config.image_size // config.patch_size
@@ -65,10 +65,10 @@ class ClipFeatures(Frozen):
 
 
 class EncoderFeatures(Frozen):
-    """An encoder of ours: maps at strides 8 and 16, and the mean of the last."""
+    """An encoder of this project: maps at strides 8 and 16, and the mean of the last map."""
 
     def __init__(self, encoder: Encoder, side: int = 128) -> None:
-        """Take the encoder; pictures are brought to `side` pixels, a multiple of 32."""
+        """Take the encoder; images are resized to `side` pixels, a multiple of 32."""
         super().__init__(encoder, MEAN, STD)
         self.side = side
         self.channels = encoder.channels[-3:]
@@ -79,32 +79,32 @@ class EncoderFeatures(Frozen):
         return [eighth, sixteenth, last.mean((2, 3))]
 
 
-def load_backbone(name: str, source: Path | None = None) -> Frozen:
-    """Load a backbone by name.
+def load_frozen(name: str, source: Path | None = None) -> Frozen:
+    """Load a frozen backbone by name.
 
     Args:
-        name: "clip", or "encoder" for one of ours.
-        source: CLIP: the folder of its files; none: from the hub. An encoder: its file, see
+        name: "clip", or "encoder" for an encoder of this project.
+        source: For CLIP the folder of its files, or None for the hub. For an encoder its file, see
             `models.checkpoints.load_encoder`.
 
     Raises:
-        MissingError: It cannot be had; the message says what to give.
-        CheckpointError: An encoder's file that cannot be read.
+        MissingError: The backbone is not available; the message says what to provide.
+        CheckpointError: The encoder's file cannot be read.
     """
     if name == "clip":
         return load_clip(source or CLIP)
     if name != "encoder":
         raise MissingError(f"backbone {name!r} is neither clip nor encoder")
     if source is None:
-        raise MissingError("an encoder as backbone needs its file: trained weights")
+        raise MissingError("backbone 'encoder' needs a file of trained weights")
     return EncoderFeatures(load_encoder(source)[0])
 
 
 def load_clip(source: str | Path = CLIP) -> ClipFeatures:
-    """Load CLIP's vision part from a folder, or from the Hugging Face hub where it is cached or in reach.
+    """Load CLIP's vision model from a folder, or from the Hugging Face hub or its cache.
 
     Raises:
-        MissingError: It is neither; the message says what to fetch.
+        MissingError: It is in neither; the message says what to download.
     """
     from transformers import CLIPVisionModelWithProjection
 
@@ -113,6 +113,6 @@ def load_clip(source: str | Path = CLIP) -> ClipFeatures:
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise MissingError(
-            f"CLIP's vision model cannot be loaded from {source} ({reason}). Fetch config.json and "
-            f"model.safetensors of https://huggingface.co/{CLIP} elsewhere, and give their folder"
+            f"CLIP's vision model cannot be loaded from {source} ({reason}). Download config.json and "
+            f"model.safetensors of https://huggingface.co/{CLIP}, and give their folder"
         ) from None

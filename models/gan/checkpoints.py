@@ -1,4 +1,4 @@
-"""Generators on disk: safetensors, with the configuration and what made them in the metadata."""
+"""Generators on disk: safetensors, with configuration and provenance in the metadata."""
 
 import dataclasses
 import json
@@ -11,13 +11,13 @@ from stylematte.errors import InputError
 
 
 def save_generator(generator: Generator, path: Path, provenance: dict[str, Any], half: bool = False) -> None:
-    """Write a generator, whole or not at all; the same weights make the same file, byte for byte.
+    """Write a generator atomically; the same weights give the same file, byte for byte.
 
     Args:
         generator: Network whose state dict is written, float32.
         path: Target, `.safetensors`.
-        provenance: What made the weights; kept as JSON in the metadata.
-        half: Write what was learnt as float16, which halves the file; running means and filters stay float32.
+        provenance: How the weights were made; stored as JSON in the metadata.
+        half: Write parameters as float16, which halves the file; running means and filters stay float32.
     """
     metadata = {
         "network": GENERATOR,
@@ -30,23 +30,23 @@ def save_generator(generator: Generator, path: Path, provenance: dict[str, Any],
 
 
 def load_generator(path: Path) -> tuple[Generator, dict[str, Any]]:
-    """Build the generator a file belongs to and fill it.
+    """Build the generator that a file describes and load its weights.
 
     Returns:
         The network in evaluation mode, and the provenance written with it.
 
     Raises:
-        CheckpointError: Not a safetensors file, no generator, one that this version cannot build, or tensors
-            that do not fit.
+        CheckpointError: Not a safetensors file, not a generator, one that this version cannot build, or
+            tensors that do not fit.
     """
     tensors, metadata, provenance = read_tensors(path)
     if metadata.get("network") != GENERATOR:
         preset = metadata.get("preset")
         what = f"a matting network, {preset}" if preset else "weights of another tool"
-        raise CheckpointError(f"{path}: no generator, but {what}")
+        raise CheckpointError(f"{path}: this is not a generator, but {what}")
     try:
         generator = Generator(GeneratorConfig(**json.loads(metadata.get("config", "{}"))))
     except (TypeError, ValueError, ArithmeticError, RuntimeError, InputError) as error:
-        raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
+        raise CheckpointError(f"{path}: this version cannot build the generator: {error}") from None
     fill(generator, tensors, str(path))
     return generator.eval(), provenance

@@ -1,4 +1,4 @@
-"""Discriminators: one trained from nothing on RGBA, one on what a frozen network sees in composites."""
+"""Discriminators: one for RGBA, trained from scratch; one for composites, on a frozen network's features."""
 
 import math
 
@@ -26,14 +26,14 @@ class Discriminator(nn.Module):
         channel_max: int = 512,
         minibatch_std_group: int = 4,
     ) -> None:
-        """Make the network.
+        """Build the network.
 
         Args:
-            size_px: Side of the pictures, a power of two from 8 on.
+            size_px: Side of the images, a power of two, at least 8.
             channels: 4 for RGBA.
-            channel_base: A stage's channels are this over its side,
-            channel_max: and at most this.
-            minibatch_std_group: Pictures whose spread is measured together; 1: none is.
+            channel_base: Each stage has `channel_base / side` channels,
+            channel_max: but at most this many.
+            minibatch_std_group: Group size of the minibatch standard deviation; 1 turns it off.
         """
         super().__init__()
         self.size_px, self.group = size_px, minibatch_std_group
@@ -47,15 +47,15 @@ class Discriminator(nn.Module):
         self.out = EqualisedLinear(last, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Judge pictures.
+        """Classify images as real or generated.
 
         Args:
             x: (N, channels, size, size) float32 in [-1, 1].
 
         Returns:
-            (N, 1) logits, high for real ones.
+            (N, 1) logits, high for real images.
         """
-        if x.is_cuda:  # its matrix units take channels last; convolutions would turn each map about and back
+        if x.is_cuda:  # tensor cores take channels last; convolutions would transpose each map twice
             x = x.contiguous(memory_format=torch.channels_last)
         x = self.blocks(leaky_relu(self.from_rgba(x)))  # (N, C, 4, 4)
         if self.group > 1:
@@ -65,7 +65,7 @@ class Discriminator(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a way around them, to half the side."""
+    """Two convolutions with a skip connection; halves the side."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -80,9 +80,9 @@ class ResidualBlock(nn.Module):
 
 
 def _minibatch_std(x: Tensor, group: int) -> Tensor:
-    """(N, C, h, w) → (N, 1, h, w): how far the pictures of a group differ; alike within a group.
+    """(N, C, h, w) → (N, 1, h, w): how much the images of a group differ; the same within a group.
 
-    Groups are as large as `group` allows for N to be a multiple of them.
+    The group size is the largest divisor of N up to `group`.
 
     Reference:
         Karras et al., "Progressive Growing of GANs", 2018, section 3.
@@ -94,10 +94,10 @@ def _minibatch_std(x: Tensor, group: int) -> Tensor:
 
 
 class VisionAided(nn.Module):
-    """Small heads that judge composites by what a frozen network makes of them, at every depth by itself.
+    """Small heads that classify composites by a frozen network's features, one head per level.
 
-    Only `heads` is trained, and only its state is worth keeping. The paper augments what the backbone sees;
-    that is the caller's.
+    Only `heads` is trained, so only its state needs to be saved. The paper augments the backbone's input;
+    the caller has to do that.
 
     Reference:
         Kumari et al., "Ensembling Off-the-shelf Models for GAN Training", 2022, section 3.
@@ -110,19 +110,19 @@ class VisionAided(nn.Module):
         self.heads = nn.ModuleList([MapHead(channels) for channels in maps] + [VectorHead(last)])
 
     def forward(self, rgb: Tensor) -> tuple[Tensor, ...]:
-        """Judge composites.
+        """Classify composites as real or generated.
 
         Args:
             rgb: (N, 3, h, w) float32 in [-1, 1].
 
         Returns:
-            Logits of every level, high for real ones: (N, 1, g, g) for maps, (N, 1) for the whole picture.
+            Logits of every level, high for real images: (N, 1, g, g) for maps, (N, 1) for the whole image.
         """
         return tuple(head(level) for head, level in zip(self.heads, self.backbone(rgb), strict=True))
 
 
 class MapHead(nn.Module):
-    """Features of many places to a logit for each neighbourhood."""
+    """A feature map to one logit per neighbourhood."""
 
     taps: Tensor
 
@@ -136,13 +136,13 @@ class MapHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(N, C, g, g) → (N, 1, ⌈g / 2⌉, ⌈g / 2⌉)."""
         y = F.leaky_relu(self.conv(features), 0.2)
-        # 1 × 1 convolution and low-pass commute, so only one channel is low-passed.
+        # The 1×1 convolution and the low-pass filter commute, so only one channel is filtered.
         y = F.pad(self.out(y), (1, 2, 1, 2), mode="replicate")
         return F.conv2d(y, self.taps, stride=2)
 
 
 class VectorHead(nn.Module):
-    """A picture's embedding to one logit."""
+    """An image embedding to one logit."""
 
     def __init__(self, channels: int, hidden: int = 256) -> None:
         super().__init__()
@@ -155,11 +155,11 @@ class VectorHead(nn.Module):
 
 
 def vision_loss(levels: tuple[Tensor, ...], label: float) -> Tensor:
-    """Cross-entropy of all levels, each with equal say, summed.
+    """Return the sum of the levels' cross-entropies, with equal weights.
 
     Args:
         levels: Logits of `VisionAided`.
-        label: What they should say: 0.8 for real pictures and for the generator's wish, 0 for drawn ones.
+        label: Target: 0.8 for real images and in the generator's loss, 0 for generated images.
 
     Returns:
         Scalar.

@@ -1,4 +1,4 @@
-"""StyleGAN3 that draws RGBA portraits: noise in, straight colour and alpha out.
+"""StyleGAN3 for RGBA portraits: noise in, straight colour and alpha out.
 
 Reference:
     Karras et al., "Alias-Free Generative Adversarial Networks", 2021; configurations T and R.
@@ -20,32 +20,32 @@ from stylematte.errors import InputError
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """Everything needed to build a generator; the defaults are the paper's.
+    """Everything needed to build a generator; the defaults are those of the paper.
 
     Attributes:
-        kind: "t" is equivariant to translation; "r" to rotation too: kernels of one pixel, twice the
-            channels, radial filters.
-        size_px: Side of the pictures, a power of two.
+        kind: "t" is equivariant to translation; "r" to rotation as well, with 1×1 kernels, twice the
+            channels and radial filters.
+        size_px: Side of the images, a power of two.
         channels: 4 for RGBA, 3 for RGB.
         z_dim: Length of the noise vectors.
         w_dim: Length of the intermediate vectors.
-        mapping_layers: Layers between the two.
-        channel_base: Channels of a layer are this over twice its cutoff; 0: the kind's own.
-        channel_max: and at most this; 0: the kind's own.
-        layers: Layers that filter, without the last, which makes colours.
-        critical_layers: How many of them at the end use the whole band.
-        first_cutoff: Cutoff frequency of the first, in cycles a picture.
-        first_stopband: Where its filter has to stop.
-        last_stopband_rel: The same of the last, relative to its cutoff.
-        margin: Pixels outside the picture, on each side.
-        filter_taps: Taps of a filter, times its change of rate.
-        kernel: Side of the convolutions; 0: the kind's own.
-        slope: Of the leaky ReLU.
-        clamp: Greatest magnitude of an activation.
-        output_gain: Last factor.
-        magnitude_beta: Share that an input's mean square keeps of its past at every update.
-        w_average_beta: The same for the mean intermediate vector.
-        fp16_octaves: On a card, layers within so many octaves of the picture's rate run in float16.
+        mapping_layers: Layers of the mapping network.
+        channel_base: A layer has `channel_base / (2 · cutoff)` channels; 0 selects the default of `kind`.
+        channel_max: Maximum number of channels; 0 selects the default of `kind`.
+        layers: Layers with filters, not counting the last layer (to RGB or RGBA).
+        critical_layers: Number of critically sampled layers at the end.
+        first_cutoff: Cutoff frequency of the first layer, in cycles per image.
+        first_stopband: Stopband frequency of the first layer.
+        last_stopband_rel: Stopband frequency of the last layer, relative to its cutoff.
+        margin: Pixels beyond the image border, on each side.
+        filter_taps: Taps per filter, to be multiplied by its resampling factor.
+        kernel: Side of the convolution kernels; 0 selects the default of `kind`.
+        slope: Slope of the leaky ReLU.
+        clamp: Largest magnitude of an activation.
+        output_gain: Factor applied to the output.
+        magnitude_beta: Decay of the running mean of an input's squared magnitude.
+        w_average_beta: Decay of the running mean of the intermediate vectors.
+        fp16_octaves: On a GPU, layers within this many octaves of the image's rate run in float16.
     """
 
     kind: Literal["t", "r"] = "t"
@@ -72,11 +72,11 @@ class GeneratorConfig:
     fp16_octaves: int = 4
 
     def __post_init__(self) -> None:
-        """Fill in what depends on the kind, and refuse what cannot be built."""
+        """Fill in the defaults of the kind, and reject what cannot be built."""
         if self.kind not in ("t", "r"):
             raise InputError(f"kind {self.kind!r} is neither 't' nor 'r'")
         if self.size_px < 16 or self.size_px & (self.size_px - 1):
-            raise InputError(f"size_px {self.size_px} is no power of two from 16 on")
+            raise InputError(f"size_px {self.size_px} is not a power of two of at least 16")
         if not 0 <= self.critical_layers < self.layers:
             raise InputError(f"critical_layers {self.critical_layers} of {self.layers} layers")
         own = {"t": (32768, 512, 3), "r": (65536, 1024, 1)}[self.kind]
@@ -87,13 +87,13 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class Band:
-    """What a layer's signal is; frequencies in cycles a picture.
+    """A layer's signal; frequencies are in cycles per image.
 
     Attributes:
-        cutoff: Highest frequency that it is to hold.
-        half_width: Half the band between passing and stopping.
-        rate: Samples a picture's side.
-        side: Samples a side, with the margin.
+        cutoff: Cutoff frequency.
+        half_width: Half the transition band.
+        rate: Samples per image side.
+        side: Samples per side including the margin.
         channels: Feature maps.
 
     Reference:
@@ -108,9 +108,9 @@ class Band:
 
 
 def plan_bands(config: GeneratorConfig) -> list[Band]:
-    """Work out the signal after every layer, the last one's colours included: `config.layers` + 1 of them.
+    """Return the signal after every layer, including the last (to RGB or RGBA): `config.layers` + 1.
 
-    Cutoff and stopband grow geometrically until the first layer that uses its whole band.
+    Cutoff and stopband grow geometrically up to the first critically sampled layer.
     """
     last_cutoff = config.size_px / 2
     last_stopband = last_cutoff * config.last_stopband_rel
@@ -129,7 +129,7 @@ def plan_bands(config: GeneratorConfig) -> list[Band]:
 
 
 class Mapping(nn.Module):
-    """Noise to intermediate vectors, and their running mean."""
+    """Mapping network: noise to intermediate vectors, with their running mean."""
 
     w_avg: Tensor
 
@@ -147,8 +147,8 @@ class Mapping(nn.Module):
 
         Args:
             z: (N, z_dim) float32, standard normal.
-            truncation: ψ: how far from the mean to go, as a share of the way; one for all, or (N,).
-            update_emas: Move the mean towards this batch's.
+            truncation: ψ: 1 for no truncation, 0 for the mean vector; one value for all, or (N,).
+            update_emas: Update the running mean with this batch.
 
         Returns:
             (N, w_dim) float32.
@@ -165,7 +165,7 @@ class Mapping(nn.Module):
 
 
 class FourierInput(nn.Module):
-    """Sines of a disc of frequencies, shifted and turned by w and by the user, then mixed."""
+    """Fourier features from a disc of frequencies, transformed by w and by the user, then mixed."""
 
     freqs: Tensor
     phases: Tensor
@@ -174,7 +174,7 @@ class FourierInput(nn.Module):
     def __init__(self, config: GeneratorConfig, band: Band) -> None:
         super().__init__()
         self.band = band
-        # Uniform over the disc that the first filter lets through.
+        # Uniform over the disc that the first filter passes.
         angle, radius = 2 * math.pi * torch.rand(band.channels), torch.rand(band.channels).sqrt()
         direction = torch.stack([angle.cos(), angle.sin()], 1)
         self.weight = nn.Parameter(torch.randn(band.channels, band.channels))
@@ -187,13 +187,12 @@ class FourierInput(nn.Module):
         self.register_buffer("phases", torch.rand(band.channels) - 0.5)
 
     def forward(self, w: Tensor, transform: Tensor | None = None) -> Tensor:
-        """Draw the input.
+        """Generate the input.
 
         Args:
             w: (N, w_dim) float32.
-            transform: (3, 3) or (N, 3, 3): where a place of the picture is looked up, in units of the
-                picture's side from its middle; the inverse of the movement that is seen. None: the one set
-                in the buffer `transform`.
+            transform: (3, 3) or (N, 3, 3): maps image coordinates to input coordinates, in image sides from
+                the centre; the inverse of the visible movement. None: use the buffer `transform`.
 
         Returns:
             (N, channels, side, side) float32.
@@ -205,7 +204,7 @@ class FourierInput(nn.Module):
         lookup = _learned_lookup(self.affine(w)) @ given
         freqs = self.freqs @ lookup[:, :2, :2]  # (N, C, 2)
         phases = self.phases + (self.freqs @ lookup[:, :2, 2:]).squeeze(2)  # (N, C)
-        # A transform that enlarges frequencies may lift them beyond the band; fade them out on the way.
+        # A transform may push frequencies beyond the band; fade them out.
         room = self.band.rate / 2 - self.band.cutoff
         amplitudes = (1 - (freqs.norm(dim=2) - self.band.cutoff) / room).clamp(0, 1)
         side = self.band.side
@@ -221,7 +220,7 @@ class FourierInput(nn.Module):
 
 
 def _learned_lookup(t: Tensor) -> Tensor:
-    """(N, 4): cosine, sine, x, y, not yet normalised → (N, 3, 3): the way back of a turn, then a shift."""
+    """(N, 4) unnormalised cosine, sine, x, y → (N, 3, 3): inverse of a rotation followed by a translation."""
     cosine, sine, x, y = (t / t[:, :2].norm(dim=1, keepdim=True)).unbind(1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     turn = torch.stack([cosine, -sine, zero, sine, cosine, zero, zero, zero, one], 1).view(-1, 3, 3)
@@ -230,7 +229,7 @@ def _learned_lookup(t: Tensor) -> Tensor:
 
 
 class SynthesisLayer(nn.Module):
-    """Modulated convolution and filtered leaky ReLU; the last one makes colours by the convolution alone."""
+    """Modulated convolution and filtered leaky ReLU; the last layer (to RGB or RGBA) only convolves."""
 
     magnitude_ema: Tensor
     up_filter: Tensor
@@ -269,7 +268,7 @@ class SynthesisLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, w: Tensor, update_emas: bool = False) -> Tensor:
-        """(N, channels before, side, side) and (N, w_dim) → (N, channels after, its side, its side)."""
+        """(N, input channels, side, side) and (N, w_dim) → (N, output channels, output side, output side)."""
         x = x.to(torch.float16 if self.in_half and x.is_cuda else torch.float32)
         if update_emas:
             square = x.detach().float().square().mean()
@@ -287,20 +286,20 @@ class SynthesisLayer(nn.Module):
 def modulated_conv2d(
     x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, input_gain: Tensor | None = None
 ) -> Tensor:
-    """Convolve every picture with its own kernels: the shared ones, input channels scaled by its style.
+    """Convolve every image with shared kernels whose input channels are scaled by its style.
 
-    Scaling the channels of the input, and those of the output by what demodulation asks for, is the same
-    with one convolution for all.
+    Scaling the channels of the input instead, and those of the output for the demodulation, gives the same
+    result with one convolution for the whole batch.
 
     Args:
         x: (N, I, h, w), float32 or float16.
         weight: (O, I, k, k) float32.
         styles: (N, I) float32.
-        demodulate: Give every output channel's kernel a norm of 1.
-        input_gain: Scalar factor of the input, which demodulation does not take back.
+        demodulate: Normalise every output channel's kernel to unit norm.
+        input_gain: Scalar factor of the input, which demodulation does not undo.
 
     Returns:
-        (N, O, h + k - 1, w + k - 1) in the input's type.
+        (N, O, h + k - 1, w + k - 1) in the input's dtype.
 
     Reference:
         Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, eq. 1 to 3; Karras et
@@ -308,7 +307,7 @@ def modulated_conv2d(
     """
     scale = styles
     if demodulate:
-        # Kernels and styles of unit size: the products stay within float16.
+        # Normalise kernels and styles so that their products stay within float16.
         weight = weight * weight.square().mean((1, 2, 3), keepdim=True).rsqrt()
         weight = weight / math.sqrt(weight[0].numel())
         scale = styles = styles * styles.square().mean(1, keepdim=True).rsqrt()
@@ -322,7 +321,7 @@ def modulated_conv2d(
 
 
 class Synthesis(nn.Module):
-    """Intermediate vectors to pictures."""
+    """Synthesis network: intermediate vectors to images."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -348,7 +347,7 @@ class Synthesis(nn.Module):
 
 
 class Generator(nn.Module):
-    """StyleGAN3; tensors are named as in the published files."""
+    """StyleGAN3, with the tensor names of the published files."""
 
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
@@ -363,21 +362,21 @@ class Generator(nn.Module):
         transform: Tensor | None = None,
         update_emas: bool = False,
     ) -> Tensor:
-        """Draw pictures.
+        """Generate images.
 
         Args:
             z: (N, z_dim) float32, standard normal.
-            truncation: ψ: 1 as trained, 0 the mean picture whatever the noise; one for all, or (N,).
-            transform: (3, 3) or (N, 3, 3), see `FourierInput.forward`; None: none.
-            update_emas: Update the running means of intermediate vectors and magnitudes, as training does.
+            truncation: ψ: 1 for no truncation, 0 for the mean image; one value for all, or (N,).
+            transform: (3, 3) or (N, 3, 3), see `FourierInput.forward`.
+            update_emas: Update the running means of intermediate vectors and magnitudes, for training.
 
         Returns:
-            (N, channels, size, size) float32, nominally in [-1, 1]: RGB in straight colour, then alpha;
-            `rgba_of` brings it to [0, 1].
+            (N, channels, size, size) float32, nominally in [-1, 1]: straight RGB, then alpha; `rgba_of`
+            converts it to [0, 1].
         """
         return self.synthesis(self.mapping(z, truncation, update_emas), transform, update_emas)
 
 
-def rgba_of(pictures: Tensor) -> Tensor:
-    """(N, 4, H, W) of a generator → the same in [0, 1], clamped: straight RGB and alpha."""
-    return (pictures * 0.5 + 0.5).clamp(0, 1)
+def rgba_of(images: Tensor) -> Tensor:
+    """Convert a generator's output (N, 4, H, W) to straight RGB and alpha in [0, 1], clamped."""
+    return (images * 0.5 + 0.5).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What generator and discriminators share."""
+"""Layers that generator and discriminators share."""
 
 import math
 
@@ -8,20 +8,20 @@ from torch.nn import functional as F  # noqa: N812
 
 
 class EqualisedLinear(nn.Module):
-    """Linear layer whose weights are scaled when used, so that all layers learn at one speed.
+    """Linear layer with equalised learning rate: weights are scaled at run time.
 
     Reference:
         Karras et al., "Progressive Growing of GANs", 2018, section 4.1.
     """
 
     def __init__(self, inputs: int, outputs: int, rate: float = 1.0, start: float = 0.0) -> None:
-        """Make the layer.
+        """Build the layer.
 
         Args:
-            inputs: Features in.
-            outputs: Features out.
-            rate: Learning rate relative to that of other layers.
-            start: First value of the bias, as it is stored.
+            inputs: Input features.
+            outputs: Output features.
+            rate: Learning rate relative to other layers.
+            start: Initial value of the bias, as stored.
         """
         super().__init__()
         self.weight = nn.Parameter(torch.randn(outputs, inputs) / rate)
@@ -34,10 +34,10 @@ class EqualisedLinear(nn.Module):
 
 
 class EqualisedConv2d(nn.Module):
-    """Convolution whose weights are scaled when used; with `down`, it low-passes and halves the sides.
+    """Convolution with equalised learning rate; with `down`, it low-passes and halves the sides.
 
-    Low-pass and convolution are both linear, so they are one convolution, with a kernel worked out from the
-    small one: on processors this is far faster than filtering channel by channel.
+    Low-pass filter and convolution are both linear, so they are merged into one convolution with a larger
+    kernel: on CPUs this is far faster than filtering channel by channel.
 
     Reference:
         Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020, appendix B.
@@ -51,7 +51,7 @@ class EqualisedConv2d(nn.Module):
         self.bias = nn.Parameter(torch.zeros(outputs)) if bias else None
         self.scale = 1 / math.sqrt(inputs * kernel**2)
         self.down = down
-        # Row by row, what a low-passed kernel is where the small one is 1 at one place and 0 elsewhere.
+        # Row i is the low-passed kernel of a small kernel that is 1 at position i and 0 elsewhere.
         line = torch.tensor([1.0, 3.0, 3.0, 1.0]) / 8
         places = torch.eye(kernel**2).view(-1, 1, kernel, kernel)
         spread = F.conv2d(places, torch.outer(line, line)[None, None], padding=3)
@@ -68,12 +68,12 @@ class EqualisedConv2d(nn.Module):
 
 
 def leaky_relu(x: Tensor, gain: float = math.sqrt(2)) -> Tensor:
-    """Leaky ReLU of slope 0.2; the gain keeps the mean square of normal input about what it was."""
+    """Leaky ReLU of slope 0.2; the gain roughly preserves the mean square of normal input."""
     return F.leaky_relu(x, 0.2) * gain
 
 
-def sent(x: Tensor, device: torch.device) -> Tensor:
-    """The same on a device; a card is not waited for, so that it works while the next work is prepared."""
+def send(x: Tensor, device: torch.device) -> Tensor:
+    """Copy a tensor to a device without waiting for a GPU, so that it can work while the CPU goes on."""
     if device.type == "cpu" or x.device == device:
         return x
     return x.to(device) if x.is_cuda else x.pin_memory().to(device, non_blocking=True)

@@ -1,8 +1,8 @@
-"""StyleGAN3's published network files: pickles, read without running anything that stands in them.
+"""StyleGAN3's published network files: pickles, read without running any code in them.
 
-Such a file is a dictionary of networks. Every network, and every part of it, was pickled as a call of one
-function with the part's Python source and its state. Here that call makes a record of the state, the source
-is never looked at, and calls of anything that is not on a short list are refused.
+Such a file is a dictionary of networks. Every network and submodule is pickled as a call of one function
+with the module's Python source and its state. Here that call only records the state, the source is ignored,
+and calls of anything that is not on a short allow-list are rejected.
 """
 
 import io
@@ -24,25 +24,25 @@ from stylematte.errors import InputError
 _NUMPY = ("numpy.core.multiarray", "numpy._core.multiarray")
 
 
-class NotAdmittedError(Exception):
-    """The file wants something called that is not on the list."""
+class NotAllowedError(Exception):
+    """The file calls something that is not on the allow-list."""
 
 
 def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
-    """Build the generator in a StyleGAN3 pickle and fill it.
+    """Build the generator in a StyleGAN3 pickle and load its weights.
 
     Args:
-        path: A file as `humans.pkl` and `animals.pkl`, or as NVIDIA publishes them: T or R, RGB or RGBA.
-        network: Which of its networks: "G_ema", the average, or "G".
+        path: A file like `humans.pkl` and `animals.pkl`, or like NVIDIA's: T or R, RGB or RGBA.
+        network: Which of its networks: "G_ema", the moving average, or "G".
 
     Returns:
         The generator in evaluation mode.
 
     Raises:
-        CheckpointError: Damaged; holds more than tensors, numbers, text and containers, and the message
-            names what; or is another network.
+        CheckpointError: The file is damaged; holds anything but tensors, numbers, text and containers, which
+            the message names; or is another network.
     """
-    content = read_pickle(path)
+    content = read_network_pickle(path)
     if not isinstance(content, dict) or network not in content:
         raise CheckpointError(f"{path}: a pickle without a network {network!r}")
     tensors = dict(_named_tensors(content[network], ""))
@@ -51,63 +51,63 @@ def load_pickled_generator(path: Path, network: str = "G_ema") -> Generator:
     fill(generator, tensors, str(path))
     for name, taps in designed.items():
         if not torch.allclose(tensors[name].float(), taps, rtol=1e-3, atol=1e-5):
-            raise CheckpointError(f"{path}: {name} is another filter than StyleGAN3's of this size")
+            raise CheckpointError(f"{path}: {name} is not StyleGAN3's filter for this size")
     return generator.eval()
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file is a pickle in a protocol that networks are published in, not one of `torch.save`."""
+    """Tell whether a file is a pickle in a protocol that networks are published in, not from `torch.save`."""
     with path.open("rb") as file:
         head = file.read(2)
     return head[:1] == b"\x80" and head[1:] in (b"\x03", b"\x04", b"\x05")  # torch.save: a zip, or protocol 2
 
 
-def read_pickle(path: Path) -> Any:
+def read_network_pickle(path: Path) -> Any:
     """Read a pickle of tensors, numbers, text and containers; networks become `PickledNetwork`s.
 
     Raises:
-        CheckpointError: It is damaged, or wants anything else, which the message names.
+        CheckpointError: The file is damaged, or calls anything else, which the message names.
     """
     with path.open("rb") as file:
         try:
             return _Unpickler(file).load()
-        except NotAdmittedError as error:
+        except NotAllowedError as error:
             raise CheckpointError(
-                f"{path}: refused: it wants to call {error}, and only tensors and plain containers are read"
+                f"{path}: refused: it would call {error}; only tensors and plain containers are allowed"
             ) from None
         except InputError as error:
-            raise CheckpointError(f"{path}: a storage in it is refused: {error}") from None
+            raise CheckpointError(f"{path}: refused, because of a storage in it: {error}") from None
         except OSError:
             raise
-        except Exception as error:  # a damaged pickle raises whatever its bytes happen to ask for
-            raise CheckpointError(f"{path}: a damaged pickle, or no pickle") from error
+        except Exception as error:  # a damaged pickle can raise anything
+            raise CheckpointError(f"{path}: damaged, or not a pickle") from error
 
 
 class PickledNetwork(dict):
-    """What a network was pickled as: `type`, `version`, `module_src`, `class_name`, `state`; nothing acts."""
+    """A network's pickled record: `type`, `version`, `module_src`, `class_name`, `state`; plain data."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Admits what `_admitted` lists; `persistent_load` stays the base class's, which refuses."""
+    """Allows what `_allowed` lists; `persistent_load` is the base class's, which always raises."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         super().__init__(file)
-        # Made anew for every file: a pickle can set attributes on what it gets hold of.
-        self.admitted = _admitted()
+        # Rebuilt for every file: a pickle can set attributes on the objects it reaches.
+        self.allowed = _allowed()
 
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self.admitted[module, name]
+            return self.allowed[module, name]
         except KeyError:
-            raise NotAdmittedError(f"{module}.{name}") from None
+            raise NotAllowedError(f"{module}.{name}") from None
 
 
-def _admitted() -> dict[tuple[str, str], Any]:
+def _allowed() -> dict[tuple[str, str], Any]:
     class Container(dict):
-        """Of dnnlib: a dictionary that also takes attributes."""
+        """Stands for dnnlib's EasyDict: a dictionary that also takes attributes."""
 
     class Inert:
-        """Of NumPy: numbers that settings hold; none of them is needed."""
+        """Stands for NumPy values in settings; none of them is needed."""
 
         def __init__(self, *arguments: object) -> None:
             self.arguments = arguments
@@ -117,7 +117,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
     def rebuild_network(meta: object) -> PickledNetwork:
         if not isinstance(meta, dict) or not isinstance(meta.get("state"), dict):
-            raise NotAdmittedError("torch_utils.persistence on something else than a network")
+            raise NotAllowedError("torch_utils.persistence on something other than a network")
         return PickledNetwork(meta)
 
     def rebuild_storage(data: bytes) -> Any:
@@ -133,7 +133,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
         *rest: object,
     ) -> Tensor:
         numbers = storage._untyped_storage.nbytes() // storage.dtype.itemsize
-        if math.prod(size) > numbers:  # steps of 0 would make any size of a few bytes
+        if math.prod(size) > numbers:  # strides of 0 could make a huge tensor from a few bytes
             raise InputError(f"a tensor of {tuple(size)} in {numbers} numbers")
         tensor = torch.empty(0, dtype=storage.dtype)
         return tensor.set_(storage._untyped_storage, offset, tuple(size), tuple(stride))
@@ -158,7 +158,7 @@ def _admitted() -> dict[tuple[str, str], Any]:
 
 
 def _named_tensors(network: object, prefix: str) -> Iterator[tuple[str, Tensor]]:
-    """Names as in a state dict, and tensors, of a network and its parts."""
+    """Yield state-dict names and tensors of a network and its submodules."""
     if not isinstance(network, PickledNetwork):
         return
     state = network["state"]
@@ -171,7 +171,7 @@ def _named_tensors(network: object, prefix: str) -> Iterator[tuple[str, Tensor]]
 
 
 def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
-    """Tell a generator's configuration from its tensors."""
+    """Infer a generator's configuration from its tensors."""
     layers = {}
     for name, tensor in tensors.items():
         part, _, rest = name.removeprefix("synthesis.").partition(".")
@@ -181,9 +181,9 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
                 layers[int(numbers[0])] = (int(numbers[1]), tensor)
     mapped = [t for name, t in tensors.items() if name.startswith("mapping.fc") and name.endswith(".weight")]
     if "mapping.embed.weight" in tensors:
-        raise CheckpointError(f"{path}: a generator that draws by class, which ours does not")
+        raise CheckpointError(f"{path}: a class-conditional generator, which is not supported")
     if not mapped or sorted(layers) != list(range(len(layers))) or len(layers) < 2:
-        raise CheckpointError(f"{path}: no generator of StyleGAN3")
+        raise CheckpointError(f"{path}: not a StyleGAN3 generator")
     side, last = layers[len(layers) - 1]
     first = layers[0][1]
     try:
@@ -200,4 +200,4 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
             layers=len(layers) - 1,
         )
     except (ValueError, IndexError, InputError) as error:
-        raise CheckpointError(f"{path}: a generator that this version cannot build: {error}") from None
+        raise CheckpointError(f"{path}: this version cannot build the generator: {error}") from None

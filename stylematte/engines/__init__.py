@@ -64,7 +64,7 @@ def open_engine(
     if is_built and engine in ("onnx", "openvino"):
         raise UsageError(f"{path}: a TensorRT engine", "Use --engine tensorrt, or give the ONNX file")
     if device == "cpu" and (is_built or engine == "tensorrt"):
-        raise UsageError("engine tensorrt needs a card, not --device cpu", "Use --device cuda")
+        raise UsageError("engine tensorrt needs a GPU, not --device cpu", "Use --device cuda")
     if is_built or engine == "tensorrt" or (engine == "auto" and _has_engine(path, device)):
         _refuse_precision(precision, "tensorrt")
         return tensorrt.open_tensorrt(path, device, lanes)

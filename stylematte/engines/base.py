@@ -41,7 +41,7 @@ class Contract:
         precision: Number type of the network's products: fp32, fp16, bf16 or int8.
         working_sizes: The (height, width) that the file takes; empty where every multiple of `stride` does.
         good_sizes: Least and greatest `working_size` that the network was trained at; None where nobody says.
-        fit: `keep`: the network sees a picture in its own shape. `stretch`: as a square.
+        fit: `keep`: the network sees an image in its own shape. `stretch`: as a square.
         refiner: Name of a file beside the model that makes its alphas finer; empty where there is none.
         refiner_sha256: Hex digest of that file.
     """
@@ -141,16 +141,16 @@ class Contract:
         return -sum(mean / std for mean, std in zip(self.mean, self.std, strict=True)) / 3
 
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Choose the size at which the network sees a picture: its shape kept, its area near `size`².
+        """Choose the size at which the network sees an image: its shape kept, its area near `size`².
 
-        With the fit `stretch` every picture is seen as the square nearest to `size`. Else, of all heights and
+        With the fit `stretch` every image is seen as the square nearest to `size`. Else, of all heights and
         widths that are multiples of `stride`, from one stride to 2 · size, or of `working_sizes` where the
         file takes no others, take the pair with the least
         |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
         side allowed.
 
         Args:
-            height: Of the picture, in pixels.
+            height: Of the image, in pixels.
             width: Likewise.
             size: Instead of the model's own working size.
 
@@ -198,7 +198,7 @@ class Contract:
 
 
 class DeviceCoefficients(Protocol):
-    """Coefficients of one photo that are still on a card."""
+    """Coefficients of one photo that are still on a GPU."""
 
     def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
         """Make the alpha there: (H, W) opacity of the photo (H, W, 3), in the number type asked for."""
@@ -213,7 +213,7 @@ class Engine(Protocol):
         name: Kind of engine, `onnx`.
         provider: What the session really got, `CPUExecutionProvider`.
         lanes: How many threads may call it at once.
-        gpu_filter: Makes the alphas on the card, once it is set; see `engines.gpu_filter`.
+        gpu_filter: Makes the alphas on the GPU, once it is set; see `engines.gpu_filter`.
         takes_prior: The file has the input `prior`.
         file_sha256: Hex digest of the file that was opened, model or engine; computed once, when asked for.
     """
@@ -240,7 +240,7 @@ class Engine(Protocol):
 
         Returns:
             (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a
-            photo, where the filter runs on the card too.
+            photo, where the filter runs on the GPU too.
 
         Raises:
             EngineError: The runtime failed.

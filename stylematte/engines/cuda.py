@@ -1,4 +1,4 @@
-"""The little of CUDA that engines need: memory, streams, graphs, and which card this is."""
+"""The little of CUDA that engines need: memory, streams, graphs, and which GPU this is."""
 
 import shutil
 import subprocess
@@ -14,14 +14,14 @@ SECONDS_FOR_NVIDIA_SMI = 20
 
 
 class Cuda:
-    """One card through the runtime API of `cuda-bindings`; may be called from any thread.
+    """One GPU through the runtime API of `cuda-bindings`; may be called from any thread.
 
     Args:
-        index: Number of the card.
+        index: Number of the GPU.
         runtime: Stand-in for `cuda.bindings.runtime`, for tests.
 
     Raises:
-        MissingError: No `cuda-bindings`, no driver, or no such card.
+        MissingError: No `cuda-bindings`, no driver, or no such GPU.
     """
 
     def __init__(self, index: int = 0, runtime: Any = None) -> None:
@@ -31,10 +31,10 @@ class Cuda:
             count = self._call("cudaGetDeviceCount")
         except EngineError as error:
             raise MissingError(
-                f"no CUDA card can be used: {error.message}", "nvidia-smi says more about the driver"
+                f"no CUDA GPU can be used: {error.message}", "nvidia-smi says more about the driver"
             ) from None
         if not index < count:
-            raise MissingError(f"device cuda:{index}: there are {count} CUDA cards here", "They count from 0")
+            raise MissingError(f"device cuda:{index}: there are {count} CUDA GPUs here", "They count from 0")
 
     def identity(self) -> dict[str, str]:
         """What an engine file is tied to: `gpu`, `compute_capability` and `driver`, as text."""
@@ -48,56 +48,56 @@ class Cuda:
 
     def stream(self) -> int:
         """Make a stream; returns its handle."""
-        return int(self._on_card("cudaStreamCreate"))
+        return int(self._on_gpu("cudaStreamCreate"))
 
     def end_stream(self, stream: int) -> None:
         """Give a stream back."""
-        self._on_card("cudaStreamDestroy", stream)
+        self._on_gpu("cudaStreamDestroy", stream)
 
     def allocate(self, count: int) -> int:
-        """Allocate bytes on the card; returns their address."""
-        return int(self._on_card("cudaMalloc", count))
+        """Allocate bytes on the GPU; returns their address."""
+        return int(self._on_gpu("cudaMalloc", count))
 
     def free(self, address: int) -> None:
         """Give memory back."""
-        self._on_card("cudaFree", address)
+        self._on_gpu("cudaFree", address)
 
     def upload(self, array: NDArray[Any], address: int, stream: int) -> None:
-        """Copy a contiguous array to the card, in the stream's order."""
+        """Copy a contiguous array to the GPU, in the stream's order."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
-        self._on_card("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
+        self._on_gpu("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
     def download(self, address: int, array: NDArray[Any], stream: int) -> None:
-        """Copy from the card into a contiguous array, and wait until it is there."""
+        """Copy from the GPU into a contiguous array, and wait until it is there."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
-        self._on_card("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
+        self._on_gpu("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
         self.wait(stream)
 
     def copy(self, source: int, target: int, count: int, stream: int) -> None:
-        """Copy bytes on the card, and wait until it is done."""
+        """Copy bytes on the GPU, and wait until it is done."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
-        self._on_card("cudaMemcpyAsync", target, source, count, kind, stream)
+        self._on_gpu("cudaMemcpyAsync", target, source, count, kind, stream)
         self.wait(stream)
 
     def wait(self, stream: int) -> None:
         """Wait until a stream has done everything."""
-        self._on_card("cudaStreamSynchronize", stream)
+        self._on_gpu("cudaStreamSynchronize", stream)
 
     def capture(self, work: Callable[[], None], stream: int) -> Any:
         """Record what `work` puts on a stream, without doing it; returns a graph for `launch`."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        self._on_card("cudaStreamBeginCapture", stream, mode)
+        self._on_gpu("cudaStreamBeginCapture", stream, mode)
         try:
             work()
         finally:
-            graph = self._on_card("cudaStreamEndCapture", stream)
-        return self._on_card("cudaGraphInstantiate", graph, 0)
+            graph = self._on_gpu("cudaStreamEndCapture", stream)
+        return self._on_gpu("cudaGraphInstantiate", graph, 0)
 
     def launch(self, graph: Any, stream: int) -> None:
         """Do what was captured, at the price of one call."""
-        self._on_card("cudaGraphLaunch", graph, stream)
+        self._on_gpu("cudaGraphLaunch", graph, stream)
 
-    def _on_card(self, name: str, *arguments: Any) -> Any:
+    def _on_gpu(self, name: str, *arguments: Any) -> Any:
         self._call("cudaSetDevice", self.index)  # the choice is the thread's own
         return self._call(name, *arguments)
 

@@ -1,4 +1,4 @@
-"""Alpha at full size on the card: the photo goes up as it is, the alpha comes down, 4 bytes a pixel in all.
+"""Alpha at full size on the GPU: the photo goes up as it is, the alpha comes down, 4 bytes a pixel in all.
 
 The kernels, of `stylematte.engines.guided_filter`, are handed in: tests hand in others.
 """
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from stylematte.engines.cuda import Cuda
 from stylematte.errors import EngineError, StyleMatteError
-from stylematte.imaging.geometry import Picture, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, to_dtype, to_float
 
 TYPES = {np.dtype(np.uint8): "|u1", np.dtype(np.float32): "<f4"}
 
@@ -28,22 +28,22 @@ class Kernels(Protocol):
 
 
 class GpuGuidedFilter:
-    """The guided filter's second half on one card.
+    """The guided filter's second half on one GPU.
 
     Args:
-        card: Memory and streams.
+        gpu: Memory and streams.
         kernels: With the numbers of the model's contract.
     """
 
-    def __init__(self, card: Cuda, kernels: Kernels) -> None:
-        self.card = card
+    def __init__(self, gpu: Cuda, kernels: Kernels) -> None:
+        self.gpu = gpu
         self._kernels = kernels
 
-    def alpha(self, coefficients: "GpuArray", image: Picture, dtype: DTypeLike) -> NDArray[Any]:
+    def alpha(self, coefficients: "GpuArray", image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
         """Apply coefficients to a photo.
 
         Args:
-            coefficients: (1, 2, h, w) float32 on the card.
+            coefficients: (1, 2, h, w) float32 on the GPU.
             image: (H, W, 3) RGB uint8, uint16 or float32.
             dtype: Of the result: uint8, uint16 or float32.
 
@@ -51,7 +51,7 @@ class GpuGuidedFilter:
             (H, W) opacity.
 
         Raises:
-            EngineError: The card has not the memory, or the kernel failed.
+            EngineError: The GPU has not the memory, or the kernel failed.
         """
         picture = np.ascontiguousarray(image if image.dtype == np.uint8 else to_float(image))
         height, width = picture.shape[:2]
@@ -59,26 +59,26 @@ class GpuGuidedFilter:
         if (height, width) == (3, 3):  # the kernels would take the rows for the colours
             picture, shape = np.ascontiguousarray(picture.transpose(2, 0, 1)), (1, 3, height, width)
         result = np.empty((height, width), np.uint8 if np.dtype(dtype) == np.uint8 else np.float32)
-        stream = self.card.stream()
-        guide = GpuArray(self.card, shape, picture.dtype)
-        alpha = GpuArray(self.card, (1, 1, height, width), result.dtype)
+        stream = self.gpu.stream()
+        guide = GpuArray(self.gpu, shape, picture.dtype)
+        alpha = GpuArray(self.gpu, (1, 1, height, width), result.dtype)
         try:
-            self.card.upload(picture, guide.address, stream)
+            self.gpu.upload(picture, guide.address, stream)
             try:
                 self._kernels.apply(coefficients, guide, alpha, stream)
             except StyleMatteError as error:
-                raise EngineError(f"the guided filter failed on the card: {error}") from error
-            self.card.download(alpha.address, result, stream)
+                raise EngineError(f"the guided filter failed on the GPU: {error}") from error
+            self.gpu.download(alpha.address, result, stream)
         finally:
-            self.card.end_stream(stream)
+            self.gpu.end_stream(stream)
         return result if np.dtype(dtype) == result.dtype else to_dtype(result, dtype)
 
 
 class GpuArray:
-    """An array on the card; its memory is given back when nobody holds it any more.
+    """An array on the GPU; its memory is given back when nobody holds it any more.
 
     Args:
-        card: Where.
+        gpu: Where.
         shape: In elements.
         dtype: uint8 or float32.
         address: Of memory that `owner` keeps; allocated when None.
@@ -87,16 +87,16 @@ class GpuArray:
 
     def __init__(
         self,
-        card: Cuda,
+        gpu: Cuda,
         shape: tuple[int, ...],
         dtype: DTypeLike,
         address: int | None = None,
         owner: Any = None,
     ) -> None:
         kind = np.dtype(dtype)
-        self.address = card.allocate(int(np.prod(shape)) * kind.itemsize) if address is None else address
+        self.address = gpu.allocate(int(np.prod(shape)) * kind.itemsize) if address is None else address
         if address is None:
-            weakref.finalize(self, card.free, self.address)
+            weakref.finalize(self, gpu.free, self.address)
         self._owner = owner
         self.__cuda_array_interface__ = {
             "data": (self.address, False),
@@ -108,12 +108,12 @@ class GpuArray:
 
 
 class GpuCoefficients:
-    """Coefficients of one photo that stay on the card until its alpha is made there."""
+    """Coefficients of one photo that stay on the GPU until its alpha is made there."""
 
     def __init__(self, array: GpuArray, gpu_filter: GpuGuidedFilter) -> None:
         self._array = array
         self._filter = gpu_filter
 
-    def alpha_as(self, image: Picture, dtype: DTypeLike) -> NDArray[Any]:
+    def alpha_as(self, image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
         """(H, W) opacity of the photo; see `GpuGuidedFilter.alpha`."""
         return self._filter.alpha(self._array, image, dtype)

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on a CPU or a CUDA card."""
+"""ONNX Runtime, on a CPU or a CUDA GPU."""
 
 import logging
 import re
@@ -28,7 +28,7 @@ log = logging.getLogger("stylematte")
 class OnnxEngine:
     """Runs a contract file through ONNX Runtime; see `Engine`.
 
-    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float picture exists.
+    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float image exists.
     """
 
     name = "onnx"
@@ -62,7 +62,7 @@ class OnnxEngine:
             inputs["prior"] = self._no_prior(images.shape) if priors is None else priors
         try:
             if self.gpu_filter is not None:
-                return self._on_card(inputs, self.gpu_filter)
+                return self._on_gpu(inputs, self.gpu_filter)
             (result,) = self._session.run(["coefficients"], inputs)
         except Exception as error:  # ORT's exceptions have no common base of their own
             shape = "x".join(map(str, images.shape))
@@ -77,21 +77,21 @@ class OnnxEngine:
             self._zeros = zeros = np.zeros(count * height * width, np.float32)
         return zeros[: count * height * width].reshape(count, 1, height, width)
 
-    def _on_card(
+    def _on_gpu(
         self, inputs: dict[str, NDArray[np.float32]], gpu_filter: GpuGuidedFilter
     ) -> list[DeviceCoefficients]:
         """Run the network and leave the result where it is: no copy between network and filter."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
-        binding.bind_output("coefficients", "cuda" if self.provider == CUDA else "cpu", gpu_filter.card.index)
+        binding.bind_output("coefficients", "cuda" if self.provider == CUDA else "cpu", gpu_filter.gpu.index)
         self._session.run_with_iobinding(binding)
         binding.synchronize_outputs()
         (value,) = binding.get_outputs()
         _, channels, height, width = value.shape()
         shape, step = (1, channels, height, width), channels * height * width * 4
         arrays = (
-            GpuArray(gpu_filter.card, shape, np.float32, value.data_ptr() + index * step, value)
+            GpuArray(gpu_filter.gpu, shape, np.float32, value.data_ptr() + index * step, value)
             for index in range(len(inputs["image"]))
         )
         return [GpuCoefficients(array, gpu_filter) for array in arrays]
@@ -165,7 +165,7 @@ def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tu
         if "NOT_IMPLEMENTED" in str(error):
             raise EngineError(
                 f"{path}: ONNX Runtime {ort.__version__} cannot compute it on a CPU: {_one_line(error)}",
-                "bf16 files are for graphics cards; export the weights again without --bf16",
+                "bf16 files are for GPUs; export the weights again without --bf16",
             ) from error
         raise InputError(
             f"{path}: ONNX Runtime cannot open it: {_one_line(error)}",

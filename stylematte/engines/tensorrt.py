@@ -1,4 +1,4 @@
-"""TensorRT engines: a file for one kind of card, and the sidecar that says which (docs/model-contract.md)."""
+"""TensorRT engines: a file for one kind of GPU, and the sidecar that says which (docs/model-contract.md)."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from stylematte.files import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"
-LANES = 2  # contexts: one prepares its pictures on the CPU while the other's are on the card
+LANES = 2  # contexts: one prepares its images on the CPU while the other's are on the GPU
 FLOAT_BYTES = 4
 
 log = logging.getLogger("stylematte")
@@ -105,9 +105,9 @@ def tensorrt_version() -> str:
     return ""
 
 
-def machine_identity(card: Cuda) -> dict[str, str]:
-    """What an engine is tied to: the card, its driver, and the TensorRT that is installed."""
-    return {**card.identity(), "tensorrt": tensorrt_version()}
+def machine_identity(gpu: Cuda) -> dict[str, str]:
+    """What an engine is tied to: the GPU, its driver, and the TensorRT that is installed."""
+    return {**gpu.identity(), "tensorrt": tensorrt_version()}
 
 
 def find_engine(onnx_path: Path, here: dict[str, str]) -> tuple[Path | None, str]:
@@ -139,10 +139,10 @@ def find_engine(onnx_path: Path, here: dict[str, str]) -> tuple[Path | None, str
 
 
 def usable_engine(onnx_path: Path, device: str) -> tuple[bool, str]:
-    """Whether TensorRT, a card and a fitting engine are here; if not, why."""
+    """Whether TensorRT, a GPU and a fitting engine are here; if not, why."""
     try:
         _import_tensorrt()
-        here = machine_identity(_card(device))
+        here = machine_identity(_gpu(device))
     except MissingError as error:
         return False, error.message
     found, reason = find_engine(onnx_path, here)
@@ -158,13 +158,13 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
         lanes: How many threads will call the engine at once.
 
     Raises:
-        MissingError: No TensorRT, no card, or no engine for this card.
+        MissingError: No TensorRT, no GPU, or no engine for this GPU.
         InputError: Not an engine of ours, a damaged one, or one for another machine.
     """
     trt = _import_tensorrt()
-    # TensorRT ends the process where it finds no card, so the card is looked for first.
-    card = _card(device)
-    here = machine_identity(card)
+    # TensorRT ends the process where it finds no GPU, so the GPU is looked for first.
+    gpu = _gpu(device)
+    here = machine_identity(gpu)
     given = ["--weights", str(path), "--out", str(path.parent)]
     build = f"Build one here: {shlex.join(['stylematte', 'export', '--format', 'tensorrt', *given])}"
     if path.suffix == SUFFIX:
@@ -188,7 +188,7 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
     plan = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(data)
     if plan is None:
         raise EngineError(f"{path}: TensorRT {here['tensorrt']} cannot open the engine", "Build it again")
-    engine = TensorRTEngine(path, plan, sidecar, card, max(lanes, LANES))
+    engine = TensorRTEngine(path, plan, sidecar, gpu, max(lanes, LANES))
     log.info("engine tensorrt, %s on %s, %s", path.name, here["gpu"], sidecar.contract.precision)
     return engine
 
@@ -197,13 +197,13 @@ class TensorRTEngine:
     """Runs an engine file; see `Engine`.
 
     Every lane has a context, a stream, and memory for the largest pass, so a pass is one copy up, one launch
-    of a CUDA graph and one copy down of coefficients, at most a sixth of the picture.
+    of a CUDA graph and one copy down of coefficients, at most a sixth of the image.
     """
 
     name = "tensorrt"
     provider = "TensorRT"
 
-    def __init__(self, path: Path, plan: Any, sidecar: Sidecar, card: Cuda, lanes: int) -> None:
+    def __init__(self, path: Path, plan: Any, sidecar: Sidecar, gpu: Cuda, lanes: int) -> None:
         self.contract = sidecar.contract
         self.lanes = lanes
         self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
@@ -214,7 +214,7 @@ class TensorRTEngine:
         self._sizes = sidecar.sizes
         self._free: SimpleQueue[_Lane] = SimpleQueue()
         for _ in range(lanes):
-            self._free.put(_Lane(plan, card, sidecar))
+            self._free.put(_Lane(plan, gpu, sidecar))
 
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
@@ -251,21 +251,21 @@ class TensorRTEngine:
 class _Lane:
     """A context with its stream and its memory; used by one thread at a time."""
 
-    def __init__(self, plan: Any, card: Cuda, sidecar: Sidecar) -> None:
-        self._card = card
+    def __init__(self, plan: Any, gpu: Cuda, sidecar: Sidecar) -> None:
+        self._gpu = gpu
         self._sizes = sidecar.sizes
         self._context = plan.create_execution_context()
         if self._context is None:
             raise EngineError("TensorRT has no memory for one more context", "Use fewer --workers")
-        self._stream = card.stream()
+        self._stream = gpu.stream()
         self._tensors = _tensors(plan)
         self._shape: tuple[int, ...] = ()
         self._graph: Any = None
         needed = self._needed_bytes(sidecar.largest_batch)
-        self._addresses = {name: card.allocate(count) for name, count in needed.items()}
+        self._addresses = {name: gpu.allocate(count) for name, count in needed.items()}
         for name in ("guide", "prior"):
             if name in self._addresses:
-                card.upload(np.zeros(needed[name], np.uint8), self._addresses[name], self._stream)
+                gpu.upload(np.zeros(needed[name], np.uint8), self._addresses[name], self._stream)
         self._had_prior = False  # there are zeros in its memory, until a pass brings another
         for name, address in self._addresses.items():
             self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
@@ -286,21 +286,21 @@ class _Lane:
         """(n, 3, h, w), and (n, 1, h, w) where there are priors → (n, 2, gh, gw), float32."""
         self._pass(images, priors)
         result = np.empty(self._result_shape(), np.float32)
-        self._card.download(self._addresses["coefficients"], result, self._stream)
+        self._gpu.download(self._addresses["coefficients"], result, self._stream)
         return result
 
     def run_and_keep(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None, gpu_filter: GpuGuidedFilter
     ) -> list[DeviceCoefficients]:
-        """Likewise, and the result stays on the card, in memory that the next pass does not overwrite."""
+        """Likewise, and the result stays on the GPU, in memory that the next pass does not overwrite."""
         self._pass(images, priors)
         shape = (1, *self._result_shape()[1:])
         step = math.prod(shape) * FLOAT_BYTES
         kept: list[DeviceCoefficients] = []
         for index in range(len(images)):
-            array = GpuArray(self._card, shape, np.float32)
+            array = GpuArray(self._gpu, shape, np.float32)
             source = self._addresses["coefficients"] + index * step
-            self._card.copy(source, array.address, step, self._stream)
+            self._gpu.copy(source, array.address, step, self._stream)
             kept.append(GpuCoefficients(array, gpu_filter))
         return kept
 
@@ -308,19 +308,19 @@ class _Lane:
         return tuple(self._context.get_tensor_shape("coefficients"))
 
     def _pass(self, images: NDArray[np.float32], priors: NDArray[np.float32] | None) -> None:
-        self._card.upload(np.ascontiguousarray(images), self._addresses["image"], self._stream)
+        self._gpu.upload(np.ascontiguousarray(images), self._addresses["image"], self._stream)
         if "prior" in self._addresses and (priors is not None or self._had_prior):
             count, _, height, width = images.shape
             given = np.zeros((count, 1, height, width), np.float32) if priors is None else priors
-            self._card.upload(np.ascontiguousarray(given), self._addresses["prior"], self._stream)
+            self._gpu.upload(np.ascontiguousarray(given), self._addresses["prior"], self._stream)
             self._had_prior = True
         if images.shape != self._shape:
             self._choose(images.shape)
             self._enqueue()  # what TensorRT prepares at the first pass of a shape must not be captured
         else:
             # A graph holds for one shape of its context alone: it is made at the second pass in a row.
-            self._graph = self._graph or self._card.capture(self._enqueue, self._stream)
-            self._card.launch(self._graph, self._stream)
+            self._graph = self._graph or self._gpu.capture(self._enqueue, self._stream)
+            self._gpu.launch(self._graph, self._stream)
 
     def _choose(self, shape: tuple[int, ...]) -> None:
         self._graph, self._shape = None, ()
@@ -328,7 +328,7 @@ class _Lane:
         context, stream = self._context, self._stream
         if context.active_optimization_profile != profile:
             self._checked(context.set_optimization_profile_async(profile, stream), f"no profile {profile}")
-            self._card.wait(stream)
+            self._gpu.wait(stream)
         # The guide is one pixel: full-size alpha is made from the coefficients, wherever that is best.
         shapes = {"image": shape, "guide": (shape[0], 3, 1, 1), "prior": (shape[0], 1, *shape[2:])}
         for name, wanted in shapes.items():
@@ -350,7 +350,7 @@ def _tensors(plan: Any) -> list[str]:
     return [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
 
 
-def _card(device: str) -> Cuda:
+def _gpu(device: str) -> Cuda:
     return Cuda(int(device.partition(":")[2] or 0))
 
 

@@ -1,4 +1,4 @@
-"""Put a foreground on transparency, a colour, a picture or a blur of what was behind it."""
+"""Put a foreground on transparency, a colour, an image or a blur of what was behind it."""
 
 import math
 import re
@@ -12,7 +12,7 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte.errors import UsageError
 from stylematte.imaging.geometry import (
     STRIP_PX,
-    Picture,
+    ImageArray,
     as_rgb,
     convert,
     resize,
@@ -22,7 +22,7 @@ from stylematte.imaging.geometry import (
 )
 
 Screen = Literal["green", "blue"]
-Color = tuple[float, float, float]  # RGB, 0..255 whatever the picture's dtype
+Color = tuple[float, float, float]  # RGB, 0..255 whatever the image's dtype
 
 # CSS Color Module Level 4, the sixteen basic names.
 BASIC_COLORS: dict[str, Color] = {
@@ -48,7 +48,7 @@ BASIC_COLORS: dict[str, Color] = {
 
 @dataclass(frozen=True)
 class Blur:
-    """A background made of the picture's own, blurred; `radius_px` is the Gaussian's standard deviation."""
+    """A background made of the image's own, blurred; `radius_px` is the Gaussian's standard deviation."""
 
     radius_px: float
 
@@ -88,7 +88,7 @@ def parse_background(text: str) -> Color | Blur:
     return Blur(float(radius.removesuffix("px")))
 
 
-def cutout(foreground: Picture, alpha: NDArray[Any]) -> Picture:
+def cutout(foreground: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     """Join colours and opacity into straight-alpha RGBA.
 
     Args:
@@ -105,7 +105,7 @@ def cutout(foreground: Picture, alpha: NDArray[Any]) -> Picture:
     return result
 
 
-def premultiply(rgba: Picture) -> Picture:
+def premultiply(rgba: ImageArray) -> ImageArray:
     """Multiply the colours of straight RGBA by its alpha, as they are stored; alpha stays.
 
     Args:
@@ -125,7 +125,7 @@ def premultiply(rgba: Picture) -> Picture:
     return result
 
 
-def unpremultiply(colours: Picture, alpha: NDArray[Any]) -> Picture:
+def unpremultiply(colours: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     """Divide colours by the alpha that they have been multiplied by; where it is 0 they stay.
 
     Args:
@@ -146,7 +146,7 @@ def unpremultiply(colours: Picture, alpha: NDArray[Any]) -> Picture:
     return result
 
 
-def despill(foreground: Picture, screen: Screen, is_light: bool = False) -> Picture:
+def despill(foreground: ImageArray, screen: Screen, is_light: bool = False) -> ImageArray:
     """Take the cast of a green or blue screen out of colours.
 
     What the screen's channel has above the mean of the two others goes; its luma is given back to all three,
@@ -175,15 +175,15 @@ def despill(foreground: Picture, screen: Screen, is_light: bool = False) -> Pict
 
 
 def composite(
-    foreground: Picture, alpha: NDArray[Any], background: Color | Picture, light_wrap_px: float = 0.0
-) -> Picture:
+    foreground: ImageArray, alpha: NDArray[Any], background: Color | ImageArray, light_wrap_px: float = 0.0
+) -> ImageArray:
     """Lay a foreground over a background: α · F + (1 - α) · B on the colours as they are stored.
 
     Args:
         foreground: (H, W, 3) un-premultiplied RGB uint8, uint16, or float32 in [0, 1].
         alpha: (H, W) uint8, uint16, or float32 in [0, 1].
         background: A colour, 0..255 whatever the dtype; or (h, w, 3) RGB of any size and dtype, scaled with
-            its shape kept until it covers the picture, then cut to it around its middle.
+            its shape kept until it covers the image, then cut to it around its middle.
         light_wrap_px: Let the background's light shine around the subject's edge, this far in.
 
     Returns:
@@ -211,15 +211,17 @@ def composite(
     return result
 
 
-def _wrapped(foreground: Picture, alpha: NDArray[Any], background: Picture, radius_px: float) -> Picture:
+def _wrapped(
+    foreground: ImageArray, alpha: NDArray[Any], background: ImageArray, radius_px: float
+) -> ImageArray:
     """Screen the background's light, spread by a Gaussian, over the foreground: 1 - (1 - F) · (1 - W)."""
     behind = to_float(background) * cv2.merge([1 - to_float(alpha)] * 3)
     light = _gaussian(behind, radius_px)
     return to_dtype(1 - (1 - to_float(foreground)) * (1 - light), foreground.dtype)
 
 
-def cover(image: Picture, size: tuple[int, int]) -> Picture:
-    """Scale a picture, its shape kept, until it covers a size; cut what sticks out, the same on both sides.
+def cover(image: ImageArray, size: tuple[int, int]) -> ImageArray:
+    """Scale an image, its shape kept, until it covers a size; cut what sticks out, the same on both sides.
 
     Args:
         image: (h, w, 3), any dtype of ours.
@@ -239,12 +241,12 @@ def cover(image: Picture, size: tuple[int, int]) -> Picture:
     return np.ascontiguousarray(_middle(resize(image, (enlarged[0], enlarged[1])), *size))
 
 
-def _middle(image: Picture, height: int, width: int) -> Picture:
+def _middle(image: ImageArray, height: int, width: int) -> ImageArray:
     top, left = (image.shape[0] - height) // 2, (image.shape[1] - width) // 2
     return image[top : top + height, left : left + width]
 
 
-def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Picture:
+def blur_background(image: ImageArray, alpha: NDArray[Any], radius_px: float) -> ImageArray:
     """Blur what is behind the subject, and only that: the subject's colours do not bleed into it.
 
     Args:
@@ -256,7 +258,7 @@ def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Pi
         (H, W, 3), dtype of `image`.
     """
     height, width = alpha.shape
-    # A wide Gaussian is the same on a smaller picture; four pixels of deviation are enough to hide the grid.
+    # A wide Gaussian is the same on a smaller image; four pixels of deviation are enough to hide the grid.
     factor = max(1, int(radius_px / 4))
     small_size = max(1, round(height / factor)), max(1, round(width / factor))
     small, small_alpha = resize(image, small_size), resize(alpha, small_size)
@@ -277,7 +279,7 @@ def blur_background(image: Picture, alpha: NDArray[Any], radius_px: float) -> Pi
 
 
 def _stored(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
-    """Colours as a picture of a number type has them; those of float32 may be light, and are not clipped."""
+    """Colours as an image of a number type has them; those of float32 may be light, and are not clipped."""
     return values if np.dtype(dtype) == np.float32 else to_dtype(values, dtype)
 
 

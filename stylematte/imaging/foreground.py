@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.imaging.geometry import Picture, resize, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, resize, to_dtype, to_float
 
 REGULARISER = 1e-5  # of the smoothness term, where alpha is flat
 ALPHA_WEIGHT = 0.1  # of the smoothness term, for each unit of alpha's change between neighbours
-COARSE_PX = 1 << 18  # the colours are spread over the whole picture at this many pixels
+COARSE_PX = 1 << 18  # the colours are spread over the whole image at this many pixels
 COARSE_SIDE = 4096  # ... and sides no longer than this, well inside what cv2.warpAffine can address
 SMALL_SIDE, SMALL_ITERATIONS = 128, 10  # on small levels, where colours travel far
 COARSE_ITERATIONS = 6
@@ -23,10 +23,10 @@ OPAQUE = 1 - CLEAR
 Planes = NDArray[np.float32]  # (..., height, width)
 
 
-def estimate_foreground(image: Picture, alpha: NDArray[Any]) -> Picture:
+def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     """Estimate the foreground colour of every pixel from image = α · F + (1 - α) · B.
 
-    Colours are first spread coarse to fine over a small copy of the picture, then refined at full size in
+    Colours are first spread coarse to fine over a small copy of the image, then refined at full size in
     tiles, so memory is little more than the result. Opaque pixels keep their colour bit for bit; clear ones
     get that of the subject next to them.
 
@@ -70,7 +70,7 @@ def estimate_foreground(image: Picture, alpha: NDArray[Any]) -> Picture:
 
 
 def _spread_colours(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> Planes:
-    """Solve for foreground and background on a whole small picture, coarse to fine.
+    """Solve for foreground and background on a whole small image, coarse to fine.
 
     Args:
         image: (h, w, 3) float32.
@@ -149,8 +149,8 @@ def _lift(coarse: list[NDArray[np.float32]], size: tuple[int, int], tile: tuple[
 
     Args:
         coarse: Foreground and background, (h, w, 3) each.
-        size: (height, width) of the full picture.
-        tile: Rows and columns of the full picture.
+        size: (height, width) of the full image.
+        tile: Rows and columns of the full image.
 
     Returns:
         (2, 3, rows, columns).
@@ -173,7 +173,7 @@ def _lift(coarse: list[NDArray[np.float32]], size: tuple[int, int], tile: tuple[
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Cut a picture into tiles.
+    """Cut an image into tiles.
 
     Yields:
         Rows and columns of a tile; the same with a margin as wide as colours travel, so no seam is left.

@@ -1,4 +1,4 @@
-"""Pictures in and out of the shapes and number types that the tool works in."""
+"""Images in and out of the shapes and number types that the tool works in."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from stylematte.errors import InputError
 
-Picture = NDArray[Any]  # (H, W, 3) uint8, uint16 or float32
+ImageArray = NDArray[Any]  # (H, W, 3) uint8, uint16 or float32
 Window = tuple[slice, slice]  # rows and columns
 
 WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
@@ -31,7 +31,7 @@ def white_of(dtype: DTypeLike) -> float:
         ) from None
 
 
-def as_array(image: Any) -> Picture:
+def as_array(image: Any) -> ImageArray:
     """Take an array as it is, and a Pillow image as RGB; its EXIF orientation and profile are not applied.
 
     Raises:
@@ -42,11 +42,11 @@ def as_array(image: Any) -> Picture:
     if type(image).__module__.partition(".")[0] == "PIL":
         deep = image.mode.startswith("I;16")
         return np.asarray(image).astype(np.uint16) if deep else np.asarray(image.convert("RGB"))
-    raise TypeError(f"a picture is a NumPy array or a Pillow image, not {type(image).__name__}")
+    raise TypeError(f"an image is a NumPy array or a Pillow image, not {type(image).__name__}")
 
 
-def as_rgb(image: Picture) -> Picture:
-    """Check a picture and give it three channels.
+def as_rgb(image: ImageArray) -> ImageArray:
+    """Check an image and give it three channels.
 
     Args:
         image: (H, W, 3) RGB, (H, W) or (H, W, 1) grey, or (H, W, 4), whose fourth channel is dropped;
@@ -62,7 +62,7 @@ def as_rgb(image: Picture) -> Picture:
     if image.ndim == 2:
         image = image[:, :, None]
     if image.ndim != 3 or image.shape[2] not in (1, 3, 4) or 0 in image.shape:
-        raise InputError(f"a picture of shape {image.shape} is not supported", "Give (H, W, 3) RGB")
+        raise InputError(f"an image of shape {image.shape} is not supported", "Give (H, W, 3) RGB")
     if white == 1:
         _check_range(image, "colours")
     if image.shape[2] == 1:
@@ -117,7 +117,7 @@ def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def convert(image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """Change a picture's or an alpha's number type, 1.0 staying 1.0, with no full-size float copy."""
+    """Change an image's or an alpha's number type, 1.0 staying 1.0, with no full-size float copy."""
     if image.dtype == np.dtype(dtype):
         return image
     result = np.empty(image.shape, dtype)
@@ -148,8 +148,8 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     return image
 
 
-def resize_to_working(image: Picture, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Make the network's input: the whole picture at working size, nothing padded, nothing cut.
+def resize_to_working(image: ImageArray, size: tuple[int, int]) -> NDArray[np.float32]:
+    """Make the network's input: the whole image at working size, nothing padded, nothing cut.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].

@@ -1,4 +1,4 @@
-"""The second half of the fast guided filter: coarse coefficients and the full-size picture give alpha."""
+"""The second half of the fast guided filter: coarse coefficients and the full-size image give alpha."""
 
 from collections.abc import Iterator
 
@@ -6,18 +6,18 @@ import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte.imaging.geometry import STRIP_PX, Picture, Window, white_of
+from stylematte.imaging.geometry import STRIP_PX, ImageArray, Window, white_of
 
 
 def apply_coefficients(
     coefficients: NDArray[np.float32],
-    image: Picture,
+    image: ImageArray,
     grey_weights: tuple[float, float, float],
     grey_offset: float,
     dtype: DTypeLike = np.float32,
     window: Window | None = None,
 ) -> NDArray[np.generic]:
-    """Compute alpha = sigmoid(A↑ · grey + b↑) at the picture's size, strip by strip.
+    """Compute alpha = sigmoid(A↑ · grey + b↑) at the image's size, strip by strip.
 
     ↑ is bilinear with the corner pixels aligned, as `align_corners=True` in torch; OpenCV's resize aligns
     pixel edges instead. Little more memory is taken than the result.
@@ -28,7 +28,7 @@ def apply_coefficients(
         grey_weights: Channel weights of the guide, for colours in [0, 1].
         grey_offset: Offset of the guide.
         dtype: Of the result: float32 in [0, 1], or uint8 or uint16 with 255 or 65535 for 1.
-        window: Rows and columns of the picture to do; all if not given.
+        window: Rows and columns of the image to do; all if not given.
 
     Returns:
         (H, W) alpha, or that of the window.

@@ -1,4 +1,4 @@
-"""Scene-linear pictures: colours are light, 1 is white, and what is brighter or darker stays so."""
+"""Scene-linear images: colours are light, 1 is white, and what is brighter or darker stays so."""
 
 import numpy as np
 from numpy.typing import NDArray

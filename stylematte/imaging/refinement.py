@@ -1,8 +1,8 @@
 """Where a coarse alpha is looked at again, and how what is found goes back into it. Arrays only.
 
-The refiner sees tiles of one size at the picture's own scale. Around the band of uncertain alpha tiles are
+The refiner sees tiles of one size at the image's own scale. Around the band of uncertain alpha tiles are
 laid, the most uncertain first, up to a budget. Where a cell of the coarse grid spans many pixels, a smaller
-picture comes first, so that band and strands have the widths that the refiner knows, and its result is the
+image comes first, so that band and strands have the widths that the refiner knows, and its result is the
 coarse alpha of the next larger one. Outside the band nothing changes, to the bit.
 """
 
@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import UsageError
-from stylematte.imaging.geometry import Picture, Window, resize, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, Window, resize, to_dtype, to_float
 
-AUTO_PX = 1_500_000  # of tiles, for one picture
+AUTO_PX = 1_500_000  # of tiles, for one image
 UNCERTAIN = (0.02, 0.98)
 MOST_CELL_PX = 8.0  # the widest cells of a coarse grid that the refiner is trained on
 LEAST_RADIUS_PX, MOST_RADIUS_PX = 4, 12  # of the band around what is uncertain
@@ -29,7 +29,7 @@ BLOCK_PX = 128
 SETTLED_PX = 2048  # side of the squares in which whole planes are made
 
 Plane = NDArray[np.float32]
-Coarse = Callable[[Picture, Window | None], Plane]  # alpha of a picture of any size, or of a window of it
+Coarse = Callable[[ImageArray, Window | None], Plane]  # alpha of an image of any size, or of a window of it
 
 
 class Tiles(NamedTuple):
@@ -40,7 +40,7 @@ class Tiles(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """A part of a picture that was looked at again.
+    """A part of an image that was looked at again.
 
     Attributes:
         window: Where.
@@ -57,7 +57,7 @@ Run = Callable[[Plane, Plane], Plane]  # (N, 3, t, t) RGB and (N, 1, t, t) coars
 
 
 def parse_detail(text: str) -> float:
-    """Read how many pixels of tiles a picture may cost: `off`, `auto`, `max`, or megapixels.
+    """Read how many pixels of tiles an image may cost: `off`, `auto`, `max`, or megapixels.
 
     Raises:
         UsageError: None of these.
@@ -75,9 +75,9 @@ def parse_detail(text: str) -> float:
 
 
 def refine(
-    image: Picture, coarse: Coarse, grid: tuple[int, int], run: Run, tiles: Tiles, budget_px: float
+    image: ImageArray, coarse: Coarse, grid: tuple[int, int], run: Run, tiles: Tiles, budget_px: float
 ) -> list[Patch]:
-    """Look at the uncertain band of a picture again.
+    """Look at the uncertain band of an image again.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
@@ -122,24 +122,24 @@ def apply_patches(alpha: NDArray[Any], patches: Sequence[Patch]) -> NDArray[Any]
 
 
 class _Level:
-    """One size of the picture.
+    """One size of the image.
 
     Args:
-        picture: (h, w, 3).
+        image: (h, w, 3).
         coarse: Gives its coarse alpha.
         before: A smaller one, done.
         radius_px: Of the band around what is uncertain.
     """
 
-    def __init__(self, picture: Picture, coarse: Coarse, before: "_Level | None", radius_px: int) -> None:
-        self._picture = picture
+    def __init__(self, image: ImageArray, coarse: Coarse, before: "_Level | None", radius_px: int) -> None:
+        self._image = image
         self._coarse = coarse
         self._before = before
-        self._size = picture.shape[:2]
+        self._size = image.shape[:2]
         self._radius_px = min(MOST_RADIUS_PX, max(LEAST_RADIUS_PX, radius_px))
         # What is uncertain is looked up in the smaller one's result, where there is one.
         self._scout_scale = 1 if before is None else max(1, round(self._size[0] / before._size[0]))
-        self.alpha: Plane = coarse(picture, None) if before is None else before.alpha
+        self.alpha: Plane = coarse(image, None) if before is None else before.alpha
         self._band = band_of(self.alpha, self._radius_px // self._scout_scale, FADE_PX // self._scout_scale)
         self.touched: Plane = np.zeros((1, 1), np.float32)  # how much of `alpha` is refined, once settled
         self._blocks: dict[tuple[int, int], tuple[Plane, Plane]] = {}  # sums of alpha · weight, and of weight
@@ -217,7 +217,7 @@ class _Level:
         """Coarse alpha: from the level before where it looked, else from the coefficients."""
         if self._before is None:
             return self.alpha[window]
-        alpha = self._coarse(self._picture, window)
+        alpha = self._coarse(self._image, window)
         touched = self._touched_at(window)
         if touched.any():
             alpha = alpha + touched * (self._up(self._before.alpha, window) - alpha)
@@ -259,13 +259,13 @@ class _Level:
         return smaller[rows, columns], (rows, columns)
 
     def _window(self, top: int, left: int, side: int) -> Window:
-        """Of a tile, in pixels of this level; it may reach beyond the picture."""
+        """Of a tile, in pixels of this level; it may reach beyond the image."""
         top, left = (v * self._scout_scale - MARGIN_PX for v in (top, left))
         return slice(top, top + side), slice(left, left + side)
 
     def _tile(self, window: Window, side: int) -> tuple[Plane, Plane]:
         inside = _bounded(window, self._size)
-        image = to_float(self._picture[inside])
+        image = to_float(self._image[inside])
         alpha = self._coarse_at(inside)
         (above, below), (before, after) = (
             (i.start - w.start, w.stop - i.stop) for i, w in zip(inside, window, strict=True)

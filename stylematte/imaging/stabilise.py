@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.imaging.geometry import Picture, resize, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, resize, to_dtype, to_float
 
 HISTORY = 3.0  # weight of all that came before; 1 is the frame's own
 LOOKAHEAD = 1.0  # weight of the next frame
@@ -19,7 +19,7 @@ TOLERANCE = 0.45  # of alpha: neighbours that differ by more lose their say, or 
 FLOW_SIDE = 384  # motion is measured on copies of this longest side
 CUT_SIZE, CUT_CHANGE = (9, 16), 0.12  # (height, width) and mean change of colour between two shots
 CLEAR = 1 / 255
-OUTSIDE = 64  # grey of what is not subject, in the picture that motion is measured on
+OUTSIDE = 64  # grey of what is not subject, in the image that motion is measured on
 
 
 @dataclass(eq=False)
@@ -28,7 +28,7 @@ class FrameState:
 
     Attributes:
         alpha: (H, W) float32 in [0, 1], as the network found it.
-        subject: Small picture to measure motion on.
+        subject: Small image to measure motion on.
         overview: Smaller one to find cuts with.
         band: First and last row and column with soft alpha; None where there is none.
     """
@@ -110,7 +110,7 @@ class Stabiliser:
         return result
 
 
-def look_at(image: Picture, alpha: NDArray[Any]) -> FrameState:
+def look_at(image: ImageArray, alpha: NDArray[Any]) -> FrameState:
     """Take from a frame what the stabiliser needs; from any thread.
 
     Args:
@@ -135,7 +135,7 @@ def look_at(image: Picture, alpha: NDArray[Any]) -> FrameState:
 def _window(
     current: FrameState, others: list[tuple[int, int, int, int] | None], flows: list[NDArray[np.float32]]
 ) -> tuple[slice, slice] | None:
-    """The part of the picture in which averaging can change anything: all bands, and as far as they moved."""
+    """The part of the image in which averaging can change anything: all bands, and as far as they moved."""
     bands = np.array([band for band in (current.band, *others) if band is not None])
     if not bands.size:
         return None

@@ -1,4 +1,4 @@
-"""What stands behind cut-outs: a colour, or a folder of pictures of which each cut-out has its own."""
+"""What stands behind cut-outs: a colour, or a folder of images of which each cut-out has its own."""
 
 import zlib
 from collections.abc import Collection
@@ -19,12 +19,12 @@ from stylematte.media.paths import walk
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A colour or pictures.
+    """A colour or images.
 
     Attributes:
         text: As given.
-        colour: Where there are no pictures.
-        files: Pictures, sorted.
+        colour: Where there are no images.
+        files: Images, sorted.
     """
 
     text: str
@@ -37,10 +37,10 @@ class Backdrop:
 
         Raises:
             UsageError: Neither.
-            InputError: A folder without pictures.
+            InputError: A folder without images.
         """
         if Path(text).is_dir():
-            return cls(text, files=list_pictures(Path(text)))
+            return cls(text, files=list_images(Path(text)))
         return cls(text, parse_color(text))
 
     def behind(self, name: str) -> Color | NDArray[Any]:
@@ -50,7 +50,7 @@ class Backdrop:
             A colour, or (H, W, 3) uint8 RGB of any size.
 
         Raises:
-            InputError: The picture cannot be read.
+            InputError: The image cannot be read.
         """
         if not self.files:
             return self.colour
@@ -61,25 +61,25 @@ class Backdrop:
         return [identity_of(path, path.parent) for path in self.files] or list(self.colour)
 
 
-def list_pictures(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, ...]:
-    """List the pictures of a folder and its subfolders, sorted.
+def list_images(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, ...]:
+    """List the images of a folder and its subfolders, sorted.
 
     Args:
         folder: Where to look.
         passed_over: Names of subfolders that are not looked into.
 
     Raises:
-        InputError: No folder, no pictures in it, or what looks like one cannot be used.
+        InputError: No folder, no images in it, or what looks like one cannot be used.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder", "Give a folder of pictures")
+        raise InputError(f"{folder}: no such folder", "Give a folder of images")
     problems: list[tuple[Path, str]] = []
     found = sorted(walk(folder, problems))
     files = tuple(p for p in found if not set(p.relative_to(folder).parts[:-1]) & set(passed_over))
     if problems:
         raise InputError(f"{problems[0][0]}: {problems[0][1]}")
     if not files:
-        raise InputError(f"{folder}: no pictures in it")
+        raise InputError(f"{folder}: no images in it")
     return files
 
 

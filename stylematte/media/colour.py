@@ -159,7 +159,7 @@ def profile_of_gamma(gamma: float | None, chromaticities: Primaries | None) -> b
     """Make a profile of what PNG's gAMA and cHRM say; None for sRGB.
 
     Args:
-        gamma: As the file has it: exponent from light to numbers, 0.45455 for usual pictures.
+        gamma: As the file has it: exponent from light to numbers, 0.45455 for usual images.
         chromaticities: x and y of red, green, blue and white.
     """
     is_usual = gamma is None or abs(gamma - 1 / 2.2) < 0.01

@@ -30,7 +30,7 @@ def open_clip(path: Path) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """Choose the video of a file; the picture on the cover of a song is none.
+    """Choose the video of a file; the image on the cover of a song is none.
 
     Raises:
         InputError: There is none.

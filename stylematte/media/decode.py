@@ -1,4 +1,4 @@
-"""One decoder for every kind of picture: its first bytes choose the library that `formats` names."""
+"""One decoder for every kind of image: its first bytes choose the library that `formats` names."""
 
 import io
 import re
@@ -19,12 +19,12 @@ from stylematte.memory import usable_bytes
 
 Array = NDArray[Any]
 
-# Pillow warns of damaged tags and large pictures; our own messages name the file.
+# Pillow warns of damaged tags and large images; our own messages name the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 MOST_PX = 1 << 30
 LONGEST_SIDE_PX = 1 << 20
-LEAST_BYTES_A_PIXEL = 6  # of a picture in work: its colours, and what is made of it
+LEAST_BYTES_A_PIXEL = 6  # of an image in work: its colours, and what is made of it
 _LEAST_HOLE = 64
 _ANEW = "Get the file anew from where it came from"
 _KEEP = "--keep-damaged takes what is there"
@@ -45,7 +45,7 @@ TURNS: dict[int, Callable[[Array], Array]] = {
 
 @dataclass
 class Stored:
-    """A picture as its file has it, before it becomes RGB and upright.
+    """An image as its file has it, before it becomes RGB and upright.
 
     Attributes:
         pixels: (H, W, C) uint8 or uint16.
@@ -55,7 +55,7 @@ class Stored:
         orientation: As EXIF counts.
         bits: Of the file's numbers.
         is_premultiplied: Colours have been multiplied by alpha; libvips divides those of a TIFF itself.
-        notes: What is to be told about the picture.
+        notes: What is to be told about the image.
     """
 
     pixels: Array
@@ -71,22 +71,22 @@ class Stored:
 def decode_image(
     data: bytes, name: str, page: int | None = None, keep_damaged: bool = False, is_data: bool = False
 ) -> Photo:
-    """Decode a picture and turn it upright.
+    """Decode an image and turn it upright.
 
     Args:
-        data: The encoded picture.
+        data: The encoded image.
         name: What messages call it.
         page: Of a TIFF of several pages; None takes the first one and says so.
-        keep_damaged: Take what is there of a damaged or cut picture, and say so.
+        keep_damaged: Take what is there of a damaged or cut image, and say so.
         is_data: Its values are an alpha's or a mask's: what a profile says of grey is left alone.
 
     Raises:
-        InputError: Not a picture, one of a kind that is not read, damaged, cut, or too large.
+        InputError: Not an image, one of a kind that is not read, damaged, cut, or too large.
         MissingError: The extra that reads it is not installed.
     """
     kind = formats.kind_of(data)
     if kind is None:
-        raise InputError(f"{name}: not a picture in a known format", read_hint())
+        raise InputError(f"{name}: not an image in a known format", read_hint())
     if kind in formats.REFUSED:
         entry = formats.REFUSED[kind]
         raise InputError(f"{name}: {_with_article(entry.title)} is not read", entry.hint)
@@ -160,7 +160,7 @@ def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     if damage:
         stored.notes.append(f"damaged or cut short ({damage}): what is there was kept")
     if jpeg.has_gain_map(data):
-        stored.notes.append("Ultra HDR: its SDR picture is used, its gain map is not kept")
+        stored.notes.append("Ultra HDR: its SDR image is used, its gain map is not kept")
     return stored
 
 
@@ -244,7 +244,7 @@ def _read_lab(data: bytes, name: str, page: int) -> Stored:
         colours = ImageCms.profileToProfile(image.convert("LAB"), lab, target, outputMode="RGB")
     except (OSError, ValueError, ImageCms.PyCMSError):
         raise InputError(f"{name}: damaged or cut short", _ANEW) from None
-    assert colours is not None  # it was asked for a new picture
+    assert colours is not None  # it was asked for a new image
     return Stored(np.array(colours), icc=colour.srgb_profile())
 
 
@@ -310,7 +310,7 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
         if loader != "tiffload_buffer" and image.get_typeof("n-pages") and image.get("n-pages") > 1:
             if loader != "heifload_buffer":
                 raise _animation(name, f"an animation of {image.get('n-pages')} frames")
-            notes.append(f"the primary of {image.get('n-pages')} pictures in it")
+            notes.append(f"the primary of {image.get('n-pages')} images in it")
         stored = _stored(image, vips.array_of(image))
     except pyvips.Error as error:
         if not keep_damaged:
@@ -345,9 +345,7 @@ def _photo_of(stored: Stored, name: str) -> Photo:
     """Turn stored channels into upright RGB and an alpha that is not opaque all over."""
     pixels, icc = stored.pixels, stored.icc
     if pixels.dtype not in (np.uint8, np.uint16):
-        raise InputError(
-            f"{name}: a picture of {pixels.dtype} numbers", "Save it with 8 or 16 bits a channel"
-        )
+        raise InputError(f"{name}: an image of {pixels.dtype} numbers", "Save it with 8 or 16 bits a channel")
     turn = TURNS.get(stored.orientation)
     if turn is not None:
         pixels = turn(pixels)

@@ -48,7 +48,7 @@ def decode_exr(data: bytes, name: str) -> Photo:
 
     Raises:
         MissingError: OpenEXR is not installed.
-        InputError: Damaged, or without a picture that can be matted.
+        InputError: Damaged, or without an image that can be matted.
     """
     library_ = library(name)
     try:
@@ -121,7 +121,7 @@ def encode_exr(
     facts: Mapping[str, str],
     is_single: bool = False,
 ) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, uint16, or float32, whose

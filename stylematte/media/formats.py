@@ -1,4 +1,4 @@
-"""Which picture format is read by what: the one list that the reader, the folder walk and the docs share.
+"""Which image format is read by what: the one list that the reader, the folder walk and the docs share.
 
 A format is told by its first bytes, never by a file's name, and goes to the one reader named here. What is
 not listed is not read.
@@ -13,7 +13,7 @@ Reader = Literal["libvips", "Pillow", "pi-heif", "OpenEXR"]
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of picture file that is read.
+    """One kind of image file that is read.
 
     Attributes:
         kind: Short name, as `kind_of` gives it.
@@ -113,7 +113,7 @@ BY_KIND = {entry.kind: entry for entry in FORMATS}
 
 @dataclass(frozen=True)
 class Refused:
-    """A kind of picture file that is known and not read, with what to do about it."""
+    """A kind of image file that is known and not read, with what to do about it."""
 
     title: str
     suffixes: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""Clips that are one picture a frame: `shot.####.png`, in and out, each under its own number."""
+"""Clips that are one image a frame: `shot.####.png`, in and out, each under its own number."""
 
 import glob
 import logging
@@ -27,7 +27,7 @@ _SRGB = Colour(BT709, colour.SRGB, RGB, FULL)
 
 
 class PictureSequence:
-    """A numbered sequence of pictures, read as `video.Clip` is; a missing number leaves a gap in time.
+    """A numbered sequence of images, read as `video.Clip` is; a missing number leaves a gap in time.
 
     Args:
         pattern: As for `find_frames`.
@@ -92,7 +92,7 @@ class SequenceWriter:
         kind: png, webp, tiff, jpg or exr.
         info: Of the source: for digits, colours and facts.
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
-        is_alpha: The pictures are alphas.
+        is_alpha: The images are alphas.
         facts: Text for the files that can hold it.
     """
 

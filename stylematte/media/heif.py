@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from stylematte.errors import InputError, MissingError
 from stylematte.media import colour
 
-_HEADER = 1 << 16  # bytes within which the boxes with a picture's properties lie
+_HEADER = 1 << 16  # bytes within which the boxes with an image's properties lie
 
 
 class Heic(NamedTuple):
-    """A decoded picture, upright: fields as in `decode.Stored`."""
+    """A decoded image, upright: fields as in `decode.Stored`."""
 
     pixels: NDArray[Any]
     meaning: str

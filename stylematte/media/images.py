@@ -30,7 +30,7 @@ _SAVERS = {"png": "pngsave", "jpg": "jpegsave", "webp": "webpsave", "tiff": "tif
 
 
 def read_image(path: Path, is_data: bool = False) -> Photo:
-    """Read a picture file; arguments and errors as of `read_bytes` and `decode_image`."""
+    """Read an image file; arguments and errors as of `read_bytes` and `decode_image`."""
     return decode_image(read_bytes(path), str(path), is_data=is_data)
 
 
@@ -55,7 +55,7 @@ def alpha_of(photo: Photo) -> NDArray[np.float32]:
 
 
 def is_coloured(photo: Photo) -> bool:
-    """Whether a picture without an alpha channel has colours, as no alpha has."""
+    """Whether an image without an alpha channel has colours, as no alpha has."""
     if photo.alpha is not None:
         return False
     pixels = photo.srgb
@@ -75,7 +75,7 @@ def read_bytes(path: Path) -> bytes:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except IsADirectoryError:
-        raise InputError(f"{path}: a folder, not a picture") from None
+        raise InputError(f"{path}: a folder, not an image") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     if not data:
@@ -92,7 +92,7 @@ def encode_image(
     lossless: bool = False,
     premultiplied: bool = False,
 ) -> bytes:
-    """Encode a picture.
+    """Encode an image.
 
     Args:
         pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, or uint16 for png and tiff.
@@ -103,12 +103,12 @@ def encode_image(
         premultiplied: Multiply the colours of a tiff by alpha, and say so in it.
 
     Raises:
-        InputError: The picture is too long for the format, or libvips cannot encode it.
+        InputError: The image is too long for the format, or libvips cannot encode it.
     """
     longest = LONGEST_SIDE.get(kind)
     if longest is not None and max(pixels.shape[:2]) > longest:
         raise InputError(
-            f"{kind} holds at most {longest} pixels a side, this picture is {_size(pixels.shape)}",
+            f"{kind} holds at most {longest} pixels a side, this image is {_size(pixels.shape)}",
             "Use --format png",
         )
     settings = dict(_SETTINGS[kind])

@@ -33,7 +33,7 @@ class Record:
         sha256: Of the input's bytes; empty where it could not be read.
         bytes: Size of the input.
         mtime_ns: When the input was last changed.
-        size: (height, width) of the picture.
+        size: (height, width) of the image.
         frames: How many a clip has.
         output_bytes: Size of the result; 0 for a sequence of files, and in lines of older versions.
         output_mtime_ns: When the result was written.

@@ -5,7 +5,7 @@ from typing import Any, Literal
 Policy = Literal["keep", "public", "none"]
 ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
-# What says who made a picture, when and with what kind of camera; nothing that tells one camera or place from
+# What says who made an image, when and with what kind of camera; nothing that tells one camera or place from
 # others. Numbers as in Exif 3.0 (CIPA DC-008), tables 6 to 12.
 _PUBLIC = frozenset(
     {

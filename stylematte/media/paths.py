@@ -1,4 +1,4 @@
-"""Which pictures to do, and where each result goes."""
+"""Which images to do, and where each result goes."""
 
 import os
 import re
@@ -21,12 +21,12 @@ CLIP_FORMATS = {"prores": ".mov", "webm": ".webm", "mp4": ".mp4", "hevc": ".mp4"
 
 @dataclass(frozen=True)
 class Item:
-    """One picture or clip to do: where it is, and where its result goes.
+    """One image or clip to do: where it is, and where its result goes.
 
     Attributes:
-        source: The file, or for a sequence of pictures its pattern: `shot.####.png`.
+        source: The file, or for a sequence of images its pattern: `shot.####.png`.
         output: The file, or for a clip that becomes one file a frame the folder of these.
-        is_clip: A clip or a sequence of pictures.
+        is_clip: A clip or a sequence of images.
         page: Of a file with several pages, from 0.
     """
 
@@ -75,20 +75,20 @@ def _lack(item: Item) -> tuple[str, str] | None:
 
 
 def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
-    """Find the pictures and clips and name their results, before any work starts.
+    """Find the images and clips and name their results, before any work starts.
 
     A file goes to `out/<stem><suffix>`, its page `scan.tif[2]` to `out/scan[2]<suffix>`, a sequence of
-    pictures to `out/<what its names begin with>`. A folder is searched with its subfolders, links followed,
+    images to `out/<what its names begin with>`. A folder is searched with its subfolders, links followed,
     and mirrored below `out`. Hidden files and folders, and `out` itself, are passed over in folders.
 
     Args:
         inputs: Files of any name, and folders. A file that does not exist is kept: reading it will say so.
         out: Folder for the results.
-        suffix: Of the pictures' results, `.png`.
+        suffix: Of the images' results, `.png`.
         clip_suffix: Of the clips' results, `.mov`; empty where they become folders.
 
     Raises:
-        UsageError: Two pictures have the same result, a result would replace a picture, or `out` is one of
+        UsageError: Two images have the same result, a result would replace an image, or `out` is one of
             the folders.
     """
     work = Work()
@@ -108,7 +108,7 @@ def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "
         for source in walk(given, work.problems, out, SUFFIXES | CLIP_SUFFIXES, work.passed_over):
             work.items.append(_item(source, out / source.relative_to(given).parent, suffix, clip_suffix))
         if len(work.items) == before and not work.passed_over:
-            work.problems.append((given, "no pictures and no clips in this folder"))
+            work.problems.append((given, "no images and no clips in this folder"))
     work.items = _without_collisions(work.items)
     return work
 
@@ -120,13 +120,13 @@ def walk(
     suffixes: frozenset[str] = SUFFIXES,
     passed_over: Counter[tuple[str, str]] | None = None,
 ) -> Iterator[Path]:
-    """Yield the pictures below a folder; those in a folder before those in its subfolders.
+    """Yield the images below a folder; those in a folder before those in its subfolders.
 
     Links are followed, loops of them left; hidden files and folders are passed over.
 
     Args:
         folder: Where to look.
-        problems: Gets what looked like a picture or folder and cannot be used, each with the reason.
+        problems: Gets what looked like an image or folder and cannot be used, each with the reason.
         leave_out: A folder that is not entered.
         suffixes: Of what is looked for, in small letters.
         passed_over: Gets the number of files of each kind that is known and not read.
@@ -148,16 +148,16 @@ def walk(
             if entry.name.startswith("."):
                 continue
             path = current / entry.name
-            is_picture = path.suffix.lower() in suffixes
+            is_image = path.suffix.lower() in suffixes
             # Of os.path, which takes what cannot be looked at for no folder, and raises nothing.
             if os.path.isdir(path):
-                if is_picture:
-                    problems.append((path, "a folder, not a picture"))
+                if is_image:
+                    problems.append((path, "a folder, not an image"))
                 if leave_out is None or not _is_same(path, leave_out):
                     subfolders.append((path, above | {identity}))
-            elif is_picture and (os.path.isfile(path) or not os.path.exists(path)):  # named when it is read
+            elif is_image and (os.path.isfile(path) or not os.path.exists(path)):  # named when it is read
                 yield path
-            elif is_picture:
+            elif is_image:
                 problems.append((path, "not a regular file"))
             elif passed_over is not None and (kind := REFUSED_SUFFIXES.get(path.suffix.lower())):
                 passed_over[REFUSED[kind].title, REFUSED[kind].hint] += 1
@@ -202,11 +202,11 @@ def _without_collisions(items: list[Item]) -> list[Item]:
     kept = list(by_output.values())
     sources = {os.path.realpath(item.source): item.source for item in kept}
     for item in kept:
-        # A result may be a picture of the same run, even its own: `matte a.png --out .`
+        # A result may be an image of the same run, even its own: `matte a.png --out .`
         overwritten = sources.get(os.path.realpath(item.output))
         if overwritten is not None:
             raise UsageError(
-                f"the result of {item.source} would replace the picture {overwritten}",
+                f"the result of {item.source} would replace the image {overwritten}",
                 "Choose another folder with --out",
             )
     return kept

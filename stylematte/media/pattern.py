@@ -1,4 +1,4 @@
-"""Names of numbered pictures that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
+"""Names of numbered images that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ def stem_of(pattern: Path) -> str:
 
 
 def find_frames(pattern: Path) -> list[tuple[int, Path]]:
-    """Find the pictures of a sequence, by number.
+    """Find the images of a sequence, by number.
 
     Raises:
         InputError: There are none, or two of one number.

@@ -1,4 +1,4 @@
-"""A picture that has been read."""
+"""An image that has been read."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -23,17 +23,17 @@ class Light(NamedTuple):
 
 @dataclass(eq=False)
 class Photo:
-    """A decoded picture, upright.
+    """A decoded image, upright.
 
     Attributes:
-        pixels: (H, W, 3) RGB uint8 or uint16. Grey, palette, Lab and CMYK pictures have been turned into RGB.
-        alpha: (H, W), same dtype: the picture's own opacity; None where it is opaque all over. `pixels` are
+        pixels: (H, W, 3) RGB uint8 or uint16. Grey, palette, Lab and CMYK images have been turned into RGB.
+        alpha: (H, W), same dtype: the image's own opacity; None where it is opaque all over. `pixels` are
             its colours, not premultiplied.
         icc: Profile of `pixels`; None for sRGB.
         exif: EXIF bytes as in the file; None where there are none. `metadata.chosen` makes of them what a
             result may have.
-        notes: What is to be told about the picture, a line each.
-        light: Of a scene-linear picture: its `pixels` are float32 light, and `alpha` is float32.
+        notes: What is to be told about the image, a line each.
+        light: Of a scene-linear image: its `pixels` are float32 light, and `alpha` is float32.
     """
 
     pixels: Array

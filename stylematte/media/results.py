@@ -1,4 +1,4 @@
-"""One picture, or one frame of a clip, as the bytes of its file."""
+"""One image, or one frame of a clip, as the bytes of its file."""
 
 from collections.abc import Mapping
 from typing import Any

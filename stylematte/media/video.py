@@ -38,7 +38,7 @@ class ClipInfo:
         is_deep: More than 8 bits a channel.
         pixel_shape: Width of a pixel over its height, upright; None for square ones.
         first_number: Of the first frame that is done. In a clip the first frame is 1; in a sequence of
-            pictures it is as its file says.
+            images it is as its file says.
         frames: How many are to be done; a guess where the file does not say, None where there is none.
         timecode: Of the first frame that is done; None where the clip has none.
         tags: Title, time of recording and the like.
@@ -172,7 +172,7 @@ class Clip:
     def _photo(self, frame: av.VideoFrame) -> Photo:
         if (frame.height, frame.width) != self._coded_size:
             raise InputError(
-                f"{self._path}: the picture's size changes from {self._coded_size} to "
+                f"{self._path}: the image's size changes from {self._coded_size} to "
                 f"{(frame.height, frame.width)} (height, width) on the way",
                 "Cut the clip there",
             )

@@ -140,7 +140,7 @@ class VideoWriter:
             raise
 
     def prepare(self, frame: Frame, pixels: NDArray[Any]) -> av.VideoFrame:
-        """Convert a picture to what the codec takes; from any thread.
+        """Convert an image to what the codec takes; from any thread.
 
         Args:
             frame: What it was made from.
@@ -148,22 +148,22 @@ class VideoWriter:
         """
         if self._premultiplied and pixels.ndim == 3 and pixels.shape[2] == 4:
             pixels = compose.premultiply(pixels)
-        picture = from_rgb(pixels, self._recipe.pixel_format, self._colour)
-        picture.color_primaries = self._info.colour.primaries
-        picture.color_trc = self._info.colour.transfer
-        picture.pts, picture.duration = frame.pts, frame.duration
-        picture.time_base = self._info.time_base
-        return picture
+        image = from_rgb(pixels, self._recipe.pixel_format, self._colour)
+        image.color_primaries = self._info.colour.primaries
+        image.color_trc = self._info.colour.transfer
+        image.pts, image.duration = frame.pts, frame.duration
+        image.time_base = self._info.time_base
+        return image
 
-    def write(self, frame: Frame, picture: av.VideoFrame) -> None:
-        """Encode a picture, after the sound that comes before it.
+    def write(self, frame: Frame, image: av.VideoFrame) -> None:
+        """Encode an image, after the sound that comes before it.
 
         Raises:
             InputError: The disk is full, or the file cannot be written.
         """
         try:
             self._write_sound(frame.sound)
-            self._container.mux(self._stream.encode(picture))
+            self._container.mux(self._stream.encode(image))
         except OSError as error:
             raise self._cannot(error) from None
 

@@ -3,7 +3,6 @@
 import contextlib
 import importlib
 import logging
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,8 +26,8 @@ def library() -> Any:
     """Import pyvips and bound what it does for the whole process.
 
     Loaders that no format of ours needs are blocked by name: this libvips also draws SVGs, which can name
-    other files, and opens raw, CSV and its own files. Nothing is cached between pictures, and a picture
-    gets one thread, since several pictures are in work at once.
+    other files, and opens raw, CSV and its own files. Nothing is cached between images, and an image
+    gets one thread, since several images are in work at once.
     """
     logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else its warnings land on stderr
     pyvips: Any = importlib.import_module("pyvips")
@@ -42,7 +41,7 @@ def library() -> Any:
 
 
 def _count_errors(error: Any) -> None:
-    """Count errors before each takes all messages there are, perhaps those of another picture, with it."""
+    """Count errors before each takes all messages there are, perhaps those of another image, with it."""
     construct = error.__init__
 
     def count_and_construct(self: Any, *arguments: Any) -> None:
@@ -89,6 +88,8 @@ def profile_name(icc: bytes | None) -> Iterator[str]:
     if icc is None:
         yield "srgb"
         return
+    import tempfile  # takes 6 ms of a start, and few photos need it
+
     with tempfile.NamedTemporaryFile(suffix=".icc") as file:
         file.write(icc)
         file.flush()
@@ -96,10 +97,10 @@ def profile_name(icc: bytes | None) -> Iterator[str]:
 
 
 class Messages:
-    """Tells which messages of libvips belong to which picture, though the process has one buffer for all.
+    """Tells which messages of libvips belong to which image, though the process has one buffer for all.
 
-    Decoders of JPEG go on after damage and say so in that buffer alone. Pictures are decoded side by side;
-    where something has been said meanwhile, by whomever, the picture is decoded again with nobody beside it.
+    Decoders of JPEG go on after damage and say so in that buffer alone. Images are decoded side by side;
+    where something has been said meanwhile, by whomever, the image is decoded again with nobody beside it.
     """
 
     def __init__(self) -> None:

@@ -201,7 +201,7 @@ def _photo_with_alpha(pixels: NDArray[Any], alpha: NDArray[Any]) -> Photo:
 
 
 def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool) -> av.VideoFrame:
-    """Luma alone: a matte as a picture. Chroma is neutral."""
+    """Luma alone: a matte as an image. Chroma is neutral."""
     frame = av.VideoFrame(grey.shape[1], grey.shape[0], pixel_format)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16

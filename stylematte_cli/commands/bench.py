@@ -109,15 +109,15 @@ def _print_table(timings: "list[Timing]", here: dict[str, Any], photo: str, runs
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
     versions = ", ".join(f"{name} {release}" for name, release in here["versions"].items() if release)
-    cards = "; ".join(here["cards"]) or "no NVIDIA card"
+    gpus = "; ".join(here["cards"]) or "no NVIDIA GPU"
     typer.echo(
-        f"\n{here['processor']}, {here['cores']} core(s) usable; {cards}; {here['system']}\n"
+        f"\n{here['processor']}, {here['cores']} core(s) usable; {gpus}; {here['system']}\n"
         f"Python {here['python']}, {versions}; photo of {photo} (height x width), {runs} runs each"
     )
 
 
 def _row(timing: "Timing") -> tuple[str, ...]:
-    card = f" + {timing.card_bytes / 1e6:.0f} on the card" if timing.card_bytes is not None else ""
+    gpu = f" + {timing.card_bytes / 1e6:.0f} on the GPU" if timing.card_bytes is not None else ""
     return (
         timing.weights,
         timing.precision,
@@ -129,5 +129,5 @@ def _row(timing: "Timing") -> tuple[str, ...]:
         f"{timing.network_p95_ms:.1f}",
         f"{timing.photos_per_second:.1f}",
         f"{timing.matte_ms:.1f}",
-        f"{timing.memory_bytes / 1e6:.0f} MB{card}",
+        f"{timing.memory_bytes / 1e6:.0f} MB{gpu}",
     )

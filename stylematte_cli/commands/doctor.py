@@ -71,7 +71,7 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
         "stylematte": _system,
         "packages": _packages,
         "onnxruntime": _runtimes,
-        "GPU": _graphics_card,
+        "GPU": _gpu,
         "image formats": _image_formats,
         "openvino": _openvino,
         "tensorrt": partial(_tensorrt, device),
@@ -147,7 +147,7 @@ def _runtimes() -> list[Finding]:
         import onnxruntime
     except ImportError as error:
         detail = "not installed" if error.name == "onnxruntime" else f"does not start: {error}"
-        fix = 'pip install "stylematte[cpu]"  or, with an NVIDIA card,  pip install "stylematte[gpu]"'
+        fix = 'pip install "stylematte[cpu]"  or, with an NVIDIA GPU,  pip install "stylematte[gpu]"'
         return [*findings, Finding("onnxruntime", "fail", detail, fix, dict(wheels))]
     providers = onnxruntime.get_available_providers()
     detail = f"{' and '.join(present) or onnxruntime.__version__}, compiled in: {', '.join(providers)}"
@@ -165,8 +165,8 @@ def _telemetry() -> Finding:
     return Finding("telemetry", "note", detail, f"unset {TELEMETRY_SWITCH} to have it off", facts)
 
 
-def _graphics_card() -> list[Finding]:
-    """NVIDIA cards and driver as nvidia-smi tells them."""
+def _gpu() -> list[Finding]:
+    """NVIDIA GPUs and driver as nvidia-smi tells them."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [
@@ -179,11 +179,11 @@ def _graphics_card() -> list[Finding]:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return [Finding("GPU", "warn", f"nvidia-smi does not answer: {error}", "check the NVIDIA driver")]
-    cards = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
-    if answer.returncode != 0 or not cards:
+    gpus = [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    if answer.returncode != 0 or not gpus:
         said = " ".join((answer.stderr or answer.stdout).split()) or f"exit code {answer.returncode}"
         return [Finding("GPU", "warn", f"nvidia-smi found none: {said}", "check the NVIDIA driver")]
-    return [Finding("GPU", "ok", "; ".join(cards) + " (name, driver, memory)", facts={"cards": cards})]
+    return [Finding("GPU", "ok", "; ".join(gpus) + " (name, driver, memory)", facts={"cards": gpus})]
 
 
 def _image_formats() -> list[Finding]:
@@ -255,14 +255,14 @@ def _tensorrt(device: str) -> list[Finding]:
     release = tensorrt.tensorrt_version()
     if not release:
         if shutil.which("nvidia-smi") is None:
-            return []  # nobody misses it without a card
+            return []  # nobody misses it without a GPU
         fix = 'for engines: pip install "stylematte[tensorrt]", then stylematte export --format tensorrt'
         return [Finding("tensorrt", "note", "not installed: ONNX Runtime runs the network", fix)]
     try:
         here = tensorrt.machine_identity(Cuda(int(device.partition(":")[2] or 0)))
         found, reason = tensorrt.find_engine(registry.resolve(registry.DEFAULT), here)
     except StyleMatteError as error:
-        return [Finding("tensorrt", "warn", f"{release}, and no card for it: {error.message}", error.hint)]
+        return [Finding("tensorrt", "warn", f"{release}, and no GPU for it: {error.message}", error.hint)]
     capability, driver = here["compute_capability"], here["driver"]
     detail = f"{release} on {here['gpu']}, compute capability {capability}, driver {driver}"
     if found is not None:
@@ -305,7 +305,7 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     import numpy as np
 
     from stylematte.engines import open_engine
-    from stylematte.engines.card import use_gpu_filter
+    from stylematte.engines.gpu import use_gpu_filter
     from stylematte.matter import Matter
     from stylematte.timing import drawn_photo
 
@@ -359,7 +359,7 @@ def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
 
 
 def _session(provider: str, device: str) -> Finding:
-    """Say what the session really got, and warn where a card stands idle."""
+    """Say what the session really got, and warn where a GPU stands idle."""
     facts = {"provider": provider, "device": device}
     detail = f"device {device} really got {provider}"
     if provider == "CPUExecutionProvider" and device == "auto" and shutil.which("nvidia-smi"):

@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from training.config import Recipe, Stage
     from training.estimate import Estimate
     from training.gan.config import GanRecipe
-    from training.plan import Plan
+    from training.plan import TrainingPlan
 
 
 def explain_all() -> Iterator[str]:
@@ -117,7 +117,7 @@ def explain_generator(name: str, recipe: "GanRecipe") -> Iterator[str]:
         yield f"    {behind.folder}: backgrounds, layout {behind.layout}; may be missing"
 
 
-def explain_plan(name: str, plan: "Plan") -> Iterator[str]:
+def explain_plan(name: str, plan: "TrainingPlan") -> Iterator[str]:
     """What a run would do with the data that is there."""
     recipe = plan.recipe
     yield f"{name}: network {recipe.preset}, {sum(stage.steps for stage in recipe.stages)} steps"

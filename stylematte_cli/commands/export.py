@@ -47,9 +47,9 @@ def export(
     kind: Annotated[
         Literal["onnx", "tensorrt"], typer.Option("--format", help="tensorrt: the ONNX file, and an engine.")
     ] = "onnx",
-    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for graphics cards.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for GPUs.")] = False,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="bfloat16: for cards, where fp16 overflows; no CPU runs it.")
+        bool, typer.Option("--bf16", help="bfloat16: for GPUs, where fp16 overflows; no CPU runs it.")
     ] = False,
     int8: Annotated[
         bool, typer.Option("--int8", help="8 bits, its ranges set on --photos: for CPUs with VNNI.")
@@ -72,7 +72,7 @@ def export(
     ] = 4,
     device: options.Device = "auto",
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a card.")
+        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a GPU.")
     ] = False,
     name: Annotated[
         str, typer.Option("--name", help="What to call the model; as its weights file if not given.")
@@ -89,7 +89,7 @@ def export(
 
     Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json; with a precision
     DIR/<name>_<precision>.onnx; where <name>_refiner.safetensors lies beside the weights, also
-    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this card and no
+    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this GPU and no
     other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
     """
     options.start_log(quiet=quiet or as_json)

@@ -39,11 +39,11 @@ def check(precision: str, no_say: Sequence[str], plan_only: bool, device: str) -
             f"{no_say[0]} has no say over an .onnx file", "Leave it out, or give trained weights"
         )
     if device == "cpu":
-        raise UsageError("--format tensorrt needs a card, not --device cpu", "Use --device cuda")
+        raise UsageError("--format tensorrt needs a GPU, not --device cpu", "Use --device cuda")
     if not plan_only and find_spec("tensorrt") is None:
         raise MissingError(
             "TensorRT is not installed",
-            'pip install "stylematte[tensorrt]" on the machine with the card; here --plan-only writes all '
+            'pip install "stylematte[tensorrt]" on the machine with the GPU; here --plan-only writes all '
             "that needs none",
         )
     require("onnx", extra="train")
@@ -124,16 +124,16 @@ def make(
     plan = engine_plan.plan_for(onnx_path.stem, read_model(onnx_path), size, batch_size)
     if plan_only:
         files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
-        lines += [f"to build the engine of {onnx_path} on the machine with the card:", *files]
+        lines += [f"to build the engine of {onnx_path} on the machine with the GPU:", *files]
         return {"plan": files}
     pictures = read_photos(photos or PHOTOS, 4)
-    card, built_for = _card(device)
+    gpu, built_for = _gpu(device)
     identity = engine_plan.identify(plan, onnx_path, built_for)
     path = engine_plan.engine_path(plan, identity, onnx_path.parent)
     if engine_plan.is_built(path) and not overwrite:
-        lines.append(f"{path}: already built for this card, driver and TensorRT; --overwrite builds it anew")
+        lines.append(f"{path}: already built for this GPU, driver and TensorRT; --overwrite builds it anew")
         return {"engine": str(path), "built": False}
-    parity, seconds = _build(plan, identity, path, pictures, card)
+    parity, seconds = _build(plan, identity, path, pictures, gpu)
     lines.append(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s; alpha differs from ONNX Runtime's "
         f"by at most {parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}"
@@ -141,15 +141,15 @@ def make(
     return {"engine": str(path), "built": True, "engine_parity": parity.as_dict()}
 
 
-def _card(device: str) -> tuple[Any, dict[str, str]]:
+def _gpu(device: str) -> tuple[Any, dict[str, str]]:
     from stylematte.engines.cuda import Cuda
     from stylematte.engines.tensorrt import machine_identity
 
-    card = Cuda(int(device.partition(":")[2] or 0))
-    return card, machine_identity(card)
+    gpu = Cuda(int(device.partition(":")[2] or 0))
+    return gpu, machine_identity(gpu)
 
 
-def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tuple[Any, float]:
+def _build(plan: Any, identity: Any, path: Path, pictures: Any, gpu: Any) -> tuple[Any, float]:
     """Build, prove, write; returns the parity and how long the build took."""
     import tensorrt
 
@@ -157,13 +157,11 @@ def _build(plan: Any, identity: Any, path: Path, pictures: Any, card: Any) -> tu
     from stylematte import __version__
     from stylematte.engines.guided_filter import nvrtc
 
-    log.info(
-        "building %s for %s: minutes, and the card should have nothing else to do", path.name, plan.sizes
-    )
+    log.info("building %s for %s: minutes, and the GPU should have nothing else to do", path.name, plan.sizes)
     started = time.perf_counter()
-    engine = export_tensorrt.build_apart(plan, _teller())
+    engine = export_tensorrt.build_in_process(plan, _teller())
     seconds = time.perf_counter() - started
-    run = export_tensorrt.run_engine(tensorrt, engine, plan, card)
+    run = export_tensorrt.run_engine(tensorrt, engine, plan, gpu)
     parity = export_tensorrt.check_engine(plan, run, pictures)
     facts = {
         "tool_version": __version__,

@@ -55,7 +55,7 @@ def import_released(
 
 def _matting_network(file: Path, source: dict[str, str]) -> tuple[Any, dict[str, Any]]:
     from models.checkpoints import save_weights
-    from models.published import load_published
+    from models.released_checkpoints import load_published
 
     model = load_published(file)
     provenance = {"network": "StyleMatte, Chicherin and Efremyan, arXiv 2305.02981", **source}

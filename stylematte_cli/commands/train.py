@@ -124,7 +124,7 @@ def train(
     device: Device = "auto",
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on graphics cards."),
+        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on GPUs."),
     ] = "fp32",
     accumulate: Annotated[
         int, typer.Option("--accumulate", min=1, help="Passes a step: so many times less memory.")
@@ -385,7 +385,7 @@ def _check_usage(out: Path, resume: bool, precision: str, device: str, backbone:
     if precision not in PRECISIONS:
         raise UsageError(f"--precision {precision} is not known", ", ".join(PRECISIONS))
     if precision == "fp16" and device == "cpu":
-        raise UsageError("--precision fp16 needs a graphics card", "Use bf16 or fp32")
+        raise UsageError("--precision fp16 needs a GPU", "Use bf16 or fp32")
     if backbone not in ("", "hub", "none") and not Path(backbone).exists():
         raise MissingError(f"--backbone-weights: {backbone} is not there", "Give a file, hub or none")
     if init not in ("", "none") and backbone not in ("", "none"):

@@ -39,7 +39,7 @@ def choose_recipe(root: Path, has_gpu: bool, from_backbone: bool) -> Choice:
 
     Args:
         root: The data root; may be missing.
-        has_gpu: Whether the run will have a graphics card; the large network is hopeless without.
+        has_gpu: Whether the run will have a GPU; the large network is hopeless without.
         from_backbone: Encoder weights were named: with photos of one's own, nothing else is begun with.
 
     Raises:

@@ -38,7 +38,7 @@ def train_generator(name: str, request: "GanRequest", resume: bool, dry_run: boo
     Returns:
         Facts for --json.
     """
-    from training.gan.data import list_pictures, without_alpha
+    from training.gan.data import list_samples, without_alpha
     from training.gan.run import run_gan
 
     recipe, out, goes_on = request.recipe, request.out, (request.out / "state.pt").exists()
@@ -46,7 +46,7 @@ def train_generator(name: str, request: "GanRequest", resume: bool, dry_run: boo
         raise InputError(f"{request.data}: no such folder", "--data is a folder of pictures, or of data sets")
     if resume and not goes_on:
         raise InputError(f"{out} holds no run to go on with", "Give its folder, or leave out --resume")
-    samples = list_pictures(recipe, request.data)
+    samples = list_samples(recipe, request.data)
     lacking = len(without_alpha(samples, request.mattes))
     facts = {
         "recipe": name,

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stylematte_cli.commands.train_choice import Choice
     from training.config import Recipe
     from training.loop import RunOptions
-    from training.plan import Plan
+    from training.plan import TrainingPlan
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
     return facts | {"dry_run": False, "scores": scores, "weights": weights}
 
 
-def _facts(request: Request, plan: "Plan", goes_on: bool) -> dict[str, Any]:
+def _facts(request: Request, plan: "TrainingPlan", goes_on: bool) -> dict[str, Any]:
     choice = request.choice
     return {
         "recipe": request.name,

@@ -108,8 +108,8 @@ def test_a_process_that_dies_is_an_engine_failure(red_model, monkeypatch):
         measure_apart(Case(red_model))
 
 
-def test_memory_on_the_card_is_that_of_the_process(monkeypatch):
+def test_memory_on_the_gpu_is_that_of_the_process(monkeypatch):
     monkeypatch.setattr(timing, "_nvidia_smi", lambda *query: ["12, 300", "77, 512", "78, [N/A]"])
-    assert timing._card_bytes(77) == 512 << 20
-    assert timing._card_bytes(78) is None
-    assert timing._card_bytes(79) is None
+    assert timing._gpu_bytes(77) == 512 << 20
+    assert timing._gpu_bytes(78) is None
+    assert timing._gpu_bytes(79) is None

@@ -102,8 +102,8 @@ def test_the_last_network_learnt_from_what_was_drawn(done):
 def test_nothing_is_done_twice(done, words, capsys):
     assert main([*words, "--out", str(done)]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line for line in lines if "done before" in line] == [
-        f"{number}/{len(STEPS)} {name}: done before" for number, name in enumerate(STEPS, 1)
+    assert [line for line in lines if "already done" in line] == [
+        f"{number}/{len(STEPS)} {name}: already done" for number, name in enumerate(STEPS, 1)
     ]
 
 
@@ -113,7 +113,7 @@ def test_a_lost_product_is_made_again(done, words, tmp_path, capsys):
     (out / "pictures" / "after.png").write_bytes(b"cut off")
     assert main([*words, "--out", str(out)]) == 0
     anew = [line for line in capsys.readouterr().out.splitlines() if line[1:3] == f"/{len(STEPS)}"]
-    assert [line.split()[1] for line in anew if "done before" not in line] == ["mattes:", "score:"]
+    assert [line.split()[1] for line in anew if "already done" not in line] == ["mattes:", "score:"]
     assert cv2.imread(str(out / "pictures" / "after.png")) is not None
 
 
@@ -123,11 +123,11 @@ def test_other_settings_are_refused(done, words, capsys):
         others[others.index(option) + 1] = value
         assert main([*others, "--out", str(done)]) == 3
         line = capsys.readouterr().err.splitlines()[-1]
-        said = f"steps/synth.json tells of another {named}; give another --out, or take away this file and"
+        said = f"steps/synth.json  has a different {named}; give another --out,  or delete this file and"
         assert said in line
 
 
-def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(done, words, tmp_path, capsys):
+def test_more_images_are_drawn_besides_those_there_and_the_rest_is_done_anew(done, words, tmp_path, capsys):
     out = Path(shutil.copytree(done, tmp_path / "cycle", symlinks=True))
     drawn = {path.name: path.read_bytes() for path in (out / "synthetic").glob("*.png")}
     weights = (out / "finetune" / "last.safetensors").read_bytes()
@@ -135,7 +135,7 @@ def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(d
     more[more.index("--n") + 1] = "8"
     assert main([*more, "--out", str(out)]) == 0
     said = [line for line in capsys.readouterr().out.splitlines() if line[1:3] == f"/{len(STEPS)}"]
-    anew = [line.split()[1] for line in said if "done before" not in line]
+    anew = [line.split()[1] for line in said if "already done" not in line]
     assert anew == ["synth:", "finetune:", "score:"]
     now = {path.name: path.read_bytes() for path in (out / "synthetic").glob("*.png")}
     assert len(now) == 8
@@ -144,7 +144,7 @@ def test_more_pictures_are_drawn_besides_those_there_and_the_rest_is_done_anew(d
     assert (out / "finetune" / "last.safetensors").exists()
     assert json.loads((out / "report.json").read_text())["steps"]["synth"]["kept"] == 8
     assert main([*more, "--out", str(out)]) == 0
-    assert capsys.readouterr().out.count("done before") == len(STEPS)
+    assert capsys.readouterr().out.count("already done") == len(STEPS)
 
 
 def test_trained_weights_take_the_place_of_training(done, words, tmp_path):

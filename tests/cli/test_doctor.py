@@ -11,7 +11,7 @@ from stylematte.engines import cuda as cuda_module
 from stylematte.engines import tensorrt
 from stylematte_cli.app import main
 from tests.refiners import save_pair
-from tests.runtime.fake_card import FakeCuda
+from tests.runtime.fake_gpu import FakeCuda
 
 
 @pytest.fixture
@@ -120,7 +120,7 @@ def test_both_onnxruntime_wheels(assets, capsys, monkeypatch):
     assert "pip uninstall -y onnxruntime onnxruntime-gpu" in findings["onnxruntime wheels"]["fix"]
 
 
-def test_a_card_that_the_session_does_not_use(assets, capsys):
+def test_a_gpu_that_the_session_does_not_use(assets, capsys):
     put_nvidia_smi_on_path(assets, 'echo "NVIDIA T4, 550.1, 15360 MiB"')
     code, findings = report(capsys)
     assert findings["GPU"]["facts"]["cards"] == ["NVIDIA T4, 550.1, 15360 MiB"]
@@ -149,40 +149,40 @@ def test_a_device_asked_for_and_not_had_fails(assets, capsys):
 
 
 @pytest.fixture
-def card(monkeypatch) -> FakeCuda:
-    card = FakeCuda()
-    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: card)
+def gpu(monkeypatch) -> FakeCuda:
+    gpu = FakeCuda()
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: gpu)
     monkeypatch.setattr(cuda_module, "_driver_version", lambda: "580.1")
     monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: "11.4.0.106")
-    return card
+    return gpu
 
 
-def test_tensorrt_is_not_missed_without_a_card(assets, capsys):
+def test_tensorrt_is_not_missed_without_a_gpu(assets, capsys):
     assert "tensorrt" not in report(capsys)[1]
-    put_nvidia_smi_on_path(assets, "echo 'Drawn Card, 580.1, 8192 MiB'")
+    put_nvidia_smi_on_path(assets, "echo 'Drawn GPU, 580.1, 8192 MiB'")
     finding = report(capsys)[1]["tensorrt"]
     assert finding["state"] == "note"
     assert 'pip install "stylematte[tensorrt]"' in finding["fix"]
 
 
-def test_tensorrt_with_and_without_an_engine(assets, capsys, card, monkeypatch):
+def test_tensorrt_with_and_without_an_engine(assets, capsys, gpu, monkeypatch):
     finding = report(capsys)[1]["tensorrt"]
     assert finding["state"] == "note"
     assert (
-        "11.4.0.106 on Drawn Card 9000, compute capability 9.0, driver 580.1; no engine of"
+        "11.4.0.106 on Drawn GPU 9000, compute capability 9.0, driver 580.1; no engine of"
         in finding["detail"]
     )
     monkeypatch.setattr(tensorrt, "find_engine", lambda path, here: (path.with_suffix(".engine"), ""))
     finding = report(capsys)[1]["tensorrt"]
     assert finding["state"] == "ok"
     assert finding["detail"].endswith(f"engine {assets / weights.DEFAULT}.engine")
-    card.cards = 0
+    gpu.gpus = 0
     finding = report(capsys)[1]["tensorrt"]
     assert finding["state"] == "warn"
-    assert "no card for it: no CUDA card can be used" in finding["detail"]
+    assert "no GPU for it: no CUDA GPU can be used" in finding["detail"]
 
 
-def test_an_engine_asked_for_by_name_and_not_there(assets, capsys, card):
+def test_an_engine_asked_for_by_name_and_not_there(assets, capsys, gpu):
     code, findings = report(capsys, "--engine", "tensorrt")
     assert code == 4
     assert findings["matte"]["state"] == "fail"

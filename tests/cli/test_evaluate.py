@@ -92,7 +92,7 @@ def test_photos_in_the_place_of_alphas_are_named(tmp_path, alphas, capsys, rng):
     truth = write(tmp_path / "truth.png", alphas[1])
     photo = write(tmp_path / "photo.png", rng.integers(0, 256, (24, 31, 3), np.uint8))
     report = run_json(capsys, photo, truth)
-    said = "a picture in colours, no alpha: its red channel is scored"
+    said = "an image in colours, no alpha: its red channel is scored"
     assert report["warnings"] == [f"{photo}: {said}"]
     assert main(["evaluate", str(truth), str(photo)]) == 0
     assert f"warning: {photo}: {said}" in capsys.readouterr().err
@@ -198,7 +198,7 @@ def test_sizes_that_differ_are_refused_with_both_named(tmp_path, capsys):
 def test_one_bad_pair_among_good_ones_is_named_and_the_rest_is_scored(folders, capsys):
     pred, gt = folders
     write(pred / "a.png", np.zeros((5, 5), np.uint8))
-    (pred / "sub/b.PNG").write_bytes(b"not a picture")
+    (pred / "sub/b.PNG").write_bytes(b"not an image")
     assert main(["evaluate", str(pred), str(gt), "--json"]) == 1
     captured = capsys.readouterr()
     report = json.loads(captured.out)

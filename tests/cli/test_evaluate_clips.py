@@ -10,7 +10,7 @@ import pytest
 
 from stylematte_cli.app import main
 from tests.clips import draw_clip
-from tests.pictures import save
+from tests.images import save
 from training.metrics import ClipScores, measure
 
 SIZE = (40, 56)

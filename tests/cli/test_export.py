@@ -31,7 +31,7 @@ def weights(tmp_path_factory) -> Path:
 def photos(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("photos")
     for number in range(2):
-        drawn.save(folder / f"{number}.png", drawn.picture(np.random.default_rng(number))[0])
+        drawn.save(folder / f"{number}.png", drawn.sample_image(np.random.default_rng(number))[0])
     return folder
 
 
@@ -103,8 +103,8 @@ def test_the_file_needs_no_other(made, tmp_path):
     alone = tmp_path / "alone.onnx"
     alone.write_bytes((made / "mine.onnx").read_bytes())
     session = onnxruntime.InferenceSession(str(alone), providers=["CPUExecutionProvider"])
-    picture = np.zeros((1, 3, 64, 64), np.float32)
-    assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (1, 1, 64, 64)
+    image = np.zeros((1, 3, 64, 64), np.float32)
+    assert session.run(["alpha"], {"image": image, "guide": image})[0].shape == (1, 1, 64, 64)
 
 
 def test_json(weights, photos, tmp_path, capsys, traced):
@@ -180,7 +180,7 @@ def test_weights_of_another_kind(tmp_path, capsys):
 def test_photos_that_are_not_there(weights, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     line = refused(capsys, weights, tmp_path, "--photos", tmp_path / "empty", code=3)
-    assert "no picture to compare on" in line
+    assert "no images for the parity check" in line
     assert "gone" in refused(capsys, weights, tmp_path, "--photos", tmp_path / "gone", code=3)
 
 
@@ -210,7 +210,7 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
     folder = tmp_path / "many"
     folder.mkdir()
     for number in range(24):
-        drawn.save(folder / f"{number:02}.png", drawn.picture(np.random.default_rng(number))[0])
+        drawn.save(folder / f"{number:02}.png", drawn.sample_image(np.random.default_rng(number))[0])
     assert run(weights, tmp_path, "--int8", "--photos", folder) == 0
     assert "over 8 pictures" in capsys.readouterr().out  # six photos, noise, a batch
     assert json.loads((tmp_path / "mine_int8.json").read_text())["calibration_photos"] == 18
@@ -227,7 +227,7 @@ def test_too_few_photos_for_int8_are_said_first_and_truly(weights, tmp_path, cap
     for number in range(count):
         drawn.save(folder / f"{number:02}.png", np.full((8, 8, 3), number, np.uint8))
     line = refused(capsys, weights, tmp_path / "out", "--int8", "--photos", folder, code=3)
-    assert f"few: {count} photos, and int8 needs 22 at least: 16 that set its ranges" in line
+    assert f"few: {count} photos, but int8 needs at least 22: 16 for calibration" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -273,8 +273,8 @@ def test_a_working_size_and_a_fixed_size(weights, photos, tmp_path, capsys):
     assert facts["stylematte.working_sizes"] == "64x96"
     session = onnxruntime.InferenceSession(str(tmp_path / "mine.onnx"), providers=["CPUExecutionProvider"])
     assert session.get_inputs()[0].shape[2:] == [64, 96]
-    picture = np.zeros((2, 3, 64, 96), np.float32)
-    assert session.run(["alpha"], {"image": picture, "guide": picture})[0].shape == (2, 1, 64, 96)
+    image = np.zeros((2, 3, 64, 96), np.float32)
+    assert session.run(["alpha"], {"image": image, "guide": image})[0].shape == (2, 1, 64, 96)
     capsys.readouterr()
     line = refused(capsys, weights, tmp_path, "--overwrite", "--fixed-size", "64x97", code=3)
-    assert "takes multiples of 32" in line
+    assert "needs sizes that are multiples of 32" in line

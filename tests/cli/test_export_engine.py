@@ -1,4 +1,4 @@
-"""`stylematte export --format tensorrt`, on a stand-in for TensorRT and the card."""
+"""`stylematte export --format tensorrt`, on a stand-in for TensorRT and the GPU."""
 
 import json
 import shutil
@@ -17,25 +17,25 @@ from stylematte_cli.app import main
 from stylematte_cli.commands import export_engine
 from tests.conftest import red_detector
 from tests.models.networks import lively
-from tests.runtime.fake_card import FakeCuda, fake_tensorrt
+from tests.runtime.fake_gpu import FakeCuda, fake_tensorrt
 
 pytest.importorskip("cuda.bindings.nvrtc")
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    """A card, its TensorRT, and builds in this process."""
-    card = FakeCuda()
-    trt = fake_tensorrt(card)
-    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: card)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    """A GPU, its TensorRT, and builds in this process."""
+    gpu = FakeCuda()
+    trt = fake_tensorrt(gpu)
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: gpu)
     monkeypatch.setattr(cuda_module, "_driver_version", lambda: "580.1")
     monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: "11.4.0.106")
     monkeypatch.setattr(export_engine, "find_spec", lambda name: name)
     monkeypatch.setattr(
-        export_tensorrt, "build_apart", lambda plan, say: export_tensorrt.build_plan(trt, plan, say)
+        export_tensorrt, "build_in_process", lambda plan, say: export_tensorrt.build_plan(trt, plan, say)
     )
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
-    return card
+    return gpu
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def run(model: Path, out: Path, *more: object) -> int:
     return main([str(word) for word in words])
 
 
-def test_an_engine_is_built_proven_and_found_by_the_runtime(card, model_file, tmp_path, capsys, rng) -> None:
+def test_an_engine_is_built_proven_and_found_by_the_runtime(gpu, model_file, tmp_path, capsys, rng) -> None:
     out = tmp_path / "out"
     assert run(model_file, out) == 0
     (engine,) = out.glob("red.*.engine")
@@ -60,7 +60,7 @@ def test_an_engine_is_built_proven_and_found_by_the_runtime(card, model_file, tm
     assert line.startswith(f"{engine}: ")
     assert "differs from ONNX Runtime's by at most 0.0e+00" in line
     facts = json.loads((out / f"{engine.name}.json").read_text())
-    assert facts["built_for"]["gpu"] == "Drawn Card 9000"
+    assert facts["built_for"]["gpu"] == "Drawn GPU 9000"
     images = rng.random((2, 3, 64, 64), np.float32)
     taken = open_engine(out / "red.onnx", "auto")
     assert taken.name == "tensorrt"
@@ -69,12 +69,12 @@ def test_an_engine_is_built_proven_and_found_by_the_runtime(card, model_file, tm
 
 
 def test_a_finished_engine_is_kept_until_something_changes(
-    card, model_file, tmp_path, capsys, monkeypatch
+    gpu, model_file, tmp_path, capsys, monkeypatch
 ) -> None:
     assert run(model_file, tmp_path) == 0
     (engine,) = tmp_path.glob("red.*.engine")
     assert run(model_file, tmp_path) == 0
-    assert "already built for this card" in capsys.readouterr().out
+    assert "already built for this GPU" in capsys.readouterr().out
     assert len(sys.modules["tensorrt"].configs) == 1
     assert run(model_file, tmp_path, "--overwrite") == 0
     assert len(sys.modules["tensorrt"].configs) == 2
@@ -100,7 +100,7 @@ def left_over(folder: Path) -> list[str]:
     return [path.name for path in folder.iterdir() if path.name != "red.onnx"]
 
 
-def test_an_engine_that_differs_is_not_kept(card, model_file, tmp_path, capsys, monkeypatch) -> None:
+def test_an_engine_that_differs_is_not_kept(gpu, model_file, tmp_path, capsys, monkeypatch) -> None:
     trt = sys.modules["tensorrt"]
 
     def other(plan, say):
@@ -109,14 +109,14 @@ def test_an_engine_that_differs_is_not_kept(card, model_file, tmp_path, capsys, 
         tensor.CopyFrom(onnx.numpy_helper.from_array(np.array([-5], np.float32), tensor.name))
         return model.SerializeToString()
 
-    monkeypatch.setattr(export_tensorrt, "build_apart", other)
+    monkeypatch.setattr(export_tensorrt, "build_in_process", other)
     line = refused(capsys, run(model_file, tmp_path), 5)
     assert "alpha of the file differs from the onnx file's" in line
     assert left_over(tmp_path) == []
 
 
 def test_a_build_that_fails_or_is_interrupted_leaves_nothing(
-    card, model_file, tmp_path, capsys, monkeypatch
+    gpu, model_file, tmp_path, capsys, monkeypatch
 ) -> None:
     sys.modules["tensorrt"].failure = "out of memory"
     assert "TensorRT did not build red: out of memory" in refused(capsys, run(model_file, tmp_path), 5)
@@ -124,12 +124,12 @@ def test_a_build_that_fails_or_is_interrupted_leaves_nothing(
     def interrupt(plan, say):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_tensorrt, "build_apart", interrupt)
+    monkeypatch.setattr(export_tensorrt, "build_in_process", interrupt)
     assert run(model_file, tmp_path) == 130
     assert left_over(tmp_path) == []
 
 
-def test_a_full_disk(card, model_file, tmp_path, capsys, monkeypatch) -> None:
+def test_a_full_disk(gpu, model_file, tmp_path, capsys, monkeypatch) -> None:
     def full_disk(self, data):
         raise OSError(28, "No space left on device", str(self))
 
@@ -139,7 +139,7 @@ def test_a_full_disk(card, model_file, tmp_path, capsys, monkeypatch) -> None:
     assert left_over(tmp_path) == []
 
 
-def test_plan_only_needs_no_card(model_file, tmp_path, capsys) -> None:
+def test_plan_only_needs_no_gpu(model_file, tmp_path, capsys) -> None:
     out = tmp_path / "plan"
     assert run(model_file, out, "--plan-only") == 0
     names = {"red.onnx", "red.fgf_coefficients.ptx", "red.fgf_apply.ptx", "red.build.sh"}
@@ -248,16 +248,16 @@ def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, ca
         (["--name", "mine"], 2, "--name has no say over an .onnx file"),
         (["--licence", "MIT"], 2, "--licence has no say over an .onnx file"),
         (["--int8", "--photos", "."], 2, "int8 files made for CPUs"),
-        (["--device", "cpu"], 2, "needs a card"),
+        (["--device", "cpu"], 2, "needs a GPU"),
         (["--fp16", "--bf16"], 2, "exclude each other"),
         (["--fixed-size", "64"], 2, "--fixed-size '64' is no size"),
     ],
 )
-def test_what_cannot_be_meant(card, model_file, tmp_path, capsys, more, code, message) -> None:
+def test_what_cannot_be_meant(gpu, model_file, tmp_path, capsys, more, code, message) -> None:
     assert message in refused(capsys, run(model_file, tmp_path, *more), code)
 
 
-def test_models_that_are_missing_damaged_or_of_another_tool(card, tmp_path, capsys) -> None:
+def test_models_that_are_missing_damaged_or_of_another_tool(gpu, tmp_path, capsys) -> None:
     assert "gone.onnx: no such model file" in refused(capsys, run(tmp_path / "gone.onnx", tmp_path), 4)
     (tmp_path / "bad.onnx").write_bytes(b"\xff\xff\xff")
     assert "bad.onnx: not a readable ONNX file" in refused(capsys, run(tmp_path / "bad.onnx", tmp_path), 3)
@@ -268,9 +268,9 @@ def test_models_that_are_missing_damaged_or_of_another_tool(card, tmp_path, caps
     assert not (tmp_path / "out").exists()
 
 
-def test_no_card(card, model_file, tmp_path, capsys) -> None:
-    card.cards = 0
-    assert "no CUDA card can be used" in refused(capsys, run(model_file, tmp_path), 4)
+def test_no_gpu(gpu, model_file, tmp_path, capsys) -> None:
+    gpu.gpus = 0
+    assert "no CUDA GPU can be used" in refused(capsys, run(model_file, tmp_path), 4)
 
 
 def test_plan_only_belongs_to_tensorrt(tmp_path, capsys) -> None:

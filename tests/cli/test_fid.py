@@ -22,10 +22,10 @@ class Means(scores.Detector):
     name, num_features, sha256 = "means", 3, "0" * 64
     calls = 0
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        assert pictures.dtype == torch.uint8
-        Means.calls += len(pictures)
-        return pictures.float().mean((2, 3))
+    def forward(self, images: Tensor) -> Tensor:
+        assert images.dtype == torch.uint8
+        Means.calls += len(images)
+        return images.float().mean((2, 3))
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,7 @@ def _known_detector(monkeypatch, tmp_path):
 
 @pytest.fixture
 def folders(tmp_path, rng) -> tuple[Path, Path]:
-    """Ten real pictures in two sizes, one in a subfolder; ten half transparent ones."""
+    """Ten real images in two sizes, one in a subfolder; ten half transparent ones."""
     real, fake = tmp_path / "real", tmp_path / "fake"
     for i in range(10):
         size = (9, 12) if i % 3 else (20, 8)
@@ -104,7 +104,7 @@ def test_rgb_drops_alpha_and_composite_lays_it_on_a_background(folders, tmp_path
     np.testing.assert_array_equal(plain, laid)
 
 
-def test_pairs_and_rejected_pictures(tmp_path, rng):
+def test_pairs_and_rejected_images(tmp_path, rng):
     rgba = rng.integers(0, 256, (8, 8, 4), np.uint8)
     save(tmp_path / "rgba/00.png", rgba)
     save(tmp_path / "rgba/rejected/01.png", rgba)
@@ -137,8 +137,8 @@ def test_refusals(folders, tmp_path, capsys):
     (tmp_path / "bad/x.png").write_bytes(b"no picture")
     for arguments, code, words in (
         ((real, tmp_path / "none"), 3, "no such folder"),
-        ((real, tmp_path / "empty"), 3, "no pictures"),
-        ((real, tmp_path / "bad"), 3, "x.png: not a picture"),
+        ((real, tmp_path / "empty"), 3, "no images"),
+        ((real, tmp_path / "bad"), 3, "x.png: not an image"),
         ((real, fake, "--backgrounds", "red"), 2, "--mode composite"),
         ((real, fake, "--mode", "composite", "--backgrounds", "reddish"), 2, "not a colour"),
         ((real, fake, "--mode", "alpha"), 2, "alpha"),
@@ -148,12 +148,12 @@ def test_refusals(folders, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_picture_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
+def test_a_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
     whole = Means.forward
 
-    def breaks(self, pictures):
-        made = whole(self, pictures)
-        made[pictures.float().mean((1, 2, 3)) > 240] = float("nan")
+    def breaks(self, images):
+        made = whole(self, images)
+        made[images.float().mean((1, 2, 3)) > 240] = float("nan")
         return made
 
     monkeypatch.setattr(Means, "forward", breaks)

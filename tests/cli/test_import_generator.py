@@ -30,7 +30,7 @@ def test_weights_and_card(home, tmp_path, capsys, name):
     card = json.loads((home / "humans.json").read_text())
     assert card["licence"] == "NVIDIA non-commercial"
     assert card["summary"] == (
-        "StyleGAN3-T that draws pictures of 16 px with 4 channels; for `stylematte synth`."
+        "StyleGAN3-T that draws images of 16 px with 4 channels; for `stylematte synth`."
     )
     ours, provenance = load_generator(home / "humans.safetensors")
     assert provenance == card["provenance"]
@@ -38,14 +38,14 @@ def test_weights_and_card(home, tmp_path, capsys, name):
     z = torch.randn(1, 6)
     assert torch.equal(ours(z), theirs(z))
     assert main(["export", "--weights", "humans", "--out", str(tmp_path)]) == 3
-    assert "`stylematte synth` takes it" in capsys.readouterr().err
+    assert "use it with `stylematte synth`" in capsys.readouterr().err
 
 
 def test_a_file_that_wants_to_run_something(home, tmp_path, capsys):
     trace = tmp_path / "trace"
     source = write(tmp_path / "humans.pkl", generator(), D=Call(os.system, f"touch {trace}"))
     error = refused(capsys, "models", "import", source, code=3)
-    assert "refused: it wants to call posix.system" in error
+    assert "refused: it would call posix.system" in error
     assert not trace.exists()
     assert not home.exists()
 
@@ -53,6 +53,6 @@ def test_a_file_that_wants_to_run_something(home, tmp_path, capsys):
 def test_damaged_and_missing_files(home, tmp_path, capsys):
     source = write(tmp_path / "humans.pkl", generator())
     source.write_bytes(source.read_bytes()[:1000])
-    assert "humans.pkl: a damaged pickle" in refused(capsys, "models", "import", source, code=3)
+    assert "humans.pkl: damaged, or not a pickle" in refused(capsys, "models", "import", source, code=3)
     assert "gone.pkl" in refused(capsys, "models", "import", tmp_path / "gone.pkl", code=3)
     assert not home.exists()

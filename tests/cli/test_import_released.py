@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from models.checkpoints import load_weights
-from models.published import load_published
+from models.released_checkpoints import load_published
 from stylematte_cli.app import main
 from tests.models import released
 from tests.models.released import RELEASED, SMALL
@@ -49,7 +49,8 @@ def home(tmp_path, monkeypatch) -> Path:
     """An empty folder of one's own weights, while the command takes checkpoints of the smaller network."""
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
     monkeypatch.setattr(
-        "models.published.load_published", functools.partial(load_published, preset="test_official")
+        "models.released_checkpoints.load_published",
+        functools.partial(load_published, preset="test_official"),
     )
     return tmp_path / "home"
 
@@ -139,7 +140,7 @@ def test_a_name_of_ones_own_and_the_line_that_goes_on(checkpoint, home, capsys):
     [
         (lambda t: t.pop(KEY), f"1 tensors are missing, first {KEY}"),
         (lambda t: t.update(extra=torch.zeros(1)), "1 tensors are unknown, first extra"),
-        (lambda t: t.update({KEY: torch.zeros(3, 16)}), f"{KEY} is (3, 16), the network wants (3, 32)"),
+        (lambda t: t.update({KEY: torch.zeros(3, 16)}), f"{KEY} is (3, 16), the network expects (3, 32)"),
     ],
 )
 def test_another_network_is_refused_and_nothing_is_left(

@@ -17,7 +17,7 @@ import pytest
 from stylematte.media.images import read_image
 from stylematte_cli.app import main
 from tests.conftest import bolder_red_detector, red_detector
-from tests.pictures import (
+from tests.images import (
     ASSETS,
     STORED,
     assert_is_red_matte,
@@ -25,7 +25,7 @@ from tests.pictures import (
     exif_of,
     icc_bytes,
     load,
-    red_picture,
+    red_image,
     red_region,
     save,
 )
@@ -52,7 +52,7 @@ def files(folder: Path) -> list[str]:
 def test_folder_is_mirrored_in_whole_mattes(tmp_path: Path, matte: Matte) -> None:
     for name in ("a.jpg", "B.JPG", "Straße 日本.png", "sub/c.webp", "sub/deep.er/d.e.tiff", "sub/f.bmp"):
         shape = (96, 128) if len(name) % 2 else (128, 96)
-        path = save((tmp_path / "in" / name).with_suffix(Path(name).suffix.lower()), red_picture(*shape))
+        path = save((tmp_path / "in" / name).with_suffix(Path(name).suffix.lower()), red_image(*shape))
         path.rename(tmp_path / "in" / name)
     assert matte(tmp_path / "in", "--out", tmp_path / "out") == 0
     expected = ["B.png", "Straße 日本.png", "a.png", "sub/c.png", "sub/deep.er/d.e.png", "sub/f.png"]
@@ -63,7 +63,7 @@ def test_folder_is_mirrored_in_whole_mattes(tmp_path: Path, matte: Matte) -> Non
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_turned_photo_gives_an_upright_result(tmp_path: Path, matte: Matte, orientation: int) -> None:
-    stored = STORED[orientation](red_picture())
+    stored = STORED[orientation](red_image())
     photo = save(tmp_path / "photo.jpg", stored, exif=exif_bytes(orientation), icc=icc_bytes())
     assert matte(photo, "--out", tmp_path / "alpha") == 0
     assert_is_red_matte(load(tmp_path / "alpha" / "photo.png"))
@@ -78,12 +78,12 @@ def test_turned_photo_gives_an_upright_result(tmp_path: Path, matte: Matte, orie
 
 def test_kinds_of_photos(tmp_path: Path, matte: Matte) -> None:
     folder = tmp_path / "in"
-    save(folder / "sixteen.png", red_picture(dtype=np.uint16))
-    save(folder / "sixteen_tiff.tiff", red_picture(dtype=np.uint16))
-    save(folder / "rgba.png", np.dstack([red_picture(), np.full((96, 128), 255, np.uint8)]))
+    save(folder / "sixteen.png", red_image(dtype=np.uint16))
+    save(folder / "sixteen_tiff.tiff", red_image(dtype=np.uint16))
+    save(folder / "rgba.png", np.dstack([red_image(), np.full((96, 128), 255, np.uint8)]))
     for name in ("cmyk.jpg", "palette.png", "palette_transparent.png", "grey_alpha.png", "progressive.jpg"):
         shutil.copy(ASSETS / name, folder)
-    save(folder / "grey.png", red_picture()[:, :, 1])
+    save(folder / "grey.png", red_image()[:, :, 1])
     save(folder / "one.png", np.array([[[255, 0, 0]]], np.uint8))
     save(folder / "strip.png", np.full((3, 20000, 3), (255, 0, 0), np.uint8))
     save(folder / "tower.png", np.full((20000, 3, 3), 90, np.uint8))
@@ -106,7 +106,7 @@ def test_kinds_of_photos(tmp_path: Path, matte: Matte) -> None:
 
 @pytest.mark.parametrize("kind", ["png", "tiff", "webp", "jpg"])
 def test_outputs_and_formats(tmp_path: Path, matte: Matte, kind: str) -> None:
-    image = red_picture()
+    image = red_image()
     photo = save(tmp_path / "photo.png", image)
     suffix = {"tiff": ".tif"}.get(kind, f".{kind}")
     slack = 0 if kind in ("png", "tiff") else 12
@@ -176,7 +176,7 @@ def test_bit_depths(tmp_path: Path, matte: Matte) -> None:
 def test_options_that_do_not_go_together(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str], arguments: list[str], words: str
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     assert matte(photo, "--out", tmp_path / "out", *arguments) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1
@@ -187,7 +187,7 @@ def test_options_that_do_not_go_together(
 def test_missing_out_background_and_weights(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     assert matte(photo) == 2
     assert "--out DIR is missing" in capsys.readouterr().err
     assert matte(photo, "--out", tmp_path / "out", "--background", tmp_path / "sky.jpg") == 3
@@ -199,7 +199,7 @@ def test_missing_out_background_and_weights(
 def test_two_inputs_of_one_name_are_refused_before_work(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    first, second = save(tmp_path / "a.png", red_picture()), save(tmp_path / "a.jpg", red_picture())
+    first, second = save(tmp_path / "a.png", red_image()), save(tmp_path / "a.jpg", red_image())
     assert matte(tmp_path, "--out", tmp_path / "out") == 2
     error = capsys.readouterr().err
     assert str(first) in error
@@ -211,13 +211,13 @@ def test_bad_files_are_named_and_the_rest_is_done(
     tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "in"
-    whole = save(folder / "good.jpg", red_picture())
-    save(folder / "good.png", red_picture()).rename(folder / "better.png")
+    whole = save(folder / "good.jpg", red_image())
+    save(folder / "good.png", red_image()).rename(folder / "better.png")
     (folder / "cut.jpg").write_bytes(whole.read_bytes()[:-200])
     (folder / "cut.png").write_bytes((folder / "better.png").read_bytes()[:-60])
     (folder / "cut.png").rename(folder / "cut2.png")
     (folder / "empty.jpg").touch()
-    (folder / "text.jpg").write_text("not a picture")
+    (folder / "text.jpg").write_text("not an image")
     (folder / "x.png").mkdir()
     (folder / "gone.jpg").symlink_to(folder / "nowhere.jpg")
     assert matte(folder, "--out", tmp_path / "out") == 1
@@ -229,8 +229,8 @@ def test_bad_files_are_named_and_the_rest_is_done(
         "cut.jpg": "damaged or cut short",
         "cut2.png": "damaged or cut short",
         "empty.jpg": "empty, 0 bytes",
-        "text.jpg": "not a picture in a known format",
-        "x.png": "a folder, not a picture",
+        "text.jpg": "not an image in a known format",
+        "x.png": "a folder, not an image",
         "gone.jpg": "no such file",
     }.items():
         (line,) = (line for line in error.splitlines() if f"failed: {folder / name}: " in line)
@@ -243,8 +243,8 @@ def test_a_file_that_vanishes_is_named(
 ) -> None:
     from stylematte.media import manifest
 
-    save(tmp_path / "in" / "a.png", red_picture())
-    victim = save(tmp_path / "in" / "b.png", red_picture())
+    save(tmp_path / "in" / "a.png", red_image())
+    victim = save(tmp_path / "in" / "b.png", red_image())
     opened = manifest.Manifest.open
 
     def open_and_delete(self: manifest.Manifest) -> None:  # after the list is made, before reading begins
@@ -260,7 +260,7 @@ def test_a_file_that_vanishes_is_named(
 def test_output_that_cannot_be_written_is_one_line(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     (tmp_path / "file").touch()
     for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
         assert matte(photo, "--out", out, "--quiet") == 3
@@ -274,15 +274,15 @@ def test_output_that_cannot_be_written_is_one_line(
 def test_read_only_output_is_one_line(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     (tmp_path / "out").mkdir(mode=0o500)
     assert matte(photo, "--out", tmp_path / "out", "--quiet") == 3
     assert "Permission denied" in capsys.readouterr().err
 
 
 def test_one_result_that_cannot_be_written_leaves_the_rest(tmp_path: Path, matte: Matte) -> None:
-    save(tmp_path / "in" / "a.png", red_picture())
-    save(tmp_path / "in" / "sub" / "b.png", red_picture())
+    save(tmp_path / "in" / "a.png", red_image())
+    save(tmp_path / "in" / "sub" / "b.png", red_image())
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "sub").touch()
     assert matte(tmp_path / "in", "--out", tmp_path / "out") == 1
@@ -290,8 +290,8 @@ def test_one_result_that_cannot_be_written_leaves_the_rest(tmp_path: Path, matte
 
 
 def test_output_inside_the_input_and_links_in_circles(tmp_path: Path, matte: Matte) -> None:
-    save(tmp_path / "a.png", red_picture())
-    save(tmp_path / "sub" / "b.png", red_picture())
+    save(tmp_path / "a.png", red_image())
+    save(tmp_path / "sub" / "b.png", red_image())
     (tmp_path / "sub" / "circle").symlink_to(tmp_path)
     for _ in range(2):
         assert matte(tmp_path, "--out", tmp_path / "mattes") == 0
@@ -303,7 +303,7 @@ def test_second_run_does_what_is_new_or_changed(
 ) -> None:
     out = tmp_path / "out"
     for name in ("a", "b", "c"):
-        save(tmp_path / "in" / f"{name}.png", red_picture())
+        save(tmp_path / "in" / f"{name}.png", red_image())
 
     def summary(*arguments: object) -> dict:
         code = matte(tmp_path / "in", "--out", out, "--json", "--quiet", *arguments)
@@ -315,7 +315,7 @@ def test_second_run_does_what_is_new_or_changed(
 
     assert summary() == {"done": 3, "finished_before": 0, "kept": 0}
     assert summary() == {"done": 0, "finished_before": 3, "kept": 0}
-    save(tmp_path / "in" / "b.png", red_picture(100, 90))
+    save(tmp_path / "in" / "b.png", red_image(100, 90))
     (out / "c.png").unlink()
     assert summary() == {"done": 2, "finished_before": 1, "kept": 0}
     assert load(out / "b.png").shape == (100, 90)
@@ -366,7 +366,7 @@ def test_mattes_of_another_file_of_the_same_weights_are_made_anew(
 def test_files_of_others_are_kept_and_reported(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     theirs = tmp_path / "out" / "a.png"
     theirs.parent.mkdir()
     theirs.write_bytes(b"painted by hand")
@@ -380,7 +380,7 @@ def test_files_of_others_are_kept_and_reported(
 def test_dry_run_says_and_does_nothing(
     tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    photo = save(tmp_path / "a.png", red_picture())
+    photo = save(tmp_path / "a.png", red_image())
     assert matte(photo, "--out", tmp_path / "out", "--dry-run") == 0
     assert capsys.readouterr().out == f"new     {photo} -> {tmp_path / 'out' / 'a.png'}\n"
     assert not (tmp_path / "out").exists()
@@ -390,7 +390,7 @@ def test_dry_run_says_and_does_nothing(
 
 
 def test_json_names_what_failed(tmp_path: Path, matte: Matte, capsys: pytest.CaptureFixture[str]) -> None:
-    save(tmp_path / "in" / "a.png", red_picture())
+    save(tmp_path / "in" / "a.png", red_image())
     (tmp_path / "in" / "b.png").touch()
     assert matte(tmp_path / "in", "--out", tmp_path / "out", "--json") == 1
     report = json.loads(capsys.readouterr().out)
@@ -403,7 +403,7 @@ def test_json_names_what_failed(tmp_path: Path, matte: Matte, capsys: pytest.Cap
 
 
 def test_matte_of_an_enlarged_photo_agrees(tmp_path: Path, matte: Matte) -> None:
-    image = red_picture()
+    image = red_image()
     save(tmp_path / "small.png", image)
     save(tmp_path / "large.png", cv2.resize(image, (512, 384), interpolation=cv2.INTER_CUBIC))
     assert matte(tmp_path / "small.png", tmp_path / "large.png", "--out", tmp_path / "out") == 0
@@ -418,7 +418,7 @@ def test_matte_of_an_enlarged_photo_agrees(tmp_path: Path, matte: Matte) -> None
 
 
 def test_photos_as_exr_and_premultiplied_tiff(tmp_path: Path, matte: Matte) -> None:
-    photo = save(tmp_path / "photo.png", red_picture())
+    photo = save(tmp_path / "photo.png", red_image())
     assert matte(photo, "--out", tmp_path / "exr", "--output", "cutout", "--format", "exr") == 0
     with av.open(str(tmp_path / "exr" / "photo.exr"), format="exr_pipe") as container:
         frame = next(container.decode(video=0))
@@ -443,7 +443,7 @@ def test_photos_as_exr_and_premultiplied_tiff(tmp_path: Path, matte: Matte) -> N
 
 
 def test_despill(tmp_path: Path, matte: Matte) -> None:
-    image = red_picture()
+    image = red_image()
     image[red_region(96, 128)] = (255, 110, 0)
     photo = save(tmp_path / "photo.png", image)
     assert matte(photo, "--out", tmp_path / "out", "--output", "cutout", "--despill", "green") == 0

@@ -12,7 +12,7 @@ import pytest
 
 from stylematte_cli.app import main
 from tests.clips import SIZE, UNEVEN, draw_clip, probe, red_frame
-from tests.pictures import load, save
+from tests.images import load, save
 
 Matte = Callable[..., int]
 

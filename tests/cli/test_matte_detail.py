@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from stylematte_cli.app import main
-from tests.pictures import load, save
+from tests.images import load, save
 from tests.refiners import red_strands, save_pair
 
 

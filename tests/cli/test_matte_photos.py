@@ -13,7 +13,7 @@ from stylematte.media import colour, formats
 from stylematte.media.decode import decode_image
 from stylematte.media.images import encode_image, read_image
 from stylematte_cli.app import main
-from tests.pictures import exif_of, load, red_picture, red_region, save
+from tests.images import exif_of, load, red_image, red_region, save
 from tests.runtime.test_photos import (
     ADOBE,
     DAMAGED,
@@ -71,7 +71,7 @@ def test_the_network_sees_srgb(tmp_path: Path, matte: Matte) -> None:
     """Red of sRGB is no pure red in ProPhoto's numbers, and still red to the model."""
     icc = PROPHOTO
     photo = tmp_path / "photo.png"
-    photo.write_bytes(encode_image(colour.from_srgb(red_picture(), icc), "png", icc=icc))
+    photo.write_bytes(encode_image(colour.from_srgb(red_image(), icc), "png", icc=icc))
     assert matte(photo, "--out", tmp_path / "out") == 0
     alpha = load(tmp_path / "out" / "photo.png")
     rows, columns = red_region(96, 128)
@@ -109,7 +109,7 @@ def test_damage_fails_by_name_or_is_kept_when_asked(
 
 
 def test_a_page_by_its_number(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:
-    pages = np.stack([np.full((96, 128, 3), 128, np.uint8), red_picture()])
+    pages = np.stack([np.full((96, 128, 3), 128, np.uint8), red_image()])
     scan = tmp_path / "scan.tif"
     scan.write_bytes(tiff(pages, photometric="rgb"))
     assert matte(scan, f"{scan}[1]", "--out", tmp_path / "out") == 0
@@ -121,7 +121,7 @@ def test_a_page_by_its_number(tmp_path: Path, matte: Matte, capfd: pytest.Captur
 def test_a_folder_tells_what_it_passes_over(
     tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save(tmp_path / "in" / "a.jpg", red_picture())
+    save(tmp_path / "in" / "a.jpg", red_image())
     for name in ("b.heic", "c.heic", "d.CR2", "e.psd", "f.jxl"):
         (tmp_path / "in" / name).write_bytes(b"x")
     monkeypatch.setattr(formats, "find_spec", lambda name: None)
@@ -134,7 +134,7 @@ def test_a_folder_tells_what_it_passes_over(
 
 
 def test_an_animation_fails_by_name(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:
-    frames = [Image.fromarray(red_picture()), Image.fromarray(255 - red_picture())]
+    frames = [Image.fromarray(red_image()), Image.fromarray(255 - red_image())]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
     assert matte(tmp_path / "a.webp", "--out", tmp_path / "out") == 1
     assert "an animation of 2 frames" in capfd.readouterr().err

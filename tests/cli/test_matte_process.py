@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.pictures import assert_is_red_matte, load, red_picture, save
+from tests.images import assert_is_red_matte, load, red_image, save
 
 ROOT = Path(__file__).parents[2]
 PHOTOS = 40
@@ -35,7 +35,7 @@ def tool(*arguments: object) -> list[str]:
 @pytest.fixture
 def command(tmp_path: Path, red_model: Path) -> list[str]:
     """A run of a few seconds: big photos, one worker."""
-    first = save(tmp_path / "in" / "00.jpg", red_picture(1500, 2000))
+    first = save(tmp_path / "in" / "00.jpg", red_image(1500, 2000))
     for number in range(1, PHOTOS):
         os.link(first, first.with_name(f"{number:02}.jpg"))
     return tool("matte", tmp_path / "in", "--out", tmp_path / "out", "--weights", red_model, "--workers", 1)
@@ -98,7 +98,7 @@ def test_ctrl_c_stops_cleanly_with_130(tmp_path: Path, command: list[str]) -> No
 
 
 def test_stdin_to_stdout(tmp_path: Path, red_model: Path) -> None:
-    photo = save(tmp_path / "photo.jpg", red_picture())
+    photo = save(tmp_path / "photo.jpg", red_image())
     arguments = ("matte", "-", "--weights", red_model)
     done = subprocess.run(
         tool(*arguments), cwd=ROOT, input=photo.read_bytes(), capture_output=True, timeout=60
@@ -106,7 +106,7 @@ def test_stdin_to_stdout(tmp_path: Path, red_model: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert_is_red_matte(cv2.imdecode(np.frombuffer(done.stdout, np.uint8), cv2.IMREAD_UNCHANGED))
 
-    for data, reason in {b"": b"stdin: empty", b"text": b"stdin: not a picture"}.items():
+    for data, reason in {b"": b"stdin: empty", b"text": b"stdin: not an image"}.items():
         done = subprocess.run(tool(*arguments), cwd=ROOT, input=data, capture_output=True, timeout=60)
         assert done.returncode == 3
         assert done.stdout == b""
@@ -120,7 +120,7 @@ def test_stdin_to_stdout(tmp_path: Path, red_model: Path) -> None:
 
 
 def test_libraries_stay_quiet_unless_asked(tmp_path: Path, red_model: Path) -> None:
-    save(tmp_path / "in" / "good.png", red_picture())
+    save(tmp_path / "in" / "good.png", red_image())
     whole = (tmp_path / "in" / "good.png").read_bytes()
     (tmp_path / "in" / "cut.png").write_bytes(whole[: len(whole) // 2])
     command = tool("matte", tmp_path / "in", "--weights", red_model, "--quiet", "--out", tmp_path / "out")
@@ -135,7 +135,7 @@ def test_libraries_stay_quiet_unless_asked(tmp_path: Path, red_model: Path) -> N
 
 @pytest.mark.slow
 def test_100_megapixels_stay_under_2_5_gb(tmp_path: Path, red_model: Path) -> None:
-    photo = save(tmp_path / "large.jpg", red_picture(8700, 11600))
+    photo = save(tmp_path / "large.jpg", red_image(8700, 11600))
     program = tool("matte", photo, "--out", tmp_path / "out", "--weights", red_model)
     code = "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True); "
     code += "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"

@@ -7,7 +7,7 @@ import pytest
 from stylematte_cli.commands import progress
 
 
-@pytest.mark.parametrize(("done", "said"), [(0, "0 of 6 pictures so far"), (2, "2 of 6 pictures, ")])
+@pytest.mark.parametrize(("done", "said"), [(0, "0 of 6 images so far"), (2, "2 of 6 images, ")])
 def test_a_line_before_anything_was_kept(caplog, monkeypatch, done, said):
     monkeypatch.setattr(progress, "QUIET_SECONDS", 0)
     log = logging.getLogger("stylematte")

@@ -87,10 +87,10 @@ def test_files_and_manifest(tmp_path, weights, capsys):
         "size_px": 32,
         "form": "rgba",
     }
-    assert "5 pictures in" in capsys.readouterr().out
+    assert "5 images in" in capsys.readouterr().out
 
 
-def test_a_picture_is_the_same_whatever_the_batch(tmp_path, weights):
+def test_a_image_is_the_same_whatever_the_batch(tmp_path, weights):
     """But for rounding: one step at few pixels."""
     outs = [tmp_path / name for name in "ab"]
     for out, batch in zip(outs, (1, 7), strict=True):
@@ -226,7 +226,7 @@ def test_nothing_but_near_copies_stops_the_run_early(tmp_path, weights, capsys):
     for jitter in ((), ("--jitter", "0.1:10")):
         out = tmp_path / f"out{len(jitter)}"
         run(out, weights, "--n", 5000, "--truncation", 0.01, *jitter, code=3)
-        assert "no more to give" in capsys.readouterr().err
+        assert "no more variety" in capsys.readouterr().err
         assert len(files(out)) < 20
         assert_manifest_tells_the_truth(out)
 
@@ -345,19 +345,19 @@ class Holed(Discs):
     """Has a hole in the alpha of numbers 2, 5, 8 ...; `z` tells the number."""
 
     def forward(self, z, truncation, transform):
-        from training.synthesis.drawing import Plan
+        from training.synthesis.drawing import SamplingPlan
 
-        pictures = super().forward(z, truncation, transform)
-        noises = [Plan().draft(i, 4).noise for i in range(60)]
-        for picture, noise in zip(pictures, z, strict=True):
+        images = super().forward(z, truncation, transform)
+        noises = [SamplingPlan().draft(i, 4).noise for i in range(60)]
+        for image, noise in zip(images, z, strict=True):
             number = next(i for i, n in enumerate(noises) if np.array_equal(n, noise))
             if number % 3 == 2:
                 side = self.config.size_px
-                picture[3, side // 4 : -side // 4, side // 4 : -side // 4] *= -1
-        return pictures
+                image[3, side // 4 : -side // 4, side // 4 : -side // 4] *= -1
+        return images
 
 
-def test_a_folder_holds_pictures_of_one_kind(tmp_path, weights, capsys):
+def test_a_folder_holds_images_of_one_kind(tmp_path, weights, capsys):
     out = tmp_path / "out"
     run(out, weights, "--n", 4)
     for options, word in (
@@ -369,14 +369,14 @@ def test_a_folder_holds_pictures_of_one_kind(tmp_path, weights, capsys):
         assert word in capsys.readouterr().err
     weights.write_bytes(b"others")
     run(out, weights, "--n", 4, code=3)
-    assert "other settings: weights" in capsys.readouterr().err
+    assert "different settings: weights" in capsys.readouterr().err
     run(out, weights, "--n", 2, "--seed", 1, "--overwrite")
     assert len(files(out)) == len(manifest(out)) == 2
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "photo.png").write_bytes(b"mine")
     run(foreign, weights, "--n", 2, "--overwrite", code=3)
-    assert "no manifest tells of" in capsys.readouterr().err
+    assert "without a manifest" in capsys.readouterr().err
     assert (foreign / "photo.png").read_bytes() == b"mine"
 
 
@@ -385,7 +385,7 @@ def test_a_folder_holds_pictures_of_one_kind(tmp_path, weights, capsys):
     [
         (("--n", 0), 2, "--n"),
         (("--truncation", "7"), 2, "--truncation 7: from -1 to 1"),
-        (("--truncation", "0"), 2, "mean picture"),
+        (("--truncation", "0"), 2, "mean image"),
         (("--truncation", "high"), 2, "a number, or two"),
         (("--truncation", "0.2:0.9:1"), 2, "a number, or two"),
         (("--jitter", "a:b"), 2, "a shift and degrees"),
@@ -441,7 +441,7 @@ def test_a_generator_that_ships_draws_if_none_is_named(package, capsys):
 
 
 def stylegan3(path: Path, channels: int = 4) -> Path:
-    """Random weights of the smallest kind, the last layer enlarged until pictures differ."""
+    """Random weights of the smallest kind, the last layer enlarged until images differ."""
     torch.manual_seed(0)
     config = GeneratorConfig(
         size_px=16, channels=channels, channel_base=256, channel_max=16, z_dim=8, w_dim=8
@@ -485,7 +485,7 @@ def test_a_stylegan3_file(tmp_path, capsys):
 
 def test_a_stylegan3_file_without_alpha_is_refused(tmp_path, capsys):
     run(tmp_path / "out", stylegan3(tmp_path / "g.safetensors", 3), "--n", 6, code=3)
-    assert "3 channels, without alpha" in capsys.readouterr().err
+    assert "3 channels and no alpha" in capsys.readouterr().err
 
 
 def test_a_stylegan3_file_that_is_none_is_refused(tmp_path, weights, capsys):

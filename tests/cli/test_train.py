@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from stylematte.errors import InputError
 from stylematte_cli.app import main
 from tests.training import drawn
 from training import loop
+from training import run as run_module
 from training.data.loading import open_loader, read_batches
 from training.data.readers import DataError, is_held_out
 from training.losses import LOSSES
@@ -63,7 +65,7 @@ def test_the_list_says_what_each_recipe_needs_and_gives(capsys):
     assert "\n  needs P3M-10k (https://github.com/JizhiziLi/P3M)\n  gives weights of the matting" in text
     assert "\nfinetune: Fine-tunes" in text
     assert "  needs photos and masks: --image DIR --mask DIR, or" in text
-    assert "gives a generator of RGBA pictures of 256 px\n" in text
+    assert "gives a generator of RGBA images of 256 px\n" in text
     assert "\nablation/bilinear: The reference without guided filter" in text
     assert run("--list", "--json") == 0
     listed = {one["name"]: one for one in json.loads(capsys.readouterr().out)["recipes"]}
@@ -118,7 +120,7 @@ fine = {{ l2 = 1.0 }}
     trained = sum(1 for p in sorted((data / drawn.PEOPLE / "image").iterdir()) if not held_out(p))
     assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
     assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
-    assert f"  {drawn.PEOPLE}: {trained} pictures to train on, {10 - trained} held out\n" in said
+    assert f"  {drawn.PEOPLE}: {trained} images to train on, {10 - trained} held out\n" in said
     assert f"stage cut-outs left out: {half_gone / drawn.CUTOUTS} is not there" in said
     assert not (tmp_path / "out").exists()
     line = refused(capsys, tmp_path / "mine.toml", *arguments, "--stages", "cut-outs", code=3)
@@ -147,18 +149,18 @@ def test_near_copies_of_held_out_photos_are_found_by_a_full_check(capsys, data, 
         folder = copied / drawn.PEOPLE / kind
         shutil.copy(folder / scored.name, folder / twin.name)
     assert run(recipe, "--data", copied, "--check-data") == 0
-    assert "near copy" not in capsys.readouterr().out
+    assert "near duplicate" not in capsys.readouterr().out
     assert run(recipe, "--data", copied, "--full-check", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["is_full"]
     assert report["sets"][0]["twins"] >= 1
     assert run(recipe, "--data", copied, "--full-check") == 0
-    assert "held-out pictures have a near copy in the trained part" in capsys.readouterr().out
+    assert "held-out images have a near duplicate in the training part" in capsys.readouterr().out
 
 
 def test_recipes_that_cannot_be_used(capsys, tmp_path):
     there = ("--data", tmp_path, "--out", tmp_path / "out")
-    assert "no recipe giant; there are" in refused(capsys, "giant", *there, code=3)
+    assert "unknown recipe giant; choose from" in refused(capsys, "giant", *there, code=3)
     (tmp_path / "bad.toml").write_text(drawn.TOML.replace("batch_size", "batchsize", 1))
     assert "bad.toml: [[stages]]: unknown key batchsize" in refused(
         capsys, tmp_path / "bad.toml", *there, code=3
@@ -169,7 +171,7 @@ def test_recipes_that_cannot_be_used(capsys, tmp_path):
 def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     there = (recipe, "--data", data, "--out", tmp_path / "out")
     assert "--precision fp8" in refused(capsys, *there, "--precision", "fp8", code=2)
-    assert "fp16 needs a graphics card" in refused(capsys, *there, "--precision", "fp16", code=2)
+    assert "fp16 needs a GPU" in refused(capsys, *there, "--precision", "fp16", code=2)
     line = refused(capsys, *there, "--accumulate", 3, code=3)
     assert "batch_size 4 is no multiple of 1 processes times 3" in line
     assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)
@@ -192,7 +194,7 @@ def test_data_that_is_not_there(capsys, recipe, data, tmp_path):
     assert "needs a folder mask/" in line
     (broken / drawn.PEOPLE / "hair" / "photo_1.png").unlink()
     line = refused(capsys, recipe, "--data", broken, "--out", tmp_path / "out", code=3)
-    assert "1 pictures have no hair, first photo_1.png" in line
+    assert "1 images have no hair, first photo_1.png" in line
 
 
 def test_encoder_weights_of_something_else(capsys, recipe, data, trained, tmp_path):
@@ -215,9 +217,15 @@ def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypa
     assert "exclude each other" in line
     assert not (tmp_path / "out").exists()
     seen = []
-    monkeypatch.setattr(
-        loop.Run, "_step", lambda self, *_: seen.append(self.model.state_dict()) or {"loss": 0.0}
-    )
+
+    def look(recipe, root, options, initialise, *others, **more):
+        def initialised(model):
+            initialise(model)
+            seen.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
+
+        return loop.train(recipe, root, options, initialised, *others, **more)
+
+    monkeypatch.setattr(run_module, "train", look)
     assert run(*arguments, "--weights", best) == 0
     wanted, _ = load_weights(best)
     assert all(torch.equal(seen[0][name], tensor) for name, tensor in wanted.state_dict().items())
@@ -230,11 +238,13 @@ def test_the_hub_is_asked_where_the_network_has_weights_there(
 ):
     asked = []
     monkeypatch.setattr("training.run.load_backbone", lambda model, source, *_: asked.append(source))
-    monkeypatch.setattr(loop.Run, "_step", lambda self, *_: {"loss": 0.0})
+    monkeypatch.setattr(
+        run_module, "train", lambda recipe, root, options, begin, *_, **__: begin and begin(recipe)
+    )
     has_some = dataclasses.replace(PRESETS["test"], hub="somebody/some-weights")
     common = ("--data", data, "--mattes", trained / "mattes", "--workers", 0)
     assert run(recipe, *common, "--out", tmp_path / "a") == 0
-    assert "encoder weights: none, it begins at random" in capsys.readouterr().err
+    assert "encoder weights: random initialisation" in capsys.readouterr().err
     monkeypatch.setitem(PRESETS, "test", has_some)
     assert run(recipe, *common, "--out", tmp_path / "b") == 0
     assert "encoder weights: somebody/some-weights" in capsys.readouterr().err
@@ -258,17 +268,14 @@ def test_resume_insists_on_a_run(capsys, recipe, data, tmp_path):
 
 
 def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_path, monkeypatch):
-    step = loop.Run._step
-
-    def pressed(self, stage, number, batches):
-        if stage == 1 and number == 1:
+    def pressed(stage, done, losses):
+        if (stage, done) == (1, 2):
             raise KeyboardInterrupt
-        return step(self, stage, number, batches)
 
     out = tmp_path / "run"
     arguments = (recipe, "--data", data, "--out", out, "--mattes", trained / "mattes", "--workers", 0)
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_step", pressed)
+        patch.setattr(run_module, "train", partial(loop.train, on_step=pressed))
         assert run(*arguments, "--every", 5) == 130
     capsys.readouterr()
     assert run(*arguments, "--every", 5) == 0
@@ -304,7 +311,7 @@ def test_a_batch_that_is_no_number_ends_with_one_line(capsys, recipe, data, trai
 class Unreadable(Dataset):
     def __getitem__(self, number: int) -> int:
         if number == 3:
-            raise DataError("data/a.png: not a picture that can be read", "mend it", ["a", "b"])
+            raise DataError("data/a.png: not a readable image", "mend it", ["a", "b"])
         return number
 
 
@@ -314,7 +321,7 @@ def test_what_a_loader_process_met_is_said_without_its_traceback():
     with pytest.raises(InputError) as caught:
         next(batches)
     assert type(caught.value) is DataError
-    assert caught.value.message == "data/a.png: not a picture that can be read"
+    assert caught.value.message == "data/a.png: not a readable image"
     assert (caught.value.hint, caught.value.details) == ("mend it", ("a", "b"))
 
 

@@ -39,7 +39,7 @@ def run(*arguments) -> int:
     return main(["train", *map(str, arguments)])
 
 
-def picture(path: Path, mode: int = 3) -> None:
+def image(path: Path, mode: int = 3) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (40, 40, 3) if mode == 3 else (40, 40)
     assert cv2.imwrite(str(path), np.full(shape, 255, np.uint8))
@@ -47,13 +47,13 @@ def picture(path: Path, mode: int = 3) -> None:
 
 def p3m(root: Path, stem: str = "p_1") -> None:
     for folder, mode in (("blurred_image", 3), ("mask", 1)):
-        picture(root / "P3M-10k" / "train" / folder / f"{stem}.png", mode)
+        image(root / "P3M-10k" / "train" / folder / f"{stem}.png", mode)
 
 
 def pairs(folder: Path, labels: str, count: int = 12) -> None:
     for number in range(count):
-        picture(folder / "image" / f"{number}.png")
-        picture(folder / labels / f"{number}.png", 1)
+        image(folder / "image" / f"{number}.png")
+        image(folder / labels / f"{number}.png", 1)
 
 
 def chosen(capsys, *arguments) -> dict:
@@ -91,12 +91,12 @@ def test_what_lies_in_data_is_named(capsys, here):
     p3m(data, "p_1")
     for folder, mode in (("original", 3), ("mask", 1)):
         for number in range(9):
-            picture(data / "AM-2k" / "train" / folder / f"{number}.png", mode)
-    picture(data / "BG-20k" / "train" / "b.png")
-    picture(data / "FFHQ" / "00000" / "f.png")
+            image(data / "AM-2k" / "train" / folder / f"{number}.png", mode)
+    image(data / "BG-20k" / "train" / "b.png")
+    image(data / "FFHQ" / "00000" / "f.png")
     pairs(data / "wedding", "mask")
     pairs(data / "studio", "alpha")
-    picture(data / "unlabelled" / "image" / "a.png")
+    image(data / "unlabelled" / "image" / "a.png")
     found = chosen(capsys, "--set", "held_out_every=5")
     assert [(one["folder"], one["kind"], one["pictures"]) for one in found["found"]] == [
         ("P3M-10k", "mattes", 1),
@@ -119,7 +119,7 @@ def test_what_lies_in_data_is_named(capsys, here):
 
 
 def test_faces_alone_train_a_generator(here):
-    picture(here / "data" / "FFHQ" / "00000" / "f.png")
+    image(here / "data" / "FFHQ" / "00000" / "f.png")
     assert train_module.choose_recipe(Path("data"), True, False).recipe == "gan/faces-256"
 
 
@@ -141,7 +141,7 @@ def test_a_few_photos_are_divided_and_one_is_refused(capsys, here):
     assert min(few.values()) >= 1
     pairs(here / "one", "mask", 1)
     assert run("--image", "one/image", "--mask", "one/mask") == 3
-    assert "too few photos to train on some and score on others: 1 in one" in capsys.readouterr().err
+    assert "too few photos to split into training and held-out parts: 1 in one" in capsys.readouterr().err
     assert not (here / "runs").exists()
 
 
@@ -189,8 +189,8 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
         (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are small"),
-        (["nano", "--print", "--set", "stages.steps=3"], 3, "names a list of tables; say which"),
-        (["nano", "--print", "--set", "seed.x=3"], 3, "seed is no table"),
+        (["nano", "--print", "--set", "stages.steps=3"], 3, "this is a list of tables; name one"),
+        (["nano", "--print", "--set", "seed.x=3"], 3, "seed is not a table"),
         (["gan", "--print", "--set", "generator.size_px=100"], 3, "[generator]"),
     ],
 )

@@ -105,7 +105,7 @@ def test_a_dry_run_counts(capsys, recipe, photos, tmp_path):
     where = ("--data", photos, "--out", tmp_path / "run")
     assert run(recipe, *where, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "  9 pictures to train on, 9 of them to be matted first\n  10 steps, into " in said
+    assert "  9 images to train on, 9 of them to be matted first\n  10 steps, into " in said
     assert run(recipe, *where, "--dry-run", "--json", "--set", "kimg=0.16") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["pictures"], found["to_matte"], found["steps"], found["dry_run"]) == (9, 9, 20, True)
@@ -117,13 +117,13 @@ def test_photos_are_matted_first_and_scores_are_taken(capsys, recipe, photos, mo
     words = (recipe, "--data", photos, "--out", out, "--teacher", model, "--detector", "nano")
     assert run(*words) == 0
     captured = capsys.readouterr()
-    assert f"9 photos are matted first, into {out / 'mattes'}" in captured.err
+    assert f"matting 9 photos first, into {out / 'mattes'}" in captured.err
     matte = cv2.imread(str(out / "mattes" / photos.name / "3.alpha.png"), cv2.IMREAD_GRAYSCALE)
     assert matte.shape == (48, 40)
     assert matte[16:32, 14:26].min() > 250
     assert matte[:8].max() < 5
     assert "scores: FID by encoder of nano (" in captured.out
-    assert "9 real and 8 drawn pictures" in captured.out
+    assert "9 real and 8 generated images" in captured.out
     log = (out / "log.csv").read_text()
     assert log.count(",fid,") == log.count(",fid_composite,") == 2
     assert captured.out.splitlines()[-1].startswith(

@@ -26,10 +26,10 @@ class Launch(NamedTuple):
 
 
 class FakeDriver:
-    """The driver API of `cuda.bindings`, over NumPy arrays. Addresses lie on card 0 unless told otherwise.
+    """The driver API of `cuda.bindings`, over NumPy arrays. Addresses lie on GPU 0 unless told otherwise.
 
     Attributes:
-        devices: Card by address; None for memory of no card.
+        devices: GPU by address; None for memory of no GPU.
         failing: What a function of this name answers.
         launches: What was launched.
         pushed: Contexts that were pushed and not popped.

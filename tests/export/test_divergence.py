@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import pytest
 
-from export.divergence import first_divergence, tapped
-from export.network_parity import taps_of_network
+from export.divergence import first_divergence, layer_outputs
+from export.network_parity import module_outputs
 
 
 @pytest.fixture(scope="module")
@@ -16,9 +16,9 @@ def image() -> np.ndarray:
 
 
 def test_every_module_with_modules_inside_is_found_in_the_file(exported, image):
-    modules = taps_of_network(exported.network, image)
+    modules = module_outputs(exported.network, image)
     assert {"encoder.stem", "encoder.blocks.2", "fpn.smooth.0", "coarse_logits"} <= set(modules)
-    taps = tapped(exported.model, image, modules)
+    taps = layer_outputs(exported.model, image, modules)
     assert set(taps) == set(modules)
     for name, wanted in modules.items():
         np.testing.assert_allclose(taps[name], wanted, atol=1e-3 * np.abs(wanted).max(), err_msg=name)
@@ -34,8 +34,8 @@ def test_the_first_is_named_and_not_what_follows(exported, image, factor, messag
     tensor = next(t for t in model.graph.initializer if t.name == "fpn.laterals.2.conv.weight")
     array = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
     tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    modules = taps_of_network(exported.network, image)
-    found = first_divergence(modules, tapped(model, image, modules))
+    modules = module_outputs(exported.network, image)
+    found = first_divergence(modules, layer_outputs(model, image, modules))
     assert found.startswith("fpn.laterals.2 ")
     assert message in found
 
@@ -43,4 +43,6 @@ def test_the_first_is_named_and_not_what_follows(exported, image, factor, messag
 def test_layers_of_another_shape_are_passed_over():
     wanted = {"a": np.arange(4.0), "b": np.arange(4.0), "c": np.ones(4), "d": np.arange(4.0)}
     got = {"b": np.arange(5.0), "c": np.zeros(4), "d": np.array([0, 1, 2, 3.6])}
-    assert first_divergence(wanted, got) == "d is the first layer that differs, by 27% of its spread"
+    assert (
+        first_divergence(wanted, got) == "d is the first layer that differs, by 27% of its standard deviation"
+    )

@@ -32,10 +32,10 @@ def test_coefficients(rng, radius_px, size, averaged):
     guide, logits = rng.normal(0, 1, (2, 2, 1, *size)).astype(np.float32)
     got = run(fgf_coefficients(radius_px, 1e-2, averaged), guide=guide, logits=logits)
     assert got.shape == (2, 2, *size)
-    for picture in range(2):
-        arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
+    for image in range(2):
+        arrays = (x[image, 0].astype(np.float64) for x in (guide, logits))
         wanted = guided_coefficients(*arrays, radius_px, 1e-2, averaged)
-        np.testing.assert_allclose(got[picture], wanted, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(got[image], wanted, atol=1e-5, rtol=1e-5)
 
 
 def test_a_nearly_flat_guide_loses_no_digits(rng):
@@ -57,9 +57,9 @@ def test_apply(rng, fine):
     guide = rng.normal(0, 1, (2, 1, *fine)).astype(np.float32)
     got = run(fgf_apply(), coefficients=coefficients, guide=guide)
     assert got.shape == (2, 1, *fine)
-    for picture in range(2):
-        a, b = (upsample(plane.astype(np.float64), fine) for plane in coefficients[picture])
-        np.testing.assert_allclose(got[picture, 0], sigmoid(a * guide[picture, 0] + b), atol=1e-5)
+    for image in range(2):
+        a, b = (upsample(plane.astype(np.float64), fine) for plane in coefficients[image])
+        np.testing.assert_allclose(got[image, 0], sigmoid(a * guide[image, 0] + b), atol=1e-5)
 
 
 def test_apply_of_a_single_coarse_pixel(rng):

@@ -1,4 +1,4 @@
-"""The way of a photo whose network and filter run on a card; card and driver are stand-ins on this CPU."""
+"""The way of a photo whose network and filter run on a GPU; GPU and driver are stand-ins on this CPU."""
 
 import gc
 import sys
@@ -7,8 +7,8 @@ import numpy as np
 import onnx
 import pytest
 
-from stylematte.engines import card as card_command
 from stylematte.engines import cuda as cuda_module
+from stylematte.engines import gpu as gpu_module
 from stylematte.engines import open_engine
 from stylematte.engines.cuda import Cuda
 from stylematte.engines.gpu_filter import GpuGuidedFilter
@@ -21,7 +21,7 @@ from stylematte.matter import Matter
 from tests.conftest import MEAN, STD, red_detector
 from tests.export.fakes import Code, FakeDriver
 from tests.export.host_kernels import HostKernels, require_compiler
-from tests.runtime.fake_card import FakeCuda, FakePlan
+from tests.runtime.fake_gpu import FakeCuda, FakePlan
 
 GREY = Grey.of(MEAN, STD)
 PHOTOS = ((60, 100), (77, 61), (61, 99), (3, 3), (40, 60))
@@ -61,8 +61,8 @@ def on_tensorrt(red_model, gpu_filter):
     contract = open_engine(red_model, "onnx", "cpu").contract
     sizes = tuple({contract.working_size_for(*size, 128) for size in PHOTOS})
     sidecar = Sidecar(contract, {}, "", "", sizes, 2)
-    plan = FakePlan(data, gpu_filter.card._runtime)
-    engine = TensorRTEngine(red_model, plan, sidecar, gpu_filter.card, 2)
+    plan = FakePlan(data, gpu_filter.gpu._runtime)
+    engine = TensorRTEngine(red_model, plan, sidecar, gpu_filter.gpu, 2)
     engine.gpu_filter = gpu_filter
     return engine
 
@@ -73,19 +73,19 @@ def matter(request, red_model, gpu_filter) -> Matter:
 
 
 def photo(rng, height: int, width: int, dtype) -> np.ndarray:
-    picture = np.zeros((height, width, 3), np.float32)
-    picture[:, width // 2 :, 0] = 1
-    picture = np.clip(picture + rng.normal(0, 0.05, picture.shape), 0, 1).astype(np.float32)
-    return picture if dtype == np.float32 else (picture * np.iinfo(dtype).max).astype(dtype)
+    image = np.zeros((height, width, 3), np.float32)
+    image[:, width // 2 :, 0] = 1
+    image = np.clip(image + rng.normal(0, 0.05, image.shape), 0, 1).astype(np.float32)
+    return image if dtype == np.float32 else (image * np.iinfo(dtype).max).astype(dtype)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
 def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
-    pictures = [photo(rng, *size, dtype) for size in PHOTOS]
+    images = [photo(rng, *size, dtype) for size in PHOTOS]
     reference = Matter(open_engine(red_model, "onnx", "cpu"), 128)
-    mattes = matter.batch(pictures)
-    for matte, picture in zip(mattes, pictures, strict=True):
-        wanted = reference(picture)
+    mattes = matter.batch(images)
+    for matte, image in zip(mattes, images, strict=True):
+        wanted = reference(image)
         # Both ways have float32 sums; b of a steep line is rounded once more.
         np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
         for kind, step in ((np.uint8, 1), (np.uint16, 8)):
@@ -96,16 +96,16 @@ def test_alphas_are_those_of_the_cpu(matter, red_model, rng, dtype):
 
 
 @pytest.mark.parametrize("road", [on_onnx, on_tensorrt])
-def test_a_prior_goes_to_the_card_too(road, gpu_filter, tmp_path, rng):
+def test_a_prior_goes_to_the_gpu_too(road, gpu_filter, tmp_path, rng):
     path = tmp_path / "believer.onnx"
     onnx.save(red_detector(prior=True), path)
     matter = Matter(road(path, gpu_filter), 128)
     reference = Matter(open_engine(path, "onnx", "cpu"), 128)
-    pictures = [photo(rng, *size, np.uint8) for size in PHOTOS]
-    priors = [np.full(picture.shape[:2], 0.5, np.float32) for picture in pictures]
+    images = [photo(rng, *size, np.uint8) for size in PHOTOS]
+    priors = [np.full(image.shape[:2], 0.5, np.float32) for image in images]
     priors[0] = None
     for given in (None, priors, None):
-        mattes, expected = matter.batch(pictures, given), reference.batch(pictures, given)
+        mattes, expected = matter.batch(images, given), reference.batch(images, given)
         for matte, wanted in zip(mattes, expected, strict=True):
             np.testing.assert_allclose(matte.alpha, wanted.alpha, atol=1e-4)
 
@@ -128,10 +128,10 @@ def test_memory_is_given_back_with_the_matte(matter, memory, rng):
     assert len(memory._memory) == before
 
 
-def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, gpu_filter, rng):
+def test_a_gpu_without_memory_and_a_kernel_that_fails(matter, memory, gpu_filter, rng):
     matte = matter(photo(rng, 40, 60, np.uint8))
     gpu_filter._kernels._driver.failing["cuLaunchKernel"] = Code.CUDA_ERROR_OUT_OF_MEMORY
-    with pytest.raises(EngineError, match="the guided filter failed on the card: cuLaunchKernel failed"):
+    with pytest.raises(EngineError, match="the guided filter failed on the GPU: cuLaunchKernel failed"):
         matte.alpha_as(np.uint8)
     memory.failing["cudaMalloc"] = Code.CUDA_ERROR_OUT_OF_MEMORY
     with pytest.raises(EngineError, match="cudaMalloc failed: CUDA_ERROR_OUT_OF_MEMORY"):
@@ -140,20 +140,20 @@ def test_a_card_without_memory_and_a_kernel_that_fails(matter, memory, gpu_filte
 
 def test_the_command_hands_the_kernels_over_or_says_why_not(red_model, memory, monkeypatch, caplog):
     engine = open_engine(red_model, "onnx", "cpu")
-    card_command.use_gpu_filter(engine, "cpu")
+    gpu_module.use_gpu_filter(engine, "cpu")
     assert engine.gpu_filter is None
     engine.provider = "CUDAExecutionProvider"
     monkeypatch.setattr(cuda_module, "_import_runtime", lambda: memory)
     monkeypatch.setattr(launch, "_load_driver", FakeDriver)
     with caplog.at_level("INFO", logger="stylematte"):
-        card_command.use_gpu_filter(engine, "cuda:0")
+        gpu_module.use_gpu_filter(engine, "cuda:0")
         assert engine.gpu_filter is not None
-        assert caplog.messages[-1] == "guided filter on the card"
-        memory.cards = 0
-        card_command.use_gpu_filter(engine, "cuda:0")
-        assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA card can be used")
+        assert caplog.messages[-1] == "guided filter on the GPU"
+        memory.gpus = 0
+        gpu_module.use_gpu_filter(engine, "cuda:0")
+        assert caplog.messages[-1].startswith("guided filter on the CPU: no CUDA GPU can be used")
         monkeypatch.setitem(sys.modules, "stylematte.engines.guided_filter.launch", None)
-        card_command.use_gpu_filter(engine, "auto")
+        gpu_module.use_gpu_filter(engine, "auto")
         assert caplog.messages[-1].startswith(
             "guided filter on the CPU: import of stylematte.engines.guided_filter"
         )

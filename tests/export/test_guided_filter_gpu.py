@@ -1,4 +1,4 @@
-"""The kernels on a card, against torch in float64 on the same card."""
+"""The kernels on a GPU, against torch in float64 on the same GPU."""
 
 from itertools import product
 
@@ -29,7 +29,7 @@ BOUNDS = {torch.float32: 1e-5, torch.float16: 2e-3, torch.uint8: 0.5 / 255 + 1e-
 
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
-    """Normal numbers on the card, (…) float64."""
+    """Normal numbers on the GPU, (…) float64."""
     return torch.randn(
         shape, generator=torch.Generator("cuda").manual_seed(seed), device="cuda", dtype=torch.float64
     )
@@ -57,7 +57,7 @@ def test_coefficients(radius_px, kind):
 def guide_and_grey(
     layout: str, kind: torch.dtype, size: tuple[int, int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Two pictures in a layout, as stored, and their grey (2, 1, H, W) float64."""
+    """Two images in a layout, as stored, and their grey (2, 1, H, W) float64."""
     if layout == "grey":
         guide = drawn(2, 1, *size, seed=1).to(kind)
         return guide, guide.double()
@@ -84,10 +84,8 @@ def test_apply(layout, kind):
 def test_arrays_may_begin_at_any_address():
     coefficients = (3 * drawn(1, 2, 9, 11)).float()
     guide, alpha = drawn(5, 1, 33, 45, seed=1).float(), torch.zeros(5, 1, 33, 45, device="cuda")
-    for picture in range(5):  # 33 · 45 is no multiple of four
-        GuidedFilter(1, EPS).apply(
-            coefficients, guide[picture : picture + 1], alpha[picture : picture + 1], stream()
-        )
+    for image in range(5):  # 33 · 45 is no multiple of four
+        GuidedFilter(1, EPS).apply(coefficients, guide[image : image + 1], alpha[image : image + 1], stream())
     wanted = (
         FastGuidedFilter(1, EPS)
         .upsample(coefficients.expand(5, -1, -1, -1).double(), guide.double())

@@ -67,14 +67,14 @@ def expected_coefficients(guide: np.ndarray, logits: np.ndarray, radius_px: int,
 def expected_alpha(coefficients: np.ndarray, grey: np.ndarray) -> np.ndarray:
     """(N, 2, h, w), (N, H, W) → (N, 1, H, W)."""
     alphas = []
-    for planes, picture in zip(coefficients.astype(np.float64), grey, strict=True):
-        a, b = (upsample(plane, picture.shape) for plane in planes)
-        alphas.append(sigmoid(a * picture + b)[None])
+    for planes, image in zip(coefficients.astype(np.float64), grey, strict=True):
+        a, b = (upsample(plane, image.shape) for plane in planes)
+        alphas.append(sigmoid(a * image + b)[None])
     return np.stack(alphas)
 
 
 def guide_and_grey(rng, layout: str, kind: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Two pictures in a layout, as stored, and their float64 grey (2, H, W)."""
+    """Two images in a layout, as stored, and their float64 grey (2, H, W)."""
     if layout == "grey":
         guide = rng.normal(0, 1, (2, 1, *size)).astype(kind)
         return guide, guide[:, 0].astype(np.float64)

@@ -17,8 +17,8 @@ from tests.models.references import guided_logits, sigmoid
 GREY = Grey.of(MEAN, STD)
 
 
-class OnCard:
-    """What torch shows of a tensor on a card; here it is a NumPy array."""
+class FakeArray:
+    """What torch shows of a tensor on a GPU; here it is a NumPy array."""
 
     def __init__(self, array: np.ndarray, strides: tuple[int, ...] | None = None) -> None:
         self.array = array
@@ -31,8 +31,8 @@ class OnCard:
         }
 
 
-def zeros(*shape: int, dtype: str = "float32") -> OnCard:
-    return OnCard(np.zeros(shape, dtype))
+def zeros(*shape: int, dtype: str = "float32") -> FakeArray:
+    return FakeArray(np.zeros(shape, dtype))
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def test_both_kernels_give_alpha(driver, rng, tmp_path):
     coefficients, alpha = zeros(2, 2, 7, 13), zeros(2, 1, 29, 51)
 
     kernels = GuidedFilter(2, 1e-2, GREY, driver)
-    kernels.coefficients(OnCard(coarse_guide), OnCard(5 * logits), coefficients, stream=77)
-    kernels.apply(coefficients, OnCard(photo), alpha)
+    kernels.coefficients(FakeArray(coarse_guide), FakeArray(5 * logits), coefficients, stream=77)
+    kernels.apply(coefficients, FakeArray(photo), alpha)
 
     grey = ((photo / 255 - MEAN) / STD).mean(-1)
-    for picture in range(2):
-        maps = coarse_guide[picture, 0].astype(np.float64), 5.0 * logits[picture, 0], grey[picture]
-        np.testing.assert_allclose(alpha.array[picture, 0], sigmoid(guided_logits(*maps, 2, 1e-2)), atol=1e-5)
+    for image in range(2):
+        maps = coarse_guide[image, 0].astype(np.float64), 5.0 * logits[image, 0], grey[image]
+        np.testing.assert_allclose(alpha.array[image, 0], sigmoid(guided_logits(*maps, 2, 1e-2)), atol=1e-5)
     first, second = driver.launches
     assert pointer_types(first) == [True, True, False, False, True]
     assert pointer_types(second) == [True, True, False, False, False, False, True]
@@ -96,7 +96,7 @@ def test_the_guides_shape_tells_its_layout(driver, kernels, guide, layout):
     ]
 
 
-def test_a_kernel_is_loaded_once_a_card(driver, kernels):
+def test_a_kernel_is_loaded_once_a_gpu(driver, kernels):
     arrays = zeros(1, 2, 4, 4), zeros(1, 1, 9, 9), zeros(1, 1, 9, 9)
     for _ in range(3):
         kernels.apply(*arrays)
@@ -110,12 +110,12 @@ def test_a_kernel_is_loaded_once_a_card(driver, kernels):
     ("arrays", "words"),
     [
         ((np.zeros((1, 2, 4, 4)), None, None), "coefficients: a ndarray that is not on a CUDA device"),
-        ((OnCard(np.zeros((1, 2, 4, 4))), None, None), "coefficients is <f8: the kernels take float32"),
+        ((FakeArray(np.zeros((1, 2, 4, 4))), None, None), "coefficients is <f8: the kernels take float32"),
         ((zeros(1, 3, 4, 4), None, None), r"coefficients is \(1, 3, 4, 4\) and should be \(1, 2, 4, 4\)"),
         ((None, zeros(1, 4, 9, 9), None), r"guide is \(1, 4, 9, 9\).*one of \(1, 1, 9, 9\) grey"),
         ((None, zeros(1, 1, 9, 8), None), r"guide is \(1, 1, 9, 8\)"),
         ((None, zeros(9, 9), None), r"guide is \(9, 9\): four sizes"),
-        ((None, OnCard(np.zeros((1, 1, 9, 9), "f4"), (324, 324, 4, 36)), None), r"guide is not contiguous"),
+        ((None, FakeArray(np.zeros((1, 1, 9, 9), "f4"), (324, 324, 4, 36)), None), r"guide is not contiguous"),
         ((None, zeros(1, 1, 9, 9, dtype="uint8"), None), "grey guide in uint8"),
         ((None, None, zeros(2, 1, 9, 9)), r"out is \(2, 1, 9, 9\) and should be \(1, 1, 9, 9\)"),
         ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): four sizes .* from 1"),
@@ -145,10 +145,10 @@ def test_rgb_without_grey_weights(driver):
         GuidedFilter(1, 1e-4, driver=driver).apply(zeros(1, 2, 4, 4), zeros(1, 3, 9, 9), zeros(1, 1, 9, 9))
 
 
-def test_memory_has_to_be_on_one_card(driver, kernels):
+def test_memory_has_to_be_on_one_gpu(driver, kernels):
     arrays = zeros(1, 2, 4, 4), zeros(1, 1, 9, 9), zeros(1, 1, 9, 9)
     driver.devices[arrays[1].array.ctypes.data] = 1
-    with pytest.raises(InputError, match="several cards: coefficients on 0, guide on 1, out on 0"):
+    with pytest.raises(InputError, match="several GPUs: coefficients on 0, guide on 1, out on 0"):
         kernels.apply(*arrays)
     driver.devices[arrays[1].array.ctypes.data] = None
     with pytest.raises(InputError, match=r"guide: address 0x[0-9a-f]+ is not memory of a CUDA device"):

@@ -1,4 +1,4 @@
-"""What NVRTC makes of the kernels, and the cache of it. No card is needed."""
+"""What NVRTC makes of the kernels, and the cache of it. No GPU is needed."""
 
 import logging
 import re

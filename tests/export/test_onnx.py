@@ -205,7 +205,7 @@ def test_a_file_that_says_something_else_is_found_out(exported, photos, name, ch
 
 def test_parity_needs_photos(tmp_path):
     (tmp_path / "a.txt").write_text("no picture")
-    with pytest.raises(InputError, match="no picture to compare on"):
+    with pytest.raises(InputError, match="no images for the parity check"):
         read_photos(tmp_path)
 
 

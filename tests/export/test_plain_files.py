@@ -12,12 +12,12 @@ import torch
 from export import int8 as int8_module
 from export.build import fix_size
 from export.contract import feed
-from export.divergence import first_divergence, tapped
+from export.divergence import first_divergence, layer_outputs
 from export.engine_plan import plan_for
 from export.functions import plain, with_functions
-from export.network_parity import check_parity, taps_of_network
+from export.network_parity import check_parity, module_outputs
 from export.onnx import export_onnx
-from export.parity import ParityError, again_with_prior, cases_of, check_converted, run_onnx
+from export.parity import ParityError, cases_of, check_converted, run_onnx, with_prior
 from export.precision import set_metadata, to_half
 from models.presets import PRESETS
 from stylematte.engines.base import Contract
@@ -114,7 +114,7 @@ def test_a_file_says_what_sizes_its_network_is_good_at(shipped, exported):
     assert [(c.fit, c.refiner, c.refiner_sha256) for c in contracts] == [("keep", "", "")] * 2
 
 
-def test_picture_and_prior_share_one_kernel(shipped):
+def test_image_and_prior_share_one_kernel(shipped):
     arrays = {t.name: onnx.numpy_helper.to_array(t) for t in shipped.model.graph.initializer}
     assert arrays["encoder.stem.conv.weight"].shape == (8, 4, 3, 3)
     convolutions = [n for n in shipped.model.graph.node if n.name == "encoder.stem.conv/Conv"]
@@ -124,11 +124,11 @@ def test_picture_and_prior_share_one_kernel(shipped):
 
 def test_every_layer_of_the_shipped_kind_is_found(shipped, rng):
     image, prior = rng.random((1, 3, 64, 96), np.float32), rng.random((1, 1, 64, 96), np.float32)
-    modules = taps_of_network(shipped.network, image, prior)
-    taps = tapped(shipped.model, image, modules, prior)
+    modules = module_outputs(shipped.network, image, prior)
+    taps = layer_outputs(shipped.model, image, modules, prior)
     assert {"encoder.stem", "encoder.blocks.2", "fpn.smooth.0"} <= set(taps)
     assert first_divergence(modules, taps).startswith("no layer differs by more than 5%")
-    without = tapped(shipped.model, image, modules)
+    without = layer_outputs(shipped.model, image, modules)
     assert first_divergence(modules, without).startswith("encoder.stem is the first layer that differs")
 
 
@@ -151,7 +151,7 @@ def test_parity_looks_at_the_prior(shipped, rng):
 
 def test_the_prior_of_a_case_is_what_was_said_of_it(shipped, rng):
     cases = cases_of({"a": rng.random((3, 90, 120), np.float32)}, 128, 32)
-    believed = again_with_prior(cases, run_onnx(shipped.model))
+    believed = with_prior(cases, run_onnx(shipped.model))
     assert list(believed) == ["a, with its alpha as prior", "batch of two, with its alpha as prior"]
     image, guide, prior = believed["batch of two, with its alpha as prior"]
     assert prior.shape == (2, 1, *image.shape[2:])

@@ -26,9 +26,9 @@ NUMPY = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 
 @pytest.fixture(scope="module")
 def photos() -> dict[str, np.ndarray]:
-    pictures = (drawn.picture(np.random.default_rng(number))[0] for number in range(FEWEST_PHOTOS))
+    images = (drawn.sample_image(np.random.default_rng(number))[0] for number in range(FEWEST_PHOTOS))
     return {
-        f"{i}": np.ascontiguousarray(p.transpose(2, 0, 1), np.float32) / 255 for i, p in enumerate(pictures)
+        f"{i}": np.ascontiguousarray(p.transpose(2, 0, 1), np.float32) / 255 for i, p in enumerate(images)
     }
 
 

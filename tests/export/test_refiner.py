@@ -11,7 +11,7 @@ from torch import nn
 
 from export.onnx import Origin
 from export.parity import ParityError
-from export.refiner import _prove, export_refiner, save_beside
+from export.refiner import _check_parity, export_refiner, save_beside
 from models.checkpoints import write_tensors
 from models.refiner import REFINERS, Refiner
 from stylematte.engines import open_engine
@@ -51,7 +51,7 @@ def test_shapes_are_static_and_operators_plain(exported: onnx.ModelProto) -> Non
 def test_another_network_is_noticed(lively: Refiner, exported: onnx.ModelProto) -> None:
     other = Refiner(lively.shape).eval()
     with pytest.raises(ParityError, match="differs from torch"):
-        _prove(other, exported)
+        _check_parity(other, exported)
 
 
 def test_the_model_names_the_file_and_the_runtime_opens_it(lively: Refiner, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Plans, keys, builds and proofs of engines, on a stand-in for TensorRT and the card."""
+"""Plans, keys, builds and proofs of engines, on a stand-in for TensorRT and the GPU."""
 
 import hashlib
 import json
@@ -15,15 +15,15 @@ from export.build import fix_size
 from export.engine_plan import Identity, plan_for
 from export.parity import ParityError
 from export.precision import set_metadata, to_half
-from export.tensorrt import build_apart, build_plan, check_engine, run_engine, write_engine
+from export.tensorrt import build_in_process, build_plan, check_engine, run_engine, write_engine
 from stylematte.engines.base import Contract
 from stylematte.engines.cuda import Cuda
 from stylematte.engines.tensorrt import Sidecar
 from stylematte.errors import EngineError, InputError
-from tests.runtime.fake_card import FakeCuda, fake_tensorrt
+from tests.runtime.fake_gpu import FakeCuda, fake_tensorrt
 
 BUILT_FOR = {
-    "gpu": "Drawn Card 9000",
+    "gpu": "Drawn GPU 9000",
     "compute_capability": "9.0",
     "driver": "580.1",
     "tensorrt": "11.4.0.106",
@@ -31,18 +31,18 @@ BUILT_FOR = {
 
 
 @pytest.fixture
-def plan(exported) -> engine_plan.Plan:
+def plan(exported) -> engine_plan.EnginePlan:
     return plan_for("test", exported.model, 64, 2)
 
 
 @pytest.fixture
-def card() -> FakeCuda:
+def gpu() -> FakeCuda:
     return FakeCuda()
 
 
 @pytest.fixture
-def trt(card):
-    return fake_tensorrt(card)
+def trt(gpu):
+    return fake_tensorrt(gpu)
 
 
 @pytest.fixture
@@ -182,18 +182,18 @@ def test_refusals_in_tensorrts_words(trt, plan):
         build_plan(trt, plan, silent)
 
 
-def test_an_engine_is_proven_at_every_size_and_batch(trt, card, plan, photos):
-    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
+def test_an_engine_is_proven_at_every_size_and_batch(trt, gpu, plan, photos):
+    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, gpu))
     parity = check_engine(plan, run, photos)
     assert parity.batch_sizes == (1, 2)
     assert parity.pictures == 3 + len(plan.sizes) + 1
     assert parity.max_difference == 0  # the stand-in is ONNX Runtime
     assert sorted(set(trt.plans[0].contexts[0].profiles)) == list(range(len(plan.sizes)))
-    assert not card._memory  # all is given back
+    assert not gpu._memory  # all is given back
 
 
-def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, card, plan, photos):
-    right = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
+def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, gpu, plan, photos):
+    right = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, gpu))
 
     def wrong(image, guide):
         alpha = right(image, guide)
@@ -204,19 +204,19 @@ def test_an_engine_wrong_for_one_batch_size_alone_is_found_out(trt, card, plan, 
         check_engine(plan, wrong, photos)
 
 
-def test_an_engine_that_does_not_open_or_run(trt, card, plan, photos):
-    with pytest.raises(EngineError, match="does not open the engine of test"):
-        run_engine(trt, b"refused", plan, Cuda(0, card))
-    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
+def test_an_engine_that_does_not_open_or_run(trt, gpu, plan, photos):
+    with pytest.raises(EngineError, match="cannot open the engine that it built for test"):
+        run_engine(trt, b"refused", plan, Cuda(0, gpu))
+    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, gpu))
     trt.plans[0].broken = True
-    with pytest.raises(EngineError, match=r"a pass of the engine of test fails on \(1, 3, 64, 64\)"):
+    with pytest.raises(EngineError, match=r"the engine of test fails on \(1, 3, 64, 64\)"):
         check_engine(plan, run, photos)
-    assert not card._memory
+    assert not gpu._memory
 
 
-def test_engine_and_sidecar_are_what_the_runtime_reads(trt, card, plan, photos, tmp_path):
+def test_engine_and_sidecar_are_what_the_runtime_reads(trt, gpu, plan, photos, tmp_path):
     engine = build_plan(trt, plan, silent)
-    parity = check_engine(plan, run_engine(trt, engine, plan, Cuda(0, card)), photos)
+    parity = check_engine(plan, run_engine(trt, engine, plan, Cuda(0, gpu)), photos)
     identity = Identity(BUILT_FOR, "a" * 64, "b" * 64)
     path = engine_plan.engine_path(plan, identity, tmp_path)
     assert path.name == f"test.{identity.key(plan)}.engine"
@@ -252,35 +252,35 @@ def answer_nothing(settings, sender):
 
 def test_a_build_in_a_process_of_its_own(plan, monkeypatch):
     said = []
-    monkeypatch.setattr(tensorrt, "_send_built", answer_engine)
-    assert build_apart(plan, lambda *progress: said.append(progress)) == b"test"
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_engine)
+    assert build_in_process(plan, lambda *progress: said.append(progress)) == b"test"
     assert said == [("Building", 1, 2)]
-    monkeypatch.setattr(tensorrt, "_send_built", answer_error)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_error)
     with pytest.raises(EngineError, match="TensorRT did not build it"):
-        build_apart(plan, silent)
-    monkeypatch.setattr(tensorrt, "_send_built", answer_nothing)
+        build_in_process(plan, silent)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_nothing)
     with pytest.raises(EngineError, match="the process that built it died with 11"):
-        build_apart(plan, silent)
+        build_in_process(plan, silent)
 
 
 def test_an_interrupted_build_leaves_no_process(plan, monkeypatch):
     def interrupt(*progress):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tensorrt, "_send_built", answer_engine)
+    monkeypatch.setattr(tensorrt, "_build_and_send", answer_engine)
     with pytest.raises(KeyboardInterrupt):
-        build_apart(plan, interrupt)
+        build_in_process(plan, interrupt)
     assert not tensorrt.multiprocessing.active_children()
 
 
-def test_an_engine_of_the_shipped_kind_is_proven_with_its_prior(trt, card, shipped, photos):
+def test_an_engine_of_the_shipped_kind_is_proven_with_its_prior(trt, gpu, shipped, photos):
     plan = plan_for("test", shipped.model, 64, 2)
     assert [kernel.name for kernel in plan.kernels()] == ["fgf_apply"]
-    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, card))
+    run = run_engine(trt, build_plan(trt, plan, silent), plan, Cuda(0, gpu))
     parity = check_engine(plan, run, photos)
     assert parity.pictures == 3 + len(plan.sizes) + 1 + 2
     assert parity.max_difference == 0
-    assert not card._memory
+    assert not gpu._memory
 
     def deaf(image, guide, prior=None):
         return run(image, guide)

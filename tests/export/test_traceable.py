@@ -27,9 +27,9 @@ def test_deformable_attention_is_that_of_grid_sample():
     wanted = torch.zeros(batch, queries, heads, dim)
     for level, (maps, (height, width)) in enumerate(zip(value.split([15, 8], 1), sizes, strict=True)):
         for head in range(heads):
-            picture = maps[:, :, head].transpose(1, 2).reshape(batch, dim, height, width)
+            image = maps[:, :, head].transpose(1, 2).reshape(batch, dim, height, width)
             grid = 2 * locations[:, :, head, level] - 1  # (B, queries, points, 2)
-            sampled = F.grid_sample(picture, grid, padding_mode="zeros", align_corners=False)
+            sampled = F.grid_sample(image, grid, padding_mode="zeros", align_corners=False)
             wanted[:, :, head] += (sampled * attention[:, None, :, head, level]).sum(-1).transpose(1, 2)
     got = deformable_attention(value, sizes, locations, attention)
     torch.testing.assert_close(got, wanted.flatten(2), atol=1e-6, rtol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.archives import check_archive
-from models.checkpoints import CheckpointError, read_pickle, read_tensors
+from models.checkpoints import CheckpointError, read_tensors, read_torch_file
 from models.gan import pickles
 from models.gan.pickles import load_pickled_generator
 from stylematte.errors import InputError
@@ -44,7 +44,7 @@ def no_load(monkeypatch):
 
 @pytest.mark.usefixtures("no_load")
 @pytest.mark.parametrize(
-    ("read", "kind"), [(read_pickle, CheckpointError), (load_state, InputError)], ids=["weights", "state"]
+    ("read", "kind"), [(read_torch_file, CheckpointError), (load_state, InputError)], ids=["weights", "state"]
 )
 def test_a_zip_bomb_is_not_unpacked(tmp_path, zeros, read, kind):
     path = tmp_path / "bomb.pth"
@@ -58,7 +58,7 @@ def test_the_import_of_a_bomb_says_what_it_is(tmp_path, zeros, capsys, monkeypat
     (tmp_path / "bomb.pth").write_bytes(zeros)
     monkeypatch.setenv("STYLEMATTE_HOME", str(tmp_path / "home"))
     assert main(["models", "import", str(tmp_path / "bomb.pth")]) == 3
-    words = "bomb.pth: its 0.3 MB unpack to 268 MB, as no weights do; it was not read\n"
+    words = "bomb.pth: its 0.3 MB would unpack to 268 MB, which no weights file does; it was not read\n"
     assert capsys.readouterr().err.endswith(words)
     assert not (tmp_path / "home").exists()
 
@@ -93,7 +93,7 @@ def test_one_storage_is_not_copied_for_each_tensor_of_it(tmp_path):
     tensors = [Call(torch._utils._rebuild_tensor_v2, storage, 0, (64,), (1,), False, {}) for _ in range(9)]
     path = tmp_path / "humans.pkl"
     path.write_bytes(pickle.dumps(tensors, protocol=4))
-    read = pickles.read_pickle(path)
+    read = pickles.read_network_pickle(path)
     assert len(read) == 9
     assert len({tensor.data_ptr() for tensor in read}) == 1
 
@@ -101,7 +101,9 @@ def test_one_storage_is_not_copied_for_each_tensor_of_it(tmp_path):
 def test_a_bomb_inside_of_a_pickle(tmp_path, zeros):
     path = tmp_path / "humans.pkl"
     path.write_bytes(pickle.dumps({"G_ema": Call(torch.storage._load_from_bytes, zeros)}, protocol=4))
-    with pytest.raises(CheckpointError, match=r"a storage in it is refused: its 0\.3 MB unpack to 268 MB"):
+    with pytest.raises(
+        CheckpointError, match=r"refused, because of a storage in it: its 0\.3 MB would unpack to 268 MB"
+    ):
         load_pickled_generator(path)
 
 
@@ -109,14 +111,14 @@ def test_a_bomb_inside_of_a_pickle(tmp_path, zeros):
 def test_what_torch_saves_is_let_through(tmp_path, zipped):
     path = tmp_path / "w.pth"
     torch.save({"a": torch.zeros(1000)}, path, _use_new_zipfile_serialization=zipped)
-    assert torch.equal(read_pickle(path)["a"], torch.zeros(1000))
+    assert torch.equal(read_torch_file(path)["a"], torch.zeros(1000))
 
 
 @pytest.mark.parametrize(
     ("head", "words"),
     [
-        (b"\x08\x09\x12\x0astylematte", "an ONNX model, not a file of torch.save"),
-        (b"\x10\0\0\0\0\0\0\0{}", "a safetensors file, not one of torch.save"),
+        (b"\x08\x09\x12\x0astylematte", "an ONNX model, not a torch.save file"),
+        (b"\x10\0\0\0\0\0\0\0{}", "a safetensors file, not a torch.save file"),
         (b"<html>", "damaged, or not a file of plain tensors"),
         (b"", "damaged, or not a file of plain tensors"),
         (b"PK\x03\x04", "damaged, or not a file of plain tensors"),
@@ -126,7 +128,7 @@ def test_other_files_are_called_what_they_are(tmp_path, head, words):
     path = tmp_path / "w.pth"
     path.write_bytes(head)
     with pytest.raises(CheckpointError) as caught:
-        read_pickle(path)
+        read_torch_file(path)
     assert str(caught.value) == f"{path}: {words}"
     with path.open("rb") as file, pytest.raises(InputError):
         check_archive(file)

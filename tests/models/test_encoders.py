@@ -110,17 +110,17 @@ def test_load_folded_measures_the_norms_on_the_photos(generator):
     torch.testing.assert_close(encoder.stem.norm.running_var, outputs[0].var((0, 2, 3), correction=0))
 
 
-def test_weights_for_signed_range_see_the_same_picture(generator):
+def test_weights_for_signed_range_see_the_same_image(generator):
     weights = folded_weights("mobilenet_v2_tiny", generator)
-    picture = torch.rand(1, 3, 128, 128, generator=generator)
-    wanted = plain_features("mobilenet_v2_tiny", weights, picture * 2 - 1)
+    image = torch.rand(1, 3, 128, 128, generator=generator)
+    wanted = plain_features("mobilenet_v2_tiny", weights, image * 2 - 1)
     mean, std = (torch.tensor(t).view(1, 3, 1, 1) for t in (MEAN, STD))
     encoder = build_encoder("mobilenet_v2_tiny").eval()
-    normalised = (picture - mean) / std
+    normalised = (image - mean) / std
     load_folded(encoder, from_signed_range(weights, MEAN, STD), normalised)
     with torch.inference_mode():
         got = encoder(normalised)
-    # Zeros beside the picture are another colour in each range, so the right and lower edge differ.
+    # Zeros beside the image are another colour in each range, so the right and lower edge differ.
     for stride, features in zip(STRIDES, got, strict=True):
         torch.testing.assert_close(
             features[..., :-2, :-2], wanted[stride][..., :-2, :-2], atol=1e-4, rtol=1e-4

@@ -61,7 +61,7 @@ def test_weights_are_written_and_read(tmp_path: Path) -> None:
     for name, tensor in model.state_dict().items():
         assert torch.equal(read.state_dict()[name], tensor)
     write_tensors(path, model.state_dict(), {"refiner": "other"})
-    with pytest.raises(CheckpointError, match="'other' is none of nano_refiner"):
+    with pytest.raises(CheckpointError, match="unknown refiner 'other'; choose from nano_refiner"):
         load_refiner(path)
     write_tensors(path, model.state_dict(), {"refiner": "nano_refiner"})
     with pytest.raises(CheckpointError, match="wants"):

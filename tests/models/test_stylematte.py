@@ -22,7 +22,7 @@ def model() -> StyleMatte:
 
 
 @pytest.fixture
-def pictures() -> tuple[torch.Tensor, torch.Tensor]:
+def images() -> tuple[torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(1)
     return torch.rand(3, 3, 64, 96, generator=generator), torch.rand(3, 3, 101, 150, generator=generator)
 
@@ -44,8 +44,8 @@ SMALL = [
 
 
 @pytest.mark.parametrize("preset", SMALL, ids=lambda p: f"{p.name}-{p.upsampler}")
-def test_shapes_and_range(preset, pictures):
-    image, guide = pictures
+def test_shapes_and_range(preset, images):
+    image, guide = images
     with torch.inference_mode():
         prediction = lively(preset)(image, guide)
     assert prediction.fine_logits.shape == (3, 1, 101, 150)
@@ -56,8 +56,8 @@ def test_shapes_and_range(preset, pictures):
 
 
 @pytest.mark.parametrize("preset", ["test", "test_nano", "test_swin", "test_official"])
-def test_a_batch_is_its_pictures_one_by_one(preset, pictures):
-    model, (image, guide) = lively(preset), pictures
+def test_a_batch_is_its_images_one_by_one(preset, images):
+    model, (image, guide) = lively(preset), images
     with torch.inference_mode():
         together = model(image, guide).fine_logits
         alone = [model(image[i : i + 1], guide[i : i + 1]).fine_logits for i in range(3)]
@@ -65,8 +65,8 @@ def test_a_batch_is_its_pictures_one_by_one(preset, pictures):
     assert (together[0] - together[1]).abs().max() > 1
 
 
-def test_fine_logits_are_the_coarse_ones_filtered(model, pictures):
-    image, guide = pictures
+def test_fine_logits_are_the_coarse_ones_filtered(model, images):
+    image, guide = images
     with torch.inference_mode():
         coarse = model.coarse(image)
         prediction = model(image, guide)
@@ -76,7 +76,7 @@ def test_fine_logits_are_the_coarse_ones_filtered(model, pictures):
     np.testing.assert_allclose(prediction.alpha[0, 0], sigmoid(wanted), atol=1e-4)
 
 
-def test_coarse_guide_is_the_grey_picture_made_small(model):
+def test_coarse_guide_is_the_grey_image_made_small(model):
     ramp = torch.linspace(0, 1, 96).expand(1, 3, 64, 96)
     guide = model.coarse(ramp).guide
     corners = (ramp[0, :, 0, [0, -1]].T.numpy() - MEAN) / STD  # (2, 3)
@@ -85,12 +85,12 @@ def test_coarse_guide_is_the_grey_picture_made_small(model):
 
 
 @pytest.mark.parametrize("preset", ["test", "test_nano", "test_swin"])
-def test_half_precision_keeps_the_filter_in_full(preset, pictures):
+def test_half_precision_keeps_the_filter_in_full(preset, images):
     model = lively(preset)
     with torch.inference_mode():
-        full = model(*pictures)
+        full = model(*images)
         with torch.autocast("cpu", torch.bfloat16):
-            half = model(*pictures)
+            half = model(*images)
     assert half.fine_logits.dtype == half.coarse_logits.dtype == torch.float32
     assert not torch.equal(half.coarse_logits, full.coarse_logits)
     spread = full.coarse_logits.std()
@@ -99,8 +99,8 @@ def test_half_precision_keeps_the_filter_in_full(preset, pictures):
 
 
 @pytest.mark.parametrize("preset", ["nano", "test_nano"])
-def test_no_prior_and_a_prior_of_zeros_are_the_same(preset, pictures):
-    image, guide = pictures
+def test_no_prior_and_a_prior_of_zeros_are_the_same(preset, images):
+    image, guide = images
     model = lively(preset)
     with torch.inference_mode():
         without = model(image, guide)
@@ -112,8 +112,8 @@ def test_no_prior_and_a_prior_of_zeros_are_the_same(preset, pictures):
     assert (half.coarse_logits - without.coarse_logits).abs().mean() > 0.01
 
 
-def test_the_stem_is_one_convolution_of_picture_and_prior(pictures):
-    image, _ = pictures
+def test_the_stem_is_one_convolution_of_image_and_prior(images):
+    image, _ = images
     model = lively("test_nano")
     prior = torch.rand(3, 1, 64, 96)
     stem = model.encoder.stem.conv
@@ -128,8 +128,8 @@ def test_the_stem_is_one_convolution_of_picture_and_prior(pictures):
     torch.testing.assert_close(seen[0], wanted, atol=1e-5, rtol=1e-5)
 
 
-def test_a_fresh_network_does_not_know_what_a_prior_is_good_for(pictures):
-    image, _ = pictures
+def test_a_fresh_network_does_not_know_what_a_prior_is_good_for(images):
+    image, _ = images
     model = build_model("test_nano").eval()
     with torch.inference_mode():
         coarse = model.coarse(image, torch.rand(3, 1, 64, 96))
@@ -137,8 +137,8 @@ def test_a_fresh_network_does_not_know_what_a_prior_is_good_for(pictures):
         assert coarse.features.std() > 0
 
 
-def test_the_prior_is_learned_where_the_stem_is_frozen(pictures):
-    image, _ = pictures
+def test_the_prior_is_learned_where_the_stem_is_frozen(images):
+    image, _ = images
     model = build_model("test_nano").train()
     for name, parameter in model.encoder.named_parameters():
         parameter.requires_grad_(model.encoder.level_of(name) >= 2)
@@ -152,9 +152,9 @@ def test_the_prior_is_learned_where_the_stem_is_frozen(pictures):
     assert maps[-1].requires_grad
 
 
-def test_networks_without_a_prior_refuse_one(pictures):
-    image, guide = pictures
-    with pytest.raises(ValueError, match="preset test takes no prior"):
+def test_networks_without_a_prior_refuse_one(images):
+    image, guide = images
+    with pytest.raises(ValueError, match="preset test does not take a prior"):
         build_model("test")(image, guide, image[:, :1])
     with pytest.raises(ValueError, match="encoder swinv2_test takes no prior"):
         replace(PRESETS["test_swin"], prior=True)
@@ -183,8 +183,8 @@ def test_levels_of_small_encoders(preset):
             assert 2 ** (level + 1) == max(4, 64 // heights[int(name.split(".")[1])]), name
 
 
-def test_swin_networks_learn(pictures):
-    image, guide = pictures
+def test_swin_networks_learn(images):
+    image, guide = images
     torch.manual_seed(0)
     model = build_model("test_swin").train()
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
@@ -206,7 +206,7 @@ import sys
 sys.modules["transformers"] = None
 from models.stylematte import build_model
 build_model("nano")
-import training.backbone, models.published
+import training.backbone, models.released_checkpoints
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
 
@@ -214,7 +214,7 @@ import training.backbone, models.published
 def test_a_preset_of_ones_own_and_an_unknown_name():
     wide = Preset("wide", encoder="mobilenet_v2_tiny", fpn_channels=24, radius_px=3)
     assert build_model(wide).upsampler.radius_px == 3
-    with pytest.raises(KeyError, match="there are nano, "):
+    with pytest.raises(KeyError, match="choose from nano, "):
         build_model("giant")
 
 

@@ -30,10 +30,10 @@ def test_fast_coefficients(rng, radius_px, coarse, averaged):
     layer = FastGuidedFilter(radius_px, 1e-2, averaged)
     got = layer.coefficients(*map(torch.from_numpy, (guide, logits))).numpy()
     assert got.shape == (2, 2, *coarse)
-    for picture in range(2):
-        arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
+    for image in range(2):
+        arrays = (x[image, 0].astype(np.float64) for x in (guide, logits))
         wanted = guided_coefficients(*arrays, radius_px, 1e-2, averaged)
-        np.testing.assert_allclose(got[picture], wanted, atol=1e-5, rtol=1e-5)
+        np.testing.assert_allclose(got[image], wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("radius_px", [1, 2, 4])
@@ -44,10 +44,10 @@ def test_logits_at_full_size(rng, radius_px, fine):
     coefficients = layer.coefficients(torch.from_numpy(guide), torch.from_numpy(logits))
     got = layer.upsample(coefficients, torch.from_numpy(fine_guide)).numpy()
     assert got.shape == (2, 1, *fine)
-    for picture in range(2):
-        arrays = [x[picture, 0].astype(np.float64) for x in (guide, logits, fine_guide)]
+    for image in range(2):
+        arrays = [x[image, 0].astype(np.float64) for x in (guide, logits, fine_guide)]
         np.testing.assert_allclose(
-            got[picture, 0], guided_logits(*arrays, radius_px, 1e-2), atol=5e-5, rtol=1e-5
+            got[image, 0], guided_logits(*arrays, radius_px, 1e-2), atol=5e-5, rtol=1e-5
         )
 
 
@@ -145,8 +145,8 @@ def test_learned_coefficients(rng, radius_px, deep):
     with torch.inference_mode():
         got = layer.coefficients(*map(torch.from_numpy, (guide, logits, features))).numpy()
     window = np.exp(layer.window.detach().double().numpy()).reshape(2 * radius_px + 1, -1)
-    for picture in range(2):
-        arrays = (x[picture, 0].astype(np.float64) for x in (guide, logits))
+    for image in range(2):
+        arrays = (x[image, 0].astype(np.float64) for x in (guide, logits))
         mean_guide, mean_logits, variance, covariance = weighted_moments(*arrays, window)
         seen = np.stack([covariance, variance])
         if deep:
@@ -154,11 +154,11 @@ def test_learned_coefficients(rng, radius_px, deep):
                 layer.project.weight[..., 0, 0].detach().double(),
                 layer.project.bias.detach().double(),
             )
-            projected = np.einsum("oi,ihw->ohw", weight.numpy(), features[picture].astype(np.float64))
+            projected = np.einsum("oi,ihw->ohw", weight.numpy(), features[image].astype(np.float64))
             seen = np.concatenate([seen, projected + bias.numpy()[:, None, None]])
         a = small_network(layer.fit, seen)
         assert np.ptp(a) > 0.1
-        np.testing.assert_allclose(got[picture], [a, mean_logits - a * mean_guide], atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(got[image], [a, mean_logits - a * mean_guide], atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("layer", [ConvGuidedFilter(1), DeepGuidedFilter(1, channels=6)])
@@ -190,7 +190,7 @@ def doubled(planes: Map) -> Map:
 
 
 def fine_maps(rng: np.random.Generator) -> list[torch.Tensor]:
-    """Guide, logits, features, finest map and grey picture, (2, …)."""
+    """Guide, logits, features, finest map and grey image, (2, …)."""
     shapes = ((1, 7, 9), (1, 7, 9), (6, 7, 9), (3, 14, 18), (1, 28, 36))
     return [torch.from_numpy(rng.normal(0, 1, (2, *shape)).astype(np.float32)) for shape in shapes]
 
@@ -202,15 +202,15 @@ def test_fine_coefficients(rng):
     maps = fine_maps(rng)
     with torch.inference_mode():
         got = layer.coefficients(*maps).numpy()
-    for picture in range(2):
-        _, logits, features, finest, grey = (m[picture].double().numpy() for m in maps)
+    for image in range(2):
+        _, logits, features, finest, grey = (m[image].double().numpy() for m in maps)
         x = doubled(normed(layer.narrow, features)) + normed(layer.lateral, finest)
         x = normed(layer.smooth, np.maximum(x, 0)).clip(0, 6)
         a, correction = convolved(layer.last, x)
         mean = grey[0].reshape(14, 2, 18, 2).mean((1, 3))
         assert np.ptp(a) > 0.1
         wanted = [a, doubled(logits)[0] + correction - a * mean]
-        np.testing.assert_allclose(got[picture], wanted, atol=2e-5, rtol=1e-5)
+        np.testing.assert_allclose(got[image], wanted, atol=2e-5, rtol=1e-5)
 
 
 def test_the_fine_filter_starts_as_the_logits_made_large_and_can_learn(rng):

@@ -1,4 +1,4 @@
-"""Many pictures give what each gives alone; memory is bounded; failures stay with their picture."""
+"""Many images give what each gives alone; memory is bounded; failures stay with their image."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ from stylematte.imaging.compose import Blur
 from stylematte.matter import Matter
 from stylematte.media.paths import Item
 from stylematte.media.photo import Photo
-from tests.pictures import assert_is_red_matte, load, red_picture, red_region, save
+from tests.images import assert_is_red_matte, load, red_image, red_region, save
 
 
 @pytest.fixture
@@ -31,13 +31,13 @@ def make_items(folder: Path, count: int) -> list[Item]:
     shapes = [(96, 128), (128, 96), (100, 100), (40, 200)]
     items = []
     for number in range(count):
-        source = save(folder / "in" / f"{number}.png", red_picture(*shapes[number % len(shapes)]))
+        source = save(folder / "in" / f"{number}.png", red_image(*shapes[number % len(shapes)]))
         items.append(Item(source, folder / "out" / f"{number}.png"))
     return items
 
 
 @pytest.mark.parametrize(("workers", "batch_size"), [(1, 1), (3, 1), (4, 3), (8, 20)])
-def test_every_picture_is_done_once_and_right(
+def test_every_image_is_done_once_and_right(
     tmp_path: Path, matter: Matter, workers: int, batch_size: int
 ) -> None:
     items = make_items(tmp_path, 12)
@@ -59,7 +59,7 @@ def test_opencv_gets_its_threads_back(tmp_path: Path, matter: Matter) -> None:
     assert cv2.getNumThreads() == before
 
 
-def test_failures_stay_with_their_picture(tmp_path: Path, matter: Matter) -> None:
+def test_failures_stay_with_their_image(tmp_path: Path, matter: Matter) -> None:
     items = make_items(tmp_path, 4)
     items[1].source.write_bytes(b"")
     items[2].source.unlink()
@@ -70,7 +70,7 @@ def test_failures_stay_with_their_picture(tmp_path: Path, matter: Matter) -> Non
     assert [item.output.exists() for item in items] == [True, False, False, True]
 
 
-def test_encoder_limits_name_the_picture(tmp_path: Path, matter: Matter) -> None:
+def test_encoder_limits_name_the_image(tmp_path: Path, matter: Matter) -> None:
     source = save(tmp_path / "strip.png", np.zeros((3, 20000, 3), np.uint8))
     (outcome,) = run([Item(source, tmp_path / "out.webp")], matter, Job(kind="webp"))
     assert outcome.error is not None
@@ -92,7 +92,7 @@ class _Engine:
         return self._real.coefficients(images)
 
 
-def test_engine_failure_stops_the_run_and_names_the_picture(tmp_path: Path, matter: Matter) -> None:
+def test_engine_failure_stops_the_run_and_names_the_image(tmp_path: Path, matter: Matter) -> None:
     calls = []
 
     def fail(_: int) -> None:
@@ -105,7 +105,7 @@ def test_engine_failure_stops_the_run_and_names_the_picture(tmp_path: Path, matt
     assert len(calls) <= 3, "the rest was not tried"
 
 
-def test_pictures_that_wait_for_a_card_share_a_pass(tmp_path: Path, matter: Matter) -> None:
+def test_images_that_wait_for_a_gpu_share_a_pass(tmp_path: Path, matter: Matter) -> None:
     sizes: list[int] = []
     lock = threading.Lock()
 
@@ -133,7 +133,7 @@ def test_stopping_early_begins_nothing_new_and_leaves_whole_files(tmp_path: Path
     assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".png"}
 
 
-def test_budget_lets_one_big_picture_in_alone() -> None:
+def test_budget_lets_one_big_image_in_alone() -> None:
     budget = batch._Budget(100)
     inside, most = 0, 0
     lock = threading.Lock()
@@ -158,7 +158,7 @@ def test_budget_lets_one_big_picture_in_alone() -> None:
 
 
 def test_transparent_places_of_the_photo_stay_transparent(matter: Matter) -> None:
-    image = red_picture()
+    image = red_image()
     own = np.full(image.shape[:2], 255, np.uint8)
     own[:, :40] = 0
     own[:, 40:60] = 100
@@ -175,7 +175,7 @@ def test_transparent_places_of_the_photo_stay_transparent(matter: Matter) -> Non
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_kinds_and_depths(matter: Matter, dtype: type) -> None:
-    image = red_picture(dtype=dtype)
+    image = red_image(dtype=dtype)
     photo, matte = Photo(image), matter(image)
     white = np.iinfo(dtype).max
     inside = tuple(slice(side.start + 6, side.stop - 6) for side in red_region(*image.shape[:2]))

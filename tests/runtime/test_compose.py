@@ -19,7 +19,7 @@ from stylematte.imaging.compose import (
 WHITES = {np.uint8: 255, np.uint16: 65535, np.float32: 1}
 
 
-def picture(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.ndarray:
+def random_image(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np.ndarray:
     values = rng.random(shape) * WHITES[dtype]
     return values.astype(dtype)
 
@@ -29,8 +29,8 @@ def picture(rng: np.random.Generator, shape: tuple[int, ...], dtype: type) -> np
 def test_composite_matches_float64_arithmetic(
     rng: np.random.Generator, dtype: type, alpha_dtype: type
 ) -> None:
-    foreground, background = picture(rng, (70, 50, 3), dtype), picture(rng, (70, 50, 3), dtype)
-    alpha = picture(rng, (70, 50), alpha_dtype)
+    foreground, background = random_image(rng, (70, 50, 3), dtype), random_image(rng, (70, 50, 3), dtype)
+    alpha = random_image(rng, (70, 50), alpha_dtype)
     share = (alpha.astype(np.float64) / WHITES[alpha_dtype])[..., None]
     expected = share * foreground.astype(np.float64) + (1 - share) * background.astype(np.float64)
     found = composite(foreground, alpha, background)
@@ -40,7 +40,10 @@ def test_composite_matches_float64_arithmetic(
 
 
 def test_composite_crosses_strips(rng: np.random.Generator) -> None:
-    foreground, background = picture(rng, (1000, 900, 3), np.uint8), picture(rng, (1000, 900, 3), np.uint8)
+    foreground, background = (
+        random_image(rng, (1000, 900, 3), np.uint8),
+        random_image(rng, (1000, 900, 3), np.uint8),
+    )
     alpha = np.zeros((1000, 900), np.uint8)
     alpha[::2] = 255
     found = composite(foreground, alpha, background)
@@ -62,7 +65,7 @@ def test_background_of_another_depth_keeps_its_colour() -> None:
 
 @pytest.mark.parametrize("dtype", WHITES)
 def test_cutout_joins_colour_and_alpha(rng: np.random.Generator, dtype: type) -> None:
-    foreground, alpha = picture(rng, (7, 9, 3), dtype), picture(rng, (7, 9), dtype)
+    foreground, alpha = random_image(rng, (7, 9, 3), dtype), random_image(rng, (7, 9), dtype)
     found = cutout(foreground, alpha)
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, np.dstack([foreground, alpha]))
@@ -109,14 +112,14 @@ def test_blur_leaves_the_subject_out() -> None:
 def test_blur_in_strips_is_the_blur_of_the_whole(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    image, alpha = picture(rng, (240, 90, 3), np.uint8), picture(rng, (240, 90), np.float32)
+    image, alpha = random_image(rng, (240, 90, 3), np.uint8), random_image(rng, (240, 90), np.float32)
     whole = blur_background(image, alpha, 3)
     monkeypatch.setattr("stylematte.imaging.compose.STRIP_PX", 90 * 20)
     assert np.abs(blur_background(image, alpha, 3).astype(int) - whole).max() <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1)])
-def test_blur_of_thin_pictures(size: tuple[int, int]) -> None:
+def test_blur_of_thin_images(size: tuple[int, int]) -> None:
     image = np.full((*size, 3), 77, np.uint8)
     for radius_px in (0.5, 30):
         found = blur_background(image, np.zeros(size, np.uint8), radius_px)
@@ -180,8 +183,8 @@ def test_despill_by_hand(rng: np.random.Generator, screen: Screen, channel: int,
 
 
 def test_despill_leaves_other_colours_alone() -> None:
-    picture = np.array([[[200, 120, 90], [128, 128, 128], [10, 10, 10], [255, 255, 255]]], np.uint8)
-    assert np.array_equal(despill(picture, "green"), picture)
+    image = np.array([[[200, 120, 90], [128, 128, 128], [10, 10, 10], [255, 255, 255]]], np.uint8)
+    assert np.array_equal(despill(image, "green"), image)
     cast = np.array([[[100, 180, 100]]], np.uint8)
     red, green, blue = despill(cast, "green")[0, 0].tolist()
     assert red == blue == green, "a cast over grey becomes grey"

@@ -80,13 +80,13 @@ def test_sizes_that_the_network_is_not_good_at(size: int | None, warning: str) -
     assert contract(good_sizes="").warning_for(size) == ""
 
 
-@pytest.mark.parametrize("picture", [(1000, 1000), (600, 1800), (3, 4000)])
-def test_a_stretched_picture_is_a_square_whatever_its_shape(picture: tuple[int, int]) -> None:
+@pytest.mark.parametrize("image", [(1000, 1000), (600, 1800), (3, 4000)])
+def test_a_stretched_image_is_a_square_whatever_its_shape(image: tuple[int, int]) -> None:
     read = contract(fit="stretch", working_size="320")
-    assert read.working_size_for(*picture) == (320, 320)
-    assert read.working_size_for(*picture, size=200) == (192, 192)
+    assert read.working_size_for(*image) == (320, 320)
+    assert read.working_size_for(*image, size=200) == (192, 192)
     fixed = contract(fit="stretch", working_size="1024", working_sizes="1024x1024")
-    assert fixed.working_size_for(*picture) == fixed.working_size_for(*picture, size=512) == (1024, 1024)
+    assert fixed.working_size_for(*image) == fixed.working_size_for(*image, size=512) == (1024, 1024)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_lacking_key_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    ("picture", "expected"),
+    ("image", "expected"),
     [
         ((3000, 4000), (480, 640)),
         ((2000, 3000), (448, 672)),
@@ -128,8 +128,8 @@ def test_lacking_key_is_named() -> None:
         ((4000, 3000), (640, 480)),
     ],
 )
-def test_usual_shapes_are_kept_exactly(picture: tuple[int, int], expected: tuple[int, int]) -> None:
-    assert contract(working_size="512").working_size_for(*picture) == expected
+def test_usual_shapes_are_kept_exactly(image: tuple[int, int], expected: tuple[int, int]) -> None:
+    assert contract(working_size="512").working_size_for(*image) == expected
 
 
 @pytest.mark.parametrize("size", [128, 256, 512, 768])
@@ -160,7 +160,7 @@ def test_size_below_the_stride_is_refused() -> None:
         contract().working_size_for(100, 100, 16)
 
 
-def test_a_file_of_fixed_sizes_sees_every_picture_at_the_nearest_of_them() -> None:
+def test_a_file_of_fixed_sizes_sees_every_image_at_the_nearest_of_them() -> None:
     read = contract(working_sizes="128x128,96x160,160x96")
     assert read.working_sizes == ((128, 128), (96, 160), (160, 96))
     assert read.working_size_for(1000, 1000) == (128, 128)

@@ -89,7 +89,7 @@ def test_light_comes_in_as_it_is(kind: str, dtype: type, rng: np.random.Generato
     assert photo.alpha is None
 
 
-def test_windows_layers_and_what_is_no_picture() -> None:
+def test_windows_layers_and_what_is_no_image() -> None:
     plane = np.full((4, 6), 0.5, np.float32)
     window = (np.array([2, 1], np.int32), np.array([7, 4], np.int32))
     display = (np.array([0, 0], np.int32), np.array([9, 5], np.int32))

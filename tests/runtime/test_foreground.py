@@ -90,7 +90,7 @@ def test_tiles_leave_no_seam(rng: np.random.Generator, monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 50), (50, 1), (2, 3), (3, 9000)])
 @pytest.mark.parametrize("value", [0.0, 0.5, 1.0])
-def test_small_and_thin_pictures(size: tuple[int, int], value: float) -> None:
+def test_small_and_thin_images(size: tuple[int, int], value: float) -> None:
     image = np.full((*size, 3), 90, np.uint8)
     result = estimate_foreground(image, np.full(size, value, np.float32))
     np.testing.assert_allclose(result.astype(int), 90, atol=1)

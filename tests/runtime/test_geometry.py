@@ -21,16 +21,16 @@ def test_to_dtype_clips_rounds_and_leaves_its_argument_alone() -> None:
 
 
 def test_convert_between_depths(rng: np.random.Generator) -> None:
-    picture = rng.integers(0, 256, (1500, 400), dtype=np.uint8)
-    np.testing.assert_array_equal(convert(picture, np.uint16), picture.astype(np.uint16) * 257)
-    np.testing.assert_array_equal(convert(convert(picture, np.uint16), np.uint8), picture)
-    assert convert(picture, np.uint8) is picture
+    image = rng.integers(0, 256, (1500, 400), dtype=np.uint8)
+    np.testing.assert_array_equal(convert(image, np.uint16), image.astype(np.uint16) * 257)
+    np.testing.assert_array_equal(convert(convert(image, np.uint16), np.uint8), image)
+    assert convert(image, np.uint8) is image
 
 
 def test_shrinking_is_the_mean_over_blocks(rng: np.random.Generator) -> None:
-    picture = rng.random((96, 160, 3), dtype=np.float32)
-    expected = downscale_local_mean(picture, (3, 5, 1)).transpose(2, 0, 1)
-    np.testing.assert_allclose(resize_to_working(picture, (32, 32)), expected, atol=1e-6)
+    image = rng.random((96, 160, 3), dtype=np.float32)
+    expected = downscale_local_mean(image, (3, 5, 1)).transpose(2, 0, 1)
+    np.testing.assert_allclose(resize_to_working(image, (32, 32)), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(3, 20000), (20000, 3)])
@@ -38,17 +38,17 @@ def test_strip_is_averaged_along_it_while_it_grows_across(
     rng: np.random.Generator, shape: tuple[int, int]
 ) -> None:
     stripes = np.arange(20000) % 2 * 255  # any subsampling would show black or white
-    picture = np.broadcast_to(stripes[:, None] if shape[0] > 3 else stripes[None, :], shape).astype(np.uint8)
-    planes = resize_to_working(as_rgb(picture), (32, 512) if shape[0] == 3 else (512, 32))
+    image = np.broadcast_to(stripes[:, None] if shape[0] > 3 else stripes[None, :], shape).astype(np.uint8)
+    planes = resize_to_working(as_rgb(image), (32, 512) if shape[0] == 3 else (512, 32))
     assert planes.min() > 0.45
     assert planes.max() < 0.55
 
 
 def test_growing_keeps_corners_in_their_corners() -> None:
-    picture = np.zeros((4, 4, 3), np.uint8)
-    picture[0, 0] = (255, 0, 0)
-    picture[3, 3] = (0, 255, 0)
-    planes = resize_to_working(picture, (64, 64))
+    image = np.zeros((4, 4, 3), np.uint8)
+    image[0, 0] = (255, 0, 0)
+    image[3, 3] = (0, 255, 0)
+    planes = resize_to_working(image, (64, 64))
     assert planes.shape == (3, 64, 64)
     assert planes.dtype == np.float32
     assert planes[0, :6, :6].min() > 0.9
@@ -57,20 +57,20 @@ def test_growing_keeps_corners_in_their_corners() -> None:
 
 
 def test_same_size_is_untouched(rng: np.random.Generator) -> None:
-    picture = rng.integers(0, 65536, (7, 9, 3), dtype=np.uint16)
-    np.testing.assert_array_equal(resize(picture, (7, 9)), picture)
+    image = rng.integers(0, 65536, (7, 9, 3), dtype=np.uint16)
+    np.testing.assert_array_equal(resize(image, (7, 9)), image)
 
 
 def test_as_rgb_accepts_grey_and_four_channels(rng: np.random.Generator) -> None:
     rgba = rng.integers(0, 256, (5, 6, 4), dtype=np.uint8)
     np.testing.assert_array_equal(as_rgb(rgba), rgba[:, :, :3])
     grey = rgba[:, :, 0]
-    for picture in (grey, grey[:, :, None]):
-        np.testing.assert_array_equal(as_rgb(picture), np.stack([grey] * 3, axis=2))
+    for image in (grey, grey[:, :, None]):
+        np.testing.assert_array_equal(as_rgb(image), np.stack([grey] * 3, axis=2))
 
 
 @pytest.mark.parametrize(
-    ("picture", "message"),
+    ("image", "message"),
     [
         (np.zeros((4, 4, 3)), "float64 are not supported"),
         (np.zeros((4, 4, 3), bool), "bool are not supported"),
@@ -81,6 +81,6 @@ def test_as_rgb_accepts_grey_and_four_channels(rng: np.random.Generator) -> None
         (np.full((4, 4, 3), np.nan, np.float32), "float colours"),
     ],
 )
-def test_what_is_no_picture(picture: np.ndarray, message: str) -> None:
+def test_what_is_no_image(image: np.ndarray, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        as_rgb(picture)
+        as_rgb(image)

@@ -15,8 +15,8 @@ from stylematte.imaging.guided_filter import apply_coefficients
 WEIGHTS, OFFSET = (1.4, 1.5, 1.6), -2.0
 
 
-def smooth_picture(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
-    """A float picture whose colours change slowly enough that alphas between 0 and 1 come up."""
+def smooth_image(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """A float image whose colours change slowly enough that alphas between 0 and 1 come up."""
     noise = cv2.GaussianBlur(rng.random((height, width, 3), dtype=np.float32), (0, 0), 3).reshape(
         height, width, 3
     )
@@ -28,7 +28,7 @@ def smooth_picture(rng: np.random.Generator, height: int, width: int) -> np.ndar
 def test_gives_the_alpha_that_the_model_file_gives(
     red_model: Path, rng: np.random.Generator, size: tuple[int, int], dtype: type
 ) -> None:
-    picture = to_dtype(smooth_picture(rng, *size), dtype)
+    picture = to_dtype(smooth_image(rng, *size), dtype)
     engine = open_engine(red_model, device="cpu")
     contract = engine.contract
     image = resize_to_working(picture, contract.working_size_for(*size))[None]
@@ -42,32 +42,32 @@ def test_gives_the_alpha_that_the_model_file_gives(
     np.testing.assert_allclose(alpha, expected[0, 0], atol=1e-5)
 
 
-def reference(coefficients: np.ndarray, picture: np.ndarray) -> np.ndarray:
+def reference(coefficients: np.ndarray, image: np.ndarray) -> np.ndarray:
     """The formula of the contract's page in float64, with SciPy's bilinear interpolation."""
     axes = [np.linspace(0, coarse - 1, fine) if fine > 1 else np.zeros(1)
-            for coarse, fine in zip(coefficients.shape[1:], picture.shape[:2], strict=True)]  # fmt: skip
+            for coarse, fine in zip(coefficients.shape[1:], image.shape[:2], strict=True)]  # fmt: skip
     grid = np.meshgrid(*axes, indexing="ij")
     A, b = (
         map_coordinates(plane.astype(np.float64), grid, order=1, mode="nearest") for plane in coefficients
     )
-    return expit(A * (picture.astype(np.float64) @ np.array(WEIGHTS) + OFFSET) + b)
+    return expit(A * (image.astype(np.float64) @ np.array(WEIGHTS) + OFFSET) + b)
 
 
 @pytest.mark.parametrize("size", [(50, 70), (16, 24), (5, 7), (300, 20), (1, 9), (640, 480)])
 def test_matches_float64_arithmetic(rng: np.random.Generator, size: tuple[int, int]) -> None:
     coefficients = rng.normal(0, 2, (2, 16, 24)).astype(np.float32)
-    picture = rng.random((*size, 3), dtype=np.float32)
-    alpha = apply_coefficients(coefficients, picture, WEIGHTS, OFFSET)
+    image = rng.random((*size, 3), dtype=np.float32)
+    alpha = apply_coefficients(coefficients, image, WEIGHTS, OFFSET)
     assert alpha.dtype == np.float32
-    np.testing.assert_allclose(alpha, reference(coefficients, picture), atol=2e-6)
+    np.testing.assert_allclose(alpha, reference(coefficients, image), atol=2e-6)
 
 
 @pytest.mark.parametrize(("dtype", "white"), [(np.uint8, 255), (np.uint16, 65535)])
 def test_integer_alpha_is_the_float_alpha_rounded(rng: np.random.Generator, dtype: type, white: int) -> None:
     coefficients = rng.normal(0, 5, (2, 8, 8)).astype(np.float32)
-    picture = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
-    alpha = apply_coefficients(coefficients, picture, WEIGHTS, OFFSET)
-    levels = apply_coefficients(coefficients, picture, WEIGHTS, OFFSET, dtype)
+    image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    alpha = apply_coefficients(coefficients, image, WEIGHTS, OFFSET)
+    levels = apply_coefficients(coefficients, image, WEIGHTS, OFFSET, dtype)
     assert levels.dtype == dtype
     assert np.abs(levels.astype(np.float64) - alpha.astype(np.float64) * white).max() < 0.51
 
@@ -84,10 +84,10 @@ def test_saturates_without_warning() -> None:
 
 def test_strips_leave_no_seam(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch) -> None:
     coefficients = rng.normal(size=(2, 9, 11)).astype(np.float32)
-    picture = rng.integers(0, 256, (90, 100, 3), dtype=np.uint8)
-    whole = apply_coefficients(coefficients, picture, WEIGHTS, OFFSET)
+    image = rng.integers(0, 256, (90, 100, 3), dtype=np.uint8)
+    whole = apply_coefficients(coefficients, image, WEIGHTS, OFFSET)
     monkeypatch.setattr(guided_filter, "STRIP_PX", 300)
-    np.testing.assert_array_equal(apply_coefficients(coefficients, picture, WEIGHTS, OFFSET), whole)
+    np.testing.assert_array_equal(apply_coefficients(coefficients, image, WEIGHTS, OFFSET), whole)
 
 
 def test_takes_views_that_opencv_does_not(rng: np.random.Generator) -> None:

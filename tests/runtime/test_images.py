@@ -1,4 +1,4 @@
-"""Every kind of picture becomes upright RGB; what cannot is named; what is written is whole."""
+"""Every kind of image becomes upright RGB; what cannot is named; what is written is whole."""
 
 import io
 import os
@@ -22,7 +22,7 @@ from stylematte.media.images import (
     read_image,
 )
 from stylematte.memory import usable_bytes
-from tests.pictures import ASSETS, STORED, exif_bytes, exif_of, icc_bytes, png_that_says, red_picture, save
+from tests.images import ASSETS, STORED, exif_bytes, exif_of, icc_bytes, png_that_says, red_image, save
 
 LOSSY = 6  # greatest mean difference that JPEG and WebP may make
 
@@ -30,7 +30,7 @@ LOSSY = 6  # greatest mean difference that JPEG and WebP may make
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_applied_once_then_reset(tmp_path: Path, suffix: str, orientation: int) -> None:
-    upright = red_picture(40, 64)
+    upright = red_image(40, 64)
     for order in "<>":
         exif = exif_bytes(orientation, order)
         photo = read_image(save(tmp_path / f"photo{suffix}", STORED[orientation](upright), exif=exif))
@@ -50,7 +50,7 @@ def test_avif_is_turned_as_its_boxes_say() -> None:
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 def test_depth_grey_and_alpha_survive(tmp_path: Path, suffix: str, dtype: type) -> None:
-    rgb = red_picture(dtype=dtype)
+    rgb = red_image(dtype=dtype)
     photo = read_image(save(tmp_path / f"rgb{suffix}", rgb))
     np.testing.assert_array_equal(photo.pixels, rgb)
     assert photo.pixels.dtype == dtype
@@ -87,7 +87,7 @@ def test_palette_grey_with_alpha_cmyk_progressive_and_bmp(tmp_path: Path) -> Non
         assert np.abs(pixels[16, 32] - (255, 0, 0)).max() < 12, name
         assert np.abs(pixels[40, 32] - 128).max() < 12, name
 
-    rgb = red_picture(5, 7)
+    rgb = red_image(5, 7)
     np.testing.assert_array_equal(read_image(save(tmp_path / "a.bmp", rgb)).pixels, rgb)
 
 
@@ -105,7 +105,7 @@ def test_cut_files_are_refused_by_name(tmp_path: Path, suffix: str) -> None:
             read_image(path)
 
 
-def test_what_is_no_picture_is_named_with_its_reason(tmp_path: Path) -> None:
+def test_what_is_no_image_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "text.jpg").write_text("To whom it may concern")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.png").mkdir()
@@ -113,9 +113,9 @@ def test_what_is_no_picture_is_named_with_its_reason(tmp_path: Path) -> None:
     (tmp_path / "phone.jpg").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic")
     (tmp_path / "drawing.jpg").write_text("<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>")
     for name, reason in {
-        "text.jpg": "not a picture in a known format",
+        "text.jpg": "not an image in a known format",
         "empty.jpg": "empty, 0 bytes",
-        "folder.png": "a folder, not a picture",
+        "folder.png": "a folder, not an image",
         "loop.jpg": "cannot be read",
         "missing.jpg": "no such file",
         "drawing.jpg": "an SVG drawing is not read",
@@ -169,17 +169,17 @@ def test_header_tells_the_size(tmp_path: Path, suffix: str, height: int, width: 
 @pytest.mark.parametrize("kind", ["png", "jpg", "webp", "tiff"])
 def test_profile_and_exif_travel(kind: str) -> None:
     profile = make_profile(PRIMARIES[12], (2.2,))
-    encoded = encode_image(red_picture(), kind, icc=profile, exif=exif_bytes(1))
+    encoded = encode_image(red_image(), kind, icc=profile, exif=exif_bytes(1))
     photo = decode_image(encoded, "x")
     assert photo.icc == profile
     if kind != "tiff":
         found = exif_of(photo.exif)
         assert (found[271], found[274]) == ("Cam", 1)
-    assert np.abs(photo.pixels.astype(int) - red_picture()).mean() < LOSSY
+    assert np.abs(photo.pixels.astype(int) - red_image()).mean() < LOSSY
 
 
 def test_a_premultiplied_tiff_says_so() -> None:
-    rgba = np.dstack([red_picture(), red_picture()[:, :, 0]])
+    rgba = np.dstack([red_image(), red_image()[:, :, 0]])
     for premultiplied in (False, True):
         encoded = encode_image(rgba, "tiff", icc=icc_bytes(), premultiplied=premultiplied)
         with Image.open(io.BytesIO(encoded)) as image:
@@ -194,11 +194,11 @@ def test_too_long_for_the_format_is_said() -> None:
 
 
 def test_read_alpha_takes_the_alpha_channel_or_the_first(tmp_path: Path) -> None:
-    rgb = red_picture(dtype=np.uint16)
+    rgb = red_image(dtype=np.uint16)
     alpha = read_alpha(save(tmp_path / "a.png", np.dstack([rgb, rgb[:, :, 1]])))
     assert alpha.dtype == np.float32
     np.testing.assert_allclose(alpha, rgb[:, :, 1] / 65535, atol=1e-7)
-    grey = red_picture()[:, :, 1]
+    grey = red_image()[:, :, 1]
     np.testing.assert_allclose(read_alpha(save(tmp_path / "b.png", grey)), grey / 255, atol=1e-7)
 
 

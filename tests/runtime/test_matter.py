@@ -51,7 +51,7 @@ def test_alpha_lies_where_the_subject_is(
 
 
 @pytest.mark.parametrize("size", [(200, 300), (97, 61)])
-def test_picture_and_its_enlarged_copy_agree(matter: Matter, size: tuple[int, int]) -> None:
+def test_image_and_its_enlarged_copy_agree(matter: Matter, size: tuple[int, int]) -> None:
     image = cv2.GaussianBlur(red_disc(size, min(size) * 0.3), (0, 0), 2)
     alpha = matter(image).alpha
     larger = matter(cv2.resize(image, (2 * size[1], 2 * size[0]), interpolation=cv2.INTER_CUBIC)).alpha
@@ -61,7 +61,7 @@ def test_picture_and_its_enlarged_copy_agree(matter: Matter, size: tuple[int, in
     assert np.quantile(difference, 0.99) < 0.1
 
 
-def test_picture_without_subject_gives_an_empty_matte(matter: Matter, rng: np.random.Generator) -> None:
+def test_image_without_subject_gives_an_empty_matte(matter: Matter, rng: np.random.Generator) -> None:
     image = rng.integers(0, 256, (300, 400, 1), dtype=np.uint8).repeat(3, axis=2)
     assert matter(image).alpha.max() < 0.01
     assert matter.batch([np.full((50, 60, 3), (0, 0, 255), np.uint8)])[0].alpha_as(np.uint8).max() == 0
@@ -90,7 +90,7 @@ def test_batch_keeps_order_and_shares_passes(red_model: Path) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 37), (41, 1), (2, 5000), (3, 3)])
-def test_smallest_and_thinnest_pictures(matter: Matter, size: tuple[int, int]) -> None:
+def test_smallest_and_thinnest_images(matter: Matter, size: tuple[int, int]) -> None:
     for colour, expected in (((255, 0, 0), 1), (GREY, 0)):
         matte = matter(np.full((*size, 3), colour, np.uint8))
         np.testing.assert_allclose(matte.alpha, np.full(size, expected), atol=0.01)
@@ -101,7 +101,7 @@ def test_depths_agree(matter: Matter) -> None:
     image = cv2.GaussianBlur(red_disc((90, 120), 30), (0, 0), 1.5)
     expected = matter(image).alpha
     for dtype in (np.uint16, np.float32):
-        # 8 bits round the picture at working size to half a level.
+        # 8 bits round the image at working size to half a level.
         np.testing.assert_allclose(matter(convert(image, dtype)).alpha, expected, atol=0.03)
 
 
@@ -143,7 +143,7 @@ def test_priors_that_cannot_be_meant(matter: Matter, tmp_path: Path) -> None:
     for wrong in (np.full((8, 8), 2, np.float32), np.full((8, 8), np.nan, np.float32)):
         with pytest.raises(InputError, match="float alphas from"):
             believer(image, wrong)
-    with pytest.raises(UsageError, match="1 priors for 2 pictures"):
+    with pytest.raises(UsageError, match="1 priors for 2 images"):
         believer.batch([image, image], [None])
 
 
@@ -161,7 +161,7 @@ def test_a_size_that_the_model_is_not_good_at_is_told_in_one_line(
     ]
 
 
-def test_a_stretched_picture_comes_back_in_its_own_shape(tmp_path: Path) -> None:
+def test_a_stretched_image_comes_back_in_its_own_shape(tmp_path: Path) -> None:
     model = red_detector()
     set_metadata(model, "fit", "stretch")
     onnx.save(model, tmp_path / "square.onnx")
@@ -190,7 +190,7 @@ def test_size_changes_what_the_network_sees(red_model: Path) -> None:
         Matter(engine, size=8)
 
 
-def test_bad_picture_is_refused(matter: Matter) -> None:
+def test_bad_image_is_refused(matter: Matter) -> None:
     with pytest.raises(InputError, match="float64"):
         matter(np.zeros((4, 4, 3)))
 
@@ -229,10 +229,10 @@ def test_load_opens_a_file_or_a_name(
         assert isinstance(matter(image), stylematte.Matte)
 
 
-def test_what_is_no_picture_is_one_clear_error(matter: Matter) -> None:
+def test_what_is_no_image_is_one_clear_error(matter: Matter) -> None:
     for wrong in (None, "photo.jpg", [[1, 2], [3, 4]], 5):
         with pytest.raises(
-            TypeError, match=f"a picture is a NumPy array or a Pillow image, not {type(wrong).__name__}"
+            TypeError, match=f"an image is a NumPy array or a Pillow image, not {type(wrong).__name__}"
         ):
             matter(wrong)
     for dtype in (bool, np.int64, np.float64, np.float16):

@@ -57,7 +57,7 @@ def test_a_prior_moves_the_logits(tmp_path: Path, red_model: Path, rng: np.rando
         engine.coefficients(batch, priors[..., :64])
 
 
-def test_batch_gives_what_single_pictures_give(red_model: Path, rng: np.random.Generator) -> None:
+def test_batch_gives_what_single_images_give(red_model: Path, rng: np.random.Generator) -> None:
     engine = open_engine(red_model, device="cpu")
     batch = images(rng)
     single = np.concatenate([engine.coefficients(batch[i : i + 1]) for i in range(3)])
@@ -94,7 +94,7 @@ def test_truncated_model_is_refused(red_model: Path, tmp_path: Path) -> None:
         open_engine(path)
 
 
-def test_model_for_cards_alone_says_so_on_a_cpu(tmp_path: Path) -> None:
+def test_model_for_gpus_alone_says_so_on_a_cpu(tmp_path: Path) -> None:
     """bfloat16 has no convolution on a CPU; the file is not damaged, it is in the wrong place."""
     model = red_detector()
     model.opset_import[0].version, model.ir_version = 22, 10
@@ -200,7 +200,7 @@ def test_no_runtime_names_the_line_that_installs_one(
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a card"),
+        ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a GPU"),
         ({"engine": "openvino"}, UsageError, "engine 'openvino'"),
         ({"device": "gpu"}, UsageError, "device 'gpu'"),
         ({"device": "cuda:x"}, UsageError, "device 'cuda:x'"),

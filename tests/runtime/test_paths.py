@@ -83,12 +83,12 @@ def test_photos_are_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     make(tmp_path, "a.png", "sub/a.jpg")
     (tmp_path / "link").symlink_to(tmp_path)
     for out in (tmp_path, tmp_path / "link"):
-        with pytest.raises(UsageError, match="would replace the picture"):
+        with pytest.raises(UsageError, match="would replace the image"):
             collect([tmp_path / "a.png"], out, ".png")
     with pytest.raises(UsageError, match="both the input and the output folder"):
         collect([tmp_path / "sub"], tmp_path / "sub", ".png")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match="would replace the picture"):
+    with pytest.raises(UsageError, match="would replace the image"):
         collect([tmp_path / "a.png"], Path("."), ".png")
 
 
@@ -113,8 +113,8 @@ def test_what_looks_like_work_and_is_none_is_named(tmp_path: Path) -> None:
     assert outputs(work, tmp_path / "out") == ["a.png", "x.png/inside.png"]
     assert work.problems == [
         (photos / "pipe.jpg", "not a regular file"),
-        (photos / "x.png", "a folder, not a picture"),
-        (tmp_path / "empty", "no pictures and no clips in this folder"),
+        (photos / "x.png", "a folder, not an image"),
+        (tmp_path / "empty", "no images and no clips in this folder"),
     ]
 
 

@@ -20,7 +20,7 @@ from stylematte.media import colour, formats, metadata, vips
 from stylematte.media.decode import decode_image, measure
 from stylematte.media.images import encode_image, read_image
 from stylematte.media.photo import Photo
-from tests.pictures import ASSETS, STORED, exif_bytes, exif_of
+from tests.images import ASSETS, STORED, exif_bytes, exif_of
 
 P3_GAMMA = colour.make_profile(colour.PRIMARIES[12], (2.2,))
 ADOBE = colour.make_profile((0.64, 0.33, 0.21, 0.71, 0.15, 0.06, 0.3127, 0.3290), (563 / 256,))
@@ -296,7 +296,7 @@ def test_white_of_a_bmp_of_15_bits_is_white() -> None:
     assert decode_image(data, "x").pixels.min() == 255
 
 
-def test_a_small_copy_in_front_is_not_taken_for_the_picture() -> None:
+def test_a_small_copy_in_front_is_not_taken_for_the_image() -> None:
     small = cv2.resize(drawn(), (8, 6))
     data = io.BytesIO()
     with tifffile.TiffWriter(data) as writer:
@@ -445,7 +445,7 @@ def test_cut_and_flipped_tiffs_are_named(options: dict[str, object]) -> None:
             decode_image(bytes(flipped), "x")
 
 
-def test_a_hole_in_lossy_webp_is_named_and_plain_pictures_are_none() -> None:
+def test_a_hole_in_lossy_webp_is_named_and_plain_images_are_none() -> None:
     data = bytearray(pillow(photographic(), "WEBP", quality=90))
     data[len(data) // 2 : len(data) // 2 + 300] = bytes(300)
     with pytest.raises(InputError, match="a hole in its data"):
@@ -531,7 +531,7 @@ def test_only_listed_loaders_open_anything(tmp_path: Path) -> None:
 
 def test_a_gain_map_is_told() -> None:
     photo = pillow(drawn(), "JPEG", xmp=b'<x hdrgm:Version="1.0"/>')
-    assert decode_image(photo, "x").notes == ("Ultra HDR: its SDR picture is used, its gain map is not kept",)
+    assert decode_image(photo, "x").notes == ("Ultra HDR: its SDR image is used, its gain map is not kept",)
 
 
 def test_kinds_by_first_bytes() -> None:

@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from stylematte.errors import UsageError
-from stylematte.imaging.geometry import Picture, Window
+from stylematte.imaging.geometry import ImageArray, Window
 from stylematte.imaging.refinement import (
     UNCERTAIN,
     Patch,
@@ -24,22 +24,22 @@ TILES = Tiles(2, 64)
 
 
 class Blurred:
-    """The coarse alpha of a picture whose red is the true one: blurred over `cell_px`, at any size."""
+    """The coarse alpha of an image whose red is the true one: blurred over `cell_px`, at any size."""
 
-    def __init__(self, image: Picture, cell_px: float) -> None:
+    def __init__(self, image: ImageArray, cell_px: float) -> None:
         self.truth = image[..., 0].astype(np.float32) / 255
         self.whole = cv2.GaussianBlur(self.truth, (0, 0), cell_px)
         self.grid = tuple(max(2, round(side / cell_px)) for side in image.shape[:2])
 
-    def __call__(self, picture: Picture, window: Window | None) -> NDArray[np.float32]:
+    def __call__(self, image: ImageArray, window: Window | None) -> NDArray[np.float32]:
         alpha = self.whole
-        if picture.shape[:2] != alpha.shape:
-            alpha = cv2.resize(alpha, picture.shape[1::-1], interpolation=cv2.INTER_AREA)
+        if image.shape[:2] != alpha.shape:
+            alpha = cv2.resize(alpha, image.shape[1::-1], interpolation=cv2.INTER_AREA)
         return alpha if window is None else alpha[window].copy()
 
 
 class Refiner:
-    """Reads the true alpha off the picture's red; counts what it was given."""
+    """Reads the true alpha off the image's red; counts what it was given."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -57,7 +57,7 @@ def keep(images: NDArray[np.float32], coarse: NDArray[np.float32]) -> NDArray[np
     return coarse
 
 
-def strands(height: int, width: int, thickness: int = 1) -> Picture:
+def strands(height: int, width: int, thickness: int = 1) -> ImageArray:
     """A disc with radial strands, red; the background is grey."""
     alpha = np.zeros((height, width), np.uint8)
     middle, radius = (width // 2, height // 2), min(height, width) // 5
@@ -158,10 +158,10 @@ def test_a_band_is_full_at_what_is_uncertain_and_nothing_beyond_its_radius() -> 
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.01])
-def test_a_picture_without_a_band_is_left_alone(value: float) -> None:
+def test_a_image_without_a_band_is_left_alone(value: float) -> None:
     image = np.zeros((300, 300, 3), np.uint8)
 
-    def coarse(picture: Picture, window: Window | None) -> NDArray[np.float32]:
+    def coarse(picture: ImageArray, window: Window | None) -> NDArray[np.float32]:
         return np.full(picture.shape[:2], value, np.float32)
 
     refiner = Refiner()
@@ -193,7 +193,7 @@ def test_patches_keep_the_bits_where_they_have_no_share(dtype: type) -> None:
 
 
 def test_a_level_that_the_budget_does_not_half_cover_is_left_out() -> None:
-    """The smaller picture's result goes up then, everywhere alike, and still in the band alone."""
+    """The smaller image's result goes up then, everywhere alike, and still in the band alone."""
     image = strands(900, 1100, thickness=5)
     coarse = Blurred(image, 30.0)
     full, some = Refiner(), Refiner()

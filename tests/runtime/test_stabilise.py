@@ -29,7 +29,7 @@ def subject(rng: np.random.Generator) -> NDArray[np.float32]:
 
 
 def frames(rng: np.random.Generator, count: int, speed: float) -> tuple[list[NDArray], list[NDArray]]:
-    """A textured disc going right over a still background; returns pictures and true alphas."""
+    """A textured disc going right over a still background; returns images and true alphas."""
     back, texture = scene(rng, (90, 110, 70)), subject(rng)
     images, alphas = [], []
     for number in range(count):
@@ -108,7 +108,7 @@ def test_a_fast_pan_is_no_cut(rng: np.random.Generator) -> None:
     assert steady(images, [disc(80)] * 20)[1] == 0
 
 
-def test_pictures_without_a_subject_and_tiny_ones(rng: np.random.Generator) -> None:
+def test_images_without_a_subject_and_tiny_ones(rng: np.random.Generator) -> None:
     image = scene(rng, (90, 90, 90))
     for level in (0.0, 1.0):
         found, _ = steady([image] * 3, [np.full(SIZE, level, np.float32)] * 3)

@@ -1,4 +1,4 @@
-"""The TensorRT engine on a stand-in for card and runtime: what it computes, and every refusal."""
+"""The TensorRT engine on a stand-in for GPU and runtime: what it computes, and every refusal."""
 
 import hashlib
 import json
@@ -14,20 +14,20 @@ from stylematte.engines import open_engine, tensorrt
 from stylematte.errors import EngineError, InputError, MissingError, UsageError
 from stylematte.matter import Matter
 from tests.conftest import red_detector
-from tests.runtime.fake_card import Code, FakeCuda, fake_tensorrt
+from tests.runtime.fake_gpu import Code, FakeCuda, fake_tensorrt
 
-HERE = {"gpu": "Drawn Card 9000", "compute_capability": "9.0", "driver": "580.1", "tensorrt": "11.4.0.106"}
+HERE = {"gpu": "Drawn GPU 9000", "compute_capability": "9.0", "driver": "580.1", "tensorrt": "11.4.0.106"}
 SIZES = [[64, 64], [64, 96]]
 
 
 @pytest.fixture
-def card(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
-    card = FakeCuda()
-    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: card)
+def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    gpu = FakeCuda()
+    monkeypatch.setattr(cuda_module, "_import_runtime", lambda: gpu)
     monkeypatch.setattr(cuda_module, "_driver_version", lambda: HERE["driver"])
     monkeypatch.setattr(tensorrt, "tensorrt_version", lambda: HERE["tensorrt"])
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(card))
-    return card
+    monkeypatch.setitem(sys.modules, "tensorrt", fake_tensorrt(gpu))
+    return gpu
 
 
 def write(folder: Path, stem: str = "red", model: onnx.ModelProto | None = None, **changes: object) -> Path:
@@ -58,7 +58,7 @@ def engine_file(tmp_path: Path) -> Path:
     return write(tmp_path)
 
 
-def test_coefficients_are_those_of_onnx_at_every_size_and_batch(card, engine_file, rng) -> None:
+def test_coefficients_are_those_of_onnx_at_every_size_and_batch(gpu, engine_file, rng) -> None:
     engine = open_engine(engine_file, "tensorrt")
     reference = open_engine(engine_file.with_name("red.onnx"), "onnx", "cpu")
     assert (engine.name, engine.provider, engine.lanes) == ("tensorrt", "TensorRT", 2)
@@ -81,7 +81,7 @@ def with_finer_coefficients(model: onnx.ModelProto, factor: float = 2) -> onnx.M
 @pytest.mark.parametrize(
     ("factor", "grid"), [(2, (32, 48)), (6, (96, 144)), (0.7, (11, 16))]
 )  # at half of working size, above it, and at no whole part of it
-def test_coefficients_may_be_on_any_grid(card, tmp_path, rng, factor, grid) -> None:
+def test_coefficients_may_be_on_any_grid(gpu, tmp_path, rng, factor, grid) -> None:
     path = write(tmp_path, model=with_finer_coefficients(red_detector(), factor))
     engine = open_engine(path, "tensorrt")
     images = rng.random((2, 3, 64, 96), np.float32)
@@ -91,7 +91,7 @@ def test_coefficients_may_be_on_any_grid(card, tmp_path, rng, factor, grid) -> N
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
-def test_a_prior_is_seen_and_forgotten(card, tmp_path, rng) -> None:
+def test_a_prior_is_seen_and_forgotten(gpu, tmp_path, rng) -> None:
     path = write(tmp_path, model=red_detector(prior=True))
     engine = open_engine(path, "tensorrt", lanes=1)
     reference = open_engine(path.with_name("red.onnx"), "onnx", "cpu")
@@ -105,7 +105,7 @@ def test_a_prior_is_seen_and_forgotten(card, tmp_path, rng) -> None:
     assert np.abs(reference.coefficients(images, priors) - reference.coefficients(images)).max() > 1
 
 
-def test_outputs_that_nobody_asks_for_have_memory(card, tmp_path, rng) -> None:
+def test_outputs_that_nobody_asks_for_have_memory(gpu, tmp_path, rng) -> None:
     model = red_detector()
     model.graph.node.append(onnx.helper.make_node("Identity", ["fine_logits"], ["context"]))
     model.graph.output.append(
@@ -118,7 +118,7 @@ def test_outputs_that_nobody_asks_for_have_memory(card, tmp_path, rng) -> None:
 
 
 def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_shape(
-    card, engine_file, rng
+    gpu, engine_file, rng
 ) -> None:
     engine = open_engine(engine_file, "tensorrt", lanes=1)
     plan = sys.modules["tensorrt"].plans[0]
@@ -127,14 +127,14 @@ def test_a_graph_is_captured_at_the_second_pass_in_a_row_and_dropped_with_the_sh
     for images in (square, square, square, square, square, wide, wide, square, square):
         engine.coefficients(images)
         engine.coefficients(images)  # the other lane
-        counts.append((card.captures, card.launches))
+        counts.append((gpu.captures, gpu.launches))
     assert counts[:5] == [(0, 0), (2, 2), (2, 4), (2, 6), (2, 8)]
     assert counts[5:] == [(2, 8), (4, 10), (4, 10), (6, 12)]
-    # First each profile in turn, to learn what memory it takes; then as the pictures come.
+    # First each profile in turn, to learn what memory it takes; then as the images come.
     assert [context.profiles for context in plan.contexts] == [[1, 0, 1, 0]] * 2
 
 
-def test_a_photo_becomes_a_matte(card, engine_file) -> None:
+def test_a_photo_becomes_a_matte(gpu, engine_file) -> None:
     photo = np.zeros((300, 400, 3), np.uint8)
     photo[:, 200:, 0] = 255
     alpha = Matter(open_engine(engine_file))(photo).alpha
@@ -143,14 +143,14 @@ def test_a_photo_becomes_a_matte(card, engine_file) -> None:
     assert alpha[:, 250:].min() > 0.95
 
 
-def test_auto_takes_the_engine_beside_the_onnx_file_and_says_so(card, engine_file, caplog) -> None:
+def test_auto_takes_the_engine_beside_the_onnx_file_and_says_so(gpu, engine_file, caplog) -> None:
     with caplog.at_level("INFO", logger="stylematte"):
         assert open_engine(engine_file.with_name("red.onnx")).name == "tensorrt"
-    assert "engine tensorrt, red.0123abcd.engine on Drawn Card 9000, fp32" in caplog.text
+    assert "engine tensorrt, red.0123abcd.engine on Drawn GPU 9000, fp32" in caplog.text
 
 
 @pytest.mark.parametrize("change", [{"built_for": HERE | {"driver": "570.9"}}, {"onnx_sha256": "0" * 64}])
-def test_auto_says_why_it_does_not_take_an_engine(card, tmp_path, caplog, change) -> None:
+def test_auto_says_why_it_does_not_take_an_engine(gpu, tmp_path, caplog, change) -> None:
     source = write(tmp_path, **change).with_name("red.onnx")
     with caplog.at_level("INFO", logger="stylematte"):
         assert open_engine(source).name == "onnx"
@@ -163,7 +163,7 @@ def test_auto_is_silent_where_there_is_no_engine(red_model, caplog) -> None:
     assert "tensorrt" not in caplog.text
 
 
-def test_of_several_engines_the_one_for_this_machine_is_taken(card, tmp_path) -> None:
+def test_of_several_engines_the_one_for_this_machine_is_taken(gpu, tmp_path) -> None:
     here = write(tmp_path)
     other = here.with_name("red.00000000.engine")
     other.write_bytes(here.read_bytes())
@@ -172,7 +172,7 @@ def test_of_several_engines_the_one_for_this_machine_is_taken(card, tmp_path) ->
     tensorrt.sidecar_path(other).write_text(json.dumps(facts))
     assert open_engine(tmp_path / "red.onnx", "tensorrt").name == "tensorrt"
     here.unlink()
-    with pytest.raises(MissingError, match="built for gpu Another Card, here Drawn Card 9000") as error:
+    with pytest.raises(MissingError, match="built for gpu Another GPU, here Drawn GPU 9000") as error:
         open_engine(tmp_path / "red.onnx", "tensorrt")
     assert "stylematte export --format tensorrt" in error.value.hint
 
@@ -180,13 +180,13 @@ def test_of_several_engines_the_one_for_this_machine_is_taken(card, tmp_path) ->
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("gpu", "Another Card", "gpu Another Card, here Drawn Card 9000"),
+        ("gpu", "Another Card", "gpu Another GPU, here Drawn GPU 9000"),
         ("compute_capability", "8.9", "compute capability 8.9, here 9.0"),
         ("driver", "570.0", "driver 570.0, here 580.1"),
         ("tensorrt", "11.3.0.1", "tensorrt 11.3.0.1, here 11.4.0.106"),
     ],
 )
-def test_an_engine_of_another_machine_is_refused(card, tmp_path, key, value, message) -> None:
+def test_an_engine_of_another_machine_is_refused(gpu, tmp_path, key, value, message) -> None:
     path = write(tmp_path, built_for=HERE | {key: value})
     with pytest.raises(InputError, match=f"built for {message}"):
         open_engine(path)
@@ -204,13 +204,13 @@ def test_an_engine_of_another_machine_is_refused(card, tmp_path, key, value, mes
         ({"built_for": 5}, "damaged: AttributeError"),
     ],
 )
-def test_a_sidecar_that_does_not_fit_is_refused(card, tmp_path, change, message) -> None:
+def test_a_sidecar_that_does_not_fit_is_refused(gpu, tmp_path, change, message) -> None:
     with pytest.raises(InputError, match=message):
         open_engine(write(tmp_path, **change))
 
 
 @pytest.mark.parametrize("text", [None, "{", "[]"])
-def test_a_sidecar_that_is_missing_or_no_table(card, engine_file, text) -> None:
+def test_a_sidecar_that_is_missing_or_no_table(gpu, engine_file, text) -> None:
     tensorrt.sidecar_path(engine_file).unlink()
     if text is not None:
         tensorrt.sidecar_path(engine_file).write_text(text)
@@ -218,35 +218,35 @@ def test_a_sidecar_that_is_missing_or_no_table(card, engine_file, text) -> None:
         open_engine(engine_file)
 
 
-def test_a_file_that_tensorrt_refuses(card, tmp_path) -> None:
+def test_a_file_that_tensorrt_refuses(gpu, tmp_path) -> None:
     with pytest.raises(EngineError, match=r"TensorRT 11\.4\.0\.106 cannot open the engine"):
         open_engine(write(tmp_path, data=b"refused"))
 
 
-def test_a_size_it_was_not_built_for(card, engine_file, rng) -> None:
+def test_a_size_it_was_not_built_for(gpu, engine_file, rng) -> None:
     with pytest.raises(EngineError, match="built for 64x64, 64x96, not for 32x32"):
         open_engine(engine_file).coefficients(rng.random((1, 3, 32, 32), np.float32))
 
 
-def test_a_pass_that_fails_names_the_file(card, engine_file, rng) -> None:
+def test_a_pass_that_fails_names_the_file(gpu, engine_file, rng) -> None:
     engine = open_engine(engine_file)
     images = rng.random((1, 3, 64, 64), np.float32)
     engine.coefficients(images)
-    card.failing["cudaMemcpyAsync"] = Code.cudaErrorMemoryAllocation
+    gpu.failing["cudaMemcpyAsync"] = Code.cudaErrorMemoryAllocation
     with pytest.raises(EngineError, match=r"\.engine: cudaMemcpyAsync failed: cudaErrorMemoryAllocation"):
         engine.coefficients(images)
-    card.failing.clear()
+    gpu.failing.clear()
     sys.modules["tensorrt"].plans[0].broken = True
     with pytest.raises(EngineError, match="the pass failed"):
         engine.coefficients(rng.random((2, 3, 64, 64), np.float32))
 
 
-def test_no_card_no_second_card_no_tensorrt(card, engine_file, monkeypatch) -> None:
-    with pytest.raises(MissingError, match="device cuda:1: there are 1 CUDA cards"):
+def test_no_gpu_no_second_gpu_no_tensorrt(gpu, engine_file, monkeypatch) -> None:
+    with pytest.raises(MissingError, match="device cuda:1: there are 1 CUDA GPUs"):
         open_engine(engine_file, device="cuda:1")
-    card.cards = 0
+    gpu.gpus = 0
     with pytest.raises(
-        MissingError, match="no CUDA card can be used: cudaGetDeviceCount failed: cudaErrorNoDevice"
+        MissingError, match="no CUDA GPU can be used: cudaGetDeviceCount failed: cudaErrorNoDevice"
     ):
         open_engine(engine_file)
     monkeypatch.setitem(sys.modules, "tensorrt", None)
@@ -262,8 +262,8 @@ def test_no_bindings(engine_file, monkeypatch) -> None:
         open_engine(engine_file)
 
 
-def test_what_cannot_be_meant(card, engine_file) -> None:
+def test_what_cannot_be_meant(gpu, engine_file) -> None:
     with pytest.raises(UsageError, match="a TensorRT engine"):
         open_engine(engine_file, "onnx")
-    with pytest.raises(UsageError, match="needs a card"):
+    with pytest.raises(UsageError, match="needs a GPU"):
         open_engine(engine_file, device="cpu")

@@ -14,7 +14,7 @@ from stylematte.media.pattern import find_frames, is_pattern, stem_of
 from stylematte.media.span import Span
 from stylematte.media.video import Clip
 from tests.clips import SIZE, UNEVEN, draw_clip, draw_sound, red_frame
-from tests.pictures import save
+from tests.images import save
 
 
 def draw_reordered(path: Path, frames: int = 60) -> Path:

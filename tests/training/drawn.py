@@ -69,7 +69,7 @@ def texture(rng: np.random.Generator, size: tuple[int, int], colour: NDArray, sp
     return np.clip(colour + spread * noise / noise.std(), 0, 255)
 
 
-def picture(rng: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
+def sample_image(rng: np.random.Generator) -> tuple[NDArray, NDArray, NDArray]:
     """A warm disc on cold ground: image (H, W, 3) uint8 RGB, alpha (H, W) float64, its foreground colours."""
     size = tuple(rng.integers(96, 161, 2).tolist())
     radius = rng.uniform(0.25, 0.38) * min(size)
@@ -93,14 +93,14 @@ def draw_sets(root: Path) -> Path:
     """Write the three sets of `recipe` below `root`: photos with mask and hair, cut-outs, backgrounds."""
     rng = np.random.default_rng(5)
     for number in range(10):
-        image, alpha, _ = picture(rng)
+        image, alpha, _ = sample_image(rng)
         mask = np.uint8(255) * (alpha > 0.5)
         hair = mask.copy()
         hair[len(hair) // 3 :] = 0
         for kind, pixels in (("image", image), ("mask", mask), ("hair", hair)):
             save(root / PEOPLE / kind / f"photo_{number}.png", pixels)
     for number in range(6):
-        _, alpha, foreground = picture(rng)
+        _, alpha, foreground = sample_image(rng)
         rgba = np.dstack([foreground, np.round(alpha * 255).astype(np.uint8)])
         save(root / CUTOUTS / f"cut_{number}.png", rgba)
         ground = texture(rng, (110, 140), rng.uniform(40, 160, 3))

@@ -18,18 +18,18 @@ from training.recipe_files import RECIPES
 def root(tmp_path_factory) -> Path:
     """P3M-10k with its validation sets, AM-2k and BG-20k as they unpack, and generated cut-outs."""
     root, rng = tmp_path_factory.mktemp("published"), np.random.default_rng(3)
-    for base, pictures, count in (
+    for base, images, count in (
         ("P3M-10k/train", "blurred_image", 5),
         ("P3M-10k/validation/P3M-500-P", "blurred_image", 2),
         ("P3M-10k/validation/P3M-500-NP", "original_image", 2),
         ("AM-2k/train", "original", 3),
     ):
         for number in range(count):
-            image, alpha, _ = drawn.picture(rng)
-            drawn.save(root / base / pictures / f"x_{number}.jpg", image)
+            image, alpha, _ = drawn.sample_image(rng)
+            drawn.save(root / base / images / f"x_{number}.jpg", image)
             drawn.save(root / base / "mask" / f"x_{number}.png", np.round(alpha * 255).astype(np.uint8))
     for number in range(3):
-        _, alpha, colours = drawn.picture(rng)
+        _, alpha, colours = drawn.sample_image(rng)
         cutout = np.dstack([colours, np.round(alpha * 255).astype(np.uint8)])
         drawn.save(root / "synthetic" / f"{number}.png", cutout)
         drawn.save(root / "BG-20k" / "train" / f"h_{number}.jpg", colours)
@@ -37,7 +37,7 @@ def root(tmp_path_factory) -> Path:
 
 
 def small(recipe: str, **changes: str) -> str:
-    """The recipe's text with a network, pictures and stages that take no time."""
+    """The recipe's text with a network, images and stages that take no time."""
     text = re.sub(r"^epochs = \S+", "steps = 1", (RECIPES / f"{recipe}.toml").read_text(), flags=re.MULTILINE)
     text = text.replace("[800, 800]", "[64, 64]").replace("photos = 50", "photos = 1")
     for old, new in changes.items():

@@ -27,12 +27,12 @@ def test_fills_the_encoder(data_root, tmp_path, weights, preset):
     save_file(weights, tmp_path / "w.safetensors")
     model = lively(preset)
     load_backbone(model, tmp_path / "w.safetensors", RECIPE, data_root)
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     wanted = plain_features(
-        "mobilenet_v2_tiny", from_signed_range(weights, MEAN, STD), model.normalise(picture)
+        "mobilenet_v2_tiny", from_signed_range(weights, MEAN, STD), model.normalise(image)
     )
     with torch.inference_mode():
-        got = model.encoder(model.normalise(picture))
+        got = model.encoder(model.normalise(image))
     for stride, features in zip(STRIDES, got, strict=True):
         torch.testing.assert_close(features, wanted[stride], atol=1e-4, rtol=1e-4)
 
@@ -139,9 +139,9 @@ def test_fills_the_encoder_from_efficientnet_lites_pickle(data_root, tmp_path):
     models = [build_model("test").eval(), build_model("test").eval()]
     for model, name in zip(models, ["lite.pth", "w.safetensors"], strict=True):
         load_backbone(model, tmp_path / name, RECIPE, data_root)
-    picture = torch.rand(1, 3, 64, 64)
+    image = torch.rand(1, 3, 64, 64)
     with torch.inference_mode():
-        one, other = (model.encoder(picture) for model in models)
+        one, other = (model.encoder(image) for model in models)
     for features, same in zip(one, other, strict=True):
         torch.testing.assert_close(features, same, atol=1e-3, rtol=1e-3)
     del theirs["_blocks.1._bn2.bias"]

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.pictures import png_that_says
+from tests.images import png_that_says
 from tests.training import drawn
 from training.config import DataSet, Recipe, Stage, Validation
 from training.data.check import DataReport, check_data
@@ -32,7 +32,7 @@ def sound(tmp_path_factory):
     rng = np.random.default_rng(4)
     for number in range(9):
         base = TRAIN if number < 6 else VALID
-        # Large shapes of their own, or the looks of these small pictures would all be twins.
+        # Large shapes of their own, or the looks of these small images would all be twins.
         image = cv2.resize(
             rng.integers(0, 256, (9, 12, 3), np.uint8), (120, 90), interpolation=cv2.INTER_CUBIC
         )
@@ -68,7 +68,7 @@ def test_sound_data(sound, full):
     assert train.megapixels == pytest.approx(90 * 120 / 1e6)
     assert train.twins == (0 if full else None)
     lines = report.lines()
-    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 pictures of 0.01 megapixels, 6 with alpha")
+    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 images of 0.01 megapixels, 6 with alpha")
     assert lines[-2].startswith("full check" if full else "quick check")
     assert lines[-1] == "0 errors, 0 warnings"
     plain = json.loads(json.dumps(report.as_dict()))
@@ -85,7 +85,7 @@ def empty(path):
 
 
 def other(path):
-    path.write_bytes(b"no picture at all, whatever its name says")
+    path.write_bytes(b"no image at all, whatever its name says")
 
 
 def larger(path):
@@ -108,16 +108,16 @@ def without(path):
 @pytest.mark.parametrize(
     ("file", "damage", "message"),
     [
-        (f"{TRAIN}/blurred_image/p_1.jpg", cut_off, "p_1.jpg: cut off"),
+        (f"{TRAIN}/blurred_image/p_1.jpg", cut_off, "p_1.jpg: truncated"),
         (f"{TRAIN}/blurred_image/p_1.jpg", empty, "p_1.jpg: empty, 0 bytes"),
-        (f"{TRAIN}/mask/p_2.png", cut_off, "p_2.png: cut off"),
-        (f"{TRAIN}/mask/p_2.png", other, "p_2.png: not a label that can be read"),
-        (f"{TRAIN}/mask/p_2.png", larger, "p_2.png: size (91, 120), its picture has (90, 120)"),
+        (f"{TRAIN}/mask/p_2.png", cut_off, "p_2.png: truncated"),
+        (f"{TRAIN}/mask/p_2.png", other, "p_2.png: not a readable label"),
+        (f"{TRAIN}/mask/p_2.png", larger, "p_2.png: size (91, 120), but its image has (90, 120)"),
         (f"{TRAIN}/blurred_image/p_1.jpg", bomb, "p_1.jpg: 20000x20000 (height x width) is too large"),
         (f"{TRAIN}/mask/p_2.png", beyond_opencv, "p_2.png: 50000x60000 (height x width) is too large"),
-        (f"{TRAIN}/mask/p_2.png", without, "1 pictures without alpha: p_2.jpg"),
-        (f"{VALID}/trimap/p_7.png", larger, "trimap/p_7.png: size (91, 120), its picture has (90, 120)"),
-        ("backgrounds/3.png", other, "3.png: not a label that can be read"),
+        (f"{TRAIN}/mask/p_2.png", without, "1 images without alpha: p_2.jpg"),
+        (f"{VALID}/trimap/p_7.png", larger, "trimap/p_7.png: size (91, 120), but its image has (90, 120)"),
+        ("backgrounds/3.png", other, "3.png: not a readable label"),
     ],
 )
 def test_errors_of_single_files(root, file, damage, message, full):
@@ -131,7 +131,7 @@ def test_errors_of_single_files(root, file, damage, message, full):
 @pytest.mark.parametrize("read", [read_rgb, read_grey, read_plane])
 def test_what_opencv_does_not_read_is_an_error_of_the_data(tmp_path, read):
     beyond_opencv(tmp_path / "wide.png")
-    with pytest.raises(DataError, match=r"wide\.png: too large a (picture|label) to be read"):
+    with pytest.raises(DataError, match=r"wide\.png: too large a (image|label) to be read"):
         read(tmp_path / "wide.png")
 
 
@@ -145,7 +145,10 @@ def test_only_the_full_pass_finds_what_its_frame_hides(root):
 
 @pytest.mark.parametrize(
     ("value", "message"),
-    [(0, "1 labels that are 0 all over: P3M-10k/p_2"), (255, "1 labels that are 255 all over: P3M-10k/p_2")],
+    [
+        (0, "1 labels that are 0 everywhere: P3M-10k/p_2"),
+        (255, "1 labels that are 255 everywhere: P3M-10k/p_2"),
+    ],
 )
 def test_hollow_alphas(root, value, message):
     drawn.save(root / TRAIN / "mask/p_2.png", np.full((90, 120), value, np.uint8))
@@ -159,7 +162,7 @@ def test_masks_where_soft_mattes_are_wanted(root):
         path = root / TRAIN / f"mask/p_{number}.png"
         drawn.save(path, np.where(cv2.imread(str(path), 0) > 127, 255, 0).astype(np.uint8))
     (warning,) = check_data(PLAN, root, quiet=True).sets[0].warnings
-    assert warning.startswith("2 of 6 alphas looked into (33 %) are 0 and 255 alone")
+    assert warning.startswith("2 of 6 inspected alphas (33 %) contain only 0 and 255")
 
 
 def test_trimaps_whose_unknown_is_not_128(root):
@@ -168,14 +171,14 @@ def test_trimaps_whose_unknown_is_not_128(root):
     trimap[trimap == 128] = 127
     drawn.save(path, trimap)
     (warning,) = check_data(PLAN, root, quiet=True).sets[2].warnings
-    assert warning.startswith("1 trimaps with values besides 0, 128 and 255 (127)")
+    assert warning.startswith("1 trimaps with values other than 0, 128 and 255 (127)")
     assert warning.endswith("P3M-10k/p_8")
 
 
-def test_labels_without_a_picture(root):
+def test_labels_without_a_image(root):
     (root / TRAIN / "blurred_image/p_0.jpg").unlink()
     report = check_data(PLAN, root, quiet=True)
-    assert all_of(report, "warnings") == ["1 files in alpha without a picture: p_0.png"]
+    assert all_of(report, "warnings") == ["1 files in alpha without an image: p_0.png"]
     assert report.errors == 0
 
 
@@ -184,7 +187,7 @@ def test_names_that_the_recipe_has_and_the_set_has_not(root):
     report = check_data(dataclasses.replace(PLAN, sets=(named, BACKGROUNDS)), root, quiet=True)
     assert report.errors == 0
     assert all_of(report, "warnings") == [
-        "2 that the recipe calls wrong or incomplete, but not there: p_o, q_1"
+        "2 listed by the recipe as wrong or incomplete, but missing: p_o, q_1"
     ]
 
 
@@ -192,25 +195,25 @@ def test_names_are_few_and_the_rest_is_counted(root):
     for number in range(5):
         (root / TRAIN / f"mask/p_{number}.png").unlink()
     assert check_data(PLAN, root, quiet=True).sets[0].errors == [
-        "5 pictures without alpha: p_0.jpg, p_1.jpg, p_2.jpg and 2 more"
+        "5 images without alpha: p_0.jpg, p_1.jpg, p_2.jpg and 2 more"
     ]
 
 
-def test_two_pictures_of_one_name(root):
+def test_two_images_of_one_name(root):
     shutil.copy(root / "backgrounds/1.png", root / "backgrounds/1.bmp")
     assert all_of(check_data(PLAN, root, quiet=True), "errors") == [
-        "1 names that two pictures have: backgrounds/1"
+        "1 names shared by two images: backgrounds/1"
     ]
 
 
-def test_twins_of_scored_pictures(root):
+def test_twins_of_scored_images(root):
     number = next(i for i in range(6) if not is_held_out(f"{SET}/p_{i}", PLAN.held_out_every))
     twin = cv2.imread(str(root / TRAIN / f"blurred_image/p_{number}.jpg"))[:, ::-1]
     cv2.imwrite(str(root / VALID / "blurred_image/p_6.jpg"), twin)
     report = check_data(PLAN, root, full=True, quiet=True)
     assert report.sets[2].twins == 1
     assert report.sets[2].warnings == [
-        "1 of 3 pictures have a near copy in the trained part; scores on them flatter"
+        "1 of 3 images have a near duplicate in the training part; scores on them are too good"
     ]
 
 
@@ -222,9 +225,9 @@ def test_a_set_that_is_not_there(root):
     optional = dataclasses.replace(PLAN, stages=(dataclasses.replace(STAGE, optional=True),))
     report = check_data(optional, root, quiet=True)
     assert report.errors == 0
-    assert report.sets[1].warnings == ["not there; left out with it: matting"]
+    assert report.sets[1].warnings == ["missing; these stages are skipped: matting"]
     shutil.rmtree(root / VALID)
-    assert "not laid out as p3m-500-p" in check_data(PLAN, root, quiet=True).sets[2].errors[0]
+    assert "does not have the layout p3m-500-p" in check_data(PLAN, root, quiet=True).sets[2].errors[0]
 
 
 @pytest.mark.parametrize(
@@ -239,13 +242,13 @@ def test_sets_of_the_wrong_kind(sound, plan, message):
     assert message in all_of(check_data(plan, sound, quiet=True), "errors")[0]
 
 
-def test_a_folder_without_pictures_and_one_that_is_held_out_whole(root):
+def test_a_folder_without_images_and_one_that_is_held_out_whole(root):
     shutil.rmtree(root / "backgrounds")
     (root / "backgrounds").mkdir()
-    assert "backgrounds: no pictures in it" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
+    assert "backgrounds: no images in it" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
     alone = next(i for i in range(99) if is_held_out(f"backgrounds/{i}", PLAN.held_out_every))
     drawn.save(root / f"backgrounds/{alone}.png", np.zeros((8, 8, 3), np.uint8))
-    assert "every picture of it is held out" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
+    assert "all of its images are held out" in all_of(check_data(PLAN, root, quiet=True), "errors")[0]
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
@@ -257,7 +260,7 @@ def test_size_from_the_header(tmp_path, suffix, rng):
     assert read_size(path) == (33, 57)
     for length in (30, 20, 10):
         path.write_bytes(path.read_bytes()[:length])
-        with pytest.raises(ValueError, match=r"^(broken|cut off)"):
+        with pytest.raises(ValueError, match=r"^(broken|truncated)"):
             read_size(path)
 
 

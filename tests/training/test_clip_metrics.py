@@ -41,7 +41,7 @@ def test_formulas_in_float64(rng: np.random.Generator) -> None:
 def test_by_hand() -> None:
     truths = np.zeros((3, *SIZE))
     predictions = np.zeros((3, *SIZE))
-    predictions[1, :24] = 0.5  # half of the picture blinks
+    predictions[1, :24] = 0.5  # half of the image blinks
     found = score(predictions, truths)
     assert found["dtSSD"] == pytest.approx(100 * np.sqrt(0.5 * 0.25))
     assert found["MESSDdt"] == pytest.approx(1000 * 0.5 * 0.25)

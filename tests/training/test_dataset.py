@@ -1,4 +1,4 @@
-"""Training pictures: labels stay with their pixels, and sample i is always sample i."""
+"""Training images: labels stay with their pixels, and sample i is always sample i."""
 
 import dataclasses
 import shutil
@@ -13,7 +13,7 @@ from training.config import DataSet, Stage
 from training.data import augment
 from training.data.dataset import (
     ASPECTS,
-    SIDES_A_STAGE,
+    SIDES_PER_STAGE,
     MattingDataset,
     ResumableBatchSampler,
     Subject,
@@ -34,7 +34,7 @@ def dataset(data_root, mattes):
     return MattingDataset(data_root, mattes, drawn.recipe(STAGE), 0)
 
 
-def test_a_view_moves_picture_and_alpha_alike(rng):
+def test_a_view_moves_image_and_alpha_alike(rng):
     alpha = np.round(drawn.soft_disc((150, 210), (70, 90), 50, 12) * 255).astype(np.uint8)
     image = np.dstack([alpha, np.zeros_like(alpha), 255 - alpha])
     moved = 0
@@ -47,7 +47,7 @@ def test_a_view_moves_picture_and_alpha_alike(rng):
     assert moved > 30
 
 
-def test_a_view_keeps_shapes_and_stays_near_the_picture(rng):
+def test_a_view_keeps_shapes_and_stays_near_the_image(rng):
     source, target = (300, 200), (64, 96)
     for _ in range(300):
         matrix = augment.random_view(rng, source, target)
@@ -105,13 +105,13 @@ def test_compose_puts_the_foreground_where_alpha_is_and_nothing_elsewhere(rng):
         empty, full = view.alpha == 0, view.alpha == 255
         assert empty.any()
         assert full.any()
-        assert np.abs(view.picture[empty].astype(int) - background[empty]).max() <= 1  # alpha below 1/510
-        assert np.abs(view.picture[full].astype(int) - (200, 40, 90)).max() <= 1
+        assert np.abs(view.image[empty].astype(int) - background[empty]).max() <= 1  # alpha below 1/510
+        assert np.abs(view.image[full].astype(int) - (200, 40, 90)).max() <= 1
         assert (view.weight == 255).all()
         if count == 1:
             part = view.alpha[..., None] / 255
             mixed = part * (200, 40, 90) + (1 - part) * background
-            assert np.abs(view.picture - mixed).max() <= 1
+            assert np.abs(view.image - mixed).max() <= 1
 
 
 def test_compose_of_nothing_is_the_background(rng):
@@ -119,7 +119,7 @@ def test_compose_of_nothing_is_the_background(rng):
     colours = np.zeros((50, 40, 3), np.uint8)
     background = rng.integers(0, 256, (64, 64, 3), np.uint8)
     view = compose(rng, Subject(colours, nothing, nothing + 255, lambda: colours, False), background)
-    np.testing.assert_array_equal(view.picture, background)
+    np.testing.assert_array_equal(view.image, background)
     assert view.alpha.max() == 0
     assert view.weight.min() == 255
 
@@ -136,14 +136,14 @@ def test_compose_carries_doubt_with_the_subject(rng):
     assert view.weight.max() == 255
 
 
-def test_the_same_index_is_the_same_picture(data_root, mattes, dataset):
+def test_the_same_index_is_the_same_image(data_root, mattes, dataset):
     again = MattingDataset(data_root, mattes, drawn.recipe(STAGE), 0)
     for index in (0, 5, 9, 31):
         one, other = dataset[index], again[index]
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
-def test_other_index_seed_or_stage_is_another_picture(data_root, mattes, dataset):
+def test_other_index_seed_or_stage_is_another_image(data_root, mattes, dataset):
     others = [
         dataset[1],
         MattingDataset(data_root, mattes, drawn.recipe(STAGE, seed=4), 0)[0],
@@ -184,7 +184,7 @@ def test_a_batch_has_one_size_and_batches_differ(dataset):
 
 def test_a_stage_has_few_sizes(dataset):
     sizes = [dataset._batch_size_px(batch * dataset.stage.batch_size) for batch in range(300)]
-    assert len(set(sizes)) <= SIDES_A_STAGE * len(ASPECTS)
+    assert len(set(sizes)) <= SIDES_PER_STAGE * len(ASPECTS)
     areas = [height * width for height, width in sizes]
     assert min(areas) < np.prod(shape_near(np.mean(dataset.stage.side), 1.0)) < max(areas)
 
@@ -246,7 +246,7 @@ def test_files_that_do_not_fit_are_named(data_root, mattes, tmp_path):
     cache = shutil.copytree(mattes, tmp_path / "mattes")
     photo = read_set(data_root, drawn.PEOPLE)[0]
     drawn.save(cached_paths(photo, cache)["alpha"], np.zeros((5, 6), np.uint8))
-    with pytest.raises(DataError, match=r"photo_0\.alpha\.png: size \(5, 6\), its picture has"):
+    with pytest.raises(DataError, match=r"photo_0\.alpha\.png: size \(5, 6\), but its image has"):
         read_subject(photo, DataSet(drawn.PEOPLE, "photos", 1), cache)
 
 
@@ -254,7 +254,7 @@ def test_a_hair_map_of_another_size_is_named(data_root, mattes, tmp_path):
     photo = read_set(data_root, drawn.PEOPLE)[0]
     drawn.save(tmp_path / "hair.png", np.zeros((8, 9), np.uint8))
     photo = dataclasses.replace(photo, labels={"hair": tmp_path / "hair.png"})
-    with pytest.raises(DataError, match=r"hair\.png: size \(8, 9\), its picture has"):
+    with pytest.raises(DataError, match=r"hair\.png: size \(8, 9\), but its image has"):
         read_subject(photo, DataSet(drawn.PEOPLE, "hair_only", 1), mattes)
 
 
@@ -262,7 +262,7 @@ def test_a_hair_map_of_another_size_is_named(data_root, mattes, tmp_path):
     ("sets", "message"),
     [
         ((DataSet(drawn.CUTOUTS, "hair_only", 1),), "needs a folder hair/"),
-        ((DataSet("one", "cutouts", 1),), "every picture of it is held out"),
+        ((DataSet("one", "cutouts", 1),), "all of its images are held out"),
     ],
 )
 def test_sets_that_cannot_be_trained_on(data_root, mattes, tmp_path, sets, message):
@@ -289,7 +289,7 @@ def test_a_photo_with_an_incomplete_mask_never_shows_its_own_background(data_roo
     view = dataset._view(np.random.default_rng(0), subject, (96, 96))
     outside = view.alpha == 0
     assert outside.any()
-    assert (view.picture[outside] == green[0, 0]).all()
+    assert (view.image[outside] == green[0, 0]).all()
 
 
 def test_a_guide_has_the_shape_of_what_the_network_sees():

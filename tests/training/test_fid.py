@@ -31,11 +31,11 @@ class Means(Detector):
 
     name, num_features, sha256 = "means", 12, ""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        return nn.functional.adaptive_avg_pool2d(pictures.float(), 2).flatten(1) / 64
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1) / 64
 
 
-def pictures(seed: int, count: int, low: int = 0) -> Tensor:
+def images(seed: int, count: int, low: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randint(low, 256, (count, 3, 4, 4), generator=generator)
     return noise.to(torch.uint8)
@@ -47,7 +47,7 @@ def features(batch: Tensor) -> np.ndarray:
 
 
 def test_fid_is_that_of_scipy():
-    a, b = pictures(1, 300), pictures(2, 200, low=60)
+    a, b = images(1, 300), images(2, 200, low=60)
     x, y = features(a), features(b)
     root = linalg.sqrtm(np.cov(x, rowvar=False) @ np.cov(y, rowvar=False)).real
     wanted = ((x.mean(0) - y.mean(0)) ** 2).sum()
@@ -61,7 +61,7 @@ def test_fid_is_that_of_scipy():
 
 
 def test_equal_sets_have_none_and_their_order_does_not_matter():
-    a = pictures(3, 100)
+    a = images(3, 100)
     real, shuffled = (statistics(Means(), p.split(33)) for p in (a, a[torch.randperm(100)]))
     assert real.count == shuffled.count == 100
     assert fid(real, real) == pytest.approx(0, abs=1e-6)
@@ -69,8 +69,8 @@ def test_equal_sets_have_none_and_their_order_does_not_matter():
 
 
 def test_kid_is_that_of_numpy():
-    """With as many pictures as a subset has, every subset is the whole set."""
-    a, b = pictures(4, 120), pictures(5, 120, low=30)
+    """With as many images as a subset has, every subset is the whole set."""
+    a, b = images(4, 120), images(5, 120, low=30)
     x, y = features(a), features(b)
     kernels = [(p @ q.T / 12 + 1) ** 3 for p, q in ((x, x), (y, y), (x, y))]
     off = ~np.eye(120, dtype=bool)
@@ -82,14 +82,14 @@ def test_kid_is_that_of_numpy():
 
 def test_kid_draws_the_same_subsets_and_leaves_the_generator_of_others_alone(monkeypatch):
     monkeypatch.setattr(scores, "_KID_SUBSET_SIZE", 20)
-    real, generated = (statistics(Means(), [pictures(s, 40)], keep_features=True) for s in (6, 7))
+    real, generated = (statistics(Means(), [images(s, 40)], keep_features=True) for s in (6, 7))
     state = torch.get_rng_state()
     assert kid(real, generated) == kid(real, generated) != kid(real, generated, seed=1)
     assert torch.equal(state, torch.get_rng_state())
 
 
 def test_scores_that_cannot_be():
-    one, some = statistics(Means(), [pictures(1, 1)]), statistics(Means(), [pictures(1, 5)])
+    one, some = statistics(Means(), [images(1, 1)]), statistics(Means(), [images(1, 5)])
     with pytest.raises(ScoreError, match="two of each"):
         fid(some, one)
     with pytest.raises(ScoreError, match="KID needs"):
@@ -100,10 +100,10 @@ def test_scores_that_cannot_be():
 
 
 class Breaks(Means):
-    """Makes NaN of pictures that begin with white, infinity of those that begin with black."""
+    """Makes NaN of images that begin with white, infinity of those that begin with black."""
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        made, first = super().forward(pictures), pictures[:, 0, 0, 0]
+    def forward(self, images: Tensor) -> Tensor:
+        made, first = super().forward(images), images[:, 0, 0, 0]
         made[first == 255, 3] = torch.nan
         made[first == 0, 4] = torch.inf
         return made
@@ -112,10 +112,10 @@ class Breaks(Means):
 @pytest.mark.parametrize("value", [0, 255])
 @pytest.mark.parametrize("keep_features", [False, True])
 def test_features_that_are_no_numbers_are_no_score(value, keep_features):
-    a = pictures(1, 60, low=1).clamp(max=254)
+    a = images(1, 60, low=1).clamp(max=254)
     sound = statistics(Breaks(), [a], keep_features)
     a[[7, 41], 0, 0, 0] = value
-    with pytest.raises(scores.FeatureError, match="of 2 pictures, among them number 8, 42") as caught:
+    with pytest.raises(scores.FeatureError, match="of 2 images, among them number 8, 42") as caught:
         statistics(Breaks(), a.split(16), keep_features)
     assert caught.value.places == [7, 41]
     bad = scores.Statistics(
@@ -125,7 +125,7 @@ def test_features_that_are_no_numbers_are_no_score(value, keep_features):
         with pytest.raises(ScoreError, match="are no numbers"):
             fid(*pair)
     if keep_features:
-        with pytest.raises(ScoreError, match="generated pictures are no numbers"):
+        with pytest.raises(ScoreError, match="generated images are no numbers"):
             kid(sound, bad)
 
 
@@ -150,7 +150,7 @@ def test_a_torchscript_file_gives_its_features(tmp_path):
     detector = load_detector(path)
     assert (detector.name, detector.num_features) == ("features.pt", 12)
     assert detector.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
-    batch = pictures(1, 3)
+    batch = images(1, 3)
     np.testing.assert_allclose(detector(batch), features(batch) * 64, rtol=1e-6)
 
 
@@ -187,7 +187,7 @@ def test_detectors_that_cannot_be_used(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_a_script_that_takes_no_pictures_is_refused(tmp_path):
+def test_a_script_that_takes_no_images_is_refused(tmp_path):
     path = tmp_path / "linear.pt"
     torch.jit.script(nn.Linear(4, 5)).save(str(path))
     with pytest.raises(InputError, match="no features"):
@@ -195,7 +195,7 @@ def test_a_script_that_takes_no_pictures_is_refused(tmp_path):
 
 
 def test_the_shipped_network_stands_in():
-    """Its encoder sees normalised pictures of 224 x 224; 224 x 224 pictures are not resized at all."""
+    """Its encoder sees normalised images of 224 x 224; 224 x 224 images are not resized at all."""
     from models.checkpoints import load_weights
     from stylematte.weights import ASSETS
 
@@ -208,4 +208,4 @@ def test_the_shipped_network_stands_in():
     with torch.no_grad():
         wanted = model.encoder((batch / 255 - mean) / std)[-1].mean((2, 3))
         torch.testing.assert_close(detector(batch), wanted)
-    assert detector(pictures(1, 2)).shape == (2, 192)
+    assert detector(images(1, 2)).shape == (2, 192)

@@ -83,8 +83,8 @@ def test_files_of_torch_save(tensors, tmp_path):
     ("name", "tensor", "message"),
     [
         ("logit_scale", None, rf"1 tensors are missing, first {V2}\.logit_scale"),
-        ("key.weight", torch.zeros(4, 8), r"key\.weight is \(4, 8\), the network wants \(8, 8\)"),
-        ("relative_coords_table", torch.zeros(1, 15, 15, 2), "made for windows of another size"),
+        ("key.weight", torch.zeros(4, 8), r"key\.weight is \(4, 8\), the network expects \(8, 8\)"),
+        ("relative_coords_table", torch.zeros(1, 15, 15, 2), "made for another window size"),
     ],
 )
 def test_a_file_that_does_not_fit(tensors, tmp_path, name, tensor, message):
@@ -105,7 +105,7 @@ def test_files_of_something_else(tmp_path):
     with pytest.raises(CheckpointError, match=r"w\.bin: damaged"):
         load("test_swin", tmp_path / "w.bin")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match=r"empty: holds neither model\.safetensors nor pytorch_model\.bin"):
+    with pytest.raises(DataError, match=r"empty: contains neither model\.safetensors nor pytorch_model\.bin"):
         load("test_swin", tmp_path / "empty")
 
 
@@ -133,7 +133,9 @@ def test_the_hub_out_of_reach(hub):
         load("test_swin", "hub")
     message = str(caught.value)
     assert "\n" not in message
-    assert message.startswith("org/swin is not in the Hugging Face cache and cannot be fetched (cannot find")
+    assert message.startswith(
+        "org/swin is not in the Hugging Face cache and cannot be downloaded (cannot find"
+    )
     assert "https://huggingface.co/org/swin/resolve/main/model.safetensors" in message
     assert "--backbone-weights FILE" in message
     assert hub["network"] == [("org/swin", "model.safetensors")]  # every try takes its time

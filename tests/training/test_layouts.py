@@ -180,12 +180,10 @@ def test_other_trees_that_are_seen(tmp_path, layout, name, files):
     ("layout", "folder"), [("p3m-500-p", "blurred_image"), ("p3m-500-np", "original_image")]
 )
 @pytest.mark.parametrize("swapped", [False, True])
-def test_old_p3m_trees_tell_the_halves_apart_by_the_folder_of_the_pictures(tmp_path, layout, folder, swapped):
+def test_old_p3m_trees_tell_the_halves_apart_by_the_folder_of_the_images(tmp_path, layout, folder, swapped):
     halves = ["blurred_image", "original_image"][:: -1 if swapped else 1]
-    for number, pictures in enumerate(halves, 1):
-        unpack(
-            tmp_path / f"P3M-10k/validation{number}", [f"{pictures}/{pictures}.jpg", f"mask/{pictures}.png"]
-        )
+    for number, images in enumerate(halves, 1):
+        unpack(tmp_path / f"P3M-10k/validation{number}", [f"{images}/{images}.jpg", f"mask/{images}.png"])
     assert list(read(tmp_path, "P3M-10k", layout)) == [folder]
 
 
@@ -213,7 +211,7 @@ def test_a_list_of_foregrounds_says_which_count(tmp_path):
     names.write_text("b.jpg\n\n")  # converted to PNG since
     assert list(read(tmp_path, name, "composition-1k")) == ["Other/b"]
     names.write_text("b.jpg\nc.jpg\n")
-    with pytest.raises(DataError, match=r"1 pictures of training_fg_names\.txt are not there, first c"):
+    with pytest.raises(DataError, match=r"1 images of training_fg_names\.txt are missing, first c"):
         read_set(tmp_path, name, "composition-1k")
 
 
@@ -233,8 +231,12 @@ def test_files_of_a_mac_are_passed_over(tmp_path):
 @pytest.mark.parametrize(
     ("layout", "files", "message"),
     [
-        ("p3m-10k", ["image.txt"], "set: not laid out as p3m-10k; it has none of train/blurred_image"),
-        ("p3m-10k", ["train/blurred_image/x.txt", "train/mask/p.png"], "blurred_image: no pictures in it"),
+        (
+            "p3m-10k",
+            ["image.txt"],
+            "set: does not have the layout p3m-10k: it has none of train/blurred_image",
+        ),
+        ("p3m-10k", ["train/blurred_image/x.txt", "train/mask/p.png"], "blurred_image: no images in it"),
         (
             "p3m-10k",
             ["train/blurred_image/p.jpg"],
@@ -243,9 +245,9 @@ def test_files_of_a_mac_are_passed_over(tmp_path):
         (
             "am-2k",
             ["train/original/a.jpg", "train/original/b.jpg", "train/mask/a.png"],
-            r"set: 1 pictures have no alpha, first b\.jpg",
+            r"set: 1 images have no alpha, first b\.jpg",
         ),
-        ("photos", ["notes.txt"], "set: no pictures"),
+        ("photos", ["notes.txt"], "set: no images"),
     ],
 )
 def test_trees_that_do_not_fit_are_named(tmp_path, layout, files, message):

@@ -24,7 +24,7 @@ from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
-from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
+from training.optimiser import PRIOR_FACTOR, learning_rate, make_optimiser, set_rates, update_average
 from training.processes import join_processes, reseed
 
 FIRST = Stage(
@@ -40,8 +40,9 @@ class KilledError(Exception):
     """Stands for a run that is killed."""
 
 
-def run(data_root, mattes, out, recipe=RECIPE, report=lambda line: None, **changes):
-    return train(recipe, data_root, RunOptions(out, mattes, workers=0, every=3, **changes), report=report)
+def run(data_root, mattes, out, recipe=RECIPE, report=lambda line: None, on_step=None, **changes):
+    options = RunOptions(out, mattes, workers=0, every=3, **changes)
+    return train(recipe, data_root, options, report=report, on_step=on_step)
 
 
 @pytest.fixture(scope="module")
@@ -77,16 +78,17 @@ def assert_same_state(one, other) -> None:
         assert one == other
 
 
-def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path, monkeypatch):
+def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path):
     losses = []
-    step = loop.Run._step
-    monkeypatch.setattr(loop.Run, "_step", lambda *a: losses.append(step(*a)["loss"]) or {"loss": losses[-1]})
     stage = Stage(
         "s", 20, 4, (96, 128), 1e-2, encoder_rate=1, warmup_steps=2, composite=0, coarse={"bce": 1.0}
     )
     recipe = dataclasses.replace(drawn.recipe(stage), sets=drawn.recipe().sets[:1])
-    train(recipe, data_root, RunOptions(tmp_path, mattes, workers=0, every=20), report=lambda line: None)
-    assert len(losses) == 20
+    options = RunOptions(tmp_path, mattes, workers=0, every=20)
+    train(recipe, data_root, options, report=lambda line: None, on_step=lambda *a: losses.append(a))
+    assert [(stage, done) for stage, done, _ in losses] == [(0, done + 1) for done in range(20)]
+    assert all(set(found) == {"loss", "coarse_bce"} for _, _, found in losses)
+    losses = [found["loss"] for _, _, found in losses]
     assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
 
 
@@ -144,35 +146,32 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
     assert_same_state(load_state(looked / "state.pt"), load_state(never / "state.pt"))
     for file in ("last.safetensors", "best.safetensors"):
         assert (looked / file).read_bytes() == (never / file).read_bytes()
-    # Killed after the look, it goes on from there.
-    step = loop.Run._step
 
-    def killed(self, number, done, batches):
-        if done == 4:
+    # Killed after the look, it goes on from there.
+    def killed(stage, done, losses):
+        if done == 5:
             raise KilledError
-        return step(self, number, done, batches)
 
     again = tmp_path / "again"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_step", killed)
-        with pytest.raises(KilledError):
-            train(RECIPE, data_root, RunOptions(again, mattes, **run_long), report=lambda line: None)
+    options = RunOptions(again, mattes, **run_long)
+    with pytest.raises(KilledError):
+        train(RECIPE, data_root, options, report=lambda line: None, on_step=killed)
     assert not (again / "best.safetensors").exists()  # weights of a first look are chosen by nobody
     lines = []
-    train(RECIPE, data_root, RunOptions(again, mattes, **run_long), report=lines.append)
+    train(RECIPE, data_root, options, report=lines.append)
     assert lines[0] == "going on at stage 1, step 2"
     assert_same_state(load_state(again / "state.pt"), load_state(never / "state.pt"))
     assert len(json.loads((again / "config.json").read_text())["starts"]) == 2
 
 
 def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.HeldOut, "error", lambda self, scores: float("nan"))
+    monkeypatch.setattr(loop.HeldOutSplit, "error", lambda self, scores: float("nan"))
     with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
         run(data_root, mattes, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
 
 
-def test_previews_show_picture_label_alpha_and_composite(whole, data_root):
+def test_previews_show_image_label_alpha_and_composite(whole, data_root):
     sheets = sorted((whole[0] / "previews").iterdir())
     assert [p.name for p in sheets] == ["000003.png", "000006.png", "000009.png", "000010.png"]
     sheet = cv2.imread(str(sheets[-1]))
@@ -198,21 +197,17 @@ def test_weights_carry_the_average_and_where_they_come_from(whole):
     assert set(provenance["scores"]) >= {"iou", "band"}
 
 
-def killed_and_resumed(data_root, mattes, out, monkeypatch, killed_at, recipe=RECIPE, **changes):
-    """Kill a run before a step, and go on with it; returns its last scores."""
+def killed_and_resumed(data_root, mattes, out, killed_at, recipe=RECIPE, **changes):
+    """Kill a run in the step after so many, and go on with it; returns its last scores."""
     steps = []
-    step = loop.Run._step
 
-    def killed(self, stage, number, batches):
+    def killed(stage, done, losses):
         if len(steps) == killed_at:
             raise KilledError
-        steps.append(number)
-        return step(self, stage, number, batches)
+        steps.append(done)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(loop.Run, "_step", killed)
-        with pytest.raises(KilledError):
-            run(data_root, mattes, out, recipe, **changes)
+    with pytest.raises(KilledError):
+        run(data_root, mattes, out, recipe, on_step=killed, **changes)
     lines = []
     scores = run(data_root, mattes, out, recipe, report=lines.append, **changes)
     assert lines[0].startswith("going on at stage ")
@@ -220,10 +215,8 @@ def killed_and_resumed(data_root, mattes, out, monkeypatch, killed_at, recipe=RE
 
 
 @pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
-def test_a_resumed_run_is_the_run_that_nothing_stopped(
-    whole, data_root, mattes, tmp_path, monkeypatch, killed_at
-):
-    scores = killed_and_resumed(data_root, mattes, tmp_path, monkeypatch, killed_at)
+def test_a_resumed_run_is_the_run_that_nothing_stopped(whole, data_root, mattes, tmp_path, killed_at):
+    scores = killed_and_resumed(data_root, mattes, tmp_path, killed_at)
     out, wanted, _ = whole
     assert scores == wanted
     one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
@@ -241,16 +234,16 @@ def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tm
     recipe = drawn.recipe(frozen, SECOND)
     torch.manual_seed(recipe.seed)
     start = build_model(recipe.build_preset())
-    seen = {}
-    last = loop.Run._validate
 
-    def look(self, number, done, chooses):
-        seen[number] = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
-        return last(self, number, done, chooses)
+    def killed(stage, done, losses):
+        if stage == 1:
+            raise KilledError
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Run, "_validate", look)
-        run(data_root, mattes, tmp_path, recipe)
+    with pytest.raises(KilledError):
+        run(data_root, mattes, tmp_path, recipe, on_step=killed)
+    seen = [load_state(tmp_path / "state.pt")["model"]]
+    run(data_root, mattes, tmp_path, recipe)
+    seen.append(load_state(tmp_path / "state.pt")["model"])
 
     def moved(one, other) -> set[int]:
         names = (
@@ -274,24 +267,22 @@ def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tm
         ("test_swin", {}),  # with drop path
     ],
 )
-def test_so_it_is_whatever_the_network_and_the_precision(
-    data_root, mattes, tmp_path, monkeypatch, preset, changes
-):
+def test_so_it_is_whatever_the_network_and_the_precision(data_root, mattes, tmp_path, preset, changes):
     stage = dataclasses.replace(FIRST, side=(64, 64), composite=0.0)
     recipe = dataclasses.replace(drawn.recipe(stage), preset=preset)
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     run(data_root, mattes, whole, recipe, **changes)
-    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe, **changes)
+    killed_and_resumed(data_root, mattes, resumed, 5, recipe, **changes)
     assert_same_state(load_state(resumed / "state.pt"), load_state(whole / "state.pt"))
 
 
 def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
     model = build_model("test_swin").train()
-    picture = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
 
     def answer(*place: int) -> torch.Tensor:
         reseed(*place)
-        return model(picture, picture).coarse_logits.detach()
+        return model(image, image).coarse_logits.detach()
 
     assert torch.equal(answer(3, 0, 5, 0, 0), answer(3, 0, 5, 0, 0))
     others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
@@ -420,7 +411,18 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert (np.diff(rates[10:]) < 0).all()
 
 
-def test_the_encoder_learns_slower_the_nearer_to_the_picture_and_norms_do_not_decay():
+def test_what_reads_the_prior_learns_faster():
+    model = build_model(dataclasses.replace(PRESETS["test"], prior=True))
+    optimiser = make_optimiser(model, weight_decay=0.01)
+    set_rates(optimiser, SECOND, step=2)
+    (group,) = (
+        g for g in optimiser.param_groups if any(p is model.encoder.stem.conv.prior for p in g["params"])
+    )
+    assert len(group["params"]) == 1
+    assert group["lr"] == pytest.approx(PRIOR_FACTOR * learning_rate(SECOND, 2))
+
+
+def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
     model = build_model("test")
     optimiser = make_optimiser(model, weight_decay=0.01)
     stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
@@ -498,8 +500,8 @@ def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_half_precision_is_for_graphics_cards(data_root, mattes, tmp_path):
-    with pytest.raises(InputError, match="fp16 needs a graphics card"):
+def test_half_precision_is_for_gpus(data_root, mattes, tmp_path):
+    with pytest.raises(InputError, match="fp16 needs a GPU"):
         run(data_root, mattes, tmp_path / "out", precision="fp16")
     assert not (tmp_path / "out").exists()
 
@@ -516,7 +518,7 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
 
 
 def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
-    """On a processor, with the parts that accelerate puts together on a graphics card."""
+    """On a processor, with the parts that accelerate puts together on a GPU."""
 
     def with_scaler(*arguments):
         accelerator = join_processes("cpu")

@@ -66,7 +66,7 @@ def test_dice_by_hand():
     logits = torch.tensor([[[[half, half, half, half]]], [[[sure, sure, -sure, -sure]]]])
     alpha = torch.tensor([[[[1.0, 1, 0, 0]]], [[[1.0, 1, 0, 0]]]])
     weight = torch.ones_like(alpha)
-    # First picture: overlap 1, total 2 + 2, so 1 - (2 + 1) / (4 + 1); the second is right.
+    # First image: overlap 1, total 2 + 2, so 1 - (2 + 1) / (4 + 1); the second is right.
     assert float(dice(logits, alpha, weight)) == pytest.approx((0.4 + 0) / 2)
     weight[0, 0, 0, 3] = 0  # total 1.5 + 2
     assert float(dice(logits, alpha, weight)) == pytest.approx((1 - 3 / 4.5) / 2)
@@ -120,8 +120,8 @@ def pyramid(x: np.ndarray, levels: int) -> list[np.ndarray]:
 
 def test_laplacian(maps):
     logits, alpha, weight = maps
-    predicted = [pyramid(picture[0], 3) for picture in sigmoid(logits)]
-    wanted = [pyramid(picture[0], 3) for picture in alpha]
+    predicted = [pyramid(image[0], 3) for image in sigmoid(logits)]
+    wanted = [pyramid(image[0], 3) for image in alpha]
     total = 0.0
     for level in range(3):
         bands = [np.abs(p[level] - w[level]) for p, w in zip(predicted, wanted, strict=True)]
@@ -196,7 +196,7 @@ def eroded_by_hand(difference: np.ndarray) -> float:
     return total.mean()
 
 
-def test_hausdorff_is_the_mean_over_pictures_of_the_equation(rng):
+def test_hausdorff_is_the_mean_over_images_of_the_equation(rng):
     wanted = np.stack([disc((30, 30), 15), disc((36, 24), 9)])
     logits = ndimage.gaussian_filter(rng.normal(0, 30, wanted.shape), (0, 3, 3))
     weight = rng.uniform(0.5, 1, wanted.shape)
@@ -250,7 +250,7 @@ def test_a_perfect_answer_costs_nothing(name):
 @pytest.mark.parametrize("name", LOSSES)
 def test_the_mean_over_parts_is_the_loss_of_the_whole(name, maps):
     parts = [torch.from_numpy(x) for x in maps]
-    parts[2][0] *= 0.1  # pictures of unlike belief
+    parts[2][0] *= 0.1  # images of unlike belief
     whole = float(asked(name, *parts))
     halves = [float(asked(name, *(x[i : i + 1] for x in parts))) for i in (0, 1)]
     assert whole == pytest.approx(np.mean(halves), rel=1e-12)

@@ -19,7 +19,7 @@ from training.data.masks import meaning_of
 from training.data.pseudo_alpha import cached_paths, prepare
 from training.data.readers import DataError, read_label, read_set
 from training.data.subjects import read_subject
-from training.held_out import HeldOut
+from training.held_out import HeldOutSplit
 from training.validation import ValidationSets
 
 STAGE = Stage("matting", 2, 2, (64, 64), 1e-3, fine={"l2": 1.0})
@@ -65,7 +65,8 @@ def test_masks_in_other_numbers_are_those_of_0_and_255(root, data_root, tmp_path
     np.testing.assert_array_equal(solved.weight, known.weight)
     report = check_data(PHOTOS, root, quiet=True)
     assert report.errors == 0
-    said = f"10 labels in mask have {numbers[0]} and {numbers[1]} alone: masks, which are scaled to 0 and 255"
+    values = f"{numbers[0]} and {numbers[1]}"
+    said = f"10 labels in mask contain only {values}: they are masks, and are scaled to 0 and 255"
     assert any(line.startswith(said) for line in report.sets[0].warnings)
     assert any(said in line for line in label_notes(PHOTOS, root))
 
@@ -116,7 +117,7 @@ def test_maps_of_classes_are_refused_with_their_values(root, tmp_path):
 
     change(root, classes)
     path = root / drawn.PEOPLE / "mask" / "photo_0.png"
-    said = r"photo_0\.png: a map of classes \(values 0, 9, 15\)"
+    said = r"photo_0\.png: a class map \(values 0, 9, 15\)"
     with pytest.raises(DataError, match=said):
         read_label(path)
     with pytest.raises(DataError, match=said):
@@ -125,7 +126,7 @@ def test_maps_of_classes_are_refused_with_their_values(root, tmp_path):
         label_notes(PHOTOS, root)
     report = check_data(PHOTOS, root, quiet=True)
     assert report.errors == 10
-    assert "map of classes (values 0, 9, 15)" in report.sets[0].errors[0]
+    assert "class map (values 0, 9, 15)" in report.sets[0].errors[0]
 
 
 def shrunk(mask):
@@ -137,12 +138,15 @@ def shrunk(mask):
 @pytest.mark.parametrize(
     ("how", "said"),
     [
-        (lambda mask: 255 - mask, "inverted, perhaps: in 10 of 10 labels looked into the subject fills most"),
-        (lambda mask: mask * 0 + np.eye(*mask.shape, dtype=np.uint8) * 0, "empty, perhaps: 10 of 10"),
-        (shrunk, "empty, perhaps: 10 of 10 labels looked into cover less than 0.5 %"),
+        (
+            lambda mask: 255 - mask,
+            "labels may be inverted: in 10 of 10 inspected labels the subject covers most",
+        ),
+        (lambda mask: mask * 0 + np.eye(*mask.shape, dtype=np.uint8) * 0, "labels may be empty: 10 of 10"),
+        (shrunk, "labels may be empty: 10 of 10 inspected labels cover less than 0.5 %"),
         (
             lambda mask: 255 - shrunk(mask),
-            "inverted, perhaps: 10 of 10 labels looked into cover more than 90 %",
+            "labels may be inverted: 10 of 10 inspected labels cover more than 90 %",
         ),
     ],
 )
@@ -158,8 +162,8 @@ def test_a_quick_check_says_at_how_many_labels_it_looked(tmp_path):
         drawn.save(tmp_path / drawn.PEOPLE / "image" / f"{number}.png", image)
         drawn.save(tmp_path / drawn.PEOPLE / "mask" / f"{number}.png", np.eye(12, dtype=np.uint8) * 255)
     report = check_data(PHOTOS, tmp_path, quiet=True)
-    assert "52 of 103 labels looked into" in report.lines()[0]
-    assert "looked into" not in check_data(PHOTOS, tmp_path, full=True, quiet=True).lines()[0]
+    assert "52 of 103 labels inspected" in report.lines()[0]
+    assert "labels inspected" not in check_data(PHOTOS, tmp_path, full=True, quiet=True).lines()[0]
 
 
 def test_a_run_on_nothing_ends_before_it_begins(root, tmp_path, capsys):
@@ -168,7 +172,7 @@ def test_a_run_on_nothing_ends_before_it_begins(root, tmp_path, capsys):
     words = ["train", tmp_path / "mine.toml", "--data", root, "--out", tmp_path / "out", "--workers", 0]
     assert main([str(word) for word in words]) == 3
     captured = capsys.readouterr()
-    assert "people_drawn: no subject in any of 10 labels looked into" in captured.err
+    assert "people_drawn: none of 10 inspected labels contains a subject" in captured.err
     assert "iou" not in captured.out
     assert not (tmp_path / "out").exists()
 
@@ -176,13 +180,13 @@ def test_a_run_on_nothing_ends_before_it_begins(root, tmp_path, capsys):
 def test_a_score_over_nothing_is_no_score(root, tmp_path):
     change(root, lambda mask: mask * 0)
     prepare(read_set(root, drawn.PEOPLE), "narrow", tmp_path / "mattes", workers=1)
-    judge = HeldOut(root, PHOTOS, tmp_path / "mattes", 30, teacher=None)
-    with pytest.raises(DataError, match="no subject in any of the 2 held-out pictures"):
-        judge.score(build_model("test"), 64)
+    validator = HeldOutSplit(root, PHOTOS, tmp_path / "mattes", 30, teacher=None)
+    with pytest.raises(DataError, match="none of the 2 held-out images contains a subject"):
+        validator.score(build_model("test"), 64)
     for folder in ("image", "mask"):
         shutil.copytree(root / drawn.PEOPLE / folder, tmp_path / "v" / folder.replace("mask", "alpha"))
     published = ValidationSets(tmp_path, dataclasses.replace(PHOTOS, validation=(Validation("v"),)))
-    with pytest.raises(DataError, match="no subject in any alpha of the 10 validation photos"):
+    with pytest.raises(DataError, match="none of the 10 validation photos contains a subject"):
         published.score(build_model("test"), 64)
 
 
@@ -190,6 +194,6 @@ def test_a_network_that_answers_no_number_is_not_scored(data_root, mattes):
     model = build_model("test")
     with torch.no_grad():
         model.head.bias.fill_(math.nan)
-    judge = HeldOut(data_root, PHOTOS, mattes, 30, teacher=None)
+    validator = HeldOutSplit(data_root, PHOTOS, mattes, 30, teacher=None)
     with pytest.raises(TrainingError, match=r"photo_\d\.png: the network's alpha of it is no number"):
-        judge.score(model, 64)
+        validator.score(model, 64)

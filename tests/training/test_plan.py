@@ -64,7 +64,7 @@ def test_nothing_left_to_run(recipe, root):
         make_plan(dataclasses.replace(recipe, stages=(SECOND,)), root)
 
 
-def test_an_epoch_is_as_many_pictures_as_the_sets_with_subjects_hold(recipe, root):
+def test_an_epoch_is_as_many_images_as_the_sets_with_subjects_hold(recipe, root):
     everything = Stage("all", 0, 4, (64, 96), 1e-3, epochs=2.5)
     plan = make_plan(dataclasses.replace(recipe, stages=(everything,)), root)
     subjects = plan.pictures[drawn.PEOPLE] + plan.pictures[drawn.CUTOUTS]

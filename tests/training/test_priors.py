@@ -1,4 +1,4 @@
-"""What networks are told beforehand: every kind of prior, and pictures of two subjects that ask for one."""
+"""What networks are told beforehand: every kind of prior, and images of two subjects that ask for one."""
 
 import dataclasses
 
@@ -111,7 +111,7 @@ def test_a_point_on_a_subject_too_thin_for_one_is_a_box(monkeypatch):
         assert prior[thin > 0].mean() > 0.7 * BOX_VALUE
 
 
-def test_a_point_is_a_gaussian_blob_of_a_share_of_the_picture():
+def test_a_point_is_a_gaussian_blob_of_a_share_of_the_image():
     blob = draw_point(SIZE, (50, 60))
     rows, columns = np.indices(SIZE)
     deviation = POINT_RADIUS * (96 * 128) ** 0.5
@@ -143,7 +143,7 @@ def test_a_wrong_prior_lies_on_nothing(monkeypatch):
     assert values == {BOX_VALUE, 255}
 
 
-def test_where_the_picture_is_full_a_wrong_prior_is_none(monkeypatch):
+def test_where_the_image_is_full_a_wrong_prior_is_none(monkeypatch):
     full = np.full(SIZE, 255, np.uint8)
     assert not any(prior.any() for prior in priors_of("wrong", monkeypatch, full, full, 5))
 
@@ -163,17 +163,17 @@ RED, BLUE, GREEN = (255, 0, 0), (0, 0, 255), (0, 255, 0)
 
 
 def test_in_a_pair_one_is_what_shows_of_it(rng):
-    """Behind is red, in front blue, and green what neither covers: the picture itself says the alphas."""
+    """Behind is red, in front blue, and green what neither covers: the image itself says the alphas."""
     background = np.full((*SIZE, 3), GREEN, np.uint8)
     overlaps, chosen = 0, []
     for _ in range(60):
         view = compose_pair(rng, (opaque(RED, disc(50, 60)), opaque(BLUE, disc(50, 60, 30))), background)
-        red, green, blue = (view.picture[..., channel].astype(int) for channel in range(3))
+        red, green, blue = (view.image[..., channel].astype(int) for channel in range(3))
         assert np.abs(view.alpha - (255 - green)).max() <= 2
-        off = [np.abs(view.one - shown).max() for shown in (red, blue)]
+        off = [np.abs(view.selected - shown).max() for shown in (red, blue)]
         assert min(off) <= 1
         chosen.append(int(np.argmin(off)))
-        assert (view.one <= view.alpha).all()
+        assert (view.selected <= view.alpha).all()
         assert view.parts == ()
         assert (view.weight == 255).all()
         overlaps += bool(((red > 40) & (blue > 40)).any())
@@ -186,13 +186,13 @@ def test_of_a_pair_the_one_that_is_hidden_is_never_asked_for(rng, monkeypatch):
     pair = opaque(RED, disc(50, 60, 20)), opaque(BLUE, disc(50, 60, 22))
     for _ in range(20):
         view = compose_pair(rng, pair, np.full((*SIZE, 3), GREEN, np.uint8))
-        assert np.abs(view.one.astype(int) - disc(50, 60, 22)).max() <= 1
+        assert np.abs(view.selected.astype(int) - disc(50, 60, 22)).max() <= 1
 
 
 def test_a_pair_carries_the_doubt_of_both(rng):
     pair = opaque(RED, disc(50, 60), weight=102), opaque(BLUE, disc(50, 60), weight=51)
     view = compose_pair(rng, pair, np.full((*SIZE, 3), GREEN, np.uint8))
-    blue, red = (view.picture[..., 2] == 255), (view.picture[..., 0] == 255)
+    blue, red = (view.image[..., 2] == 255), (view.image[..., 0] == 255)
     assert blue.any()
     assert red.any()
     assert np.abs(view.weight[blue].astype(int) - 51).max() <= 1
@@ -203,7 +203,7 @@ def dataset_of(data_root, mattes, **changes) -> MattingDataset:
     return MattingDataset(data_root, mattes, drawn.recipe(dataclasses.replace(STAGE, **changes)), 0)
 
 
-def test_a_stage_gives_its_share_of_pictures_a_prior(data_root, mattes):
+def test_a_stage_gives_its_share_of_images_a_prior(data_root, mattes):
     assert "prior" not in dataset_of(data_root, mattes)[0]
     dataset, told = dataset_of(data_root, mattes, prior=0.5, guide_scale=1.5), []
     for index in range(80):
@@ -228,13 +228,21 @@ def test_the_answer_is_what_the_prior_asks_for(data_root, mattes, monkeypatch):
     asked = {"one": 0, "all": 0}
     for index in range(40):
         alpha, view = dataset[index]["alpha"][0].numpy(), views[-1]
-        if view.one is None:  # no second subject was found that can stand anywhere
+        if view.selected is None:  # no second subject was found that can stand anywhere
             np.testing.assert_array_equal(alpha, view.alpha)
             continue
-        is_one = np.array_equal(alpha, view.one)
+        is_one = np.array_equal(alpha, view.selected)
         assert is_one or np.array_equal(alpha, view.alpha)
         asked["one" if is_one else "all"] += 1
     assert asked["one"] > asked["all"] > 0
+
+
+def test_pairs_have_a_prior_more_often(data_root, mattes):
+    dataset = dataset_of(data_root, mattes, pairs=1.0, prior=0.01, shares={drawn.PEOPLE: 0.0})
+    told = [bool(dataset[index]["prior"].any()) for index in range(60)]
+    assert 0.4 < np.mean(told) < 0.9
+    dataset = dataset_of(data_root, mattes, pairs=1.0, prior=0.0)
+    assert not any("prior" in dataset[index] for index in range(5))
 
 
 def test_pairs_know_no_contrast_and_without_a_prior_both_are_the_answer(data_root, mattes):
@@ -250,7 +258,7 @@ def test_pairs_know_no_contrast_and_without_a_prior_both_are_the_answer(data_roo
     for index in range(12):
         item = dataset[index]
         np.testing.assert_array_equal(item["alpha"][0], seen[-1].alpha)
-        if seen[-1].one is not None:
+        if seen[-1].selected is not None:
             pairs += 1
             assert not item["contrast"].any()
     assert pairs > 4

@@ -164,15 +164,15 @@ def test_wide_depthwise_convolutions_stay_in_float32_under_autocast():
     wide = nn.Conv2d(8, 8, 5, padding=2, groups=8)
     narrow, dense = nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 5)
     model = nn.Sequential(wide, narrow, dense)
-    picture = torch.rand(1, 8, 16, 16)
-    wanted, names = wide(picture), list(model.state_dict())
+    image = torch.rand(1, 8, 16, 16)
+    wanted, names = wide(image), list(model.state_dict())
     spare_wide_depthwise(model)
     with torch.autocast("cpu", torch.bfloat16):
-        spared = wide(picture.bfloat16().float())
-        assert (narrow(picture).dtype, dense(picture).dtype) == (torch.bfloat16, torch.bfloat16)
-        model(picture).sum().backward()
+        spared = wide(image.bfloat16().float())
+        assert (narrow(image).dtype, dense(image).dtype) == (torch.bfloat16, torch.bfloat16)
+        model(image).sum().backward()
     assert spared.dtype == torch.float32
-    torch.testing.assert_close(wide(picture), wanted)
+    torch.testing.assert_close(wide(image), wanted)
     assert wide.weight.grad.abs().min() > 0
     assert list(model.state_dict()) == names
 
@@ -182,8 +182,7 @@ def test_a_run_says_what_it_takes_of_the_machine(arguments, tmp_path, capfd):
     assert finish([*script, "--out", str(tmp_path / "two")]) == 0
     said = capfd.readouterr().out
     assert (
-        said.count("2 processes; 1 threads for torch, 1 for OpenCV, 0 workers that prepare pictures each")
-        == 1
+        said.count("2 processes; 1 threads for torch, 1 for OpenCV, 0 workers that prepare images each") == 1
     )
     run_here([*arguments, "--device", "cpu"], tmp_path / "one")
     assert "stylematte: cpu, fp32; 1 process; 1 threads for torch" in capfd.readouterr().err
@@ -210,8 +209,8 @@ def test_threads_are_shared_and_what_the_user_says_counts(monkeypatch, environme
 
 
 @pytest.mark.parametrize(("world", "touched"), [("1", ["cuda:0"]), ("2", [])])
-def test_one_of_several_processes_does_not_touch_the_first_card(monkeypatch, world, touched):
-    """Accelerate gives each the card of its local rank; no card is needed to see what comes before."""
+def test_one_of_several_processes_does_not_touch_the_first_gpu(monkeypatch, world, touched):
+    """Accelerate gives each the GPU of its local rank; no GPU is needed to see what comes before."""
     seen = []
     monkeypatch.setenv("WORLD_SIZE", world)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: seen.append(str(device)))

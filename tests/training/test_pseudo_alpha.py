@@ -1,4 +1,4 @@
-"""Mattes made from masks, on pictures whose alpha is known."""
+"""Mattes made from masks, on images whose alpha is known."""
 
 import shutil
 
@@ -134,7 +134,7 @@ def test_prepare_goes_on_where_it_stopped(data_root, mattes, tmp_path):
 def test_prepare_names_a_mask_of_another_size_and_stops(data_root, tmp_path):
     root = shutil.copytree(data_root, tmp_path / "data")
     drawn.save(root / drawn.PEOPLE / "mask" / "photo_0.png", np.zeros((7, 9), np.uint8))
-    with pytest.raises(DataError, match=r"mask/photo_0\.png: size \(7, 9\), its picture has \("):
+    with pytest.raises(DataError, match=r"mask/photo_0\.png: size \(7, 9\), but its image has \("):
         prepare(read_set(root, drawn.PEOPLE)[:1], "hair", tmp_path / "cache", workers=1)
 
 

@@ -70,7 +70,7 @@ def test_views_stay_in_the_published_ranges(rng):
     assert 150 < still < 250
 
 
-def test_picture_and_alpha_are_warped_alike(rng):
+def test_image_and_alpha_are_warped_alike(rng):
     alpha = np.round(drawn.soft_disc((150, 210), (70, 90), 50, 12) * 255).astype(np.uint8)
     image = np.dstack([alpha] * 3)
     for _ in range(10):
@@ -149,7 +149,7 @@ def test_items_are_square_and_the_same_each_time(data_root, mattes, dataset):
 
 @pytest.mark.parametrize("colours", ["raw", "estimated"])
 def test_composites_of_mattes(data_root, dataset, rng, colours):
-    image, alpha, foreground = drawn.picture(rng)
+    image, alpha, foreground = drawn.sample_image(rng)
     front = image if colours == "raw" else foreground
     label = np.round(alpha * 255).astype(np.uint8)
     subject = Subject(image, label, np.full_like(label, 255), lambda: front, own_background=True)
@@ -159,10 +159,10 @@ def test_composites_of_mattes(data_root, dataset, rng, colours):
         view = dataset._published_view(np.random.default_rng(seed), subject, (96, 96))
         over, under = view.parts
         part = view.alpha[..., None] / 255
-        assert np.abs(view.picture - (part * over + (1 - part) * under)).max() <= 0.51
+        assert np.abs(view.image - (part * over + (1 - part) * under)).max() <= 0.51
         shown = [over[view.alpha == 255].mean(0), foreground[alpha == 1].mean(0)]
         assert np.abs(shown[0] - shown[1]).max() < 60  # CLAHE and blur change it, and no more
-        changed += not np.array_equal(under, view.picture)
+        changed += not np.array_equal(under, view.image)
     assert changed > 4
 
 

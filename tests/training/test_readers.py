@@ -52,19 +52,19 @@ def test_split_is_stable_disjoint_and_about_a_tenth():
     assert len(training) + len(held_out) == 4000
     assert not keys(training) & keys(held_out)
     assert 340 < len(held_out) < 460
-    # More pictures move none of the old ones, and their order does not matter.
+    # More images move none of the old ones, and their order does not matter.
     assert keys(split(samples(9000)[::-1], 10)[1]) & keys(everything) == keys(held_out)
 
 
 def test_split_never_changes_between_versions():
-    # The published scores are those of the pictures that these weights have not seen.
+    # The published scores are those of the images that these weights have not seen.
     held_out = [i for i, s in enumerate(samples(60)) if is_held_out(s.key, 10)]
     assert held_out == [0, 1, 20, 23, 29, 36, 37, 41, 56]
 
 
 def test_a_missing_label_is_named(root):
     (root / drawn.PEOPLE / "mask" / "photo_3.png").unlink()
-    with pytest.raises(DataError, match=r"people_drawn: 1 pictures have no mask, first photo_3\.png"):
+    with pytest.raises(DataError, match=r"people_drawn: 1 images have no mask, first photo_3\.png"):
         read_set(root, drawn.PEOPLE)
 
 
@@ -72,7 +72,7 @@ def test_a_missing_label_is_named(root):
 def test_an_empty_folder(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty_image" / "image").mkdir(parents=True)
-    with pytest.raises(DataError, match=f"{folder}.*no pictures"):
+    with pytest.raises(DataError, match=f"{folder}.*no images"):
         read_set(tmp_path, folder)
 
 
@@ -89,5 +89,5 @@ def test_cut_outs_are_rgba_of_8_bits(tmp_path, rng):
     assert np.array_equal(read_cutout(path), rgba)
     for other in (rgba.astype(np.uint16) * 257, rgba[..., :3], rgba[..., 0]):
         cv2.imwrite(str(path), other)
-        with pytest.raises(DataError, match=r"cut\.png: not an RGBA cut-out of 8 bits"):
+        with pytest.raises(DataError, match=r"cut\.png: not an RGBA cut-out with 8 bits"):
             read_cutout(path)

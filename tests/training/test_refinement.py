@@ -22,7 +22,7 @@ RNG = np.random.default_rng
 
 
 def smooth(seed: int, height: int, width: int) -> np.ndarray:
-    """A smooth picture, (H, W, 3) uint8."""
+    """A smooth image, (H, W, 3) uint8."""
     small = RNG(seed).integers(0, 256, (6, 6, 3), np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
@@ -38,10 +38,10 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
         held = [s for s in stems if is_held_out(s.replace("+", "/"), HELD_OUT_EVERY)][:1]
         for number, stem in enumerate(kept + held):
             drawing = draw(RNG(number), smooth(number, 260, 300), smooth(99, 50, 50))
-            picture = drawing.image[..., ::-1]
+            image = drawing.image[..., ::-1]
             if kind != "backgrounds":
-                picture = np.dstack([picture, drawing.alpha])
-            cv2.imwrite(str(root / kind / f"{stem}.png"), picture)
+                image = np.dstack([image, drawing.alpha])
+            cv2.imwrite(str(root / kind / f"{stem}.png"), image)
     return root
 
 
@@ -113,7 +113,7 @@ def test_held_out_files_are_left_out(data: Path) -> None:
     assert read_folder(data / "photos", False)[0].shape[2] == 4
     assert read_folder(data / "backgrounds", True)[0].shape[2] == 3
     (data / "empty").mkdir()
-    with pytest.raises(DataError, match="no pictures"):
+    with pytest.raises(DataError, match="no images"):
         read_folder(data / "empty", False)
 
 
@@ -133,7 +133,7 @@ def test_crops_lie_around_the_band_and_hold_the_truth() -> None:
     assert cut(flat, lively("test").eval(), 4.0, 6) is None
 
 
-def test_a_batch_keeps_picture_truth_and_coarse_alpha_together() -> None:
+def test_a_batch_keeps_image_truth_and_coarse_alpha_together() -> None:
     """Red is the truth, whatever is flipped, turned, or done to the light."""
     torch.manual_seed(0)
     truth = (torch.rand(40, 1, 6, 6) > 0.5).float()
@@ -186,7 +186,7 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
     assert not torch.equal(model.head.weight, Refiner(REFINERS["test_refiner"]).head.weight)
 
 
-def test_grey_and_deep_pictures_become_rgb_of_8_bits(tmp_path: Path) -> None:
+def test_grey_and_deep_images_become_rgb_of_8_bits(tmp_path: Path) -> None:
     grey = np.arange(35, dtype=np.uint8).reshape(5, 7)
     kinds = {"grey": grey, "deep": grey.astype(np.uint16) * 257, "rgb": np.dstack([grey] * 3)}
     for name, pixels in kinds.items():

@@ -31,11 +31,11 @@ STAGE = Stage("matting", 10, 2, (64, 64), 1e-3, composite=1.0, fine={"l2": 1.0})
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """P3M-10k as unpacked, of six pictures, and backgrounds."""
+    """P3M-10k as unpacked, of six images, and backgrounds."""
     root = tmp_path_factory.mktemp("public")
     rng = np.random.default_rng(8)
     for number in range(6):
-        image, alpha, _ = drawn.picture(rng)
+        image, alpha, _ = drawn.sample_image(rng)
         drawn.save(root / SET / f"train/blurred_image/p_{number}.jpg", image)
         drawn.save(root / SET / f"train/mask/p_{number}.png", np.round(alpha * 255).astype(np.uint8))
         drawn.save(root / "backgrounds" / f"{number}.png", np.full((70, 80, 3), 40 * number, np.uint8))
@@ -69,7 +69,7 @@ def test_photos_that_are_called_wrong_are_not_drawn(root):
     stems = [sample.image.stem for sample in read_data_set(root, MATTES)]
     some = dataclasses.replace(MATTES, wrong=tuple(stems[:2]))
     assert [sample.image.stem for sample in read_data_set(root, some)] == stems[2:]
-    with pytest.raises(DataError, match=rf"{SET}: the recipe calls every photo of it wrong"):
+    with pytest.raises(DataError, match=rf"{SET}: the recipe marks all of its photos as wrong"):
         read_data_set(root, dataclasses.replace(MATTES, wrong=tuple(stems)))
 
 
@@ -132,7 +132,7 @@ def test_fused_colours_are_made_when_they_are_asked_for(root, tmp_path):
 
 @pytest.mark.parametrize("unknown", [0, 3, 200])
 def test_a_folder_weight_says_how_far_alphas_are_believed(rng, tmp_path, unknown):
-    image, alpha, _ = drawn.picture(rng)
+    image, alpha, _ = drawn.sample_image(rng)
     weight = rng.integers(1, 256, alpha.shape).astype(np.uint8)
     weight.flat[:unknown] = 0
     for kind, pixels in (("image", image), ("alpha", np.round(alpha * 255)), ("weight", weight)):
@@ -149,11 +149,11 @@ def test_a_weight_that_does_not_fit_is_named(tmp_path):
     for kind, size in (("image", (8, 9, 3)), ("alpha", (8, 9)), ("weight", (9, 8))):
         drawn.save(tmp_path / "own" / kind / "x.png", np.zeros(size, np.uint8))
     data_set = DataSet("own", "mattes", 1.0)
-    with pytest.raises(DataError, match=r"weight/x\.png: size \(9, 8\), its picture has \(8, 9\)"):
+    with pytest.raises(DataError, match=r"weight/x\.png: size \(9, 8\), but its image has \(8, 9\)"):
         read_subject(read_data_set(tmp_path, data_set)[0], data_set, tmp_path)
     drawn.save(tmp_path / "own/image/y.png", np.zeros((8, 9, 3), np.uint8))
     drawn.save(tmp_path / "own/alpha/y.png", np.zeros((8, 9), np.uint8))
-    with pytest.raises(DataError, match=r"1 pictures have no weight, first y\.png"):
+    with pytest.raises(DataError, match=r"1 images have no weight, first y\.png"):
         read_data_set(tmp_path, data_set)
 
 
@@ -179,7 +179,7 @@ def test_masks_are_solved_once(data_root, mattes):
 def test_colours_that_are_not_prepared_are_named_when_they_are_needed(root, tmp_path):
     still = MattingDataset(root, tmp_path, recipe(MATTES, dataclasses.replace(STAGE, composite=0.0)), 0)
     assert still[0]["alpha"].any()
-    with pytest.raises(DataError, match=r"p_\d\.foreground\.jpg: no such file; foreground colours are prep"):
+    with pytest.raises(DataError, match=r"p_\d\.foreground\.jpg: missing; foreground colours are prep"):
         MattingDataset(root, tmp_path, recipe(MATTES), 0)[0]
 
 
@@ -192,7 +192,7 @@ def test_nested_sets_keep_their_colours_apart(tmp_path):
 
 
 def test_a_cutout_with_its_alpha_beside_it(rng, tmp_path):
-    _, alpha, foreground = drawn.picture(rng)
+    _, alpha, foreground = drawn.sample_image(rng)
     label = np.round(alpha * 255).astype(np.uint8)
     drawn.save(tmp_path / "C/Training_set/Other/fg/a.png", foreground)
     drawn.save(tmp_path / "C/Training_set/Other/alpha/a.png", label)
@@ -224,9 +224,9 @@ def test_unlabelled_photos_say_nothing(root, tmp_path):
         (
             ("mask",),
             "mattes",
-            "mattes needs a folder alpha/; its mask/ counts as binary: take kind photos",
+            "mattes needs a folder alpha/; its mask/ is read as binary: use kind photos",
         ),
-        (("alpha",), "photos", "kind photos needs a folder mask/; it has alphas: take kind mattes"),
+        (("alpha",), "photos", "kind photos needs a folder mask/; it has alphas: use kind mattes"),
         ((), "mattes", "kind mattes needs a folder alpha/$"),
         (("mask",), "hair_only", "kind hair_only needs a folder hair/$"),
     ],
@@ -243,7 +243,7 @@ def test_an_alpha_of_another_size_is_named(tmp_path, kind):
     drawn.save(tmp_path / "own/image/x.png", np.zeros((8, 9, 3), np.uint8))
     drawn.save(tmp_path / "own/alpha/x.png", np.zeros((9, 8), np.uint8))
     data_set = DataSet("own", kind, 1.0)
-    message = r"alpha/x\.png: size \(9, 8\), its picture has \(8, 9\)"
+    message = r"alpha/x\.png: size \(9, 8\), but its image has \(8, 9\)"
     with pytest.raises(DataError, match=message):
         read_subject(read_data_set(tmp_path, data_set)[0], data_set, tmp_path)
     if kind == "mattes":
@@ -312,4 +312,4 @@ def test_parts_of_a_group_of_cutouts_make_the_composite(rng):
         view = compose(rng, subject, background, count)
         part = view.alpha[..., None] / 255
         mixed = part * view.parts[0] + (1 - part) * view.parts[1]
-        assert np.abs(view.picture - mixed).max() <= 2  # alpha and colours are rounded before they are mixed
+        assert np.abs(view.image - mixed).max() <= 2  # alpha and colours are rounded before they are mixed

@@ -1,4 +1,4 @@
-"""Drawing of pictures: what each depends on, truncation, jitter, near copies."""
+"""Drawing of images: what each depends on, truncation, jitter, near copies."""
 
 import numpy as np
 import pytest
@@ -9,26 +9,26 @@ from tests.training.generators import Discs
 from training.synthesis.drawing import (
     LEAST_TRUNCATION,
     NEAR_LEVELS,
+    CopyMonitor,
     Gallery,
-    Plan,
-    Watch,
+    SamplingPlan,
     check_variety,
-    draw,
+    generate,
     small_copy,
 )
 
 
-def test_a_picture_depends_on_seed_and_number_alone():
-    plan = Plan(3, (-0.9, 0.9), 0.05, 10)
-    together = draw(Discs(), [plan.draft(i, 4) for i in (5, 6, 7)])
-    alone = draw(Discs(), [plan.draft(6, 4)])[0]
+def test_a_image_depends_on_seed_and_number_alone():
+    plan = SamplingPlan(3, (-0.9, 0.9), 0.05, 10)
+    together = generate(Discs(), [plan.draft(i, 4) for i in (5, 6, 7)])
+    alone = generate(Discs(), [plan.draft(6, 4)])[0]
     np.testing.assert_allclose(together[1].rgba.astype(int), alone.rgba, atol=1)
     assert (together[0].rgba != together[1].rgba).any()
-    assert (draw(Discs(), [Plan(4, (-0.9, 0.9)).draft(6, 4)])[0].rgba != alone.rgba).any()
+    assert (generate(Discs(), [SamplingPlan(4, (-0.9, 0.9)).draft(6, 4)])[0].rgba != alone.rgba).any()
 
 
 def test_the_noise_does_not_depend_on_options():
-    plain, varied = Plan(1), Plan(1, (-0.9, 0.9), 0.1, 20)
+    plain, varied = SamplingPlan(1), SamplingPlan(1, (-0.9, 0.9), 0.1, 20)
     for i in range(3):
         np.testing.assert_array_equal(plain.draft(i, 8).noise, varied.draft(i, 8).noise)
     noise = np.concatenate([plain.draft(i, 512).noise for i in range(40)])
@@ -36,39 +36,39 @@ def test_the_noise_does_not_depend_on_options():
     assert noise.std() == pytest.approx(1, abs=0.02)
 
 
-def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_picture():
-    drawn = np.array([Plan(0, (-0.5, 0.9)).draft(i, 1).truncation for i in range(4000)])
+def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_image():
+    drawn = np.array([SamplingPlan(0, (-0.5, 0.9)).draft(i, 1).truncation for i in range(4000)])
     assert drawn.min() >= -0.5
     assert drawn.max() <= 0.9
     assert np.abs(drawn).min() >= LEAST_TRUNCATION
     counts, _ = np.histogram(drawn, [-0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9])
     np.testing.assert_allclose(counts / 4000, [1 / 6, 1 / 6, 0, 1 / 6, 1 / 6, 1 / 6, 1 / 6], atol=0.03)
-    assert {Plan(0, (0.7, 0.7)).draft(i, 1).truncation for i in range(9)} == {0.7}
+    assert {SamplingPlan(0, (0.7, 0.7)).draft(i, 1).truncation for i in range(9)} == {0.7}
 
 
 @pytest.mark.parametrize(
     ("truncation", "words"),
     [
         ((7.0, 7.0), "from -1 to 1"),
-        ((0.9, -0.9), "lesser number first"),
+        ((0.9, -0.9), "smaller one first"),
         ((float("nan"), 0.5), "from -1 to 1"),
-        ((0.0, 0.0), "mean picture"),
-        ((-0.05, 0.1), "nothing is left"),
+        ((0.0, 0.0), "mean image"),
+        ((-0.05, 0.1), "this range is empty"),
     ],
 )
 def test_truncations_that_cannot_be_meant(truncation, words):
     with pytest.raises(InputError, match=words):
-        Plan(0, truncation)
+        SamplingPlan(0, truncation)
 
 
 def test_jitter_that_cannot_be_meant():
     for shift, turn in ((-0.1, 0), (0.6, 0), (0, 200)):
         with pytest.raises(InputError, match="jitter"):
-            Plan(0, (0.7, 0.7), shift, turn)
+            SamplingPlan(0, (0.7, 0.7), shift, turn)
 
 
 def test_jitter_stays_in_its_bounds_and_moves_as_it_says():
-    plan = Plan(0, (0.7, 0.7), 0.2, 30)
+    plan = SamplingPlan(0, (0.7, 0.7), 0.2, 30)
     drafts = [plan.draft(i, 4) for i in range(300)]
     moves = np.array([(*d.shift, d.turn_deg) for d in drafts]) / (0.2, 0.2, 30)
     assert np.abs(moves).max() <= 1
@@ -82,13 +82,13 @@ def test_jitter_stays_in_its_bounds_and_moves_as_it_says():
         np.testing.assert_allclose(moved @ (0.3, 0, 1) - (*draft.shift, 1), (*turned, 0), atol=1e-6)
 
 
-def test_jitter_shifts_the_picture():
-    still, moved = Plan(2, (0.7, 0.7)), Plan(2, (0.7, 0.7), 0.3)
+def test_jitter_shifts_the_image():
+    still, moved = SamplingPlan(2, (0.7, 0.7)), SamplingPlan(2, (0.7, 0.7), 0.3)
     for i in range(3):
         draft = moved.draft(i, 4)
         centres = []
         for d in (still.draft(i, 4), draft):
-            alpha = draw(Discs(64), [d])[0].rgba[..., 3].astype(float)
+            alpha = generate(Discs(64), [d])[0].rgba[..., 3].astype(float)
             y, x = np.indices(alpha.shape) / 64
             centres.append(np.array([(x * alpha).sum(), (y * alpha).sum()]) / alpha.sum())
         if alpha[0].any() or alpha[-1].any() or alpha[:, 0].any() or alpha[:, -1].any():
@@ -103,21 +103,21 @@ def test_pixels_are_rounded_and_clipped():
     def ramp(z, truncation, lookups):
         return torch.linspace(-1.5, 1.5, 1024).view(1, 1, 32, 32).expand(1, 4, 32, 32)
 
-    rgba = draw(ramp, [Plan().draft(0, 1)])[0].rgba
+    rgba = generate(ramp, [SamplingPlan().draft(0, 1)])[0].rgba
     wanted = np.clip(np.linspace(-1.5, 1.5, 1024) * 0.5 + 0.5, 0, 1) * 255
     assert rgba.dtype == np.uint8
     np.testing.assert_allclose(rgba[..., 0].ravel(), wanted, atol=0.501)
 
 
 def test_a_smaller_side_averages():
-    full, half = (draw(Discs(), [Plan().draft(0, 4)], side_px=s)[0].rgba for s in (None, 16))
+    full, half = (generate(Discs(), [SamplingPlan().draft(0, 4)], side_px=s)[0].rgba for s in (None, 16))
     np.testing.assert_allclose(half, full.reshape(16, 2, 16, 2, 4).mean((1, 3)), atol=0.51)
 
 
 def test_gallery_finds_near_copies_and_no_others(rng):
-    gallery, pictures = Gallery(), rng.integers(0, 256, (150, 16, 16, 4), np.uint8)
-    pictures[..., 3] |= 128
-    smalls = [small_copy(p) for p in pictures]
+    gallery, images = Gallery(), rng.integers(0, 256, (150, 16, 16, 4), np.uint8)
+    images[..., 3] |= 128
+    smalls = [small_copy(p) for p in images]
     for i, small in enumerate(smalls):
         assert gallery.near(small) is None
         gallery.add(10 + i, small)
@@ -143,14 +143,14 @@ def test_a_small_copy_is_of_what_is_seen():
 
 
 def test_watch_stops_where_nearly_all_are_copies():
-    watch = Watch(Plan(0, (0.3, 0.3)))
+    watch = CopyMonitor(SamplingPlan(0, (0.3, 0.3)))
     for i in range(1000):
-        watch.saw(i % 4 != 0)  # three of four are still fine
+        watch.record(i % 4 != 0)  # three of four are still fine
     with pytest.raises(InputError, match=r"truncation 0\.3 this generator has no more"):
-        watch.saw(True)
+        watch.record(True)
 
 
-def test_one_picture_in_many_poses_is_found_before_the_run():
-    check_variety(Discs(), Plan(0, (0.7, 0.7), 0.05, 10), 4, 8)
+def test_one_image_in_many_poses_is_found_before_the_run():
+    check_variety(Discs(), SamplingPlan(0, (0.7, 0.7), 0.05, 10), 4, 8)
     with pytest.raises(InputError, match="near copies"):
-        check_variety(Discs(), Plan(0, (0.01, 0.01), 0.05, 10), 4, 8)
+        check_variety(Discs(), SamplingPlan(0, (0.01, 0.01), 0.05, 10), 4, 8)

@@ -34,13 +34,13 @@ def teacher() -> Teacher:
     return Teacher(lively("test", seed=2))
 
 
-def pictures(seed: int, size=(96, 64)) -> torch.Tensor:
+def images(seed: int, size=(96, 64)) -> torch.Tensor:
     noise = torch.rand(3, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
     return torch.nn.functional.interpolate(noise, size, mode="bicubic").clamp(0, 1)
 
 
 def test_a_label_is_the_mean_over_the_mirror_image_weighed_by_agreement(teacher):
-    batch = pictures(0)
+    batch = images(0)
     alpha, weight = teacher.label(batch)
     small = torch.nn.functional.interpolate(batch, (160, 96), mode="bilinear", antialias=True)
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def test_a_label_is_the_mean_over_the_mirror_image_weighed_by_agreement(teacher)
 
 
 def test_it_is_asked_only_where_the_label_says_nothing(teacher, monkeypatch):
-    guide = pictures(1)
+    guide = images(1)
     alpha, weight = torch.rand(3, 1, 96, 64), torch.rand(3, 1, 96, 64) / 2 + 0.5
     weight[0] = 0
     weight[2, :, :10] = 0
@@ -88,7 +88,7 @@ def photos(tmp_path_factory):
     """Twelve photos without labels."""
     root, rng = tmp_path_factory.mktemp("photos"), np.random.default_rng(4)
     for number in range(12):
-        drawn.save(root / f"photo_{number}.png", drawn.picture(rng)[0])
+        drawn.save(root / f"photo_{number}.png", drawn.sample_image(rng)[0])
     return root
 
 
@@ -118,5 +118,5 @@ def test_without_a_teacher_photos_without_labels_are_refused(tmp_path, mattes, p
 def test_it_is_read_from_weights(teacher, tmp_path):
     save_weights(teacher.model, tmp_path / "w.safetensors")
     read = Teacher.load(tmp_path / "w.safetensors")
-    for got, wanted in zip(read.label(pictures(3)), teacher.label(pictures(3)), strict=True):
+    for got, wanted in zip(read.label(images(3)), teacher.label(images(3)), strict=True):
         assert torch.equal(got, wanted)

@@ -27,7 +27,7 @@ def root(tmp_path_factory):
     root = drawn.draw_sets(tmp_path_factory.mktemp("data"))
     rng = np.random.default_rng(9)
     for number in range(5):
-        image, alpha, _ = drawn.picture(rng)
+        image, alpha, _ = drawn.sample_image(rng)
         trimap = np.where(alpha > 0.99, 255, np.where(alpha < 0.01, 0, 128)).astype(np.uint8)
         parts = {"image": image, "alpha": np.round(255 * alpha).astype(np.uint8), "trimap": trimap}
         for kind, pixels in parts.items():
@@ -106,7 +106,7 @@ def test_the_published_sets_go_by_their_published_names(root, tmp_path):
 
 
 def test_a_set_without_alphas_is_said_before_the_first_step(root, tmp_path):
-    with pytest.raises(DataError, match="no alpha belongs to it"):
+    with pytest.raises(DataError, match="it has no alpha"):
         train(recipe(Validation(drawn.PEOPLE)), root, RunOptions(tmp_path / "out", tmp_path, workers=0))
     with pytest.raises(DataError, match="missing: no such data set folder"):
         train(recipe(Validation("missing")), root, RunOptions(tmp_path / "out", tmp_path, workers=0))
@@ -119,7 +119,7 @@ def test_labels_of_another_size(root, tmp_path):
         source = root / SCORED / kind / ("v_0.png" if kind == "image" else "v_1.png")
         (tmp_path / SCORED / kind / "v_0.png").symlink_to(source)
     photos = validation_photos(tmp_path, recipe(Validation(SCORED)))
-    with pytest.raises(DataError, match=r"alpha/v_0\.png: size .*, its picture has"):
+    with pytest.raises(DataError, match=r"alpha/v_0\.png: size .*, but its image has"):
         score(build_model("test"), photos)
 
 

@@ -1,4 +1,4 @@
-"""Random views and random light, the same for a picture and its labels where that matters."""
+"""Random geometry and colour, with the same geometry for an image and its labels."""
 
 from collections.abc import Sequence
 
@@ -10,20 +10,20 @@ Rng = np.random.Generator
 
 
 def random_view(rng: Rng, source: tuple[int, int], target: tuple[int, int]) -> NDArray[np.float64]:
-    """Draw a crop, turn and flip.
+    """Draw a random crop, rotation and flip.
 
     Args:
-        rng: Where the randomness comes from.
-        source: (height, width) of the picture.
-        target: (height, width) of what the network will see.
+        rng: Random generator.
+        source: (height, width) of the image.
+        target: (height, width) of the network's input.
 
     Returns:
-        (2, 3) affine matrix from source to target pixels, shape kept: no stretch beyond 5 %.
+        (2, 3) affine matrix from source to target pixels, with at most 5 % stretch.
     """
     height, width = source
     aspect = target[1] / target[0]
     crop_width = min(width, height * aspect)
-    # Whole pictures are what users bring; crops teach detail, a little zooming out teaches small subjects.
+    # Users bring whole images; crops teach detail, and zooming out a little teaches small subjects.
     crop_width *= rng.choice([1.0, rng.uniform(0.5, 1.0), rng.uniform(1.0, 1.25)], p=[0.35, 0.5, 0.15])
     crop_height = crop_width / aspect
     centre_x = rng.uniform(min(crop_width / 2, width / 2), max(width - crop_width / 2, width / 2))
@@ -39,14 +39,14 @@ def random_view(rng: Rng, source: tuple[int, int], target: tuple[int, int]) -> N
 def place(
     rng: Rng, source: tuple[int, int], box: tuple[int, int, int, int], target: tuple[int, int], on_floor: bool
 ) -> NDArray[np.float64]:
-    """Draw a place for a cut-out on a background.
+    """Draw a random placement of a cut-out on a background.
 
     Args:
-        rng: Where the randomness comes from.
-        source: (height, width) of the cut-out's picture.
+        rng: Random generator.
+        source: (height, width) of the cut-out's image.
         box: (top, left, bottom, right) of the subject in it.
         target: (height, width) of the background.
-        on_floor: The subject is cut off below, so its lower end has to leave the picture.
+        on_floor: The subject is cut off at the bottom, so it must touch the bottom of the background.
 
     Returns:
         (2, 3) affine matrix from source to target pixels.
@@ -68,7 +68,7 @@ def place(
 def warp(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], target: tuple[int, int], border: int
 ) -> NDArray[np.uint8]:
-    """Resample (H, W[, C]) uint8 to `target` (height, width); shrinks through a blur-free pyramid first."""
+    """Resample (H, W[, C]) uint8 to `target` (height, width); area-averages first when shrinking."""
     scale = float(np.sqrt(abs(np.linalg.det(matrix[:, :2]))))
     if scale < 0.67:  # bilinear sampling alone would alias
         image = np.asarray(
@@ -108,7 +108,7 @@ def random_light(rng: Rng, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def random_camera(rng: Rng, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Add what cameras and web sites do to (H, W, 3) uint8 RGB: blur, noise, JPEG."""
+    """Degrade (H, W, 3) uint8 RGB like cameras and web sites: blur, noise, JPEG."""
     if rng.random() < 0.15:
         image = np.asarray(cv2.GaussianBlur(image, (0, 0), rng.uniform(0.4, 1.2)), np.uint8)
     if rng.random() < 0.2:

@@ -1,7 +1,7 @@
-"""Training pictures, drawn one by one: choose a set, a sample, a view, a background, a light.
+"""Training samples, drawn one by one: a set, a sample of it, a view, a background, a light.
 
-Sample i of a stage is always the same picture, whatever worker draws it: its randomness comes from (seed,
-stage, i). That is what makes a resumed run continue exactly.
+Sample i of a stage is always the same, whichever worker draws it, because its random numbers depend only on
+(seed, stage, i). A resumed run therefore continues exactly.
 """
 
 import math
@@ -22,34 +22,37 @@ from training.data.readers import DataError, read_rgb, split
 from training.data.subjects import Pixels, Subject, needed_sets, read_data_set, read_subject
 
 ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
-# Few: a GPU takes seconds to choose and compile kernels for a size that it has not met. An H100 took 4 to 18
-# a step, in bfloat16, where every step had a size of its own.
-SIDES_A_STAGE = 4
+# Few sizes, because a GPU takes seconds to select and compile kernels for each new size. With a new size in
+# every step, an H100 took 4 to 18 s per step in bfloat16.
+SIDES_PER_STAGE = 4
 STRIDE = 32
+# Share of pairs that come with a prior, where a stage has priors at all: only there does the answer depend
+# on it.
+PRIOR_OF_PAIRS = 0.7
 
 
 class View(NamedTuple):
-    """What the network will see and should answer: picture (H, W, 3), alpha and weight (H, W), uint8.
+    """A training sample: image (H, W, 3), target alpha and weight (H, W), uint8.
 
-    `parts` are the foreground and background (H, W, 3) of a composite; nobody knows those of a photo. Where
-    there are two subjects, `one` is the alpha of one of them (H, W).
+    `parts` are the foreground and background (H, W, 3) of a composite; they are unknown for a photo. With two
+    subjects, `selected` is the alpha of one of them (H, W).
     """
 
-    picture: Pixels
+    image: Pixels
     alpha: Pixels
     weight: Pixels
     parts: tuple[Pixels, ...] = ()
-    one: Pixels | None = None
+    selected: Pixels | None = None
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
-    """Endless training pictures of one stage.
+    """Endless training samples of one stage.
 
     Items are dicts of uint8 tensors, 255 = 1: `image` (3, h, w) and `guide` (3, H, W) RGB, `alpha` and
-    `weight` (1, H, W). All items of a batch have one size, drawn for the batch. A stage with priors adds
-    `prior` (1, h, w), all zero where a picture has none. A stage with a composition loss adds `contrast`
-    (3, H, W) float32 in [-1, 1]: foreground minus background of a composite, and 0 for a pair and for a photo
-    on its own background, whose foreground and background are not known. `as_batch` makes floats of them.
+    `weight` (1, H, W). All items of a batch share one size, drawn per batch. A stage with priors adds `prior`
+    (1, h, w), zero if an image has none. A stage with a composition loss adds `contrast` (3, H, W) float32 in
+    [-1, 1]: foreground minus background of a composite, and 0 for pairs and for photos on their own
+    background, whose foreground and background are unknown. `as_batch` converts the items to float.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
@@ -62,15 +65,15 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         for data_set, samples in self.sets:
             if not samples:
                 raise DataError(
-                    f"{root / data_set.folder}: every picture of it is held out, none is left to train on"
+                    f"{root / data_set.folder}: all of its images are held out, so none are left to train on"
                 )
         shares = np.array([self.stage.shares.get(s.folder, s.share) for s, _ in self.sets])
         self.shares = shares / shares.sum()
         self.has_contrast = "composition" in self.stage.fine
 
     def __reduce__(self) -> tuple[type["MattingDataset"], tuple[Path, Path, Recipe, int]]:
-        # Workers list the folders themselves. The list in a pickle is more than a pipe holds, so that each
-        # worker would have to be up before the next one starts: eleven took over a minute.
+        # Workers list the folders themselves. A pickled list would exceed a pipe's buffer, so that each
+        # worker would have to be running before the next one starts: eleven workers took over a minute.
         return MattingDataset, self.arguments
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
@@ -79,7 +82,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         guide_size = scaled_near(size, self.stage.guide_scale)
         rng = np.random.default_rng((*self.seed, index))
         view = self._draw(rng, guide_size)
-        guide, *parts = self._lit(rng, view)
+        guide, *parts = self._relight(rng, view)
         if self.stage.augmentation == "own":
             guide = augment.random_camera(rng, guide)
         item = {"image": _resized(guide, size), "guide": guide, "alpha": view.alpha, "weight": view.weight}
@@ -106,7 +109,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         return read_subject(samples[rng.integers(len(samples))], data_set, self.mattes)
 
     def _whole_subject(self, rng: np.random.Generator) -> Subject | None:
-        """One that can stand anywhere: with colours of its own, and cut off by no border but the lower."""
+        """Return a subject with foreground colours that is cut off at most at the bottom."""
         for _ in range(6):
             subject = self._subject(rng)
             if subject.foreground is not None and subject.alpha.max() > 127 and not is_cut_off(subject.alpha):
@@ -114,51 +117,52 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         return None
 
     def _prior(self, rng: np.random.Generator, view: View, size: tuple[int, int]) -> dict[str, Pixels]:
-        """The prior, and the alpha that it asks for."""
-        if rng.random() >= self.stage.prior:
+        """Return a prior, and the target alpha that matches it."""
+        share = self.stage.prior if view.selected is None else max(self.stage.prior, PRIOR_OF_PAIRS)
+        if rng.random() >= share:
             return {"prior": np.zeros(size, np.uint8)}
-        wanted = view.alpha if view.one is None else view.one
-        prior, is_right = draw_prior(rng, _resized(wanted, size), _resized(view.alpha, size))
-        return {"prior": prior, "alpha": wanted if is_right else view.alpha}
+        target = view.alpha if view.selected is None else view.selected
+        prior, is_right = draw_prior(rng, _resized(target, size), _resized(view.alpha, size))
+        return {"prior": prior, "alpha": target if is_right else view.alpha}
 
-    def _lit(self, rng: np.random.Generator, view: View) -> list[Pixels]:
-        """The picture in another light, and its parts in the same where they are asked for."""
+    def _relight(self, rng: np.random.Generator, view: View) -> list[Pixels]:
+        """Change the light of the image, and equally of its parts if they are needed."""
         light = (
             published_augment.random_light if self.stage.augmentation == "published" else augment.random_light
         )
         if not self.has_contrast:
-            return [light(rng, view.picture)]
-        # Light knows no neighbours: on one tall picture it is the same for all.
-        return np.split(light(rng, np.vstack([view.picture, *view.parts])), 1 + len(view.parts))
+            return [light(rng, view.image)]
+        # Changes of light are per pixel, so stacking the images vertically changes all of them equally.
+        return np.split(light(rng, np.vstack([view.image, *view.parts])), 1 + len(view.parts))
 
     def _batch_size_px(self, index: int) -> tuple[int, int]:
         rng = np.random.default_rng((*self.seed, index // self.stage.batch_size, 1))
-        side = float(rng.choice(np.linspace(*self.stage.side, SIDES_A_STAGE)))
+        side = float(rng.choice(np.linspace(*self.stage.side, SIDES_PER_STAGE)))
         square = self.stage.augmentation == "published"
         return shape_near(side, 1.0 if square else float(rng.choice(ASPECTS)))
 
-    def _stays(self, rng: np.random.Generator, subject: Subject) -> bool:
-        """Whether a subject keeps the background that it has."""
-        can_exchange = subject.foreground is not None and len(self.backgrounds) > 0
-        stays = not can_exchange or rng.random() >= self.stage.composite
-        return subject.own_background and stays
+    def _keeps_background(self, rng: np.random.Generator, subject: Subject) -> bool:
+        """Tell whether a subject keeps its own background."""
+        can_replace = subject.foreground is not None and len(self.backgrounds) > 0
+        keeps = not can_replace or rng.random() >= self.stage.composite
+        return subject.own_background and keeps
 
     def _view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
         source = subject.image.shape[:2]
-        if self._stays(rng, subject):
+        if self._keeps_background(rng, subject):
             matrix = augment.random_view(rng, source, size)
-            # Reflected at the border, picture and labels alike, so that they stay true to each other.
+            # Reflect image and labels alike at the border, so that they stay consistent.
             parts = (subject.image, subject.alpha, subject.weight)
-            picture, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
-            return View(picture, alpha, weight)
+            image, alpha, weight = (augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in parts)
+            return View(image, alpha, weight)
         background = self._background(rng, size)
-        count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs come in groups
+        count = int(rng.integers(1, 4)) if min(source) < 150 else 1  # small cut-outs are placed several times
         return compose(rng, subject, background, count)
 
     def _published_view(self, rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> View:
-        stays = self._stays(rng, subject)
+        keeps_background = self._keeps_background(rng, subject)
         matrix = published_augment.random_view(rng, subject.image.shape[:2], size)
-        colours = subject.image if stays else subject.colours()
+        colours = subject.image if keeps_background else subject.colours()
         front, alpha = (
             augment.warp(p, matrix, size, cv2.BORDER_REFLECT_101) for p in (colours, subject.alpha)
         )
@@ -166,7 +170,7 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
             weight = np.full(size, subject.weight[0, 0])
         else:
             weight = augment.warp(subject.weight, matrix, size, cv2.BORDER_REFLECT_101)
-        if stays:
+        if keeps_background:
             return View(published_augment.random_blur(rng, front, 3), alpha, weight)
         front = published_augment.random_blur(rng, published_augment.random_clahe(rng, front), 3)
         if self.backgrounds:
@@ -177,8 +181,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
         else:
             back = _plain_colour(rng, size)
         cover = alpha[..., None] / np.float32(255)
-        picture = back + cover * (front - back.astype(np.float32))
-        return View((picture + 0.5).astype(np.uint8), alpha, weight, (front, back))
+        image = back + cover * (front - back.astype(np.float32))
+        return View((image + 0.5).astype(np.uint8), alpha, weight, (front, back))
 
     def _background(self, rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
         if not self.backgrounds:
@@ -193,26 +197,26 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
 
 class Layer(NamedTuple):
-    """A subject at its place in a picture.
+    """A subject at its place in an image.
 
     Attributes:
         colours: (H, W, 3) uint8 RGB.
-        cover: (H, W) float32 opacity.
-        doubt: (H, W) float32, 0 where the opacity is believed.
+        opacity: (H, W) float32.
+        uncertainty: (H, W) float32, 0 where the opacity is certain.
     """
 
     colours: Pixels
-    cover: NDArray[np.float32]
-    doubt: NDArray[np.float32]
+    opacity: NDArray[np.float32]
+    uncertainty: NDArray[np.float32]
 
 
 def is_cut_off(alpha: Pixels) -> bool:
-    """Whether the left, right or upper border of a picture cuts its subject."""
+    """Tell whether the left, right or top border of an image cuts its subject."""
     return bool(max(alpha[0].max(), alpha[:, 0].max(), alpha[:, -1].max()) > 10)
 
 
 def _layer(rng: np.random.Generator, subject: Subject, size: tuple[int, int]) -> Layer | None:
-    """Place a subject; one that is cut off stays where it was, so that no straight cut shows."""
+    """Place a subject; one that is cut off keeps its position, so that no straight edge is visible."""
     source = subject.alpha.shape
     rows, columns = np.where(subject.alpha.max(1) > 10)[0], np.where(subject.alpha.max(0) > 10)[0]
     if not len(rows):
@@ -224,18 +228,18 @@ def _layer(rng: np.random.Generator, subject: Subject, size: tuple[int, int]) ->
         matrix = augment.place(rng, source, box, size, on_floor=box[2] == source[0])
         border = cv2.BORDER_CONSTANT
     colours = augment.warp(subject.colours(), matrix, size, cv2.BORDER_REFLECT_101)
-    cover, doubt = (augment.warp(x, matrix, size, border) for x in (subject.alpha, 255 - subject.weight))
-    return Layer(colours, *(np.divide(plane, 255, dtype=np.float32) for plane in (cover, doubt)))
+    planes = (augment.warp(x, matrix, size, border) for x in (subject.alpha, 255 - subject.weight))
+    return Layer(colours, *(np.divide(plane, 255, dtype=np.float32) for plane in planes))
 
 
 def compose(rng: np.random.Generator, subject: Subject, background: Pixels, count: int = 1) -> View:
-    """Put a subject on a background, `count` times at different places.
+    """Composite a subject on a background, `count` times at different places.
 
     Returns:
         A view of the background's size.
     """
     size = background.shape[:2]
-    picture = background.astype(np.float32)
+    image = background.astype(np.float32)
     alpha = np.zeros(size, np.float32)
     weight = np.ones(size, np.float32)
     colours = background
@@ -243,37 +247,37 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
         layer = _layer(rng, subject, size)
         if layer is None:
             return View(background, alpha.astype(np.uint8), np.full(size, 255, np.uint8))
-        picture += layer.cover[..., None] * (layer.colours - picture)
-        alpha += layer.cover * (1 - alpha)
-        weight = np.minimum(weight, 1 - layer.doubt)
+        image += layer.opacity[..., None] * (layer.colours - image)
+        alpha += layer.opacity * (1 - alpha)
+        weight = np.minimum(weight, 1 - layer.uncertainty)
         colours = layer.colours
-    if count > 1:  # the mean of all layers, weighted with what shows of each
-        layers = (picture - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
+    if count > 1:  # the mean of all layers, weighted by their visible opacity
+        layers = (image - (1 - alpha[..., None]) * background) / np.maximum(alpha[..., None], 1e-3)
         colours = np.where(alpha[..., None] > 0.01, np.clip(layers + 0.5, 0, 255), colours).astype(np.uint8)
-    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255)]
+    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255)]
     return View(planes[0], planes[1], planes[2], (colours, background))
 
 
 def compose_pair(rng: np.random.Generator, subjects: tuple[Subject, Subject], background: Pixels) -> View:
-    """Put two subjects on a background; `one` of the view is what shows of either of them.
+    """Composite two subjects on a background; `selected` of the view is the visible alpha of one of them.
 
     Returns:
-        A view of the background's size. `one` is the subject in front or the one behind, but never one of
-        which less than a fifth shows.
+        A view of the background's size. `selected` is the subject in front or behind, but never one of which
+        less than a fifth is visible.
     """
     size = background.shape[:2]
     layers = [layer for layer in (_layer(rng, subject, size) for subject in subjects) if layer is not None]
-    picture = background.astype(np.float32)
+    image = background.astype(np.float32)
     weight = np.ones(size, np.float32)
-    shown: list[NDArray[np.float32]] = []
+    visible: list[NDArray[np.float32]] = []
     for layer in layers:
-        picture += layer.cover[..., None] * (layer.colours - picture)
-        weight = np.minimum(weight, 1 - layer.doubt)
-        shown = [alpha * (1 - layer.cover) for alpha in shown] + [layer.cover]
-    alpha = np.sum(shown, axis=0)
-    choice = [x for x, layer in zip(shown, layers, strict=True) if x.sum() > 0.2 * layer.cover.sum()]
-    one = choice[rng.integers(len(choice))] if choice else alpha
-    planes = [_rounded(x) for x in (picture, alpha * 255, weight * 255, one * 255)]
+        image += layer.opacity[..., None] * (layer.colours - image)
+        weight = np.minimum(weight, 1 - layer.uncertainty)
+        visible = [alpha * (1 - layer.opacity) for alpha in visible] + [layer.opacity]
+    alpha = np.sum(visible, axis=0)
+    choice = [x for x, layer in zip(visible, layers, strict=True) if x.sum() > 0.2 * layer.opacity.sum()]
+    selected = choice[rng.integers(len(choice))] if choice else alpha
+    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255, selected * 255)]
     return View(planes[0], planes[1], planes[2], (), planes[3])
 
 
@@ -292,12 +296,12 @@ def _plain_colour(rng: np.random.Generator, size: tuple[int, int]) -> Pixels:
 
 
 def _as_planes(pixels: Pixels) -> torch.Tensor:
-    """(C, H, W) of (H, W[, C]), both uint8."""
+    """(H, W[, C]) → (C, H, W), both uint8."""
     return torch.from_numpy(np.ascontiguousarray(np.atleast_3d(pixels).transpose(2, 0, 1)))
 
 
 def as_batch(items: dict[str, torch.Tensor], device: torch.device) -> dict[str, torch.Tensor]:
-    """Items on a device, bytes as float32 in [0, 1]: a quarter of the memory on the way there."""
+    """Move items to a device, then convert uint8 to float32 in [0, 1]: a quarter of the data to transfer."""
     batch = {}
     for name, item in items.items():
         item = item.to(device, memory_format=torch.channels_last, non_blocking=True)
@@ -306,17 +310,17 @@ def as_batch(items: dict[str, torch.Tensor], device: torch.device) -> dict[str, 
 
 
 def shape_near(side: float, aspect: float) -> tuple[int, int]:
-    """(height, width), multiples of the stride, near `side`² pixels and near `aspect` = width / height."""
+    """Return (height, width), multiples of the stride, near `side`² pixels and `aspect` = width / height."""
     height = max(1, round(side / np.sqrt(aspect) / STRIDE)) * STRIDE
     width = max(1, round(side * np.sqrt(aspect) / STRIDE)) * STRIDE
     return height, width
 
 
 def scaled_near(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    """(height, width), multiples of the stride, near `scale` times a size and above all of its shape.
+    """Return (height, width), multiples of the stride, near `scale` times a size, with its aspect ratio.
 
-    Each side is rounded down or up. Sides rounded apart would stretch what the network sees: 320×480 times
-    1.25 is 384×608 so, 5 % off, and 384×576 here.
+    Each side is rounded down or up. Rounding them independently would stretch the image: 320×480 times 1.25
+    would be 384×608, which is 5 % off; this returns 384×576.
     """
     sides = [{math.floor(n * scale / STRIDE), math.ceil(n * scale / STRIDE)} for n in size]
     choices = [(h * STRIDE, w * STRIDE) for h in sides[0] for w in sides[1] if h and w]
@@ -329,18 +333,18 @@ def scaled_near(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 class ResumableBatchSampler(Sampler[list[int]]):
-    """Batches of consecutive sample numbers from where a run stands to where its stage ends.
+    """Batches of consecutive sample numbers, from a run's current step to the end of its stage.
 
-    A step's samples are dealt to its passes, one after another, and each pass's to the processes, in turn: so
-    all processes together see what one alone would see.
+    A step's samples are divided among its passes, and each pass's samples among the processes. All processes
+    together therefore see the same samples as a single process would.
 
     Args:
         start_step: First step.
-        end_step: One beyond the last step.
-        batch_size: Samples of one step, over all passes and processes.
-        passes: How many batches make one step.
-        processes: How many processes share a pass.
-        process: Which of them this is.
+        end_step: One past the last step.
+        batch_size: Samples per step, over all passes and processes.
+        passes: Batches per step (gradient accumulation).
+        processes: Number of processes.
+        process: Index of this process.
     """
 
     def __init__(

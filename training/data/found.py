@@ -1,4 +1,4 @@
-"""Which data sets lie below a folder, by the names and the layouts that they are published with."""
+"""Find data sets below a folder by their published names and layouts."""
 
 import dataclasses
 import re
@@ -9,7 +9,7 @@ from training.config import DataSet, Recipe, SetKind
 from training.data.readers import DataError, list_set, split
 from training.data.subjects import read_data_set
 
-# Folder → layout and kind; a folder of another name counts by what lies in it.
+# Folder → layout and kind; folders with other names are recognised by their content.
 KNOWN: dict[str, tuple[str, SetKind]] = {
     "P3M-10k": ("p3m-10k", "mattes"),
     "AM-2k": ("am-2k", "mattes"),
@@ -19,7 +19,7 @@ KNOWN: dict[str, tuple[str, SetKind]] = {
     "FFHQ": ("ffhq", "unlabelled"),
     "AFHQ-v2": ("photos", "unlabelled"),
 }
-# Where the public ones are had.
+# Where to get the public sets.
 SOURCES = {
     "P3M-10k": "https://github.com/JizhiziLi/P3M",
     "AM-2k": "https://github.com/JizhiziLi/GFM",
@@ -28,18 +28,21 @@ SOURCES = {
     "AFHQ-v2": "https://github.com/clovaai/stargan-v2",
     "synthetic": "stylematte synth --out ./data/synthetic",
 }
-_OTHER_SHARES: dict[SetKind, float] = {"cutouts": 0.2, "backgrounds": 0.05}  # beside photos, which are 1
+_OTHER_SHARES: dict[SetKind, float] = {
+    "cutouts": 0.2,
+    "backgrounds": 0.05,
+}  # relative to photos, whose shares sum to 1
 
 
 @dataclass(frozen=True)
 class FoundSet:
-    """A data set that is there.
+    """A data set that exists.
 
     Attributes:
-        folder: Below the data root; "." is the root itself.
-        layout: How its files lie.
-        kind: What it can serve as.
-        pictures: How many there are.
+        folder: Folder below the data root; "." is the root itself.
+        layout: Layout of its files.
+        kind: What it can be used for.
+        images: Number of images.
     """
 
     folder: str
@@ -53,13 +56,13 @@ class FoundSet:
 
 
 def find_sets(root: Path) -> list[FoundSet]:
-    """Look for data sets: those known by name, and folders with image/ beside mask/ or alpha/.
+    """Find data sets: those known by name, and folders with image/ beside mask/ or alpha/.
 
     Args:
-        root: The data root; it may be such a folder itself.
+        root: The data root, which may be such a folder itself.
 
     Returns:
-        Sets with at least one picture, known ones first; none where there is no such folder.
+        Sets with at least one image, known ones first; an empty list if the root does not exist.
     """
     if not root.is_dir():
         return []
@@ -76,14 +79,14 @@ def find_sets(root: Path) -> list[FoundSet]:
 
 def _count(root: Path, folder: str, layout: str, kind: SetKind) -> FoundSet | None:
     try:
-        pictures = len(list_set(root, folder, layout).pictures)
+        images = len(list_set(root, folder, layout).images)
     except DataError:
         return None
-    return FoundSet(folder, layout, kind, pictures) if pictures else None
+    return FoundSet(folder, layout, kind, images) if images else None
 
 
 def misnamed(root: Path) -> dict[str, str]:
-    """Folders that bear nearly the name of a known set, and what they should be called."""
+    """Return folders whose name nearly matches a known set → the correct name."""
     if not root.is_dir():
         return {}
     plain = {_plain_name(name): name for name in KNOWN}
@@ -97,9 +100,9 @@ def _plain_name(name: str) -> str:
 
 
 def own_sets(found: list[FoundSet]) -> tuple[DataSet, ...]:
-    """Sets for a recipe that leaves them open: all that were found and have labels, and backgrounds.
+    """Return the sets for a recipe without sets: all found sets with labels, and backgrounds.
 
-    Sets with photos are drawn by the root of their size, so that a small one is not lost beside a large one.
+    Sets with photos are sampled in proportion to the square root of their size, so that small sets count.
     """
     roots = {one.folder: one.pictures**0.5 for one in found if one.kind in ("photos", "mattes")}
     shares = {folder: round(root / sum(roots.values()), 2) or 0.01 for folder, root in roots.items()}
@@ -111,17 +114,17 @@ def own_sets(found: list[FoundSet]) -> tuple[DataSet, ...]:
 
 
 def with_sets(recipe: Recipe, root: Path, sets: tuple[DataSet, ...]) -> Recipe:
-    """A recipe that leaves its sets open, with these.
+    """Return a recipe with the given sets.
 
-    Of few photos more than one in ten is held out, so that there is one to score on.
+    With few photos more than one in ten is held out, so that at least one can be scored.
 
     Args:
-        recipe: As loaded.
+        recipe: Recipe without sets.
         root: The data root.
-        sets: At least one with photos and labels.
+        sets: Sets, at least one of them with labelled photos.
 
     Raises:
-        DataError: A set cannot be read, or is too small to be divided.
+        DataError: A set cannot be read, or is too small to split.
     """
     counts = {s.folder: read_data_set(root, s) for s in sets if s.kind in ("photos", "mattes")}
     for every in (recipe.held_out_every, 5, 4, 3, 2):
@@ -129,4 +132,4 @@ def with_sets(recipe: Recipe, root: Path, sets: tuple[DataSet, ...]) -> Recipe:
         if all(trained for trained, _ in parts) and any(held_out for _, held_out in parts):
             return dataclasses.replace(recipe, sets=sets, held_out_every=every)
     few = ", ".join(f"{len(samples)} in {folder}" for folder, samples in counts.items())
-    raise DataError(f"{root}: too few photos to train on some and score on others: {few}")
+    raise DataError(f"{root}: too few photos to split into training and held-out parts: {few}")

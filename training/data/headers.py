@@ -1,7 +1,7 @@
-"""What a picture file says of itself in its first and last bytes: its size, and whether it is whole.
+"""Read an image file's size, and check that it is complete, from its first and last bytes.
 
-That is much cheaper than decoding, and knows more: OpenCV decodes a JPEG that was cut off, and paints the
-rest grey.
+This is much cheaper than decoding, and finds more: OpenCV decodes a truncated JPEG and fills the rest with
+grey.
 """
 
 import struct
@@ -14,13 +14,13 @@ _NO_SIZE = {0xC4, 0xC8, 0xCC}  # markers among C0-CF that are no start of frame
 
 
 def read_size(path: Path) -> tuple[int, int] | None:
-    """Read the size of a JPEG or PNG as decoders show it, turned by its EXIF.
+    """Read the displayed size of a JPEG or PNG, with its EXIF orientation applied.
 
     Returns:
         (height, width); None for other formats.
 
     Raises:
-        ValueError: The file is empty, broken or cut off; the message says which, and does not name it.
+        ValueError: The file is empty, broken or truncated; the message does not name the file.
     """
     with path.open("rb") as file:
         start = file.read(8)
@@ -35,7 +35,7 @@ def read_size(path: Path) -> tuple[int, int] | None:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - _TAIL_BYTES))
         if (b"IEND" if start == _PNG else b"\xff\xd9") not in file.read():
-            raise ValueError("cut off: its end is missing")
+            raise ValueError("truncated: its end is missing")
         return size
 
 
@@ -71,7 +71,7 @@ def _jpeg_size(file: BinaryIO) -> tuple[int, int]:
 
 
 def _orientation(segment: bytes) -> int:
-    """EXIF orientation of an APP1 segment; 5 to 8 lie on their side. 1 where it says nothing."""
+    """Return the EXIF orientation of an APP1 segment, or 1; 5 to 8 swap height and width."""
     tiff = segment[6:]
     if segment[:6] != b"Exif\0\0" or tiff[:2] not in (b"II", b"MM") or len(tiff) < 10:
         return 1

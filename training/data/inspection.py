@@ -1,4 +1,4 @@
-"""A look at the files of one sample, for `training.data.check`."""
+"""Inspect the files of one sample, for `training.data.check`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,23 +8,23 @@ from numpy.typing import NDArray
 
 from training.data.headers import read_size
 from training.data.masks import border_coverage, coverage, to_full_range
-from training.data.near_duplicates import brightness_signs
+from training.data.near_duplicates import difference_hash
 from training.data.readers import DataError, Sample, label_meaning, read_cutout, read_grey, read_plane
 
 Pixels = NDArray[np.uint8]
 
-MOST_PX = 1 << 28  # each worker decodes a whole picture: 800 MB of this one
+MAX_PX = 1 << 28  # each worker decodes a whole image: 800 MB at this size
 
 
 @dataclass(frozen=True)
-class Look:
-    """How closely to look.
+class InspectionTask:
+    """What to inspect, and how thoroughly.
 
     Attributes:
-        sample: At what.
-        decodes_all: At every pixel, and at what the picture looks like.
-        decodes_labels: At the pixels of its labels.
-        is_cutout: Its alpha is a channel of the picture.
+        sample: The sample.
+        decodes_all: Decode image and labels, and hash the image.
+        decodes_labels: Decode only the labels.
+        is_cutout: The image has an alpha channel.
     """
 
     sample: Sample
@@ -34,21 +34,21 @@ class Look:
 
 
 @dataclass
-class Seen:
-    """What was found.
+class Inspection:
+    """Findings for one sample.
 
     Attributes:
         problems: Files that cannot be used, and why.
-        size: (height, width) of the picture; None where it cannot be used.
-        empty: Labels that are 0 all over.
-        full: Labels that are 255 all over.
-        is_hard: Whether its alpha has no value between 0 and 255; None where that was not looked at.
-        decoded: Labels of which every pixel was looked at.
-        scaled: Masks in other numbers than 0 and 255, and in which.
-        covered: Share of the picture that its mask or alpha covers; None where that was not looked at.
-        border: The same of the outermost pixels alone.
-        odd_values: Values of its trimap besides 0, 128 and 255.
-        signs: What it looks like, see `training.data.near_duplicates`.
+        size: (height, width) of the image; None if it cannot be used.
+        empty: Labels that are 0 everywhere.
+        full: Labels that are 255 everywhere.
+        is_hard: Whether its alpha contains only 0 and 255; None if not decoded.
+        decoded: Number of decoded labels.
+        scaled: Masks with values other than 0 and 255, and their values.
+        covered: Fraction of the image that its mask or alpha covers; None if not decoded.
+        border: The same fraction for the outermost pixels.
+        odd_values: Values of its trimap other than 0, 128 and 255.
+        hash: Difference hash of the image, see `training.data.near_duplicates`.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -61,32 +61,32 @@ class Seen:
     covered: float | None = None
     border: float = 0.0
     odd_values: list[int] = field(default_factory=list)
-    signs: NDArray[np.bool_] | None = None
+    hash: NDArray[np.bool_] | None = None
 
 
-def look_at(look: Look) -> Seen:
-    """Look at one sample."""
-    seen = Seen()
+def inspect(task: InspectionTask) -> Inspection:
+    """Inspect one sample."""
+    found = Inspection()
     try:
-        seen.size = _look_at_picture(look, seen)
+        found.size = _inspect_image(task, found)
     except (DataError, OSError) as error:
-        seen.problems.append(str(error))
-    for kind, path in look.sample.labels.items():
+        found.problems.append(str(error))
+    for kind, path in task.sample.labels.items():
         try:
             size = _header_size(path)
-            label = read_plane(path) if size is None or look.decodes_all or look.decodes_labels else None
+            label = read_plane(path) if size is None or task.decodes_all or task.decodes_labels else None
         except (DataError, OSError) as error:
-            seen.problems.append(str(error))
+            found.problems.append(str(error))
             continue
         size = size if label is None else label.shape
-        if seen.size is not None and size != seen.size:
-            seen.problems.append(f"{path}: size {size}, its picture has {seen.size}")
+        if found.size is not None and size != found.size:
+            found.problems.append(f"{path}: size {size}, but its image has {found.size}")
         if label is not None:
             try:
-                _look_into(kind, path, label, seen)
+                _inspect_label(kind, path, label, found)
             except DataError as error:
-                seen.problems.append(str(error))
-    return seen
+                found.problems.append(str(error))
+    return found
 
 
 def _header_size(path: Path) -> tuple[int, int] | None:
@@ -94,48 +94,48 @@ def _header_size(path: Path) -> tuple[int, int] | None:
         size = read_size(path)
     except ValueError as error:
         raise DataError(f"{path}: {error}") from None
-    if size is not None and size[0] * size[1] > MOST_PX:
+    if size is not None and size[0] * size[1] > MAX_PX:
         raise DataError(
-            f"{path}: {size[0]}x{size[1]} (height x width) is too large to train on; scale it down"
+            f"{path}: {size[0]}x{size[1]} (height x width) is too large for training; scale it down"
         )
     return size
 
 
-def _look_at_picture(look: Look, seen: Seen) -> tuple[int, int]:
-    path = look.sample.image
+def _inspect_image(task: InspectionTask, found: Inspection) -> tuple[int, int]:
+    path = task.sample.image
     size = _header_size(path)
-    if look.is_cutout and (look.decodes_all or look.decodes_labels):
+    if task.is_cutout and (task.decodes_all or task.decodes_labels):
         rgba = read_cutout(path)
-        _look_into("alpha", path, np.ascontiguousarray(rgba[..., 3]), seen)
+        _inspect_label("alpha", path, np.ascontiguousarray(rgba[..., 3]), found)
         return rgba.shape[0], rgba.shape[1]
-    if size is not None and not look.decodes_all:
+    if size is not None and not task.decodes_all:
         return size
     grey = read_grey(path)
-    seen.signs = brightness_signs(grey)
+    found.hash = difference_hash(grey)
     return grey.shape[0], grey.shape[1]
 
 
-def _look_into(kind: str, path: Path, label: Pixels, seen: Seen) -> None:
-    """Look at every pixel of a label.
+def _inspect_label(kind: str, path: Path, label: Pixels, found: Inspection) -> None:
+    """Inspect all pixels of a label.
 
     Raises:
-        DataError: It is a map of classes.
+        DataError: The label is a class map.
     """
-    seen.decoded += 1
+    found.decoded += 1
     if kind == "trimap":
-        seen.odd_values = [int(v) for v in np.unique(label) if v not in (0, 128, 255)]
+        found.odd_values = [int(v) for v in np.unique(label) if v not in (0, 128, 255)]
         return
     meaning = label_meaning(label, path)
     if meaning.kind == "mask":
-        seen.scaled[kind] = meaning.values
+        found.scaled[kind] = meaning.values
         label = to_full_range(label, meaning)
     if kind == "hair":
         return
     is_hard = not ((label > 0) & (label < 255)).any()
     if is_hard and not label.any():
-        seen.empty.append(kind)
+        found.empty.append(kind)
     elif is_hard and label.all():
-        seen.full.append(kind)
+        found.full.append(kind)
     if kind == "alpha":
-        seen.is_hard = is_hard
-    seen.covered, seen.border = coverage(label), border_coverage(label)
+        found.is_hard = is_hard
+    found.covered, found.border = coverage(label), border_coverage(label)

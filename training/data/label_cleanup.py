@@ -1,4 +1,4 @@
-"""Slips that labels are known to have, found so that training does not believe them."""
+"""Find known label errors, so that training does not learn them."""
 
 import cv2
 import numpy as np
@@ -8,7 +8,7 @@ Mask = NDArray[np.bool_]
 
 
 def clean_mask(mask: Mask, speck: float = 0.0005) -> Mask:
-    """Close hairline seams, and drop islands and holes smaller than `speck` of the picture."""
+    """Close hairline gaps, and remove islands and holes smaller than `speck` of the image."""
     cleaned = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_CLOSE, disc(1))
     for value in (1, 0):
         count, regions, stats, _ = cv2.connectedComponentsWithStats((cleaned == value).astype(np.uint8))
@@ -19,19 +19,19 @@ def clean_mask(mask: Mask, speck: float = 0.0005) -> Mask:
 
 
 def unlabelled_skin(image: NDArray[np.uint8], mask: Mask, hair: Mask) -> tuple[Mask, Mask]:
-    """Find skin beside a portrait that its mask leaves out: bare shoulders, hands, arms.
+    """Find skin of a portrait that its mask leaves out: bare shoulders, hands, arms.
 
-    Parsing sets label face, hair, neck and cloth; what is none of these counts as background there. Pixels of
-    the face's colour that touch the mask below the face's middle are such skin, if they all lie below it; a
-    region that goes on higher up may as well be a wall.
+    Face parsing sets label face, hair, neck and cloth; everything else is background there. A region with the
+    face's colour that touches the mask below the middle of the face is skin if it lies entirely below that
+    line; a region that extends above it may be a wall.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) the subject as labelled.
-        hair: (H, W) hair alone.
+        hair: (H, W) hair mask.
 
     Returns:
-        (H, W) skin that belongs to the subject, and (H, W) pixels of which nobody knows.
+        (H, W) skin that belongs to the subject, and (H, W) uncertain pixels.
     """
     nothing = np.zeros_like(mask)
     size = subject_size_px(mask)
@@ -65,21 +65,21 @@ def unlabelled_skin(image: NDArray[np.uint8], mask: Mask, hair: Mask) -> tuple[M
 
 
 def subject_size_px(mask: Mask) -> float:
-    """The subject's size: the square root of its area."""
+    """Return the subject's size, the square root of its area."""
     return float(np.sqrt(max(1, int(mask.sum()))))
 
 
 def dilated(mask: Mask, radius_px: int) -> Mask:
-    """Grow a mask by a disc."""
+    """Dilate a mask by a disc."""
     return np.asarray(cv2.dilate(mask.astype(np.uint8), disc(radius_px)), bool)
 
 
 def eroded(mask: Mask, radius_px: int) -> Mask:
-    """Shrink a mask by a disc."""
+    """Erode a mask by a disc."""
     return np.asarray(cv2.erode(mask.astype(np.uint8), disc(radius_px)), bool)
 
 
 def disc(radius_px: int) -> NDArray[np.uint8]:
-    """A round structuring element."""
+    """Return a round structuring element."""
     size = 2 * radius_px + 1
     return np.asarray(cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (size, size)), np.uint8)

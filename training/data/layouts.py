@@ -1,9 +1,9 @@
-"""The public data sets as they lie on disk once unpacked; `training.data.readers` reads them all alike."""
+"""Layouts of the public data sets on disk, once unpacked; see `training.data.readers`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-ALPHA = ("mask", "alpha", "matte", "pha")  # in the public sets a folder mask/ holds soft alphas
+ALPHA = ("mask", "alpha", "matte", "pha")  # in the public sets, a folder mask/ contains soft alphas
 TRIMAP = ("trimap", "trimaps")
 NO_PHOTOS = (
     *ALPHA,
@@ -12,7 +12,7 @@ NO_PHOTOS = (
     "weight",
     "facemask",
     "usr",
-)  # folders that a search for photos passes over
+)  # folders that are skipped when searching for photos
 
 
 def _each(places: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
@@ -21,22 +21,22 @@ def _each(places: Iterable[str], names: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the files of one set lie.
+    """Where the files of a set are.
 
     Attributes:
-        about: What the set is, as published.
-        pictures: Patterns of the folders with its pictures, below the set's own folder; the first that fits
-            counts, and of it all folders. "." is the set's own folder.
-        labels: Label → names that its folder beside the pictures may have, the first that is there counts.
-        needs: Labels without which the set is of no use.
-        beside: Patterns like `pictures`, below the data root, for trees that are unpacked there.
-        nested: Pictures lie in folders of folders; those of `NO_PHOTOS` are passed over.
-        listed: Text file beside the pictures' folder, or one up, that names those which count.
-        numbered: Pictures are called stem_k; a label of that name comes before one called stem.
+        about: Description of the published set.
+        images: Patterns of the folders with its images, below the set's own folder; all folders that match
+            the first matching pattern are used. "." is the set's own folder.
+        labels: Label → possible names of its folder beside the images; the first that exists is used.
+        needs: Labels that the set must have.
+        beside: Patterns like `images`, below the data root, for sets that are unpacked there.
+        nested: Images are in nested folders; folders in `NO_PHOTOS` are skipped.
+        listed: Text file beside the images' folder, or one level up, that names the images to use.
+        numbered: Images are named stem_k; a label of the same name takes precedence over one named stem.
     """
 
     about: str
-    pictures: tuple[str, ...]
+    images: tuple[str, ...]
     labels: dict[str, tuple[str, ...]] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     beside: tuple[str, ...] = ()
@@ -52,11 +52,11 @@ _COMPOSITION = ("Combined_Dataset", ".")
 LAYOUTS: dict[str, Layout] = {
     "plain": Layout(
         "image/ beside mask/ (binary, to be solved), hair/, alpha/ (and weight/, its confidence) or trimap/; "
-        "or a flat folder of pictures",
+        "or a flat folder of images",
         ("image", "."),
         {name: (name,) for name in ("mask", "hair", "alpha", "weight", "trimap")},
     ),
-    "photos": Layout("any folder of pictures, and those in folders below", (".",), nested=True),
+    "photos": Layout("any folder of images, including subfolders", (".",), nested=True),
     "p3m-10k": Layout(
         "P3M-10k, train: 9421 people with blurred faces",
         _each(("train", "."), (*_BLURRED, "original_image")),
@@ -65,7 +65,7 @@ LAYOUTS: dict[str, Layout] = {
     ),
     "p3m-500-p": Layout(
         "P3M-500-P: 500 people with blurred faces",
-        # Trees of the first release say which half is which by the name of the pictures' folder alone.
+        # In the first release only the name of the images' folder tells the two halves apart.
         (
             *_each(("validation/P3M-500-P", "P3M-500-P", "."), _BLURRED),
             *_each(("validation1", "validation2"), ("blurred_image",)),

@@ -1,4 +1,4 @@
-"""Data loaders whose processes hand over errors as they are."""
+"""Data loaders that pass on errors of worker processes unchanged."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,17 +8,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from stylematte.errors import StyleMatteError
 
 
-class Guarded(Dataset[Any]):
-    """A data set that returns the error of a sample in its place.
+class ErrorsAsSamples(Dataset[Any]):
+    """A data set that returns a sample's error instead of raising it.
 
-    An error raised in a process of a `DataLoader` arrives as another one, with a traceback in its message.
+    An error raised in a `DataLoader` worker would arrive as another type, with a traceback in its message.
     """
 
     def __init__(self, samples: Dataset[Any]) -> None:
         self.samples = samples
 
     def __getitem__(self, key: Any) -> Any:
-        """A sample, or the error it met."""
+        """Return a sample, or the error that it raised."""
         try:
             return self.samples[key]
         except StyleMatteError as error:
@@ -26,20 +26,20 @@ class Guarded(Dataset[Any]):
 
 
 def collate(samples: list[Any]) -> Any:
-    """Stack samples to a batch; the first error among them is the batch."""
+    """Stack samples into a batch; if there are errors, return the first error."""
     return next((s for s in samples if isinstance(s, StyleMatteError)), None) or default_collate(samples)
 
 
 def open_loader(
     samples: Dataset[Any], batches: Sampler[list[Any]], workers: int, pin_memory: bool
 ) -> DataLoader[Any]:
-    """Open a loader; read it with `read_batches`."""
+    """Open a loader, to be read with `read_batches`."""
     return DataLoader(
-        Guarded(samples),
+        ErrorsAsSamples(samples),
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
-        # A forked child would inherit the thread pools of OpenCV and torch without their threads, and hang.
+        # A forked child would inherit the thread pools of OpenCV and torch without their threads and hang.
         multiprocessing_context="spawn" if workers else None,
         pin_memory=pin_memory,
     )
@@ -49,7 +49,7 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     """Yield batches.
 
     Raises:
-        StyleMatteError: As it was raised for a sample.
+        StyleMatteError: The error of a sample.
     """
     for batch in loader:
         if isinstance(batch, StyleMatteError):

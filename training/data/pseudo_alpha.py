@@ -1,8 +1,9 @@
-"""Binary masks become mattes: trimap, closed-form alpha in the band, and how far to believe it.
+"""Compute mattes from binary masks: trimap, closed-form alpha in the band, and a confidence.
 
-A mask cut by hand knows where the subject is, not how hair ends. The solver knows how hair ends where the
-colours tell, and nothing where they do not. So: keep the mask away from its border, solve a band around it
-(narrow on skin and cloth, wide on hair and fur), solve it twice, and trust the band where both agree.
+A hand-made mask shows where the subject is, but not single hairs. The closed-form solver finds hairs where
+the colours differ, and fails where they do not. So the mask is kept away from its border, and a band around
+the border (narrow on skin and cloth, wide on hair and fur) is solved twice with different regularisation. The
+confidence is high where both solutions agree.
 """
 
 import functools
@@ -23,7 +24,7 @@ from training.data.label_cleanup import clean_mask, dilated, eroded, subject_siz
 from training.data.readers import DataError, Sample, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
-_NARROW = 0.010  # band radii as shares of the subject's size, the square root of its area
+_NARROW = 0.010  # band radii as fractions of the subject's size (the square root of its area)
 _WIDE_OUT, _WIDE_IN = 0.06, 0.04
 
 
@@ -33,9 +34,9 @@ class PseudoAlpha:
 
     Attributes:
         alpha: (H, W) float32 in [0, 1].
-        weight: (H, W) float32 in [0, 1], how far to believe `alpha` at a pixel; 0 where the label has a slip.
+        weight: (H, W) float32 in [0, 1], confidence in `alpha`; 0 where the label has an error.
         trimap: (H, W) uint8 in {0, 128, 255}.
-        foreground: (H, W, 3) uint8 RGB, colours without the old background.
+        foreground: (H, W, 3) uint8 RGB, foreground colours.
     """
 
     alpha: NDArray[np.float32]
@@ -47,13 +48,13 @@ class PseudoAlpha:
 def make_trimap(
     mask: NDArray[np.bool_], band: Band, hair: NDArray[np.bool_] | None = None
 ) -> NDArray[np.uint8]:
-    """Leave open what the mask cannot know.
+    """Mark the pixels around a mask's border as unknown.
 
     Args:
         mask: (H, W) whole subject.
         band: "narrow" for outlines of skin and cloth, "fur" for a wide band all around, "hair" for a wide
             band beside `hair` and a narrow one elsewhere.
-        hair: (H, W) hair alone; needed for the band "hair".
+        hair: (H, W) hair mask; needed for the band "hair".
 
     Returns:
         (H, W) uint8: 0 background, 128 unknown, 255 foreground.
@@ -79,16 +80,16 @@ def make_trimap(
 def make_pseudo_alpha(
     image: NDArray[np.uint8], mask: NDArray[np.bool_], band: Band, hair: NDArray[np.bool_] | None = None
 ) -> PseudoAlpha:
-    """Solve a matte for a picture whose subject is known as a mask.
+    """Solve the matte of an image from a mask of its subject.
 
     Args:
         image: (H, W, 3) uint8 RGB.
         mask: (H, W) whole subject.
         band: See `make_trimap`.
-        hair: (H, W) hair alone, or None.
+        hair: (H, W) hair mask, or None.
 
     Returns:
-        Alpha, its weight, the trimap it came from, and foreground colours.
+        Alpha, confidence, the trimap, and foreground colours.
 
     Reference:
         Levin, Lischinski, Weiss, "A Closed-Form Solution to Natural Image Matting", 2008, eq. 12;
@@ -109,18 +110,21 @@ def make_pseudo_alpha(
         return PseudoAlpha(hard, np.where(unknown, 0.3, 1).astype(np.float32), trimap, image)
     known = trimap / 255.0
     known[unknown] = 0.5
-    kernels = {"sharp": 1e-7, "smooth": 1e-4}  # the regulariser: low follows strands, high ignores noise
+    kernels = {
+        "sharp": 1e-7,
+        "smooth": 1e-4,
+    }  # regulariser: low values follow strands, high values ignore noise
     solved = {
         name: np.clip(pymatting.estimate_alpha_cf(scaled, known, laplacian_kwargs={"epsilon": eps}), 0, 1)
         for name, eps in kernels.items()
     }
     alpha = ((solved["sharp"] + solved["smooth"]) / 2).astype(np.float32)
-    # Disagreement of the two solutions, and of both from a blurred mask: colours that tell nothing.
+    # Low confidence where the solutions disagree, or where both are far from the blurred mask.
     spread = np.abs(solved["sharp"] - solved["smooth"])
     reach = cv2.GaussianBlur(hard, (0, 0), max(1.0, 0.02 * subject_size_px(mask)))
     stray = np.clip(np.abs(alpha - reach) - 0.5, 0, None)
-    belief = np.exp(-((spread / 0.15) ** 2)) * np.exp(-((stray / 0.2) ** 2))
-    weight = np.where(unknown, 0.1 + 0.9 * belief, 1).astype(np.float32)
+    confidence = np.exp(-((spread / 0.15) ** 2)) * np.exp(-((stray / 0.2) ** 2))
+    weight = np.where(unknown, 0.1 + 0.9 * confidence, 1).astype(np.float32)
     weight[doubtful] = 0
     alpha = np.where(unknown, weight * alpha + (1 - weight) * reach, hard).astype(np.float32)
     foreground = pymatting.estimate_foreground_ml(scaled, alpha.astype(np.float64))
@@ -128,34 +132,34 @@ def make_pseudo_alpha(
 
 
 def prepare(samples: list[Sample], band: Band, cache: Path, workers: int = 2) -> int:
-    """Make the pseudo-mattes of one set and keep them as files.
+    """Compute the pseudo-mattes of one set and cache them as files.
 
     Args:
-        samples: Pictures with a mask of the whole subject; a hair map is used where there is one.
+        samples: Images with a mask of the whole subject; a hair map is used if present.
         band: See `make_trimap`.
         cache: Folder for `<set>/<stem>.{alpha,weight,trimap}.png` and `.foreground.jpg`.
         workers: Processes.
 
     Returns:
-        How many were made; those already there are kept.
+        Number of computed files; cached ones are kept.
 
     Raises:
-        DataError: A picture or label cannot be read or is not there, or their sizes differ.
+        DataError: An image or label is missing or cannot be read, or their sizes differ.
     """
     _check_labels(samples, "mask")
     return _make_each(samples, cache, workers, "mattes", functools.partial(_prepare_one, band=band))
 
 
 def prepare_foregrounds(samples: list[Sample], cache: Path, workers: int = 2) -> int:
-    """Estimate the foreground colours of pictures whose alpha is known, and keep them as files.
+    """Estimate the foreground colours of images with known alpha, and cache them as files.
 
     Args:
-        samples: Pictures with an alpha.
+        samples: Images with an alpha.
         cache: Folder for `<set>/<stem>.foreground.jpg`.
         workers: Processes.
 
     Returns:
-        How many were made; those already there are kept.
+        Number of computed files; cached ones are kept.
 
     Raises:
         DataError: See `prepare`.
@@ -168,15 +172,15 @@ def prepare_foregrounds(samples: list[Sample], cache: Path, workers: int = 2) ->
 
 
 def cached_paths(sample: Sample, cache: Path) -> dict[str, Path]:
-    """Where the parts of a sample's pseudo-matte lie. `foreground` is written last: where it is, all are."""
+    """Return the paths of a sample's pseudo-matte. `foreground` is written last, so it implies the others."""
     base = cache / sample.folder / sample.below
     parts = {kind: base / f"{sample.image.stem}.{kind}.png" for kind in ("alpha", "weight", "trimap")}
     return parts | {"foreground": base / f"{sample.image.stem}.foreground.jpg"}
 
 
 def _check_labels(samples: list[Sample], label: str) -> None:
-    if lonely := [s for s in samples if label not in s.labels]:
-        raise DataError(f"{lonely[0].image}: no {label} belongs to it; its set needs a folder {label}/")
+    if unlabelled := [s for s in samples if label not in s.labels]:
+        raise DataError(f"{unlabelled[0].image}: it has no {label}; its set needs a folder {label}/")
 
 
 def _make_each(
@@ -186,13 +190,13 @@ def _make_each(
     todo = [s for s in samples if not cached_paths(s, cache)["foreground"].exists()]
     for folder in {cached_paths(s, cache)["foreground"].parent for s in todo}:
         folder.mkdir(parents=True, exist_ok=True)
-    # Spawned: a forked child dies where numba's OpenMP threads have run in its parent.
+    # Spawn: a forked child crashes if numba's OpenMP threads have run in its parent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         jobs = [pool.submit(make, s, cache) for s in todo]
         try:
             for job in tqdm(jobs, desc=f"{what} for {samples[0].folder}", unit="photo", disable=None):
                 job.result()
-        except BaseException:  # say so now, not after hours of other photos
+        except BaseException:  # report it now, not after hours of other photos
             pool.shutdown(cancel_futures=True)
             raise
     return len(todo)
@@ -204,13 +208,13 @@ def _prepare_one(sample: Sample, cache: Path, band: Band) -> None:
     mask = read_label(sample.labels["mask"]) > 127
     hair = read_label(sample.labels["hair"]) > 127 if "hair" in sample.labels else None
     if mask.shape != image.shape[:2]:
-        raise DataError(f"{sample.labels['mask']}: size {mask.shape}, its picture has {image.shape[:2]}")
+        raise DataError(f"{sample.labels['mask']}: size {mask.shape}, but its image has {image.shape[:2]}")
     matte = make_pseudo_alpha(image, mask, band, hair)
     paths = cached_paths(sample, cache)
     cv2.imwrite(str(paths["alpha"]), np.round(matte.alpha * 255).astype(np.uint8))
     cv2.imwrite(str(paths["weight"]), np.round(matte.weight * 255).astype(np.uint8))
     cv2.imwrite(str(paths["trimap"]), matte.trimap)
-    _keep_foreground(paths["foreground"], matte.foreground)
+    _write_foreground(paths["foreground"], matte.foreground)
 
 
 def _prepare_foreground(sample: Sample, cache: Path) -> None:
@@ -219,12 +223,12 @@ def _prepare_foreground(sample: Sample, cache: Path) -> None:
     cv2.setNumThreads(1)
     image, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
     if alpha.shape != image.shape[:2]:
-        raise DataError(f"{sample.labels['alpha']}: size {alpha.shape}, its picture has {image.shape[:2]}")
+        raise DataError(f"{sample.labels['alpha']}: size {alpha.shape}, but its image has {image.shape[:2]}")
     foreground = pymatting.estimate_foreground_ml(image / 255.0, alpha / 255.0)
     colours = np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8)
-    _keep_foreground(cached_paths(sample, cache)["foreground"], colours)
+    _write_foreground(cached_paths(sample, cache)["foreground"], colours)
 
 
-def _keep_foreground(path: Path, colours: NDArray[np.uint8]) -> None:
+def _write_foreground(path: Path, colours: NDArray[np.uint8]) -> None:
     bgr = cv2.cvtColor(colours, cv2.COLOR_RGB2BGR)
     write_bytes(path, cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())

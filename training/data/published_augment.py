@@ -1,14 +1,14 @@
-"""The augmentation that StyleMatte was published with: the same changes, in one resampling.
+"""The augmentation published with StyleMatte: the same operations with a single resampling.
 
-Published is a chain of albumentations on the whole photo: longest side to 1080, flip, brightness and
-contrast, shift, scale and turn, blur, pad, crop to 800, hue and saturation. Here the geometry is one matrix
-straight into the crop, and colours are changed in the crop alone. What differs: photos that shrink below two
-thirds are averaged, not sampled; brightness comes after blur, with which it commutes but for clipping; the
-tiles of CLAHE divide the crop. Crops of another side than 800 see as much of the photo: its longest side
-follows.
+The published augmentation is a chain of albumentations on the whole photo: longest side to 1080, flip,
+brightness and contrast, shift, scale and rotation, blur, padding, crop to 800, hue and saturation. Here one
+matrix maps the photo to the crop, and colours are changed only in the crop. Differences: photos that shrink
+below two thirds are area-averaged instead of sampled; brightness is changed after the blur, with which it
+commutes except for clipping; the tiles of CLAHE divide the crop. For crop sizes other than 800 the longest
+side is scaled accordingly.
 
 Reference:
-    Buslaev et al., "Albumentations", 2020, whose definitions of each change these are.
+    Buslaev et al., "Albumentations", 2020, for the definition of each operation.
 """
 
 import cv2
@@ -22,16 +22,16 @@ Matrix = NDArray[np.float64]
 LONGEST_PX, CROP_PX = 1080, 800
 SHIFT, ZOOM, TURN_DEGREES = 0.02, 0.05, 5.0
 BRIGHTNESS = CONTRAST = 0.2
-HUE, SATURATION, VALUE = 20, 30, 20  # of OpenCV's 0-179, 0-255, 0-255
+HUE, SATURATION, VALUE = 20, 30, 20  # in OpenCV's ranges 0-179, 0-255, 0-255
 
 
 def random_view(rng: Rng, source: tuple[int, int], crop: tuple[int, int]) -> Matrix:
-    """Draw flip, shift, zoom, turn and crop.
+    """Draw a random flip, shift, zoom, rotation and crop.
 
     Args:
-        rng: Where the randomness comes from.
-        source: (height, width) of the picture.
-        crop: (height, width) of what the network will see.
+        rng: Random generator.
+        source: (height, width) of the image.
+        crop: (height, width) of the network's input.
 
     Returns:
         (2, 3) affine matrix from source to crop pixels.
@@ -55,20 +55,20 @@ def view_matrix(
     turn_degrees: float,
     corner: tuple[float, float],
 ) -> Matrix:
-    """Put the steps of a view into one matrix.
+    """Combine the operations of a view in one matrix.
 
     Args:
-        source: (height, width) of the picture.
-        crop: (height, width) of what the network will see.
-        flip: Left for right.
-        shift: (down, right), shares of the resized picture's sides.
-        zoom: Factor about its centre.
-        turn_degrees: About its centre, counter-clockwise.
-        corner: (down, right) place of the crop from 0 to 1, where the picture is larger than it; else the
-            picture is centred.
+        source: (height, width) of the image.
+        crop: (height, width) of the network's input.
+        flip: Mirror horizontally.
+        shift: (down, right), as fractions of the resized image's sides.
+        zoom: Scale about the centre.
+        turn_degrees: Rotation about the centre, counter-clockwise.
+        corner: (down, right) position of the crop from 0 to 1, if the image is larger than the crop;
+            otherwise the image is centred.
 
     Returns:
-        (2, 3) affine matrix from source to crop pixels, whose centres lie at whole numbers.
+        (2, 3) affine matrix from source to crop pixels, with pixel centres at integers.
     """
     longest = LONGEST_PX * max(crop) / CROP_PX
     scale = longest / max(source)
@@ -81,7 +81,7 @@ def view_matrix(
     sides = zip(corner, (height, width), crop, strict=True)
     down, right = (c * (n - m) if n > m else (n - m) / 2 for c, n, m in sides)
     cropped = _moved(-right, -down)
-    # All of this is in lengths from the picture's edge, where pixel 0 has its centre at a half.
+    # The matrices use coordinates from the image's edge, in which the centre of pixel 0 is at 0.5.
     whole = _moved(-0.5, -0.5) @ cropped @ turned @ (flipped if flip else upright) @ _moved(0.5, 0.5)
     return np.asarray(whole[:2], np.float64)
 
@@ -91,12 +91,12 @@ def _moved(right: float, down: float) -> Matrix:
 
 
 def random_light(rng: Rng, image: Pixels) -> Pixels:
-    """Change brightness and contrast in one picture of five, hue, saturation and value in one of two.
+    """Change brightness and contrast of one image in five, and hue, saturation and value of one in two.
 
-    Pixel by pixel, so that pictures laid on top of each other change alike.
+    The changes are per pixel, so that stacked images change equally.
 
     Args:
-        rng: Where the randomness comes from.
+        rng: Random generator.
         image: (H, W, 3) uint8 RGB.
     """
     if rng.random() < 0.2:
@@ -114,7 +114,7 @@ def change_contrast(image: Pixels, contrast: float, brightness: float) -> Pixels
 
 
 def change_hue(image: Pixels, hue: float, saturation: float, value: float) -> Pixels:
-    """Add to hue, saturation and value of (H, W, 3) uint8 RGB; units of OpenCV, hue goes round."""
+    """Add to hue, saturation and value of (H, W, 3) uint8 RGB, in OpenCV's units; hue wraps around."""
     levels = np.arange(256)
     hues = np.round(levels + hue) % 180
     tables = [hues, *(np.clip(np.round(levels + amount), 0, 255) for amount in (saturation, value))]
@@ -124,7 +124,7 @@ def change_hue(image: Pixels, hue: float, saturation: float, value: float) -> Pi
 
 
 def random_blur(rng: Rng, image: Pixels, largest_px: int) -> Pixels:
-    """Average over a square of odd side, 3 to `largest_px`, in one picture of two."""
+    """Box-blur one image in two, with an odd side from 3 to `largest_px`."""
     if rng.random() >= 0.5:
         return image
     side = int(rng.choice(np.arange(3, largest_px + 1, 2)))
@@ -132,7 +132,7 @@ def random_blur(rng: Rng, image: Pixels, largest_px: int) -> Pixels:
 
 
 def random_clahe(rng: Rng, image: Pixels) -> Pixels:
-    """Equalise the lightness locally, with a clip limit of 1 to 4 and 8×8 tiles, in one picture of two."""
+    """Apply CLAHE to one image in two, with a clip limit of 1 to 4 and 8×8 tiles."""
     return equalise(image, rng.uniform(1, 4)) if rng.random() < 0.5 else image
 
 
@@ -140,7 +140,7 @@ def equalise(image: Pixels, clip_limit: float) -> Pixels:
     """Equalise the lightness of (H, W, 3) uint8 RGB in 8×8 tiles.
 
     Reference:
-        Zuiderveld, "Contrast Limited Adaptive Histogram Equalization", 1994, as OpenCV has it.
+        Zuiderveld, "Contrast Limited Adaptive Histogram Equalization", 1994, as implemented by OpenCV.
     """
     lab = cv2.cvtColor(image, cv2.COLOR_RGB2LAB)
     lab[..., 0] = cv2.createCLAHE(clip_limit, (8, 8)).apply(lab[..., 0])
@@ -148,7 +148,7 @@ def equalise(image: Pixels, clip_limit: float) -> Pixels:
 
 
 def random_background_light(rng: Rng, image: Pixels) -> Pixels:
-    """What a background goes through before a subject stands in front of it: CLAHE, brightness, blur."""
+    """Change a background before compositing: CLAHE, brightness, blur."""
     image = random_clahe(rng, image)
     if rng.random() < 0.5:
         image = change_contrast(image, 0.0, rng.uniform(-BRIGHTNESS, BRIGHTNESS))

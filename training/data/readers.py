@@ -1,4 +1,4 @@
-"""Data sets as they lie on disk: pictures with masks, hair maps or alphas, cut-outs, and plain photos."""
+"""Read data sets from disk: images with masks, hair maps or alphas, cut-outs, and plain photos."""
 
 import zlib
 from dataclasses import dataclass, field
@@ -17,18 +17,18 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 class DataError(InputError):
-    """A data root, set or file that cannot be used; the message names it."""
+    """A data root, set or file cannot be used; the message names it."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture and the files that say something about it.
+    """One image and its label files.
 
     Attributes:
         folder: Name of the data set.
-        image: Photo, or an RGBA cut-out when `labels` is empty and the set holds cut-outs.
-        labels: Label files by what they are, e.g. {"mask": …, "hair": …} or {"alpha": …, "trimap": …}.
-        below: Folder within the set, where it has several: names need be unique in one folder alone.
+        image: Photo, or an RGBA cut-out if `labels` is empty and the set contains cut-outs.
+        labels: Label files by type, e.g. {"mask": …, "hair": …} or {"alpha": …, "trimap": …}.
+        below: Folder within the set, if it has several; names are only unique within a folder.
     """
 
     folder: str
@@ -38,64 +38,64 @@ class Sample:
 
     @property
     def key(self) -> str:
-        """Name that is unique over all sets: folder/stem, or folder/below/stem."""
+        """Name that is unique across all sets: folder/stem, or folder/below/stem."""
         return "/".join(part for part in (self.folder, self.below, self.image.stem) if part)
 
 
 @dataclass
 class Listing:
-    """What lies in the folders of one set, fitting or not.
+    """The files in the folders of one set, matched or not.
 
     Attributes:
-        folder: The set's own folder, or the data root where the set lies in that.
-        places: Folders with pictures.
-        pictures: (below, file), see `Sample.below`; sorted.
+        folder: The set's own folder, or the data root if the set lies directly in it.
+        places: Folders with images.
+        images: (below, file), see `Sample.below`; sorted.
         labels: Label → (below, stem) → file, for labels that have a folder.
-        unlisted: Names in the set's own list of which there is no picture.
+        missing: Names in the set's own list without an image.
     """
 
     folder: Path
     places: list[Path]
-    pictures: list[tuple[str, Path]] = field(default_factory=list)
+    images: list[tuple[str, Path]] = field(default_factory=list)
     labels: dict[str, dict[tuple[str, str], Path]] = field(default_factory=dict)
-    unlisted: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
 
 
 def is_held_out(key: str, every: int) -> bool:
-    """Whether a sample belongs to the held-out part, one in `every`; with `every` = 0 none does.
+    """Tell whether a sample is held out: one in `every`, or none if `every` is 0.
 
-    A hash of its name says so: it never moves.
+    A hash of its name decides, so the split never changes.
     """
     return every > 0 and zlib.crc32(key.encode()) % every == 0
 
 
 def list_set(root: Path, name: str, layout: str | Layout = "plain") -> Listing:
-    """Find the files of one data set, without a look at whether they fit together.
+    """List the files of one data set, without checking whether they match.
 
     Args:
-        root: Folder that holds the sets.
+        root: Folder of the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
+        layout: Layout of its files: a name in `LAYOUTS`, or a custom layout.
 
     Raises:
-        DataError: No such folder, or it does not look like the layout.
+        DataError: The folder does not exist, or does not match the layout.
     """
     rules = _rules(layout)
     base = root / name
-    places = _places(base, rules.pictures) or _places(root, rules.beside)
+    places = _places(base, rules.images) or _places(root, rules.beside)
     if not places:
         if not base.is_dir():
             raise DataError(f"{base}: no such data set folder")
         how = next((name for name, known in LAYOUTS.items() if known is rules), rules.about)
-        raise DataError(f"{base}: not laid out as {how}; it has none of {', '.join(rules.pictures)}")
+        raise DataError(f"{base}: does not have the layout {how}: it has none of {', '.join(rules.images)}")
     found = Listing(base if base.is_dir() else root, places)
     for place in places:
-        # Of several folders each has names of its own, and folders below each again.
+        # With several folders, names are unique within each, and again within each subfolder.
         below = "" if len(places) == 1 else place.parent.name
         files = _images_in(place, rules.nested)
-        found.pictures += [("/".join([below, *f.relative_to(place).parts[:-1]]).strip("/"), f) for f in files]
+        found.images += [("/".join([below, *f.relative_to(place).parts[:-1]]).strip("/"), f) for f in files]
         if place == base:
-            continue  # a flat folder: what lies beside it are other sets
+            continue  # a flat folder: its siblings are other sets
         for label, names in rules.labels.items():
             folder = next((place.parent / n for n in names if (place.parent / n).is_dir()), None)
             if folder is not None and folder != place:
@@ -107,66 +107,68 @@ def list_set(root: Path, name: str, layout: str | Layout = "plain") -> Listing:
 
 
 def read_set(root: Path, name: str, layout: str | Layout = "plain") -> list[Sample]:
-    """List one data set.
+    """List the samples of one data set.
 
     Args:
-        root: Folder that holds the sets.
+        root: Folder of the sets.
         name: Folder of the set below `root`.
-        layout: How its files lie: a name of `LAYOUTS`, or a layout of one's own.
+        layout: Layout of its files: a name in `LAYOUTS`, or a custom layout.
 
     Returns:
-        Samples in name order. Label files match by stem; a picture that lacks a label that others of its set
-        have is an error, since training on half of a set by accident is worse than stopping.
+        Samples in name order. Label files match by stem. An image without a label that other images of its
+        set have is an error, because training on half of a set by accident is worse than stopping.
 
     Raises:
-        DataError: No such folder, no pictures, or pictures without their labels.
+        DataError: The folder does not exist, has no images, or has images without their labels.
     """
     found, rules = list_set(root, name, layout), _rules(layout)
-    if not found.pictures:
+    if not found.images:
         flat = " and no image/ folder in it" if layout == "plain" and found.places == [found.folder] else ""
-        raise DataError(f"{found.places[0]}: no pictures{flat or ' in it'}")
-    if found.unlisted:
+        raise DataError(f"{found.places[0]}: no images{flat or ' in it'}")
+    if found.missing:
         raise DataError(
-            f"{found.folder}: {len(found.unlisted)} pictures of {rules.listed} are not there, "
-            f"first {found.unlisted[0]}"
+            f"{found.folder}: {len(found.missing)} images of {rules.listed} are missing, "
+            f"first {found.missing[0]}"
         )
     if lacking := [label for label in rules.needs if label not in found.labels]:
         names = ", ".join(rules.labels[lacking[0]])
         raise DataError(f"{found.places[0]}: no {lacking[0]} beside it; looked for a folder {names}")
     for label in found.labels:
-        if lonely := lonely_pictures(found, label, rules):
-            raise DataError(f"{found.folder}: {len(lonely)} pictures have no {label}, first {lonely[0].name}")
+        if unlabelled := images_without_label(found, label, rules):
+            raise DataError(
+                f"{found.folder}: {len(unlabelled)} images have no {label}, first {unlabelled[0].name}"
+            )
     return samples_of(found, name, rules)
 
 
 def samples_of(found: Listing, name: str, rules: Layout) -> list[Sample]:
-    """Join pictures with the labels there are."""
+    """Match images with their labels."""
     samples = []
-    for below, picture in found.pictures:
-        labels = {kind: label_of(files, below, picture, rules) for kind, files in found.labels.items()}
+    for below, image in found.images:
+        labels = {kind: label_of(files, below, image, rules) for kind, files in found.labels.items()}
         there = {kind: path for kind, path in labels.items() if path is not None}
-        samples.append(Sample(name, picture, there, below))
+        samples.append(Sample(name, image, there, below))
     return samples
 
 
-def lonely_pictures(found: Listing, label: str, rules: Layout) -> list[Path]:
-    """Pictures that lack a label."""
+def images_without_label(found: Listing, label: str, rules: Layout) -> list[Path]:
+    """Return the images that lack a label."""
     files = found.labels[label]
-    return [p for below, p in found.pictures if label_of(files, below, p, rules) is None]
+    return [p for below, p in found.images if label_of(files, below, p, rules) is None]
 
 
-def label_of(files: dict[tuple[str, str], Path], below: str, picture: Path, rules: Layout) -> Path | None:
-    """The label file of a picture, if there is one."""
-    path = files.get((below, picture.stem))
+def label_of(files: dict[tuple[str, str], Path], below: str, image: Path, rules: Layout) -> Path | None:
+    """Return the label file of an image, if it has one."""
+    path = files.get((below, image.stem))
     if path is None and rules.numbered:
-        path = files.get((below, picture.stem.rpartition("_")[0]))
+        path = files.get((below, image.stem.rpartition("_")[0]))
     return path
 
 
 def has_set(root: Path, name: str, layout: str | Layout = "plain") -> bool:
-    """Whether a set lies below the data root, or where its layout may lie besides."""
+    """Tell whether a set exists below the data root, or elsewhere if its layout allows."""
     rules = _rules(layout)
-    return bool(_places(root / name, rules.pictures) or _places(root, rules.beside))
+    return bool(_places(root / name, rules.images) or _places(root, rules.beside))
 
 
 def _rules(layout: str | Layout) -> Layout:
@@ -175,7 +177,7 @@ def _rules(layout: str | Layout) -> Layout:
 
 def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
     for pattern in patterns:
-        # Not by glob where it is a plain path: an empty pattern or "." is none.
+        # No glob for plain paths: an empty pattern and "." are not valid patterns.
         found = sorted(base.glob(pattern)) if "*" in pattern else [base / pattern]
         if folders := [path for path in found if path.is_dir()]:
             return folders
@@ -184,25 +186,25 @@ def _places(base: Path, patterns: tuple[str, ...]) -> list[Path]:
 
 def _images_in(folder: Path, nested: bool = False) -> list[Path]:
     inside = folder.rglob("*") if nested else folder.iterdir()
-    pictures = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(p for p in pictures if not any(map(_is_passed_over, p.relative_to(folder).parts)))
+    images = [p for p in inside if p.suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(p for p in images if not any(map(_is_passed_over, p.relative_to(folder).parts)))
 
 
 def _is_passed_over(part: str) -> bool:
-    # Archives packed on a Mac bring a file ._x.jpg, which is no picture, for each x.jpg.
+    # Archives packed on a Mac bring a file ._x.jpg, which is no image, for each x.jpg.
     return part.startswith(".") or part in NO_PHOTOS
 
 
 def _keep_listed(found: Listing, name: str) -> None:
-    """Leave the pictures that a set's own list names, where there is one."""
+    """Leave the images that a set's own list names, where there is one."""
     parents = [parent for place in found.places for parent in (place.parent, place.parent.parent)]
     lists = [parent / name for parent in parents if (parent / name).is_file()]
     if not lists:
         return
     lines = lists[0].read_text(encoding="utf-8", errors="replace").splitlines()
     wanted = {Path(line.strip()).stem for line in lines} - {""}
-    found.pictures = [(below, p) for below, p in found.pictures if p.stem in wanted]
-    found.unlisted = sorted(wanted - {p.stem for _, p in found.pictures})
+    found.images = [(below, p) for below, p in found.images if p.stem in wanted]
+    found.missing = sorted(wanted - {p.stem for _, p in found.images})
 
 
 def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]]:
@@ -213,7 +215,7 @@ def split(samples: list[Sample], every: int) -> tuple[list[Sample], list[Sample]
 
 
 def read_rgb(path: Path) -> NDArray[np.uint8]:
-    """Read a picture as (H, W, 3) uint8 RGB.
+    """Read an image as (H, W, 3) uint8 RGB.
 
     Raises:
         DataError: The file cannot be decoded.
@@ -226,69 +228,69 @@ def read_cutout(path: Path) -> NDArray[np.uint8]:
     """Read a cut-out as (H, W, 4) uint8 RGBA, its colours as stored.
 
     Raises:
-        DataError: The file cannot be decoded, or is something else.
+        DataError: The file cannot be decoded, or is not a cut-out.
     """
     rgba = read_pixels(path, cv2.IMREAD_UNCHANGED)
     if rgba.ndim != 3 or rgba.shape[2] != 4 or rgba.dtype != np.uint8:
-        raise DataError(f"{path}: not an RGBA cut-out of 8 bits a channel")
+        raise DataError(f"{path}: not an RGBA cut-out with 8 bits per channel")
     return np.asarray(cv2.cvtColor(rgba, cv2.COLOR_BGRA2RGBA), np.uint8)
 
 
 def read_grey(path: Path) -> NDArray[np.uint8]:
-    """Read a picture's brightness as (H, W) uint8; see `read_rgb`."""
+    """Read an image as grey, (H, W) uint8; see `read_rgb`."""
     return np.asarray(read_pixels(path, cv2.IMREAD_GRAYSCALE, "label"), np.uint8)
 
 
 def read_label(path: Path) -> NDArray[np.uint8]:
     """Read a mask, hair map or alpha as (H, W) uint8 from 0 to 255.
 
-    A mask in other numbers, 0 and 1 say, is scaled: see `training.data.masks`. All that trains, solves,
-    scores or checks reads labels here.
+    A mask with other values, such as 0 and 1, is scaled: see `training.data.masks`. Training, solving,
+    scoring and checking all read labels with this function.
 
     Raises:
-        DataError: The file cannot be decoded, or is a map of classes.
+        DataError: The file cannot be decoded, or is a class map.
     """
     label = read_plane(path)
     return to_full_range(label, label_meaning(label, path))
 
 
 def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
-    """What the values of a label mean that was read by `read_plane`.
+    """Return what the values of a label from `read_plane` mean.
 
     Raises:
-        DataError: They are classes; the message has the values.
+        DataError: They are classes; the message lists the values.
     """
     meaning = meaning_of(label)
     if meaning.kind == "map":
         listed = ", ".join(map(str, meaning.values[:8])) + (", ..." if len(meaning.values) > 8 else "")
         raise DataError(
-            f"{path}: a map of classes (values {listed}), neither a mask nor an alpha; write the subject as "
-            "255 and all else as 0"
+            f"{path}: a class map (values {listed}), not a mask or an alpha; set the subject to 255 and "
+            "everything else to 0"
         )
     return meaning
 
 
 def read_plane(path: Path) -> NDArray[np.uint8]:
-    """Read channel 0 of a label as it is, (H, W) uint8, as the public sets' own code does; see `read_rgb`."""
-    label = read_pixels(path, cv2.IMREAD_ANYCOLOR, "label")  # one channel where the file has one
+    """Read channel 0 of a label unchanged, (H, W) uint8, like the public sets' own code; see `read_rgb`."""
+    label = read_pixels(path, cv2.IMREAD_ANYCOLOR, "label")  # one channel if the file has only one
     return np.asarray(label if label.ndim == 2 else np.ascontiguousarray(label[..., 2]), np.uint8)
 
 
-def read_pixels(path: Path, flags: int, what: str = "picture") -> NDArray[Any]:
-    """Decode a file as OpenCV has it.
+def read_pixels(path: Path, flags: int, what: str = "image") -> NDArray[Any]:
+    """Decode a file with OpenCV.
 
     Args:
         path: The file.
         flags: `cv2.IMREAD_…`.
-        what: It is called in messages.
+        what: Name of the content, for messages.
 
     Raises:
-        DataError: It cannot be decoded.
+        DataError: The file cannot be decoded.
     """
     try:
         pixels = cv2.imread(str(path), flags)
-    except cv2.error:  # more pixels than OpenCV reads, or than there is memory for
-        raise DataError(f"{path}: too large a {what} to be read") from None
+    except cv2.error:  # more pixels than OpenCV or the memory allows
+        raise DataError(f"{path}: this {what} is too large to read") from None
     if pixels is None:
-        raise DataError(f"{path}: not a {what} that can be read")
+        raise DataError(f"{path}: not a readable {what}")
     return pixels

@@ -1,4 +1,4 @@
-"""One sample read from disk: its picture, what is known of its alpha, and how far that is believed."""
+"""Read one sample from disk: its image, its alpha, and the confidence in that alpha."""
 
 import functools
 from collections.abc import Callable, Collection
@@ -18,15 +18,15 @@ Pixels = NDArray[np.uint8]
 
 @dataclass
 class Subject:
-    """A picture with what is known of it, all (H, W[, 3]) uint8.
+    """An image with its labels, all (H, W[, 3]) uint8.
 
     Attributes:
         image: RGB photo, or foreground colours of a cut-out.
         alpha: Opacity, 255 = 1.
-        weight: Belief in `alpha`, 255 = 1.
-        foreground: Makes the colours without the old background, (H, W, 3) uint8; None where the background
-            cannot be exchanged.
-        own_background: Whether `image` is a photo that stands by itself.
+        weight: Confidence in `alpha`, 255 = 1.
+        foreground: Returns the foreground colours, (H, W, 3) uint8; None if the background cannot be
+            replaced.
+        own_background: Whether `image` is a complete photo and can be used with its own background.
     """
 
     image: Pixels
@@ -36,17 +36,17 @@ class Subject:
     own_background: bool
 
     def colours(self) -> Pixels:
-        """The foreground, made only now: most photos keep their own background.
+        """Return the foreground colours, computed on demand: most photos keep their own background.
 
         Raises:
-            DataError: It is in a file that is not there or cannot be read.
+            DataError: The file with the colours is missing or cannot be read.
         """
         assert self.foreground is not None
         return self.foreground()
 
 
 def fused_colours(image: Pixels, alpha: Pixels) -> Pixels:
-    """Estimate the foreground from two blurs, in a few milliseconds.
+    """Estimate the foreground by blur fusion, in a few milliseconds.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -72,42 +72,42 @@ def fused_colours(image: Pixels, alpha: Pixels) -> Pixels:
 
 def _prepared_colours(path: Path, image: Pixels) -> Pixels:
     if not path.exists():
-        raise DataError(f"{path}: no such file; foreground colours are prepared before a run")
+        raise DataError(f"{path}: missing; foreground colours are prepared at the start of a run")
     colours = read_rgb(path)
     _check_size(path, colours[..., 0], image)
     return colours
 
 
 def read_data_set(root: Path, data_set: DataSet) -> list[Sample]:
-    """List a set of a recipe, with the labels that its kind needs and without the photos it calls wrong.
+    """List the samples of a recipe's set, without those that the recipe marks as wrong.
 
     Raises:
-        DataError: See `read_set`; or the set has other labels than its kind needs, or nothing else is in it.
+        DataError: See `read_set`; or the set lacks the labels that its kind needs, or all photos are wrong.
     """
     samples = read_set(root, data_set.folder, data_set.rules)
-    if lack := what_lacks(data_set, samples[0].labels):
+    if lack := missing_label(data_set, samples[0].labels):
         raise DataError(f"{root / data_set.folder}: {lack}")
-    believed = [sample for sample in samples if sample.image.stem not in data_set.wrong]
-    if not believed:
-        raise DataError(f"{root / data_set.folder}: the recipe calls every photo of it wrong")
-    return believed
+    correct = [sample for sample in samples if sample.image.stem not in data_set.wrong]
+    if not correct:
+        raise DataError(f"{root / data_set.folder}: the recipe marks all of its photos as wrong")
+    return correct
 
 
-def what_lacks(data_set: DataSet, labels: Collection[str]) -> str:
-    """Say which label a set's kind needs and it does not have; "" where all is well."""
+def missing_label(data_set: DataSet, labels: Collection[str]) -> str:
+    """Describe the label that a set's kind needs but the set lacks; "" if nothing is missing."""
     needed = LABEL_OF_KIND.get(data_set.kind)
     if needed is None or needed in labels:
         return ""
     lack = f"a set of kind {data_set.kind} needs a folder {needed}/"
     if data_set.kind == "mattes" and "mask" in labels:
-        lack += "; its mask/ counts as binary: take kind photos, or the layout in which mask/ is the alpha"
+        lack += "; its mask/ is read as binary: use kind photos, or a layout in which mask/ is the alpha"
     elif data_set.kind == "photos" and "alpha" in labels:
-        lack += "; it has alphas: take kind mattes"
+        lack += "; it has alphas: use kind mattes"
     return lack
 
 
 def needed_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
-    """Sets that a stage reads: those it draws, and the backgrounds where it exchanges any."""
+    """Return the sets that a stage reads: those it samples, and backgrounds if it replaces any."""
     drawn = {s.folder for s in recipe.sets if stage.shares.get(s.folder, s.share) > 0}
     subjects = [s for s in recipe.sets if s.folder in drawn]
     exchanges = max(stage.composite, stage.pairs) > 0 or any(
@@ -117,23 +117,23 @@ def needed_sets(recipe: Recipe, stage: Stage) -> list[DataSet]:
 
 
 def prepare_set(recipe: Recipe, data_set: DataSet, samples: list[Sample], cache: Path, workers: int) -> int:
-    """Make what a run needs of a set besides its files: mattes from masks, colours for composites.
+    """Prepare what a run needs besides a set's files: mattes from masks, colours for composites.
 
-    Colours of true mattes are left out where no stage puts them on another background: it takes about a
-    second a photo.
+    Colours of true mattes are skipped if no stage puts them on another background: they take about a second
+    per photo.
 
     Args:
         recipe: The run.
         data_set: One of its sets.
-        samples: Of that set.
-        cache: Where prepared parts lie, see `training.data.pseudo_alpha`.
+        samples: Samples of that set.
+        cache: Folder of prepared files, see `training.data.pseudo_alpha`.
         workers: Processes.
 
     Returns:
-        How many were made; those already there are kept.
+        Number of prepared photos; existing files are kept.
 
     Raises:
-        DataError: A picture or label cannot be read or is not there, or their sizes differ.
+        DataError: An image or label is missing or cannot be read, or their sizes differ.
     """
     if data_set.kind == "photos":
         return prepare(samples, data_set.band, cache, workers)
@@ -148,9 +148,9 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     """Read a sample with its prepared matte.
 
     Args:
-        sample: Of a list of `read_data_set`.
-        data_set: The set it belongs to.
-        mattes: Where prepared parts lie, see `training.data.pseudo_alpha`.
+        sample: Sample from `read_data_set`.
+        data_set: Set of the sample.
+        mattes: Folder of prepared files, see `training.data.pseudo_alpha`.
 
     Raises:
         DataError: A file is missing or cannot be read, or sizes differ.
@@ -159,12 +159,12 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
         return _read_cutout(sample)
     image = read_rgb(sample.image)
     if data_set.kind in ("backgrounds", "unlabelled"):
-        # Without a subject for sure; or of unknown content, which only a teacher can tell.
+        # Backgrounds have no subject; the content of unlabelled photos is left to a teacher.
         nothing = np.zeros(image.shape[:2], np.uint8)
-        belief = 255 if data_set.kind == "backgrounds" else 0
-        return Subject(image, nothing, np.full_like(nothing, belief), None, own_background=True)
+        confidence = 255 if data_set.kind == "backgrounds" else 0
+        return Subject(image, nothing, np.full_like(nothing, confidence), None, own_background=True)
     if data_set.kind == "hair_only":
-        # Surely foreground inside, unknown elsewhere: the map says nothing about the rest of the person.
+        # Foreground inside, unknown outside: the map does not cover the rest of the person.
         hair = read_label(sample.labels["hair"])
         _check_size(sample.labels["hair"], hair, image)
         inside = np.where(cv2.erode(hair, np.ones((5, 5), np.uint8)) > 127, 255, 0).astype(np.uint8)
@@ -187,7 +187,7 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
         path, weight_path = sample.labels["alpha"], sample.labels.get("weight")
     else:
         path, weight_path = cached["alpha"], cached["weight"]
-    # What we solved is read as it is; of a label from elsewhere two values may stand for 0 and 1.
+    # Alphas that we solved are read unchanged; other labels may need scaling to 0 and 255.
     alpha = read_label(path) if data_set.kind == "mattes" else read_plane(path)
     weight = np.full_like(alpha, 255) if weight_path is None else read_plane(weight_path)
     for label_path, label in ((path, alpha), (weight_path or path, weight)):
@@ -197,7 +197,7 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
         "fused": functools.partial(fused_colours, image, alpha),
         "raw": lambda: image,
     }
-    # A subject with a part left out is no cut-out: on another background the slip would become a truth.
+    # A subject with missing parts cannot be cut out: on another background its label error would be real.
     is_whole = weight_path is None or (weight == 0).mean() < 0.005
     is_complete = sample.image.stem not in data_set.incomplete
     foreground = colours[data_set.colours] if is_whole or not is_complete else None
@@ -207,4 +207,4 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
 
 def _check_size(path: Path, label: Pixels, image: Pixels) -> None:
     if label.shape != image.shape[:2]:
-        raise DataError(f"{path}: size {label.shape}, its picture has {image.shape[:2]}")
+        raise DataError(f"{path}: size {label.shape}, but its image has {image.shape[:2]}")

@@ -3,19 +3,30 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field
 
 from models.gan.augment import OPERATIONS
 from models.gan.generator import GeneratorConfig
-from stylematte.errors import InputError
-from training.config import build_table, check_word
-from training.data.layouts import LAYOUTS
 from training.recipe_files import RecipeError, find_recipe, read_recipe
+from training.tables import (
+    Count,
+    Fraction,
+    HeldOutEvery,
+    LayoutName,
+    NonNegative,
+    Positive,
+    Seed,
+    build_rows,
+    build_table,
+    one_of,
+)
 
 Reals = Literal["photos", "composites"]
 Backbone = Literal["clip", "encoder", "none"]
 Mode = Literal["ada", "fixed", "none"]
+Operation = Annotated[str, AfterValidator(one_of("operation", OPERATIONS))]
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class PictureSet:
     """
 
     folder: str
-    layout: str = "plain"
+    layout: LayoutName = "plain"
 
 
 @dataclass(frozen=True)
@@ -47,10 +58,10 @@ class DiscriminatorConfig:
 
     channel_base: int = 32768
     channel_max: int = 512
-    group: int = 4
-    rate: float = 0.002
-    r1_gamma: float = 10.0
-    r1_every: int = 16
+    group: Count = 4
+    rate: Positive = 0.002
+    r1_gamma: NonNegative = 10.0
+    r1_every: Count = 16
 
 
 @dataclass(frozen=True)
@@ -68,9 +79,9 @@ class VisionCritic:
 
     backbone: Backbone = "none"
     reals: Reals = "photos"
-    weight: float = 1.0
-    warmup_kimg: float = 500.0
-    rate: float = 0.002
+    weight: NonNegative = 1.0
+    warmup_kimg: NonNegative = 500.0
+    rate: Positive = 0.002
 
 
 @dataclass(frozen=True)
@@ -86,10 +97,10 @@ class Augmentation:
     """
 
     mode: Mode = "ada"
-    p: float = 0.0
-    target: float = 0.6
-    kimg: float = 500.0
-    operations: tuple[str, ...] = OPERATIONS
+    p: Fraction = 0.0
+    target: Annotated[float, Field(gt=-1, lt=1)] = 0.6
+    kimg: Positive = 500.0
+    operations: tuple[Operation, ...] = OPERATIONS
 
 
 @dataclass(frozen=True)
@@ -120,22 +131,22 @@ class GanRecipe:
 
     generator: GeneratorConfig
     sets: tuple[PictureSet, ...]
-    kimg: float
-    batch_size: int = 32
+    kimg: Positive
+    batch_size: Count = 32
     backgrounds: PictureSet | None = None
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
     vision_aided: VisionCritic = field(default_factory=VisionCritic)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mirror: bool = True
-    held_out_every: int = 0
-    generator_rate: float = 0.0025
-    ema_kimg: float = 0.0
-    ema_rampup: float = 0.05
-    blur_px: float = 0.0
-    blur_kimg: float = 200.0
-    snapshot_kimg: float = 200.0
-    score_pictures: int = 10000
-    seed: int = 0
+    held_out_every: HeldOutEvery = 0
+    generator_rate: Positive = 0.0025
+    ema_kimg: NonNegative = 0.0
+    ema_rampup: NonNegative = 0.05
+    blur_px: NonNegative = 0.0
+    blur_kimg: Positive = 200.0
+    snapshot_kimg: Positive = 200.0
+    score_pictures: Annotated[int, Field(ge=0)] = 10000
+    seed: Seed = 0
     about: str = ""
 
     @property
@@ -165,66 +176,13 @@ def load_gan_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> GanReci
     """
     path = find_recipe(name_or_path)
     table = read_recipe(path, overrides)
-    rows = table.get("sets", [])
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise RecipeError(f"{path}: sets must be tables, each under [[sets]]")
-    table["sets"] = [build_table(PictureSet, row, f"{path}: [[sets]]") for row in rows]
+    table["sets"] = build_rows(PictureSet, table, "sets", path)
     for key, kind in _TABLES.items():
         if key in table:
             if not isinstance(table[key], dict):
                 raise RecipeError(f"{path}: {key} must be a table, under [{key}]")
-            try:
-                table[key] = build_table(kind, table[key], f"{path}: [{key}]")
-            except RecipeError:
-                raise
-            except (ValueError, InputError) as error:  # a size that no network has
-                raise RecipeError(f"{path}: [{key}]: {error}") from None
-    recipe = build_table(GanRecipe, table, str(path))
-    _check(recipe, path)
-    return recipe
-
-
-def _check(recipe: GanRecipe, path: Path) -> None:
+            table[key] = build_table(kind, table[key], f"{path}: [{key}]")
+    recipe: GanRecipe = build_table(GanRecipe, table, str(path))
     if not recipe.sets:
         raise RecipeError(f"{path}: no sets")
-    for one in (*recipe.sets, *([recipe.backgrounds] if recipe.backgrounds else [])):
-        if one.layout not in LAYOUTS:
-            raise RecipeError(f"{path}: {one.folder}: layout {one.layout!r} is none of {', '.join(LAYOUTS)}")
-    critic, vision, change = recipe.discriminator, recipe.vision_aided, recipe.augmentation
-    check_word(vision.backbone, get_args(Backbone), f"{path}: [vision_aided]")
-    check_word(vision.reals, get_args(Reals), f"{path}: [vision_aided]")
-    check_word(change.mode, get_args(Mode), f"{path}: [augmentation]")
-    for name in change.operations:
-        check_word(name, OPERATIONS, f"{path}: [augmentation]")
-    if recipe.held_out_every < 0 or recipe.held_out_every == 1:
-        raise RecipeError(f"{path}: held_out_every must be 2 or more, or 0 to hold nothing out")
-    if not 0 <= change.p <= 1 or not -1 < change.target < 1:
-        raise RecipeError(f"{path}: [augmentation]: p must be from 0 to 1, target between -1 and 1")
-    above = {
-        "kimg": recipe.kimg,
-        "batch_size": recipe.batch_size,
-        "generator_rate": recipe.generator_rate,
-        "snapshot_kimg": recipe.snapshot_kimg,
-        "discriminator.rate": critic.rate,
-        "discriminator.r1_every": critic.r1_every,
-        "discriminator.group": critic.group,
-        "vision_aided.rate": vision.rate,
-        "augmentation.kimg": change.kimg,
-        "blur_kimg": recipe.blur_kimg,
-    }
-    not_below = {
-        "seed": recipe.seed,
-        "ema_kimg": recipe.ema_kimg,
-        "ema_rampup": recipe.ema_rampup,
-        "blur_px": recipe.blur_px,
-        "score_pictures": recipe.score_pictures,
-        "discriminator.r1_gamma": critic.r1_gamma,
-        "vision_aided.weight": vision.weight,
-        "vision_aided.warmup_kimg": vision.warmup_kimg,
-    }
-    for name, value in above.items():
-        if value <= 0:
-            raise RecipeError(f"{path}: {name} must be above 0")
-    for name, value in not_below.items():
-        if value < 0:
-            raise RecipeError(f"{path}: {name} must be 0 or more")
+    return recipe

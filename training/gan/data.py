@@ -1,4 +1,4 @@
-"""Real pictures for a generator: photos with an alpha, square, at its size."""
+"""Real images for a generator: square photos with an alpha, at its size."""
 
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from models.gan.layers import sent
+from models.gan.layers import send
 from training.data.pseudo_alpha import cached_paths
 from training.data.readers import (
     DataError,
@@ -30,13 +30,13 @@ from training.data.readers import (
 from training.gan.config import GanRecipe, PictureSet
 
 Pixels = NDArray[np.uint8]
-IN_MEMORY_BYTES = 2**31  # sets below this are read once
+IN_MEMORY_BYTES = 2**31  # sets up to this size are kept in memory
 
 
 class Source(NamedTuple):
-    """A photo, and the file of its alpha; None where the photo has four channels.
+    """A photo and its alpha file, which is None if the photo has four channels.
 
-    `is_made` tells an alpha that a network made: whatever its values, it is no mask in other numbers.
+    `is_made` marks an alpha from a network, which is never a mask that needs scaling.
     """
 
     image: Path
@@ -44,17 +44,17 @@ class Source(NamedTuple):
     is_made: bool = False
 
 
-def list_pictures(recipe: GanRecipe, root: Path) -> list[Sample]:
-    """What a recipe trains on.
+def list_samples(recipe: GanRecipe, root: Path) -> list[Sample]:
+    """List the samples that a recipe trains on.
 
-    Where none of its sets lies below the data root, the root itself is taken for one: a folder of photos.
+    If none of its sets exists below the data root, the root itself is used as a folder of photos.
 
     Args:
-        recipe: Says which sets.
+        recipe: Names the sets.
         root: Folder of the data sets.
 
     Raises:
-        DataError: A set is not there, has no pictures, or all of them are held out.
+        DataError: A set is missing, has no images, or all of them are held out.
     """
     sets = [s for s in recipe.sets if has_set(root, s.folder, s.layout)]
     if not sets and root.is_dir():
@@ -68,20 +68,20 @@ def list_pictures(recipe: GanRecipe, root: Path) -> list[Sample]:
 def _trained(samples: list[Sample], recipe: GanRecipe, root: Path) -> list[Sample]:
     training = split(samples, recipe.held_out_every)[0]
     if not training:
-        raise DataError(f"{root}: every picture of it is held out, none is left to train on")
+        raise DataError(f"{root}: all of its images are held out, so none are left to train on")
     return training
 
 
 def without_alpha(samples: list[Sample], mattes: Path) -> list[Sample]:
-    """Those that have neither a fourth channel, nor a file in alpha/, nor a prepared matte."""
+    """Return the samples without alpha: no fourth channel, no file in alpha/ and no prepared matte."""
     return [s for s in samples if find_source(s, mattes) is None]
 
 
 def find_source(sample: Sample, mattes: Path) -> Source | None:
-    """Where a sample's alpha is; None where there is none.
+    """Return a sample's source, or None if it has no alpha.
 
     Args:
-        sample: Of `list_pictures`.
+        sample: Sample from `list_samples`.
         mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
     """
     if "alpha" in sample.labels:
@@ -95,7 +95,7 @@ def find_source(sample: Sample, mattes: Path) -> Source | None:
 def _has_four_channels(path: Path) -> bool:
     if path.suffix.lower() in (".jpg", ".jpeg", ".bmp"):
         return False
-    if path.suffix.lower() == ".png":  # its header says so: colour type 6 of IHDR
+    if path.suffix.lower() == ".png":  # colour type 6 in its IHDR header
         with path.open("rb") as file:
             return file.read(26)[25:26] == b"\x06"
     try:
@@ -106,7 +106,7 @@ def _has_four_channels(path: Path) -> bool:
 
 
 def read_rgba(source: Source, size_px: int) -> Pixels:
-    """Read a picture: the square in the middle, at a size, its colours not premultiplied.
+    """Read the centre square of an image at a given size, with straight (not premultiplied) colours.
 
     Returns:
         (4, size_px, size_px) uint8 RGBA.
@@ -120,33 +120,33 @@ def read_rgba(source: Source, size_px: int) -> Pixels:
         image = read_rgb(source.image)
         alpha = read_plane(source.alpha) if source.is_made else read_label(source.alpha)
         if alpha.shape != image.shape[:2]:
-            raise DataError(f"{source.alpha}: size {alpha.shape}, its picture has {image.shape[:2]}")
+            raise DataError(f"{source.alpha}: size {alpha.shape}, but its image has {image.shape[:2]}")
         rgba = np.dstack([image, alpha])
     return fit_square(np.asarray(rgba, np.uint8), size_px)
 
 
-def fit_square(picture: Pixels, size_px: int) -> Pixels:
-    """The square in the middle of (H, W, C), resized: (C, size_px, size_px), shrunk by areas."""
-    height, width = picture.shape[:2]
+def fit_square(image: Pixels, size_px: int) -> Pixels:
+    """Crop the centre square of (H, W, C) and resize it to (C, size_px, size_px), with area averaging."""
+    height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    square = picture[top : top + side, left : left + side]
-    way = cv2.INTER_AREA if side >= size_px else cv2.INTER_CUBIC
-    small = cv2.resize(square, (size_px, size_px), interpolation=way)
+    square = image[top : top + side, left : left + side]
+    interpolation = cv2.INTER_AREA if side >= size_px else cv2.INTER_CUBIC
+    small = cv2.resize(square, (size_px, size_px), interpolation=interpolation)
     return np.ascontiguousarray(small.transpose(2, 0, 1), np.uint8)
 
 
-class Pictures(Dataset[Tensor]):
-    """An endless row of pictures, (C, size_px, size_px) uint8, every epoch in an order of its own.
+class EndlessImages(Dataset[Tensor]):
+    """An endless sequence of images, (C, size_px, size_px) uint8, shuffled anew in every epoch.
 
-    Picture i of a run is always the same one: that is what makes a resumed run continue exactly.
+    Image i of a run is always the same, so a resumed run continues exactly.
 
     Args:
-        read: Picture number → (C, size_px, size_px) uint8.
-        count: How many there are.
-        mirror: Every picture is there a second time, mirrored.
-        seed: Of the order.
-        item_bytes: Of one picture; a set that is small as a whole is read once and kept.
+        read: Image number → (C, size_px, size_px) uint8.
+        count: Number of images.
+        mirror: Add a mirrored copy of every image.
+        seed: Seed of the order.
+        item_bytes: Size of one image; small sets are kept in memory.
     """
 
     def __init__(
@@ -161,11 +161,11 @@ class Pictures(Dataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         number = self._number(index)
-        picture = self.picture(number % self.count)
-        return torch.from_numpy(np.ascontiguousarray(picture[..., ::-1]) if number >= self.count else picture)
+        image = self.image(number % self.count)
+        return torch.from_numpy(np.ascontiguousarray(image[..., ::-1]) if number >= self.count else image)
 
     def _number(self, index: int) -> int:
-        """Which picture stands at a place of the row; from `count` on they are mirrored."""
+        """Return the image number at a position of the sequence; from `count` on they are mirrored."""
         epoch, place = divmod(index, self.count * (2 if self.mirror else 1))
         if self.order[0] != epoch:
             rng = np.random.default_rng((self.seed, epoch))
@@ -173,51 +173,51 @@ class Pictures(Dataset[Tensor]):
         return int(self.order[1][place])
 
     def batches(self, numbers: Iterable[list[int]], device: torch.device) -> Iterator[Tensor]:
-        """Batches of a set that is kept, from a copy on a device: (N, C, H, H) uint8 there."""
+        """Yield batches (N, C, H, H) uint8 of a set in memory, from a copy on the device."""
         kept = torch.from_numpy(self.kept).to(device)
         for indices in numbers:
             chosen = torch.tensor([self._number(index) for index in indices])
-            pictures = kept[sent(chosen % self.count, device)]
+            images = kept[send(chosen % self.count, device)]
             if self.mirror:
-                is_mirrored = sent(chosen >= self.count, device)[:, None, None, None]
-                pictures = torch.where(is_mirrored, pictures.flip(-1), pictures)
-            yield pictures
+                is_mirrored = send(chosen >= self.count, device)[:, None, None, None]
+                images = torch.where(is_mirrored, images.flip(-1), images)
+            yield images
 
-    def picture(self, number: int) -> Pixels:
-        """A picture as it is, by its number."""
+    def image(self, number: int) -> Pixels:
+        """Return an image by its number, not mirrored."""
         return self.read(number) if self.kept is None else self.kept[number]
 
 
-def real_pictures(recipe: GanRecipe, root: Path, mattes: Path) -> Pictures:
-    """The pictures of a recipe, (4, size_px, size_px) uint8 RGBA.
+def real_images(recipe: GanRecipe, root: Path, mattes: Path) -> EndlessImages:
+    """Return the real images of a recipe, (4, size_px, size_px) uint8 RGBA.
 
     Raises:
-        DataError: See `list_pictures` and `read_rgba`; or a photo has no alpha.
+        DataError: See `list_samples` and `read_rgba`; or a photo has no alpha.
     """
-    samples = list_pictures(recipe, root)
+    samples = list_samples(recipe, root)
     found = [find_source(sample, mattes) for sample in samples]
     sources = [source for source in found if source is not None]
     if len(sources) < len(samples):
-        lonely = samples[found.index(None)]
-        raise DataError(f"{lonely.image}: no alpha for it, and no matte in {mattes}")
+        missing = samples[found.index(None)]
+        raise DataError(f"{missing.image}: it has no alpha, and no matte in {mattes}")
     size = recipe.generator.size_px
     seed = zlib.crc32(f"real {recipe.seed}".encode())
     read = _Reader(sources, size)
-    return Pictures(read, len(sources), recipe.mirror, seed, 4 * size * size)
+    return EndlessImages(read, len(sources), recipe.mirror, seed, 4 * size * size)
 
 
-def background_pictures(recipe: GanRecipe, root: Path) -> Pictures | None:
-    """Backgrounds for composites, (3, size_px, size_px) uint8 RGB; None where the set is not there."""
+def background_images(recipe: GanRecipe, root: Path) -> EndlessImages | None:
+    """Return backgrounds for composites, (3, size_px, size_px) uint8 RGB; None if the set is missing."""
     one, size = recipe.backgrounds, recipe.generator.size_px
     if one is None or not has_set(root, one.folder, one.layout):
         return None
     images = [sample.image for sample in read_set(root, one.folder, one.layout)]
     seed = zlib.crc32(f"backgrounds {recipe.seed}".encode())
-    return Pictures(_BackgroundReader(images, size), len(images), recipe.mirror, seed, 3 * size * size)
+    return EndlessImages(_BackgroundReader(images, size), len(images), recipe.mirror, seed, 3 * size * size)
 
 
 class _Reader:
-    """Reads real pictures; a class and no closure, so that worker processes can have one."""
+    """Reads real images; a class instead of a closure, so that it can be sent to worker processes."""
 
     def __init__(self, sources: list[Source], size_px: int) -> None:
         self.sources, self.size_px = sources, size_px

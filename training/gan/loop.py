@@ -6,14 +6,15 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import Tensor
 
-from models.gan.layers import sent
+from models.gan.checkpoints import save_generator
+from models.gan.layers import send
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
 from training.config import RecipeError
@@ -21,17 +22,15 @@ from training.data.dataset import ResumableBatchSampler
 from training.data.loading import open_loader, read_batches
 from training.fid import ScoreError
 from training.gan.config import GanRecipe
-from training.gan.data import Pictures, background_pictures, real_pictures
+from training.gan.data import EndlessImages, background_images, real_images
 from training.gan.losses import fading_blur_px
 from training.gan.players import GanModels, Pass
+from training.gan.scores import Scorer
 from training.gan.sheets import SampleGrids, name_at
 from training.log import Log
 from training.processes import join_processes, reseed
 from training.progress import Progress
 from training.provenance import write_config
-
-if TYPE_CHECKING:
-    from training.gan.scores import Scorer
 
 STEPS_A_ROW = 50
 _SHOWN = ("generator", "discriminator", "augment_p")  # on a line
@@ -55,7 +54,7 @@ class GanOptions:
         detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
         folders: Where detectors are looked for that are given by name.
         backbone: File or folder of the vision-aided discriminator's network, see
-            `models.gan.backbones.load_backbone`.
+            `models.gan.backbones.load_frozen`.
         origin: What else made the weights, name → SHA-256.
     """
 
@@ -78,6 +77,7 @@ def train_gan(
     options: GanOptions,
     report: Callable[[str], None] = print,
     shows_bar: bool = False,
+    on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Run a recipe, or go on with it where it stopped.
 
@@ -87,6 +87,8 @@ def train_gan(
         options: Where and how.
         report: Takes progress lines; the main process alone has some.
         shows_bar: Show a bar on a terminal, beside the lines.
+        on_step: Called after every step, before a snapshot that is due, with the steps so far. What it raises
+            ends the run, as a kill would.
 
     Returns:
         Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
@@ -106,7 +108,7 @@ def train_gan(
     if len(set(gather_object([state["step"]]))) > 1:
         raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     size = _pictures_a_pass(recipe, options, accelerator)
-    reals, backgrounds = real_pictures(recipe, root, options.mattes), background_pictures(recipe, root)
+    reals, backgrounds = real_images(recipe, root, options.mattes), background_images(recipe, root)
     report(_says_what(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
     players = GanModels(recipe, accelerator, options.backbone)
@@ -126,6 +128,8 @@ def train_gan(
         passes = run.passes(reals, backgrounds, size)
         for step in range(state["step"], recipe.steps):
             run.step(step, [next(passes) for _ in range(options.accumulate)])
+            if on_step is not None:
+                on_step(step + 1)
             is_over = _is_over(options, began, accelerator)
             if is_over or run.is_snapshot(step + 1):
                 if accelerator.is_main_process:
@@ -180,7 +184,7 @@ def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accele
     return size
 
 
-def _says_what(recipe: GanRecipe, reals: Pictures, backgrounds: Pictures | None) -> str:
+def _says_what(recipe: GanRecipe, reals: EndlessImages, backgrounds: EndlessImages | None) -> str:
     config = recipe.generator
     line = f"StyleGAN3-{config.kind.upper()}, {config.size_px} px; {reals.count} pictures"
     if recipe.vision_aided.backbone == "none":
@@ -199,7 +203,7 @@ class GanRun:
         options: GanOptions,
         accelerator: Accelerator,
         players: GanModels,
-        reals: Pictures,
+        reals: EndlessImages,
         state: dict[str, Any],
         progress: Progress,
     ) -> None:
@@ -219,11 +223,7 @@ class GanRun:
             write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, state["step"] * recipe.batch_size)
             if options.detector and recipe.score_pictures:
-                from training.gan import scores  # torchmetrics takes its time
-
-                self.scorer = scores.Scorer(
-                    options.detector, options.folders, recipe, reals, accelerator.device
-                )
+                self.scorer = Scorer(options.detector, options.folders, recipe, reals, accelerator.device)
                 progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
@@ -232,7 +232,7 @@ class GanRun:
         if self.log is not None:
             self.log.close()
 
-    def passes(self, reals: Pictures, backgrounds: Pictures | None, size: int) -> Iterator[Pass]:
+    def passes(self, reals: EndlessImages, backgrounds: EndlessImages | None, size: int) -> Iterator[Pass]:
         """What each pass from here to the end works on; the same whether or not a run was stopped before."""
         steps, accelerator, accumulate = self.recipe.steps, self.accelerator, self.options.accumulate
         real_batches = self._batches(reals)
@@ -243,14 +243,14 @@ class GanRun:
                 reseed(self.recipe.seed, step, number, accelerator.process_index)
                 z = torch.randn(size, self.recipe.generator.z_dim)
                 colours = torch.rand(size, 3, 1, 1) * 2 - 1
-                z, colours, real = (sent(x, accelerator.device) for x in (z, colours, next(real_batches)))
+                z, colours, real = (send(x, accelerator.device) for x in (z, colours, next(real_batches)))
                 real = _in_signed_range(real)
                 behind = colours.expand(-1, -1, *real.shape[2:])
                 if behind_batches is not None:
-                    behind = _in_signed_range(sent(next(behind_batches), accelerator.device))
+                    behind = _in_signed_range(send(next(behind_batches), accelerator.device))
                 yield Pass(z, real, behind)
 
-    def _batches(self, pictures: Pictures) -> Iterator[Tensor]:
+    def _batches(self, pictures: EndlessImages) -> Iterator[Tensor]:
         """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
         accelerator, workers = self.accelerator, self.options.workers
         numbers = ResumableBatchSampler(
@@ -334,8 +334,6 @@ class GanRun:
 
     def snapshot(self, done: int) -> dict[str, float]:
         """Draw sheets, score the average, and write weights and state; on the main process."""
-        from models.gan.checkpoints import save_generator
-
         assert self.log is not None
         out, seen, average = self.options.out, done * self.recipe.batch_size, self.players.average
         if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):

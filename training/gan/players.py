@@ -1,4 +1,4 @@
-"""Generator, average, both discriminators and their optimisers: how each of them moves."""
+"""Generator, its moving average, both discriminators, and their optimisers and updates."""
 
 import copy
 from collections.abc import Iterable
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from models.gan.augment import Augment
-from models.gan.backbones import load_backbone
+from models.gan.backbones import load_frozen
 from models.gan.discriminators import Discriminator, VisionAided, vision_loss
 from models.gan.generator import Generator
 from training.gan.config import GanRecipe
@@ -27,15 +27,15 @@ from training.gan.losses import (
 )
 from training.processes import average_tensors
 
-ADAPT_EVERY = 4  # steps between changes of the augmentation
-# On a card the generator's gradients run through float16, whose numbers end at 6e-8: without a factor they
-# were off by 2 to 20 %, with factors of 16 to 256 by 0.6 %.
+ADAPT_EVERY = 4  # steps between changes of the augmentation probability
+# On a GPU the generator's gradients pass through float16, whose smallest number is 6e-8. Without a factor
+# they were off by 2 to 20 %; with factors from 16 to 256, by 0.6 %.
 LOSS_SCALE = 128.0
 Values = dict[str, Tensor]
 
 
 class Pass(NamedTuple):
-    """What one pass of a step works on.
+    """Inputs of one pass of a step.
 
     Attributes:
         z: (N, z_dim) float32.
@@ -52,56 +52,56 @@ class GanModels:
     """All networks of a run.
 
     Attributes:
-        generator: As it learns.
-        average: Running average of its weights, which is what is saved.
-        discriminator: Judges all four channels.
-        vision_aided: Judges composites; None where the recipe goes without.
-        augment: What both see goes through it.
-        loss_scale: Factor on the generator's loss that its gradients are divided by, a power of two.
+        generator: The generator in training.
+        average: Moving average of its weights, which is saved.
+        discriminator: Discriminator of all four channels.
+        vision_aided: Discriminator of composites; None if the recipe has none.
+        augment: Augmentation of both discriminators' inputs.
+        loss_scale: Factor of the generator's loss, by which its gradients are divided; a power of two.
     """
 
     def __init__(self, recipe: GanRecipe, accelerator: Accelerator, backbone: Path | None = None) -> None:
         self.recipe, self.accelerator = recipe, accelerator
-        device, critic, vision = accelerator.device, recipe.discriminator, recipe.vision_aided
+        device, vision = accelerator.device, recipe.vision_aided
+        discriminator = recipe.discriminator
         config = recipe.generator
         self.generator = Generator(config).to(device)
         self.average = copy.deepcopy(self.generator).requires_grad_(False).eval()
         self.discriminator = Discriminator(
             config.size_px,
             config.channels,
-            channel_base=critic.channel_base,
-            channel_max=critic.channel_max,
-            minibatch_std_group=critic.group,
+            channel_base=discriminator.channel_base,
+            channel_max=discriminator.channel_max,
+            minibatch_std_group=discriminator.group,
         ).to(device)
         self.vision_aided: VisionAided | None = None
         if vision.backbone != "none":
-            self.vision_aided = VisionAided(load_backbone(vision.backbone, backbone)).to(device)
+            self.vision_aided = VisionAided(load_frozen(vision.backbone, backbone)).to(device)
         self.augment = Augment(recipe.augmentation.operations, recipe.augmentation.p)
         self.optimisers = {
             "generator": self._adam(self.generator, recipe.generator_rate),
-            "discriminator": self._adam(self.discriminator, critic.rate),
+            "discriminator": self._adam(self.discriminator, discriminator.rate),
         }
         if self.vision_aided is not None:
             self.optimisers["vision_aided"] = self._adam(self.vision_aided.heads, vision.rate)
         self.loss_scale = LOSS_SCALE if device.type == "cuda" else 1.0
-        self.signs = torch.zeros(2, device=device)  # sum of the answers' signs, and their number
+        self.signs = torch.zeros(2, device=device)  # sum of the logits' signs, and their number
         self.fakes: list[Tensor] = []
 
     def update_generator(self, passes: "list[Pass]", seen: int, blur_px: float) -> Values:
-        """Move the generator towards what the discriminators take for real.
+        """Train the generator to be classified as real by the discriminators.
 
-        Its pictures are kept for `update_discriminators`: they learn from the same ones, which saves a
-        pass of the generator a step.
+        Its images are kept for `update_discriminators`, which saves a pass of the generator per step.
 
         Args:
-            passes: Of this step.
-            seen: Real pictures before it.
-            blur_px: Deviation of the blur on what discriminators see.
+            passes: Passes of this step.
+            seen: Real images before this step.
+            blur_px: Sigma of the blur of the discriminators' inputs.
 
         Returns:
-            Losses of the step, means over its passes.
+            Losses of the step, averaged over its passes.
         """
-        self._learns(generator=True)
+        self._set_trainable(generator=True)
         self.fakes.clear()
         values: list[Values] = []
         for one in passes:
@@ -116,26 +116,26 @@ class GanModels:
                 loss = loss + self.recipe.vision_aided.weight * terms["generator_vision"]
             (loss * (self.loss_scale / len(passes))).backward()
             values.append(_detached(terms))
-        self._move("generator", self.generator.parameters(), self.loss_scale)
+        self._update("generator", self.generator.parameters(), self.loss_scale)
         average_tensors(self._running(self.generator), self.accelerator)
         return _means(values)
 
     def update_discriminators(self, passes: "list[Pass]", step: int, blur_px: float) -> Values:
-        """Move the discriminators towards telling the generator's last pictures from real ones.
+        """Train the discriminators to tell the generator's last images from real ones.
 
-        The gradient penalty joins in every few steps, and counts so much more.
+        The gradient penalty is applied only every few steps, with a correspondingly larger weight.
 
         Args:
-            passes: Of this step, after `update_generator`.
-            step: Number of this step.
-            blur_px: Deviation of the blur on what discriminators see.
+            passes: Passes of this step, after `update_generator`.
+            step: Index of this step.
+            blur_px: Sigma of the blur of the discriminators' inputs.
 
         Returns:
-            Losses of the step, means over its passes.
+            Losses of the step, averaged over its passes.
         """
-        self._learns(generator=False)
-        critic, values = self.recipe.discriminator, []
-        is_penalised = critic.r1_gamma > 0 and step % critic.r1_every == 0
+        self._set_trainable(generator=False)
+        config, values = self.recipe.discriminator, []
+        is_penalised = config.r1_gamma > 0 and step % config.r1_every == 0
         for one, fakes in zip(passes, self.fakes, strict=True):
             shown_fakes = self.augment(blur(fakes, blur_px))
             shown_reals = self.augment(blur(one.reals, blur_px)).requires_grad_(is_penalised)
@@ -144,7 +144,7 @@ class GanModels:
             loss = terms["discriminator"]
             if is_penalised:
                 penalty = r1_penalty(real_logits, shown_reals)
-                loss = loss + critic.r1_gamma / 2 * critic.r1_every * penalty
+                loss = loss + config.r1_gamma / 2 * config.r1_every * penalty
                 terms["r1"] = penalty
             if self.vision_aided is not None:
                 terms["vision"] = self._vision_loss(shown_reals.detach(), shown_fakes, one.backgrounds)
@@ -153,9 +153,9 @@ class GanModels:
             self.signs[0] += real_logits.detach().sign().sum()
             self.signs[1] += len(one.z)
             values.append(_detached(terms))
-        self._move("discriminator", self.discriminator.parameters())
+        self._update("discriminator", self.discriminator.parameters())
         if self.vision_aided is not None:
-            self._move("vision_aided", self.vision_aided.heads.parameters())
+            self._update("vision_aided", self.vision_aided.heads.parameters())
             average_tensors(self._running(self.vision_aided.heads), self.accelerator)
         return _means(values)
 
@@ -170,7 +170,7 @@ class GanModels:
 
     @torch.no_grad()
     def update_average(self, seen: int) -> None:
-        """Move the average towards the generator, after `seen` real pictures before this step."""
+        """Update the moving average, after `seen` real images before this step."""
         recipe = self.recipe
         half_life = recipe.ema_kimg or recipe.batch_size * 10 / 32
         decay = average_decay(recipe.batch_size, seen, half_life, recipe.ema_rampup)
@@ -179,7 +179,7 @@ class GanModels:
         torch._foreach_copy_(list(average.buffers()), list(generator.buffers()))
 
     def adapt(self, step: int) -> None:
-        """Change the probability of augmentation by how sure the discriminator is of real pictures."""
+        """Adapt the augmentation probability to the discriminator's logits for real images."""
         change = self.recipe.augmentation
         if (step + 1) % ADAPT_EVERY:
             return
@@ -190,7 +190,7 @@ class GanModels:
         self.signs.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run goes on from; of the vision-aided discriminator, what it learns."""
+        """Return everything a run needs to resume; only the heads of the vision-aided discriminator."""
         state: dict[str, Any] = {
             "generator": self.generator.state_dict(),
             "average": self.average.state_dict(),
@@ -204,7 +204,7 @@ class GanModels:
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
+        """Restore the result of `state_dict`."""
         for name in ("generator", "average", "discriminator", "augment"):
             getattr(self, name).load_state_dict(state[name])
         self.signs.copy_(state["signs"])
@@ -214,23 +214,23 @@ class GanModels:
             self.vision_aided.heads.load_state_dict(state["vision_aided"])
 
     def _adam(self, module: nn.Module, rate: float) -> torch.optim.Adam:
-        on_card = self.accelerator.device.type == "cuda"
-        return torch.optim.Adam(module.parameters(), rate, (0.0, 0.99), fused=True if on_card else None)
+        on_gpu = self.accelerator.device.type == "cuda"
+        return torch.optim.Adam(module.parameters(), rate, (0.0, 0.99), fused=True if on_gpu else None)
 
-    def _learns(self, generator: bool) -> None:
-        """Let gradients reach one side alone."""
+    def _set_trainable(self, generator: bool) -> None:
+        """Let gradients reach only the generator or only the discriminators."""
         self.generator.requires_grad_(generator)
         self.discriminator.requires_grad_(not generator)
         if self.vision_aided is not None:
             self.vision_aided.heads.requires_grad_(not generator)
 
-    def _move(self, name: str, parameters: Iterable[nn.Parameter], loss_scale: float = 1.0) -> None:
+    def _update(self, name: str, parameters: Iterable[nn.Parameter], loss_scale: float = 1.0) -> None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         if loss_scale != 1:
             torch._foreach_div_(gradients, loss_scale)
         average_tensors(gradients, self.accelerator)
         if self.accelerator.device.type == "cuda":
-            for gradient in gradients:  # float16 overflows now and then; such a gradient counts as none
+            for gradient in gradients:  # treat occasional float16 overflows as zero gradients
                 torch.nan_to_num(gradient, nan=0.0, posinf=0.0, neginf=0.0, out=gradient)
         self.optimisers[name].step()
         self.optimisers[name].zero_grad()

@@ -1,4 +1,4 @@
-"""Runs a recipe of a generator: mattes of its photos first, then the loop."""
+"""Run a generator's recipe: matte its photos first, then train."""
 
 import shlex
 import sys
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 import stylematte
-from models.gan.backbones import load_backbone
+from models.gan.backbones import load_frozen
 from stylematte.errors import MissingError, UsageError
 from stylematte.files import cache_folder, write_bytes
 from stylematte.media.images import encode_image
@@ -20,38 +20,38 @@ from training.data.readers import Sample, read_rgb
 from training.devices import say_where, set_up_threads, usable_device
 from training.fid import INCEPTION, MOBILENET, load_detector
 from training.gan.config import GanRecipe
-from training.gan.data import list_pictures, without_alpha
+from training.gan.data import list_samples, without_alpha
 from training.gan.loop import GanOptions, train_gan
 from training.processes import join_processes
 
-Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]  # passes on what it is given, and counts it
+Progress = Callable[[Iterable[Sample], int], Iterable[Sample]]  # yields its input and counts it
 
 
 def pass_on(samples: Iterable[Sample], total: int) -> Iterable[Sample]:
-    """No progress."""
+    """Show no progress."""
     return samples
 
 
 @dataclass(frozen=True)
 class GanRequest:
-    """One run of a generator.
+    """One training run of a generator.
 
     Attributes:
-        recipe: What to learn.
+        recipe: The recipe.
         data: Data root.
         out: Run folder.
         mattes: Folder of prepared mattes.
-        matter: Model that mattes photos which have no alpha; the model that ships where empty.
+        matter: Model that mattes photos without an alpha; empty: the bundled model.
         backbone: File or folder of the vision-aided discriminator's network.
-        detector: Of scores; "" takes what is at hand, "none" leaves scores out.
-        device: Where all of it runs.
-        accumulate: Passes a step.
-        workers: Processes that read pictures.
-        every: Steps between snapshots; the recipe's where None.
-        stop_after: Seconds after which the run ends; None: never.
-        quiet: Say nothing.
-        say: Takes what there is to say.
-        progress: Counts the photos that are matted.
+        detector: Feature extractor for scores; "" uses the best available, "none" turns scores off.
+        device: Torch device.
+        accumulate: Passes per step.
+        workers: Processes that read images.
+        every: Steps between snapshots; None uses the recipe's.
+        stop_after: Seconds after which the run stops; None: never.
+        quiet: Print nothing.
+        say: Called with each line of output.
+        progress: Shows the progress of matting photos.
     """
 
     recipe: GanRecipe
@@ -72,11 +72,11 @@ class GanRequest:
 
 
 def run_gan(request: GanRequest) -> None:
-    """Run a recipe, or go on with it: mattes first, then the loop."""
+    """Run a recipe or resume it: matte the photos first, then train."""
     device = usable_device(request.device)
     recipe, out, mattes = request.recipe, request.out, request.mattes
     backbone, detector = _backbone_file(request.backbone, recipe), _choose_detector(request.detector)
-    _check_there(recipe, backbone, detector)
+    _check_available(recipe, backbone, detector)
     set_up_threads(device)
     processes = join_processes(device)
     quiet = request.quiet or not processes.is_main_process
@@ -99,38 +99,41 @@ def run_gan(request: GanRequest) -> None:
 
 
 def _backbone_file(given: str, recipe: GanRecipe) -> Path | None:
-    """The file or folder of the vision-aided discriminator's network; if none is given, nano's encoder."""
+    """Return the file or folder of the vision-aided discriminator's network; nano's encoder by default."""
     if given in ("", "hub", "none"):
         return find_trained("nano") if recipe.vision_aided.backbone == "encoder" else None
     if recipe.vision_aided.backbone == "none":
-        raise UsageError("--backbone-weights: this recipe's discriminators have no backbone", "Leave it out")
+        raise UsageError(
+            "--backbone-weights: this recipe's discriminators have no backbone", "Omit the option"
+        )
     if not Path(given).exists():
-        raise MissingError(f"--backbone-weights: {given} is not there", "Give a file or folder, or hub")
+        raise MissingError(f"--backbone-weights: {given} does not exist", "Give a file or folder, or hub")
     return Path(given)
 
 
-def _check_there(recipe: GanRecipe, backbone: Path | None, detector: str) -> None:
-    """Open what a run needs besides pictures: before hours go into mattes."""
+def _check_available(recipe: GanRecipe, backbone: Path | None, detector: str) -> None:
+    """Load the networks that a run needs before spending hours on mattes."""
     if recipe.vision_aided.backbone != "none":
-        load_backbone(recipe.vision_aided.backbone, backbone)
+        load_frozen(recipe.vision_aided.backbone, backbone)
     if detector and recipe.score_pictures:
         load_detector(detector, detector_folders())
 
 
 def detector_folders() -> tuple[Path, ...]:
-    """Where detectors are looked for by name: among what ships, and in the cache folder."""
+    """Return the folders in which detectors are searched by name: the bundled assets and the cache folder."""
     return (ASSETS, cache_folder())
 
 
 def _choose_detector(name: str) -> str:
-    """The detector of that name; without one, the standard one where it is at hand, else a stand-in."""
+    """Return the named detector, or else the best available one."""
     if name:
         return "" if name == "none" else name
     for known, file in (("inception", INCEPTION), ("mobilenet", MOBILENET)):
         if any((folder / file).is_file() for folder in detector_folders()):
             return known
     print(
-        "stylematte: scores by the encoder of nano: no Inception here, see `stylematte fid --help`",
+        "stylematte: scoring with nano's encoder, because Inception is not installed; see "
+        "`stylematte fid --help`",
         file=sys.stderr,
     )
     return "nano"
@@ -145,17 +148,17 @@ def prepare_mattes(
     quiet: bool,
     progress: Progress = pass_on,
 ) -> int:
-    """Matte the photos that have no alpha, by an exported model; those already there are kept.
+    """Matte the photos without an alpha with an exported model; existing mattes are kept.
 
     Returns:
-        How many were made.
+        Number of new mattes.
     """
-    todo = without_alpha(list_pictures(recipe, data), mattes)
+    todo = without_alpha(list_samples(recipe, data), mattes)
     if not todo:
         return 0
     matter = stylematte.load(weights or "nano", device=device)
     if not quiet:
-        print(f"stylematte: {len(todo)} photos are matted first, into {mattes}", file=sys.stderr)
+        print(f"stylematte: matting {len(todo)} photos first, into {mattes}", file=sys.stderr)
     for sample in todo if quiet else progress(todo, len(todo)):
         _matte_one(matter, sample, mattes)
     return len(todo)
@@ -163,5 +166,5 @@ def prepare_mattes(
 
 def _matte_one(matter: Any, sample: Sample, mattes: Path) -> None:
     alpha = matter(read_rgb(sample.image)).alpha_as(np.uint8)
-    # Whole or not at all: a matte cut off would count as one.
+    # Written atomically: a truncated matte would count as finished.
     write_bytes(cached_paths(sample, mattes)["alpha"], encode_image(alpha, "png", lossless=True))

@@ -1,4 +1,4 @@
-"""Pictures of a run: what it learns from, and what its generator draws, from the same noise every time."""
+"""Sample grids of a run: real images, and generated images from the same noise every time."""
 
 from pathlib import Path
 
@@ -10,21 +10,21 @@ from torch import Tensor
 
 from models.gan.generator import Generator, rgba_of
 from training.gan.config import GanRecipe
-from training.gan.data import Pictures
+from training.gan.data import EndlessImages
 
 COLUMNS, ROWS = 8, 6
-TRUNCATIONS = (-1.0, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1.0)  # 0 is the mean picture, whatever the noise
-TRUNCATED = 4  # noises on a truncation sheet
-_BATCH = 8  # pictures drawn at once
+TRUNCATIONS = (-1.0, -0.7, -0.4, -0.1, 0.1, 0.4, 0.7, 1.0)  # 0 gives the mean image for any noise
+TRUNCATED = 4  # noise vectors on a truncation sheet
+_BATCH = 8  # images generated at once
 _CHECKER = (90.0, 165.0)  # dark and light squares
 
 
 class SampleGrids:
-    """Draws a run's sheets.
+    """Writes a run's sample grids.
 
     Args:
-        out: Run folder; gets sheets/reals.png, sheets/<kimg>.png and sheets/<kimg>_truncation.png.
-        recipe: Says size and seed.
+        out: Run folder, for sheets/reals.png, sheets/<kimg>.png and sheets/<kimg>_truncation.png.
+        recipe: Sets size and seed.
     """
 
     def __init__(self, out: Path, recipe: GanRecipe) -> None:
@@ -32,17 +32,17 @@ class SampleGrids:
         random = torch.Generator().manual_seed(recipe.seed)
         self.z = torch.randn(COLUMNS * ROWS, recipe.generator.z_dim, generator=random)
 
-    def draw_reals(self, reals: Pictures) -> None:
-        """Show real pictures, spread evenly."""
+    def draw_reals(self, reals: EndlessImages) -> None:
+        """Write a grid of real images, spread evenly over the set."""
         numbers = np.linspace(0, reals.count - 1, min(COLUMNS * ROWS, reals.count)).astype(int)
-        pictures = torch.from_numpy(np.stack([reals.picture(int(n)) for n in numbers]))
-        _write(self.folder / "reals.png", checker_sheet(pictures.float() / 255, COLUMNS))
+        images = torch.from_numpy(np.stack([reals.image(int(n)) for n in numbers]))
+        _write(self.folder / "reals.png", checker_sheet(images.float() / 255, COLUMNS))
 
     def draw(self, generator: Generator, seen: int) -> dict[str, Path]:
-        """Show what a generator draws after `seen` real pictures: a grid, and rows of truncations.
+        """Write a grid of generated images after `seen` real images, and rows of different truncation.
 
         Returns:
-            The files of both, by what they show.
+            The two files, by content.
         """
         name = name_at(seen)
         files = {"sheet": self.folder / f"{name}.png", "truncation": self.folder / f"{name}_truncation.png"}
@@ -54,18 +54,18 @@ class SampleGrids:
 
 
 def name_at(seen: int) -> str:
-    """What files are called after `seen` real pictures: thousands, with the rest where there is one."""
+    """Return the file stem after `seen` real images: thousands, and the remainder if it is not 0."""
     return f"{seen // 1000:06d}" + (f".{seen % 1000:03d}" if seen % 1000 else "")
 
 
 @torch.inference_mode()
 def draw(generator: Generator, z: Tensor, truncation: float | Tensor) -> Tensor:
-    """Draw pictures from noise, a few at once.
+    """Generate images from noise, a few at once.
 
     Args:
-        generator: In evaluation mode.
+        generator: Generator in evaluation mode.
         z: (N, z_dim) float32, on the CPU.
-        truncation: One for all, or (N,).
+        truncation: One value for all, or (N,).
 
     Returns:
         (N, 4, H, H) float32 straight RGBA in [0, 1], on the CPU.
@@ -76,25 +76,25 @@ def draw(generator: Generator, z: Tensor, truncation: float | Tensor) -> Tensor:
     return torch.cat([rgba_of(generator(a.to(device), b.to(device))).cpu() for a, b in parts])
 
 
-def checker_sheet(pictures: Tensor, columns: int) -> NDArray[np.uint8]:
-    """Lay pictures over a checkerboard, in rows.
+def checker_sheet(images: Tensor, columns: int) -> NDArray[np.uint8]:
+    """Arrange images in rows over a checkerboard.
 
     Args:
-        pictures: (N, 4, H, W) float32 straight RGBA in [0, 1].
-        columns: Pictures a row.
+        images: (N, 4, H, W) float32 straight RGBA in [0, 1].
+        columns: Images per row.
 
     Returns:
-        (rows · H, columns · W, 3) uint8 RGB; places without a picture show the checkerboard.
+        (rows · H, columns · W, 3) uint8 RGB; empty places show the checkerboard.
     """
-    count, _, height, width = pictures.shape
+    count, _, height, width = images.shape
     rows = -(-count // columns)
     square = max(2, height // 8)
     y, x = np.mgrid[: rows * height, : columns * width] // square
     board = np.where((x + y) % 2, *_CHECKER)[..., None].repeat(3, 2)
-    for number, picture in enumerate(pictures.permute(0, 2, 3, 1).numpy()):
+    for number, image in enumerate(images.permute(0, 2, 3, 1).numpy()):
         top, left = (number // columns) * height, (number % columns) * width
         place = board[top : top + height, left : left + width]
-        place[:] = picture[..., 3:] * picture[..., :3] * 255 + (1 - picture[..., 3:]) * place
+        place[:] = image[..., 3:] * image[..., :3] * 255 + (1 - image[..., 3:]) * place
     return np.round(board).clip(0, 255).astype(np.uint8)
 
 

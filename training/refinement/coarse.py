@@ -1,4 +1,4 @@
-"""Coarse alphas to train a refiner on: of a real network, or true ones brought to a coarse grid and back."""
+"""Coarse alphas for training a refiner: from a real network, or degraded true alphas."""
 
 import random
 
@@ -14,12 +14,12 @@ GUIDE_SHIFT, GUIDE_SCALE = -2.04, 4.44  # (grey - mean) / std of ImageNet, as th
 
 @torch.no_grad()
 def network_alpha(network: StyleMatte, image: Tensor, working_px: float) -> Tensor:
-    """Alpha of the coarse network at the picture's size.
+    """Predict alpha with the coarse network, at the image's size.
 
     Args:
-        network: In evaluation mode.
+        network: Network in evaluation mode.
         image: (1, 3, H, W) float32 RGB in [0, 1].
-        working_px: Side of the square with as many pixels as the network shall see.
+        working_px: Side of a square with as many pixels as the network's input.
 
     Returns:
         (1, 1, H, W) in [0, 1].
@@ -34,15 +34,15 @@ def network_alpha(network: StyleMatte, image: Tensor, working_px: float) -> Tens
 
 @torch.no_grad()
 def degraded(image: Tensor, alpha: Tensor, ratio: float) -> Tensor:
-    """Bring true alphas to a grid whose cells are `ratio` pixels wide, spoil them there, and bring them back.
+    """Downsample true alphas by `ratio`, degrade them on this grid, and upsample them again.
 
     Args:
         image: (B, 3, H, W) RGB in [0, 1].
         alpha: (B, 1, H, W) in [0, 1].
-        ratio: Pixels a cell.
+        ratio: Pixels per cell of the grid.
 
     Returns:
-        (B, 1, H, W) in [0, 1]; every picture with its own faults, all with one way up.
+        (B, 1, H, W) in [0, 1]; each image is degraded differently, but all with the same upsampler.
     """
     height, width = alpha.shape[-2:]
     size = (max(4, round(height / ratio)), max(4, round(width / ratio)))
@@ -62,17 +62,17 @@ def degraded(image: Tensor, alpha: Tensor, ratio: float) -> Tensor:
         return torch.sigmoid(F.interpolate(logits, (height, width), mode="bilinear", align_corners=True))
     fine_guide = image.mean(1, keepdim=True) * GUIDE_SCALE + GUIDE_SHIFT
     guide = F.interpolate(fine_guide, size, mode="bilinear", antialias=True)
-    way_up = FastGuidedFilter(1, 10 ** random.uniform(-4, -1.5))
-    return torch.sigmoid(way_up.upsample(way_up.coefficients(guide, logits.float()), fine_guide))
+    upsampler = FastGuidedFilter(1, 10 ** random.uniform(-4, -1.5))
+    return torch.sigmoid(upsampler.upsample(upsampler.coefficients(guide, logits.float()), fine_guide))
 
 
 def _each(like: Tensor, low: float, high: float) -> Tensor:
-    """(B, 1, 1, 1): a number for every picture."""
+    """Return (B, 1, 1, 1) uniform random numbers, one per image."""
     return torch.empty(len(like), 1, 1, 1, device=like.device).uniform_(low, high)
 
 
 def _clouds(like: Tensor, size: tuple[int, int], cells: int) -> Tensor:
-    """(B, 1, *size) smooth noise, about standard normal, with some `cells` swells a side."""
+    """Return (B, 1, *size) smooth noise, roughly standard normal, with about `cells` waves per side."""
     noise = torch.randn(len(like), 1, cells, cells, device=like.device)
     return F.interpolate(noise, size, mode="bicubic", align_corners=True)
 
@@ -87,7 +87,7 @@ def _blurred(x: Tensor, sigma: float) -> Tensor:
 
 
 def _moved(alpha: Tensor, ratio: float) -> Tensor:
-    """Shift by up to a third of a cell, alike for a batch, at times with the edge grown or shrunk."""
+    """Shift a batch by up to a third of a cell, and sometimes dilate or erode it."""
     most = max(1, round(ratio / 3))
     shift = [random.randint(-most, most) for _ in range(2)]
     moved = F.pad(alpha, [most] * 4, mode="replicate")
@@ -95,7 +95,7 @@ def _moved(alpha: Tensor, ratio: float) -> Tensor:
     moved = moved[..., most + shift[0] :, most + shift[1] :][..., :height, :width]
     kind = random.random()
     size = 2 * random.randint(1, most) + 1
-    if kind < 0.12:  # strands are lost, or thickened
+    if kind < 0.12:  # thicken strands, or remove them
         return F.max_pool2d(moved, size, 1, size // 2)
     if kind < 0.4:
         return -F.max_pool2d(-moved, size, 1, size // 2)

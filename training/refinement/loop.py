@@ -1,4 +1,4 @@
-"""Train a refiner for a given time, beside one coarse network, on scenes of `training.refinement.scenes`."""
+"""Train a refiner for one coarse network for a given time, on scenes from `training.refinement.scenes`."""
 
 import argparse
 import copy
@@ -21,22 +21,22 @@ from training.refinement.scenes import Drawer, Scene, Scenes, draw_one
 
 CROP_PX = 192
 UNCERTAIN = (0.02, 0.98)
-CROPS_A_SCENE = 20
-TRUSTED_IOU = 0.85  # of the coarse network's answer with the truth: below, it found another subject
+CROPS_PER_SCENE = 20
+TRUSTED_IOU = 0.85  # of the coarse network's alpha with the truth: below, it found another subject
 
 
 def near_uncertain(alpha: Tensor, radius_px: int) -> Tensor:
-    """(B, 1, H, W) 0 or 1: pixels within a square's radius of an uncertain one."""
+    """Return (B, 1, H, W) 0 or 1: 1 within a square radius of an uncertain pixel."""
     soft = ((alpha > UNCERTAIN[0]) & (alpha < UNCERTAIN[1])).float()
     return F.max_pool2d(soft, 2 * radius_px + 1, 1, radius_px)
 
 
 class Pool:
-    """Crops on the device, as bytes; new ones replace the oldest of their part (drawn ones, and others).
+    """Crops on the device, as uint8; new crops replace the oldest of their part (synthetic or real).
 
     Args:
-        size: Crops of each part.
-        device: Where they lie.
+        size: Crops in each part.
+        device: Device of the crops.
     """
 
     def __init__(self, size: int, device: torch.device) -> None:
@@ -47,7 +47,7 @@ class Pool:
         self.added = [0, 0]
 
     def add(self, scene: Scene, crops: Tensor, trusted: bool) -> None:
-        """Put in the crops of a scene, (n, 5, CROP_PX, CROP_PX) uint8."""
+        """Add the crops of a scene, (n, 5, CROP_PX, CROP_PX) uint8."""
         part = int(scene.kind == "drawn")
         places = (torch.arange(len(crops), device=crops.device) + self.added[part]) % self.size
         self.pixels[part, places] = crops
@@ -55,7 +55,7 @@ class Pool:
         self.added[part] += len(crops)
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """(size, 5, CROP_PX, CROP_PX) float32 in [0, 1] and (size,) trusted; two fifths are drawn."""
+        """Sample (size, 5, CROP_PX, CROP_PX) in [0, 1] and (size,) trusted; two fifths are synthetic."""
         have = [min(n, self.size) for n in self.added]
         drawn = min(2 * size // 5, have[1] // 8)
         picked, trusted = [], []
@@ -68,17 +68,17 @@ class Pool:
 
 
 def cut(scene: Scene, network: StyleMatte, ratio: float, count: int) -> tuple[Tensor, bool] | None:
-    """Cut crops from around the band of a scene.
+    """Cut crops around the soft band of a scene.
 
     Args:
-        scene: Where from.
-        network: Gives the coarse alpha.
-        ratio: Wanted size of a cell of the coarse grid, in pixels; the network is not fed beyond its habits.
-        count: Of crops.
+        scene: The scene.
+        network: The coarse network.
+        ratio: Target size of a cell of the coarse grid, in pixels, within the network's usual input sizes.
+        count: Number of crops.
 
     Returns:
-        (count, 5, CROP_PX, CROP_PX) uint8, RGB, truth and coarse; and whether the network found the subject.
-        None where there is no band.
+        (count, 5, CROP_PX, CROP_PX) uint8: RGB, truth and coarse; and whether the network found the subject.
+        None if there is no band.
     """
     height, width = scene.alpha.shape[-2:]
     working = min(max(2 * (height * width) ** 0.5 / ratio, 224), 640)
@@ -108,7 +108,7 @@ def cut(scene: Scene, network: StyleMatte, ratio: float, count: int) -> tuple[Te
 
 
 def augmented(batch: Tensor) -> Tensor:
-    """Flip and turn crops, and change the light and the grain of their pictures."""
+    """Flip and transpose crops, and change the colour, sharpness and noise of their images."""
     batch = batch.clone()
     for dims in ((3,), (2,)):
         flip = torch.rand(len(batch), device=batch.device) < 0.5
@@ -132,18 +132,18 @@ def augmented(batch: Tensor) -> Tensor:
 
 
 def batch_of(pool: Pool, size: int, tile_px: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Draw a batch: image, truth, coarse alpha and the band to learn, each (size, c, tile_px, tile_px)."""
+    """Sample a batch: image, truth, coarse alpha and the band to learn, each (size, c, tile_px, tile_px)."""
     batch, trusted = pool.batch(size)
     batch = augmented(batch)
     image, truth, coarse = batch.split([3, 1, 1], 1)
     parts = [slice(k, k + math.ceil(size / 4)) for k in range(0, size, math.ceil(size / 4))]
     order = torch.randperm(size, device=batch.device)
     image, truth, coarse, trusted = (x[order] for x in (image, truth, coarse, trusted))
-    spoilt = torch.cat(
+    synthetic = torch.cat(
         [degraded(image[p], truth[p], math.exp(random.uniform(math.log(1.4), math.log(9)))) for p in parts]
     )
     given = trusted & (torch.rand(size, device=batch.device) < 0.6)
-    coarse = torch.where(given.view(-1, 1, 1, 1), coarse, spoilt)
+    coarse = torch.where(given.view(-1, 1, 1, 1), coarse, synthetic)
     band = near_uncertain(coarse, random.randint(3, 12))
     top, left = (random.randint(0, (CROP_PX - tile_px) // 2) * 2 for _ in range(2))
     window = (..., slice(top, top + tile_px), slice(left, left + tile_px))
@@ -151,7 +151,7 @@ def batch_of(pool: Pool, size: int, tile_px: int) -> tuple[Tensor, Tensor, Tenso
 
 
 def loss_of(logits: Tensor, truth: Tensor, band: Tensor) -> Tensor:
-    """L1, Laplacian pyramid and gradient in the band."""
+    """Return the loss in the band: L1, Laplacian pyramid and gradient."""
     difference = torch.sigmoid(logits) - truth
     share = band.mean() + 1e-3
     flat = (difference.abs() * band).mean()
@@ -160,8 +160,8 @@ def loss_of(logits: Tensor, truth: Tensor, band: Tensor) -> Tensor:
     return (flat + 0.5 * laplacian(logits, truth, band) + 0.5 * slope) / share
 
 
-class HeldOut:
-    """Fixed crops of held-out scenes, each kind by itself, coarse alphas by the network at its own size."""
+class HeldOutCrops:
+    """Fixed crops of held-out scenes by kind, with the network's coarse alphas."""
 
     def __init__(self, scenes: Scenes, network: StyleMatte, each: int) -> None:
         self.crops: dict[str, Tensor] = {}
@@ -174,7 +174,7 @@ class HeldOut:
             made.setdefault("photo", []).append(scenes.photo(photo, 1.0, replace=False))
             made.setdefault("composite", []).append(scenes.photo(photo, 1.5, replace=True))
             made.setdefault("fur", []).append(scenes.fur(k % len(scenes.cutouts), 1.0))
-        for k in range(math.ceil(each / 3)):  # they take time to draw
+        for k in range(math.ceil(each / 3)):  # rendering them takes time
             pixels = draw_one(9_000_000_000 + k, scenes.backgrounds, scenes.photos)
             made.setdefault("drawn", []).append(scenes.drawn(pixels))
         for kind, several in made.items():
@@ -186,7 +186,7 @@ class HeldOut:
 
     @torch.no_grad()
     def errors(self, model: Refiner) -> dict[str, list[float]]:
-        """MAD × 1000 in the true band: [coarse, refined where the coarse alpha is uncertain]; and crops."""
+        """Return by kind [MAD × 1000 of the coarse alpha, of the refined alpha, crops], in the true band."""
         found = {}
         for kind, crops in self.crops.items():
             sums = torch.zeros(3, dtype=torch.float64)
@@ -202,7 +202,7 @@ class HeldOut:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Cut the first crops, train until the time is over; write averaged weights and a log every minute."""
+    """Cut the first crops, train until the time is over; write averaged weights and a log regularly."""
     began = time.monotonic()
     device = torch.device(arguments.device)
     out = Path(arguments.out)
@@ -221,7 +221,7 @@ def train(arguments: argparse.Namespace) -> None:
     drawer = Drawer(Path(arguments.data), arguments.drawers, arguments.seed)
     network = load_weights(Path(arguments.coarse))[0].to(device).eval()
     scenes = Scenes(Path(arguments.data), False, device)
-    held_out = HeldOut(Scenes(Path(arguments.data), True, device), network, arguments.held_out)
+    held_out = HeldOutCrops(Scenes(Path(arguments.data), True, device), network, arguments.held_out)
     say(photos=len(scenes.photos), held_out={k: len(v) for k, v in held_out.crops.items()})
     model = Refiner(shape).to(device)
     average = copy.deepcopy(model).eval()
@@ -230,7 +230,7 @@ def train(arguments: argparse.Namespace) -> None:
 
     def more(scene: Scene) -> None:
         scene_ratio = math.exp(random.uniform(math.log(1.8), math.log(8)))
-        crops = cut(scene, network, scene_ratio, CROPS_A_SCENE)
+        crops = cut(scene, network, scene_ratio, CROPS_PER_SCENE)
         if crops is not None:
             pool.add(scene, *crops)
 
@@ -240,7 +240,7 @@ def train(arguments: argparse.Namespace) -> None:
     step, started, losses = 0, time.monotonic(), torch.zeros((), device=device)
     saved = started
     since = 0
-    # However long the first crops took: a slow machine would else not take one step.
+    # The time starts after the first crops: otherwise a slow machine might not make a single step.
     while (spent := time.monotonic() - started) < arguments.seconds:
         share = spent / arguments.seconds
         rate = arguments.lr * min(1.0, (step + 1) / 300) * (0.5 * (1 + math.cos(math.pi * share)) + 0.01)
@@ -260,10 +260,10 @@ def train(arguments: argparse.Namespace) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         step, since, losses = step + 1, since + 1, losses + loss.detach()
-        _follow(average, model, min(0.999, step / (step + 50)))
+        _update_average(average, model, min(0.999, step / (step + 50)))
         if time.monotonic() - saved > arguments.every:
             if not math.isfinite(float(losses)):
-                raise RuntimeError(f"the loss is no number at step {step}")
+                raise RuntimeError(f"the loss is not finite at step {step}")
             _save(average, out, step)
             say(step=step, loss=round(float(losses) / since, 4), rate=rate, crops=list(pool.added),
                 band=held_out.errors(average))  # fmt: skip
@@ -275,7 +275,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 
 @torch.no_grad()
-def _follow(average: Refiner, model: Refiner, keep: float) -> None:
+def _update_average(average: Refiner, model: Refiner, keep: float) -> None:
     mine, theirs = list(average.state_dict().values()), list(model.state_dict().values())
     floats = [(a, m) for a, m in zip(mine, theirs, strict=True) if a.dtype.is_floating_point]
     torch._foreach_lerp_([a for a, _ in floats], [m for _, m in floats], 1 - keep)
@@ -289,19 +289,19 @@ def _save(model: Refiner, out: Path, step: int) -> None:
 def main() -> None:
     """Read the command line and train."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", required=True, help="folder of photos/, cutouts/ and backgrounds/")
-    parser.add_argument("--coarse", required=True, help="weights of the coarse network")
+    parser.add_argument("--data", required=True, help="Folder with photos/, cutouts/ and backgrounds/.")
+    parser.add_argument("--coarse", required=True, help="Weights of the coarse network.")
     parser.add_argument("--out", required=True)
-    parser.add_argument("--seconds", type=float, default=400, help="of training, after the first crops")
+    parser.add_argument("--seconds", type=float, default=400, help="Training time after the first crops.")
     parser.add_argument("--shape", choices=sorted(REFINERS), default="nano_refiner")
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)
-    parser.add_argument("--pool", type=int, default=12000, help="crops of each of two parts")
-    parser.add_argument("--first", type=int, default=2000, help="crops before training begins")
-    parser.add_argument("--held-out", type=int, default=60, help="held-out scenes of each kind")
-    parser.add_argument("--drawers", type=int, default=2, help="processes that draw strands")
-    parser.add_argument("--every", type=float, default=60, help="seconds between savings")
+    parser.add_argument("--pool", type=int, default=12000, help="Crops in each of the two parts.")
+    parser.add_argument("--first", type=int, default=2000, help="Crops to cut before training starts.")
+    parser.add_argument("--held-out", type=int, default=60, help="Held-out scenes of each kind.")
+    parser.add_argument("--drawers", type=int, default=2, help="Processes that render strands.")
+    parser.add_argument("--every", type=float, default=60, help="Seconds between checkpoints.")
     parser.add_argument("--seed", type=int, default=0)
     train(parser.parse_args())
 

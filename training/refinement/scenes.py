@@ -1,8 +1,8 @@
-"""Scenes to cut a refiner's training crops from: photos with alphas, cut-outs, and drawn strands.
+"""Scenes for a refiner's training crops: photos with alphas, cut-outs, and rendered strands.
 
-A folder holds `photos/` and `cutouts/`, RGBA pictures whose fourth channel is alpha (the photo's colours are
-whole; a cut-out's are the subject's), and `backgrounds/`. A file is named `set+stem`: one in ten is held out,
-as `training.data.readers.is_held_out` says of "set/stem".
+The folder contains `photos/` and `cutouts/` with RGBA images whose fourth channel is alpha (a photo's colours
+include its background; a cut-out's are the subject's), and `backgrounds/`. Files are named `set+stem`; one in
+ten is held out, by `training.data.readers.is_held_out` of "set/stem".
 """
 
 import multiprocessing
@@ -24,18 +24,18 @@ from training.data.readers import DataError, is_held_out, read_cutout, read_pixe
 from training.refinement.strands import draw
 
 HELD_OUT_EVERY = 10
-_DRAWN_PX = (700, 1250)  # sides of drawn scenes
+_DRAWN_PX = (700, 1250)  # sides of rendered scenes
 _QUEUE = 6
 
 
 @dataclass
 class Scene:
-    """One picture on the device.
+    """One image on the device.
 
     Attributes:
         image: (1, 3, H, W) float32 RGB in [0, 1].
         alpha: (1, 1, H, W).
-        kind: What it is: "photo", "composite", "fur" or "drawn".
+        kind: "photo", "composite", "fur" or "drawn".
     """
 
     image: Tensor
@@ -44,14 +44,14 @@ class Scene:
 
 
 def read_folder(folder: Path, held_out: bool, every: int = 1) -> list[NDArray[np.uint8]]:
-    """Read one picture in `every` of a folder's training part or its held-out one, (H, W, 3 or 4) uint8."""
+    """Read one image in `every` of a folder's training or held-out part, (H, W, 3 or 4) uint8."""
     paths = [
         path
         for path in sorted(folder.iterdir())
         if is_held_out(path.stem.replace("+", "/", 1), HELD_OUT_EVERY) == held_out
     ]
     if not paths:
-        raise DataError(f"{folder}: no pictures")
+        raise DataError(f"{folder}: no images")
     with ThreadPoolExecutor(2) as threads:
         return list(threads.map(_read, paths[::every]))
 
@@ -64,12 +64,12 @@ def _read(path: Path) -> NDArray[np.uint8]:
 
 
 class Scenes:
-    """Draws scenes at random.
+    """Samples random scenes.
 
     Args:
         root: The folder.
-        held_out: Take the held-out part.
-        device: Where scenes go.
+        held_out: Use the held-out part.
+        device: Device of the scenes.
     """
 
     def __init__(self, root: Path, held_out: bool, device: torch.device) -> None:
@@ -79,30 +79,30 @@ class Scenes:
         self.backgrounds = read_folder(root / "backgrounds", held_out)
 
     def photo(self, index: int, scale: float, replace: bool) -> Scene:
-        """A photo as it is, or its subject before another background."""
+        """Return a photo, or its subject on another background."""
         image, alpha = self._on_device(self.photos[index], scale)
         if replace:
             image = composed(blur_fusion(image, alpha), alpha, self.background(alpha))
         return Scene(image, alpha, "composite" if replace else "photo")
 
     def fur(self, index: int, scale: float) -> Scene:
-        """A cut-out before a background."""
+        """Return a cut-out on a background."""
         image, alpha = self._on_device(self.cutouts[index], scale)
         return Scene(composed(image, alpha, self.background(alpha)), alpha, "fur")
 
     def drawn(self, pixels: NDArray[np.uint8]) -> Scene:
-        """What a `Drawer` gave, (H, W, 4)."""
+        """Return a scene from a `Drawer`'s result, (H, W, 4)."""
         return Scene(*self._on_device(pixels, 1.0), "drawn")
 
     def random(self) -> Scene:
-        """A photo, a composite or fur."""
+        """Return a random photo, composite or fur scene."""
         kind, scale = random.random(), 2 ** random.uniform(-0.3, 1.0)
         if kind < 0.12:
             return self.fur(random.randrange(len(self.cutouts)), scale)
         return self.photo(random.randrange(len(self.photos)), scale, replace=kind < 0.55)
 
     def background(self, like: Tensor) -> Tensor:
-        """(1, 3, H, W) of another picture, large enough for `like`."""
+        """Return (1, 3, H, W) of another image, of the size of `like`."""
         pixels = random.choice(self.backgrounds if random.random() < 0.75 else self.photos)[..., :3]
         if random.random() < 0.5:
             pixels = np.ascontiguousarray(pixels[:, ::-1])
@@ -128,18 +128,18 @@ class Scenes:
 
 
 def composed(foreground: Tensor, alpha: Tensor, background: Tensor) -> Tensor:
-    """Lay a foreground over a background."""
+    """Composite a foreground over a background."""
     return alpha * foreground + (1 - alpha) * background
 
 
 def blur_fusion(image: Tensor, alpha: Tensor) -> Tensor:
-    """Estimate the foreground's colours.
+    """Estimate the foreground colours.
 
     Reference:
         Forte, "Approximate Fast Foreground Colour Estimation", 2021.
     """
     foreground, background = image, image
-    for reduction in (8, 1):  # a box of 7 pixels is cheap, and one of 56 by way of a small copy
+    for reduction in (8, 1):  # a box of 7 px is cheap; one of 56 px works on a downsampled copy
 
         def mean(x: Tensor, reduction: int = reduction) -> Tensor:
             small = F.avg_pool2d(x, reduction, ceil_mode=True, count_include_pad=False)
@@ -157,7 +157,7 @@ def blur_fusion(image: Tensor, alpha: Tensor) -> Tensor:
 def draw_one(
     seed: int, backgrounds: list[NDArray[np.uint8]], textures: list[NDArray[np.uint8]]
 ) -> NDArray[np.uint8]:
-    """(H, W, 4): a drawn scene and its alpha; see `training.refinement.strands`."""
+    """Render a scene with its alpha, (H, W, 4); see `training.refinement.strands`."""
     rng = np.random.default_rng(seed)
     height, width = rng.integers(*_DRAWN_PX, 2)
     pixels = backgrounds[rng.integers(len(backgrounds))][..., :3]
@@ -180,12 +180,12 @@ def _draw_on(seed: int, root: Path, queue: Any) -> None:
 
 
 class Drawer:
-    """Processes that draw strands for as long as it is open.
+    """Processes that render strands until it is closed.
 
     Args:
-        root: The folder of pictures.
-        processes: How many.
-        seed: Of the first drawing.
+        root: The folder of images.
+        processes: Number of processes.
+        seed: Seed of the first drawing.
     """
 
     def __init__(self, root: Path, processes: int, seed: int) -> None:
@@ -199,13 +199,13 @@ class Drawer:
             worker.start()
 
     def take(self) -> NDArray[np.uint8] | None:
-        """The next drawing, (H, W, 4) uint8; None while there is none yet."""
+        """Return the next drawing, (H, W, 4) uint8, or None if none is ready."""
         try:
             return self._queue.get_nowait()
         except Empty:
             return None
 
     def close(self) -> None:
-        """End the processes."""
+        """Terminate the processes."""
         for worker in self._workers:
             worker.terminate()

@@ -1,6 +1,6 @@
-"""Drawn hair: a body with strands, and its true alpha, at the size it is looked at.
+"""Render hair: a body with strands, and its true alpha.
 
-Coverage is exact: everything is drawn without antialiasing at three times the size, and averaged.
+Coverage is exact: everything is rendered without antialiasing at three times the size, and averaged.
 """
 
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 FINER = 3
-_POINTS = 14  # of the polyline of a strand
+_POINTS = 14  # per strand's polyline
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A drawn picture.
+    """A rendered image.
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
@@ -27,12 +27,12 @@ class Drawing:
 
 
 def draw(rng: np.random.Generator, background: NDArray[np.uint8], texture: NDArray[np.uint8]) -> Drawing:
-    """Draw a body with strands before a background.
+    """Render a body with strands on a background.
 
     Args:
-        rng: What is drawn depends on it and the pictures alone.
+        rng: Random generator; the result depends only on it and the images.
         background: (H, W, 3) uint8 RGB.
-        texture: (h, w, 3) uint8 RGB, any picture: the body's surface.
+        texture: (h, w, 3) uint8 RGB, any image, as the body's surface.
     """
     height, width = background.shape[:2]
     size = (height * FINER, width * FINER)
@@ -45,7 +45,7 @@ def draw(rng: np.random.Generator, background: NDArray[np.uint8], texture: NDArr
     cv2.fillPoly(coverage, [points], 255)
     body = _body(rng, texture, base, height, width)
     colours[:] = cv2.resize(body, size[::-1], interpolation=cv2.INTER_LINEAR)
-    if rng.random() < 0.35:  # strands of the background, which are none of the subject's
+    if rng.random() < 0.35:  # strands in the background, which do not belong to the subject
         background = background.copy()
         _draw_behind(rng, background, near)
     _draw_strands(rng, outline, base, coverage, colours)
@@ -61,7 +61,7 @@ def draw(rng: np.random.Generator, background: NDArray[np.uint8], texture: NDArr
 
 
 def _outline(rng: np.random.Generator, height: int, width: int) -> NDArray[np.float64]:
-    """A closed outline, (n, 2) of x and y in pixels: a wobbly ball, often with a body below."""
+    """Return a closed outline, (n, 2) x and y in pixels: a wobbly disc, often with shoulders."""
     n = 400
     angle = np.linspace(0, 2 * np.pi, n, endpoint=False)
     radius = np.ones(n)
@@ -70,7 +70,7 @@ def _outline(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
     radius = np.clip(radius, 0.4, 1.8) * min(height, width) * rng.uniform(0.14, 0.3)
     centre = np.array([width, height]) * rng.uniform(0.35, 0.65, 2)
     points = centre + radius[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    if rng.random() < 0.5:  # shoulders: what is below the middle goes down and outwards
+    if rng.random() < 0.5:  # shoulders: move the lower part down and outwards
         below = np.clip((points[:, 1] - centre[1]) / radius.max(), 0, None)
         points[:, 1] += below * height * rng.uniform(0.4, 1.2)
         points[:, 0] += (points[:, 0] - centre[0]) * below * rng.uniform(0, 1)
@@ -78,7 +78,7 @@ def _outline(rng: np.random.Generator, height: int, width: int) -> NDArray[np.fl
 
 
 def _colour(rng: np.random.Generator, near: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Of the strands: sometimes as bright as the background, sometimes not; hair's browns or any hue."""
+    """Return a colour for strands: natural hair or any hue, sometimes as bright as the background."""
     if rng.random() < 0.6:
         hair = np.array(
             [[22, 18, 16], [70, 48, 34], [120, 84, 54], [186, 150, 104], [226, 208, 180], [150, 146, 144]]
@@ -123,7 +123,7 @@ def _draw_strands(
 def _paths(
     rng: np.random.Generator, outline: NDArray[np.float64], kind: str, count: int, length: float
 ) -> NDArray[np.float64]:
-    """(count, points, 2): from roots along the outline, outwards with some order, then bent and waved."""
+    """Return (count, points, 2): strands from roots on the outline, ordered in clumps, bent and wavy."""
     n = len(outline)
     tangent = np.roll(outline, -1, 0) - np.roll(outline, 1, 0)
     normal = np.stack([tangent[:, 1], -tangent[:, 0]], 1)
@@ -131,10 +131,10 @@ def _paths(
     root = rng.integers(0, n, count)
     if kind == "whiskers":
         root = (rng.integers(0, n) + rng.integers(-n // 12, n // 12, count)) % n
-    elif rng.random() < 0.5:  # along a part of the outline alone
+    elif rng.random() < 0.5:  # only along a part of the outline
         root = (rng.integers(0, n) + rng.integers(0, max(2, int(n * rng.uniform(0.2, 0.8))), count)) % n
     clumps = rng.integers(20, 160)
-    turns = rng.normal(0, 0.5, clumps)  # strands of a clump go one way
+    turns = rng.normal(0, 0.5, clumps)  # strands of a clump share a direction
     clump = root * clumps // n % clumps
     angle = np.arctan2(normal[root, 1], normal[root, 0]) + rng.normal(0, 0.45)
     angle = (

@@ -1,4 +1,4 @@
-"""Pictures drawn from a generator: each depends on weights, seed and its number, on no other picture."""
+"""Generate images: each depends only on the weights, the seed and its number, not on other images."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,34 +13,32 @@ from torch import Tensor
 from stylematte.errors import InputError
 
 Pixels = NDArray[np.uint8]
-Generator = Callable[
-    [Tensor, Tensor, Tensor], Tensor
-]  # noise, truncation and lookup as models.gan.generator has it
+# Noise, truncation and transform → images, see `models.gan.generator.Generator.forward`.
+Generator = Callable[[Tensor, Tensor, Tensor], Tensor]
 
-LEAST_TRUNCATION = 0.1  # nearer to 0 the generator draws the mean picture; ranges leave that out
-NEAR_LEVELS = (
-    3.0  # a near copy differs by less: root mean square over small copies; of 400 real faces no two by 17
-)
+MIN_TRUNCATION = 0.1  # closer to 0 the generator gives the mean image; ranges exclude that
+# Near duplicates differ by less (RMS between thumbnails); of 400 real faces no two differ by less than 17.
+NEAR_LEVELS = 3.0
 SMALL_PX = 8
 PROBE = 16
 _WINDOW = 64
-_MOST_COPIES = 0.75  # of the last pictures; beyond it the generator has no more to give
-DIGITS = 8  # of a file's name
+_MAX_COPIES = 0.75  # fraction of the last images; above it the generator has no more variety
+DIGITS = 8  # in file names
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What is drawn, but for the weights.
+class SamplingPlan:
+    """What to generate, except for the weights.
 
     Attributes:
-        seed: Of everything random; any non-negative number.
-        truncation: Least and greatest ψ; equal for a fixed one. A range leaves out |ψ| < 0.1.
-        shift: Greatest shift along each axis, as a share of the picture's side.
-        turn_deg: Greatest turn to either side, in degrees.
+        seed: Random seed; any non-negative number.
+        truncation: Minimum and maximum ψ; equal for a fixed ψ. A range excludes |ψ| < 0.1.
+        shift: Maximum shift along each axis, as a fraction of the image side.
+        turn_deg: Maximum rotation to either side, in degrees.
 
     Raises:
-        InputError: ψ beyond 1, the wrong way round, or nothing left of its range; a negative or huge
-            jitter.
+        InputError: ψ is outside of [-1, 1], in the wrong order, or its range is empty; or the jitter is
+            negative or too large.
     """
 
     seed: int = 0
@@ -49,31 +47,32 @@ class Plan:
     turn_deg: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be meant."""
+        """Reject invalid values."""
         low, high = self.truncation
         named = f"truncation {low:g}" + (f":{high:g}" if high != low else "")
         if not -1 <= low <= high <= 1:  # also false for NaN
-            raise InputError(f"{named}: from -1 to 1, the lesser number first")
+            raise InputError(f"{named}: give values from -1 to 1, the smaller one first")
         if low == high == 0:
-            raise InputError(f"{named}: every picture would be the mean picture")
+            raise InputError(f"{named}: every image would be the mean image")
         if low != high and not self._parts():
             raise InputError(
-                f"{named}: nothing is left of it, as a range leaves out what is within "
-                f"{LEAST_TRUNCATION:g} of 0: the mean picture over and over"
+                f"{named}: this range is empty, because values within {MIN_TRUNCATION:g} of 0 are excluded: "
+                "they give the mean image"
             )
         if not (0 <= self.shift <= 0.5 and 0 <= self.turn_deg <= 180):
             raise InputError(
-                f"jitter {self.shift:g}:{self.turn_deg:g}: a shift to 0.5, a turn to 180 degrees"
+                f"jitter {self.shift:g}:{self.turn_deg:g}: the shift may be up to 0.5, the turn up to 180 "
+                "degrees"
             )
 
     @property
     def has_jitter(self) -> bool:
-        """Whether poses are changed."""
+        """Whether images are shifted or rotated."""
         return self.shift > 0 or self.turn_deg > 0
 
     def draft(self, index: int, z_dim: int) -> "Draft":
-        """Everything random about one picture."""
-        # One generator a picture, and always the same numbers from it: the noise does not depend on options.
+        """Return the random inputs of one image."""
+        # One random generator per image, always used in the same order: noise does not depend on options.
         rng = np.random.default_rng((self.seed, index))
         noise = rng.standard_normal(z_dim, np.float32)
         truncation, x, y, turn = rng.random(4)
@@ -83,7 +82,7 @@ class Plan:
 
     def _parts(self) -> list[tuple[float, float]]:
         low, high = self.truncation
-        parts = [(low, min(high, -LEAST_TRUNCATION)), (max(low, LEAST_TRUNCATION), high)]
+        parts = [(low, min(high, -MIN_TRUNCATION)), (max(low, MIN_TRUNCATION), high)]
         return [(a, b) for a, b in parts if a < b]
 
     def _truncation_at(self, share: float) -> float:
@@ -100,14 +99,14 @@ class Plan:
 
 @dataclass(frozen=True)
 class Draft:
-    """All that one picture is drawn from.
+    """The inputs of one image.
 
     Attributes:
         index: Its number.
         noise: (z_dim,) float32, standard normal.
         truncation: ψ.
-        shift: To the right and down, as shares of the side.
-        turn_deg: Clockwise.
+        shift: Shift to the right and down, as fractions of the side.
+        turn_deg: Clockwise rotation, in degrees.
     """
 
     index: int
@@ -117,7 +116,7 @@ class Draft:
     turn_deg: float
 
     def lookup(self) -> NDArray[np.float32]:
-        """(3, 3): where a place of the picture is looked up, the way back of the turn and then the shift."""
+        """Return the (3, 3) transform from image to input coordinates: inverse rotation, then shift."""
         angle = math.radians(self.turn_deg)
         cosine, sine = math.cos(angle), math.sin(angle)
         x, y = self.shift
@@ -127,36 +126,36 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture and what it was drawn from; `rgba` is (H, W, 4) uint8, straight."""
+class GeneratedImage:
+    """An image and its inputs; `rgba` is (H, W, 4) uint8 with straight alpha."""
 
     draft: Draft
     rgba: Pixels
 
 
 @torch.inference_mode()
-def draw(
+def generate(
     generator: Generator, drafts: Sequence[Draft], device: str = "cpu", side_px: int | None = None
-) -> list[Drawn]:
-    """Draw pictures in one pass.
+) -> list[GeneratedImage]:
+    """Generate images in one pass.
 
-    A pass of another size may round differently: by one step of 8 bits, at few pixels.
+    A pass of another batch size may round differently, by one 8-bit step at a few pixels.
 
     Args:
-        generator: Makes (N, 4, H, W) in [-1, 1] of noise (N, z_dim), ψ (N,) and lookups (N, 3, 3).
+        generator: Makes (N, 4, H, W) in [-1, 1] from noise (N, z_dim), ψ (N,) and transforms (N, 3, 3).
         drafts: One or more.
-        device: Where the generator is.
-        side_px: Shrink to this; None keeps the generator's own size.
+        device: Device of the generator.
+        side_px: Downsample to this side; None keeps the generator's size.
     """
     noise, lookups = (torch.from_numpy(np.stack(a)).to(device) for a in _columns(drafts))
     truncation = torch.tensor([d.truncation for d in drafts], dtype=torch.float32, device=device)
-    pictures = generator(noise, truncation, lookups)
-    levels = (pictures.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)  # [-1, 1], rounded
+    images = generator(noise, truncation, lookups)
+    levels = (images.float() * 127.5 + 128).clamp_(0, 255).to(torch.uint8)  # [-1, 1], rounded
     rgba = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     if side_px is not None and side_px != rgba.shape[1]:
-        shrunk = [cv2.resize(picture, (side_px, side_px), interpolation=cv2.INTER_AREA) for picture in rgba]
+        shrunk = [cv2.resize(image, (side_px, side_px), interpolation=cv2.INTER_AREA) for image in rgba]
         rgba = np.stack(shrunk)
-    return [Drawn(draft, picture) for draft, picture in zip(drafts, rgba, strict=True)]
+    return [GeneratedImage(draft, image) for draft, image in zip(drafts, rgba, strict=True)]
 
 
 def _columns(drafts: Sequence[Draft]) -> tuple[list[NDArray[np.float32]], list[NDArray[np.float32]]]:
@@ -164,14 +163,14 @@ def _columns(drafts: Sequence[Draft]) -> tuple[list[NDArray[np.float32]], list[N
 
 
 def small_copy(rgba: Pixels) -> Pixels:
-    """Shrink a cut-out, over grey, to (192,): what near copies are known by."""
+    """Return a thumbnail of a cut-out over grey, (192,), to detect near duplicates."""
     small = cv2.resize(rgba, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA).astype(np.float32)
     alpha = small[..., 3:] / 255
     return np.round(small[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8).reshape(-1)
 
 
 class Gallery:
-    """Small copies of the pictures kept, to refuse those that are there already."""
+    """Thumbnails of the kept images, to reject near duplicates."""
 
     def __init__(self) -> None:
         self.indices: list[int] = []
@@ -179,7 +178,7 @@ class Gallery:
         self._squares = np.zeros(64, np.float32)
 
     def add(self, index: int, small: Pixels) -> None:
-        """Keep a small copy."""
+        """Add a thumbnail."""
         count = len(self.indices)
         if count == len(self._copies):
             self._copies = np.concatenate([self._copies, np.zeros_like(self._copies)])
@@ -189,7 +188,7 @@ class Gallery:
         self.indices.append(index)
 
     def near(self, small: Pixels) -> int | None:
-        """Number of a picture that this is a near copy of, if there is one."""
+        """Return the number of an image that this is a near duplicate of, or None."""
         count = len(self.indices)
         if not count:
             return None
@@ -199,50 +198,52 @@ class Gallery:
         return self.indices[nearest] if squares[nearest] < NEAR_LEVELS**2 * len(small) else None
 
 
-class Watch:
-    """Stops a run that draws near copies alone.
+class CopyMonitor:
+    """Stops a run that generates mostly near duplicates.
 
     Args:
-        plan: For the message.
+        plan: Plan of the run, for the message.
     """
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: SamplingPlan) -> None:
         self.plan = plan
         self.recent: list[bool] = []
 
-    def saw(self, is_copy: bool) -> None:
-        """Note one more picture.
+    def record(self, is_copy: bool) -> None:
+        """Record an image.
 
         Raises:
-            InputError: Most of the last ones were near copies of others.
+            InputError: Most of the last images were near duplicates.
         """
         self.recent = [*self.recent[1 - _WINDOW :], is_copy]
-        if len(self.recent) >= PROBE and sum(self.recent) > _MOST_COPIES * len(self.recent):
+        if len(self.recent) >= PROBE and sum(self.recent) > _MAX_COPIES * len(self.recent):
             low, high = self.plan.truncation
             raise InputError(
-                f"{sum(self.recent)} of the last {len(self.recent)} pictures were near copies of others: at "
-                f"truncation {low:g}{f':{high:g}' if high != low else ''} this generator has no more to give"
+                f"{sum(self.recent)} of the last {len(self.recent)} images were near copies of others: at "
+                f"truncation {low:g}{f':{high:g}' if high != low else ''} this generator has no more variety"
             )
 
 
-def check_variety(generator: Generator, plan: Plan, z_dim: int, batch_size: int, device: str = "cpu") -> None:
-    """Look whether a plan with jitter draws more than one picture in many poses.
+def check_variety(
+    generator: Generator, plan: SamplingPlan, z_dim: int, batch_size: int, device: str = "cpu"
+) -> None:
+    """Check that a plan with jitter generates more than one image in many poses.
 
     Raises:
-        InputError: It does not; see `Watch`.
+        InputError: It does not; see `CopyMonitor`.
     """
-    plain = Plan(plan.seed, plan.truncation)
-    watch, gallery = Watch(plain), Gallery()
+    plain = SamplingPlan(plan.seed, plan.truncation)
+    monitor, gallery = CopyMonitor(plain), Gallery()
     for first in range(0, PROBE, batch_size):
         drafts = [plain.draft(i, z_dim) for i in range(first, min(first + batch_size, PROBE))]
-        for drawn in draw(generator, drafts, device):
+        for drawn in generate(generator, drafts, device):
             small = small_copy(drawn.rgba)
             is_copy = gallery.near(small) is not None
-            watch.saw(is_copy)
+            monitor.record(is_copy)
             if not is_copy:
                 gallery.add(drawn.draft.index, small)
 
 
 def file_name(index: int) -> str:
-    """What the file of a picture is called."""
+    """Return the file name of an image."""
     return f"{index:0{DIGITS}}.png"

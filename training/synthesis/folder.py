@@ -1,4 +1,4 @@
-"""The folder that `stylematte synth` fills: pictures, rejected ones, and a manifest of just these."""
+"""The folder that `stylematte synth` fills: images, rejected images, and their manifest."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,16 +21,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Settings:
-    """All that pictures depend on but their number; a folder holds pictures of one.
+    """Everything that images depend on except their number; a folder has images of one `Settings`.
 
     Attributes:
-        weights_sha256: Of the generator.
-        seed: See `training.synthesis.drawing.Plan`, as for the next three.
-        truncation: Least and greatest.
-        shift: Of the jitter.
-        turn_deg: Of the jitter.
-        size_px: Side of the pictures.
-        form: `rgba`, or `pairs` of a picture and its alpha.
+        weights_sha256: Hash of the generator.
+        seed: See `training.synthesis.drawing.SamplingPlan`, as for the next three.
+        truncation: Minimum and maximum.
+        shift: Shift of the jitter.
+        turn_deg: Rotation of the jitter.
+        size_px: Side of the images.
+        form: `rgba`, or `pairs` of an image and its alpha.
     """
 
     weights_sha256: str
@@ -43,15 +43,15 @@ class Settings:
 
 
 class SampleFolder:
-    """What has been made so far. The last line of a picture in the manifest counts.
+    """The images made so far. The last line of an image in the manifest counts.
 
     Args:
-        out: The folder, which need not exist.
-        settings: Of this run.
-        overwrite: Take away what the manifest tells of, and begin anew.
+        out: The folder, which may not exist yet.
+        settings: Settings of this run.
+        overwrite: Delete the images in the manifest, and start over.
 
     Raises:
-        InputError: It holds pictures of other settings, or such that no manifest tells of.
+        InputError: The folder has images with other settings, or images without a manifest.
     """
 
     def __init__(self, out: Path, settings: Settings, overwrite: bool = False) -> None:
@@ -67,7 +67,7 @@ class SampleFolder:
         self.manifest: JsonLines | None = None
 
     def _clear(self) -> None:
-        if (self.out / NAME).is_file():  # else they are not ours
+        if (self.out / NAME).is_file():  # otherwise the images are not ours
             for place in self._places():
                 for path in place.glob("[0-9]" * DIGITS + ".png"):
                     path.unlink()
@@ -75,16 +75,16 @@ class SampleFolder:
         self.lines = {}
 
     def _check(self) -> None:
-        wanted = _plain(self.settings)
+        expected = _plain(self.settings)
         for line in self.lines.values():
-            if differing := [k for k, v in wanted.items() if line.get("settings", {}).get(k) != v]:
+            if differing := [k for k, v in expected.items() if line.get("settings", {}).get(k) != v]:
                 raise InputError(
-                    f"{self.out} holds pictures of other settings: "
+                    f"{self.out} contains images with different settings: "
                     f"{', '.join(name.removesuffix('_sha256') for name in differing)}",
                     "Give another --out, or --overwrite",
                 )
         if not (self.out / NAME).is_file() and any(any(p.glob("*.png")) for p in self._places()):
-            raise InputError(f"{self.out} holds pictures that no manifest tells of", "Give another --out")
+            raise InputError(f"{self.out} contains images without a manifest", "Give another --out")
 
     def _places(self) -> list[Path]:
         return [self.out / below / sub for below in ("", REJECTED) for sub in ("", "image", "alpha")]
@@ -93,10 +93,10 @@ class SampleFolder:
         return all(path.is_file() for path in self.paths_of(line))
 
     def open(self) -> None:
-        """Make the folder, and be ready to write.
+        """Create the folder and open the manifest.
 
         Raises:
-            InputError: It cannot be written to.
+            InputError: The folder cannot be written to.
         """
         self.manifest = JsonLines(self.out / NAME)
         remove_leftovers(self._places())
@@ -107,7 +107,7 @@ class SampleFolder:
             self.manifest.close()
 
     def paths_of(self, line: dict[str, Any]) -> list[Path]:
-        """Files of a line; none of a near copy."""
+        """Return the files of a line; none for a near duplicate."""
         if line["outcome"] == "duplicate":
             return []
         return self._paths(line["index"], line["outcome"])
@@ -120,26 +120,26 @@ class SampleFolder:
         return [below / name]
 
     def write(self, index: int, outcome: str, rgba: Pixels) -> None:
-        """Write a picture, whole or not at all; called from several threads.
+        """Write an image atomically; called from several threads.
 
         Raises:
-            InputError: It cannot be written.
+            InputError: The image cannot be written.
         """
         parts = [rgba] if self.settings.form == "rgba" else [rgba[..., :3], rgba[..., 3]]
         for path, pixels in zip(self._paths(index, outcome), parts, strict=True):
             write_bytes(path, encode_image(np.ascontiguousarray(pixels), "png"))
 
     def read(self, index: int) -> Pixels:
-        """Read a picture back, (H, W, 4); raises as `read_image`."""
+        """Read an image, (H, W, 4); see `read_image` for errors."""
         paths = self.paths_of(self.lines[index])
         photo = read_image(paths[0])
         alpha = read_alpha(paths[-1])
         if self.settings.form == "rgba" and photo.alpha is None:
-            alpha = np.ones_like(alpha)  # opaque all over: it has no alpha channel to be read
+            alpha = np.ones_like(alpha)  # fully opaque images are stored without an alpha channel
         return np.dstack([photo.pixels, np.round(alpha * 255).astype(np.uint8)])
 
     def record(self, draft: Draft, outcome: str, facts: dict[str, Any]) -> None:
-        """Append a line, once its files are there.
+        """Append a line, after its files are written.
 
         Raises:
             InputError: The disk is full.
@@ -157,10 +157,10 @@ class SampleFolder:
         self._append(line)
 
     def settle(self, index: int, outcome: str, facts: dict[str, Any]) -> None:
-        """Move a picture where its new outcome has it, and append a line.
+        """Move an image to the folder of its new outcome, and append a line.
 
         Raises:
-            InputError: It cannot be moved.
+            InputError: The image cannot be moved.
         """
         before = self.lines[index]
         try:

@@ -1,4 +1,4 @@
-"""Draws synthetic images from a generator's weights into a folder."""
+"""Generate synthetic images into a folder."""
 
 import dataclasses
 import time
@@ -15,7 +15,7 @@ from stylematte.files import sha256_of
 from stylematte.media.backdrop import Backdrop
 from stylematte.weights import WHERE_GENERATORS_COME_FROM
 from training.synthesis.agreement import bars
-from training.synthesis.drawing import Plan, Watch, check_variety, draw
+from training.synthesis.drawing import CopyMonitor, SamplingPlan, check_variety, generate
 from training.synthesis.filling import Run, fill, filter_report
 from training.synthesis.filtering import THRESHOLD, AgreementFilter
 from training.synthesis.folder import SampleFolder, Settings
@@ -23,18 +23,18 @@ from training.synthesis.sheet import write_sheet
 
 GREY = "128,128,128"
 
-# Runs what yields (images kept, images wanted) to its end, and says how far it is; the text names the folder.
+# Runs a generator that yields (images kept, images to keep), and shows the progress; the text is the folder.
 Watcher = Callable[[Generator[tuple[int, int | None], None, None], str], None]
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which images are kept: those whose alpha a matting network agrees with.
+    """Which images to keep: those whose alpha a matting network confirms.
 
     Attributes:
         matting: Name or file of the network.
-        threshold: Greatest mean difference.
-        backgrounds: Behind the composites that it sees: a folder or a colour.
+        threshold: Largest mean difference.
+        backgrounds: Background of the composites that the network sees: a folder or a colour.
     """
 
     matting: str = "nano"
@@ -44,25 +44,25 @@ class Filter:
 
 @dataclass(frozen=True)
 class SynthesisRequest:
-    """What is to be drawn, and into which folder.
+    """What to generate, and into which folder.
 
     Attributes:
         out: The folder.
         weights: File of the generator.
         plan: Seed, truncation and jitter.
         count: Images to keep.
-        size_px: Side that they are shrunk to; the generator's own if None.
+        size_px: Side of the images; None keeps the generator's.
         form: `rgba`, or `pairs` of an image and its alpha.
-        batch_size: Images a pass.
+        batch_size: Images per pass.
         keep: The filter; None keeps all.
         preview: Sheet of the first images; None writes none.
-        device: Of torch, such as "cpu" or "cuda:0".
-        overwrite: Take away what is there, and begin anew.
+        device: Torch device, such as "cpu" or "cuda:0".
+        overwrite: Delete existing images, and start over.
     """
 
     out: Path
     weights: Path
-    plan: Plan
+    plan: SamplingPlan
     count: int = 100
     size_px: int | None = None
     form: str = "rgba"
@@ -73,43 +73,43 @@ class SynthesisRequest:
     overwrite: bool = False
 
 
-def parse_plan(seed: int, truncation: str, jitter: str = "") -> Plan:
-    """Read a plan as the command line has it: `0.7` or `-0.9:0.9`, and `0.05:10`.
+def parse_plan(seed: int, truncation: str, jitter: str = "") -> SamplingPlan:
+    """Parse a plan from the command line: `0.7` or `-0.9:0.9`, and `0.05:10`.
 
     Raises:
-        UsageError: They cannot be meant.
+        UsageError: The values are invalid.
     """
     try:
         low, _, high = truncation.partition(":")
         between = float(low), float(high or low)
     except ValueError:
-        raise UsageError(f"--truncation {truncation!r}: a number, or two as in -0.9:0.9") from None
+        raise UsageError(f"--truncation {truncation!r}: give a number, or two as in -0.9:0.9") from None
     try:
         shift, _, turn_deg = jitter.partition(":")
         moved = float(shift or 0), float(turn_deg or 0)
     except ValueError:
-        raise UsageError(f"--jitter {jitter!r}: a shift and degrees, as in 0.05:10") from None
+        raise UsageError(f"--jitter {jitter!r}: give a shift and degrees, as in 0.05:10") from None
     try:
-        return Plan(seed, between, *moved)
+        return SamplingPlan(seed, between, *moved)
     except InputError as error:
         raise UsageError(f"--{error}") from None
 
 
 def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
-    """Draw images, or go on with it.
+    """Generate images, or resume.
 
     Args:
-        request: What is asked for.
-        watch: Runs the work to its end.
+        request: The request.
+        watch: Runs the work and shows its progress.
 
     Returns:
         A report of plain values.
 
     Raises:
-        UsageError: The generator draws no image as large as asked for.
-        InputError: The weights are of no generator with alpha; the folder holds other images; nearly all
-            that is drawn are near copies, or rejected by the filter.
-        MissingError: The filter's network is not here.
+        UsageError: The requested size is larger than the generator's images.
+        InputError: The weights are not those of a generator with alpha; the folder contains other images; or
+            nearly all images are near duplicates or rejected by the filter.
+        MissingError: The filter's network is missing.
     """
     plan = request.plan
     generator = open_generator(request.weights, request.device)
@@ -119,43 +119,49 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
         *(side_px, request.form),
     )
     folder = SampleFolder(request.out, settings, request.overwrite)
-    judge = None
+    image_filter = None
     if request.keep is not None:
         behind = Backdrop.parse(request.keep.backgrounds)
-        judge = AgreementFilter(request.keep.matting, request.keep.threshold, behind, request.device, side_px)
-    seconds = _fill(folder, request, generator, judge, watch)
+        image_filter = AgreementFilter(
+            request.keep.matting, request.keep.threshold, behind, request.device, side_px
+        )
+    seconds = _fill(folder, request, generator, image_filter, watch)
     if request.preview is not None:
         write_sheet(request.preview, folder)
-    return _report(folder, judge, seconds)
+    return _report(folder, image_filter, seconds)
 
 
 def report_lines(report: dict[str, Any], out: Path) -> Iterator[str]:
-    """A report in words."""
+    """Format a report as text."""
     copies = report["near_copies_refused"]
     if found := report.get("filter"):
         yield from bars([(b["from"], b["pictures"]) for b in found["histogram"]], found["threshold"])
-        yield f"the filter kept {found['kept_share']:.1%}, and put {found['rejected']} in {out / 'rejected'}"
-    yield f"{report['pictures']} pictures in {out}" + (f", {copies} near copies refused" if copies else "")
+        rejected = f"{found['rejected']} rejected images are in {out / 'rejected'}"
+        yield f"the filter kept {found['kept_share']:.1%}; {rejected}"
+    yield f"{report['pictures']} images in {out}" + (f", {copies} near copies refused" if copies else "")
 
 
 def open_generator(path: Path, device: str) -> Network:
-    """Open a generator that draws an alpha.
+    """Open a generator with an alpha channel.
 
     Raises:
-        InputError: It draws none.
-        CheckpointError: As `load_generator`.
+        InputError: The generator has no alpha.
+        CheckpointError: See `load_generator`.
     """
     generator, _ = load_generator(path)
     if generator.config.channels != 4:
         raise InputError(
-            f"{path}: draws {generator.config.channels} channels, without alpha", WHERE_GENERATORS_COME_FROM
+            f"{path}: its images have {generator.config.channels} channels and no alpha",
+            WHERE_GENERATORS_COME_FROM,
         )
     return generator.to(device)
 
 
 def _choose_side(size_px: int | None, own: int) -> int:
     if size_px is not None and size_px > own:
-        raise UsageError(f"--size {size_px}: the generator draws {own} px, and is only shrunk from that")
+        raise UsageError(
+            f"--size {size_px}: the generator's images have {own} px and can only be downsampled"
+        )
     return size_px or own
 
 
@@ -163,19 +169,19 @@ def _fill(
     folder: SampleFolder,
     request: SynthesisRequest,
     generator: Network,
-    judge: AgreementFilter | None,
+    image_filter: AgreementFilter | None,
     watch: Watcher,
 ) -> float:
-    """Fill the folder, and say how long it took."""
+    """Fill the folder, and return the seconds it took."""
     plan, z_dim = request.plan, generator.config.z_dim
     side_px = folder.settings.size_px
     run = Run(
         request.count,
         request.batch_size,
         lambda index: plan.draft(index, z_dim),
-        lambda drafts: draw(generator, drafts, request.device, side_px),
-        Watch(plan).saw,
-        judge,
+        lambda drafts: generate(generator, drafts, request.device, side_px),
+        CopyMonitor(plan).record,
+        image_filter,
     )
     folder.open()
     try:
@@ -188,7 +194,7 @@ def _fill(
         folder.close()
 
 
-def _report(folder: SampleFolder, judge: AgreementFilter | None, seconds: float) -> dict[str, Any]:
+def _report(folder: SampleFolder, image_filter: AgreementFilter | None, seconds: float) -> dict[str, Any]:
     outcomes = Counter(line["outcome"] for line in folder.lines.values())
     report = {
         "out": str(folder.out),
@@ -198,4 +204,6 @@ def _report(folder: SampleFolder, judge: AgreementFilter | None, seconds: float)
         "seconds": round(seconds, 2),
         "settings": dataclasses.asdict(folder.settings),
     }
-    return report if judge is None else report | {"filter": filter_report(folder, judge.threshold)}
+    return (
+        report if image_filter is None else report | {"filter": filter_report(folder, image_filter.threshold)}
+    )

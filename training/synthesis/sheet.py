@@ -1,4 +1,4 @@
-"""A sheet of what a run has drawn, to look at."""
+"""A contact sheet of generated images."""
 
 import math
 from pathlib import Path
@@ -12,23 +12,23 @@ from stylematte.media.images import encode_image
 from training.gan.sheets import checker_sheet
 from training.synthesis.folder import SampleFolder
 
-MOST = 64
+MAX_IMAGES = 64
 _CELL_PX = 160
 
 
 def write_sheet(path: Path, folder: SampleFolder) -> None:
-    """Write a sheet of the first pictures kept, on a chequered ground.
+    """Write a contact sheet of the first kept images over a checkerboard.
 
     Args:
-        path: Of the sheet, .png, .jpg or .webp.
-        folder: With at least one picture.
+        path: Path of the sheet, .png, .jpg or .webp.
+        folder: Folder with at least one image.
 
     Raises:
-        InputError: A picture cannot be read, or the sheet cannot be written.
+        InputError: An image cannot be read, or the sheet cannot be written.
     """
-    kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MOST]
+    kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MAX_IMAGES]
     side = min(_CELL_PX, folder.settings.size_px)
-    pictures = np.stack([resize(folder.read(index), (side, side)) for index in kept])
-    planes = torch.from_numpy(pictures).permute(0, 3, 1, 2) / 255
+    images = np.stack([resize(folder.read(index), (side, side)) for index in kept])
+    planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     sheet = checker_sheet(planes, math.ceil(math.sqrt(len(kept))))
     write_bytes(path, encode_image(sheet, path.suffix.lower()[1:]))

@@ -1,4 +1,4 @@
-// CUDA's words for a CPU, so that tests run guided_filter.cu without a card: g++ -DFGF_HOST -include host_shim.h.
+// CUDA's words for a CPU, so that tests run guided_filter.cu without a GPU: g++ -DFGF_HOST -include host_shim.h.
 //
 // A thread of a block is a fibre (ucontext) with a stack of its own; __syncthreads() goes on to the next one. Blocks
 // run one after the other. This shows wrong arithmetic, wrong indices, a missing barrier (run the threads in another

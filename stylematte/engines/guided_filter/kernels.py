@@ -10,7 +10,7 @@ THREADS = 256  # a block of either kernel
 SPAN_PX = 512  # of a row, that 32 threads of fgf_apply make
 SHARED_BYTES = 48 * 1024  # what a launch may use without asking the driver for more
 MOST_RADIUS_PX = 16
-# Of pictures, because a grid has no more in z; of pixels a side, because positions are 32-bit products.
+# Of images, because a grid has no more in z; of pixels a side, because positions are 32-bit products.
 MOST_SIZE = 65535
 
 STORAGE = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
@@ -149,7 +149,7 @@ class ApplyKernel:
         return macros
 
     def grid(self, batch: Any, height: Any, width: Any, cdiv: Cdiv) -> tuple[Any, Any, Any]:
-        """Blocks in x, y, z for a picture of (height, width); see `CoefficientsKernel.grid`."""
+        """Blocks in x, y, z for an image of (height, width); see `CoefficientsKernel.grid`."""
         # Groups of four may begin up to three pixels left of the row, where a store of four is aligned.
         return cdiv(width + 3, SPAN_PX), cdiv(height, self.block[1]), batch
 

@@ -1,4 +1,4 @@
-"""The kernels on memory of a card that somebody else owns: torch, CuPy, ONNX Runtime's IO binding.
+"""The kernels on memory of a GPU that somebody else owns: torch, CuPy, ONNX Runtime's IO binding.
 
     kernels = GuidedFilter(radius_px=1, eps=1e-4, grey=Grey.of(MEAN, STD))
     kernels.apply(coefficients, photo, alpha, stream=torch.cuda.current_stream().cuda_stream)
@@ -26,12 +26,12 @@ DTYPES = {"<f4": "float32", "<f2": "float16", "|u1": "uint8"}
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """Contiguous memory of a card, by its address.
+    """Contiguous memory of a GPU, by its address.
 
     For an OrtValue `x` of ONNX Runtime: `DeviceArray(x.data_ptr(), tuple(x.shape()), "float32")`.
 
     Attributes:
-        pointer: Address on the card.
+        pointer: Address on the GPU.
         shape: In elements.
         dtype: `float32`, `float16` or `uint8`.
     """
@@ -45,7 +45,7 @@ class GuidedFilter:
     """Both kernels with the numbers of one model's contract.
 
     Arrays are `DeviceArray`s, or objects with `__cuda_array_interface__`, such as CUDA tensors of torch. All
-    of a call lie on one card; the kernel runs there, in the primary context that torch and ONNX Runtime use.
+    of a call lie on one GPU; the kernel runs there, in the primary context that torch and ONNX Runtime use.
     Storage of each array is free within what its argument says; arithmetic is float32. The first call with
     new types loads a kernel, which must not happen while a CUDA graph is captured.
 
@@ -149,7 +149,7 @@ class GuidedFilter:
             self._call("cuCtxPopCurrent")
 
     def _device_of(self, arrays: dict[str, DeviceArray]) -> int:
-        """Number of the card that all arrays lie on."""
+        """Number of the GPU that all arrays lie on."""
         attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         devices = {}
         for name, array in arrays.items():
@@ -159,7 +159,7 @@ class GuidedFilter:
             devices[name] = int(device)
         if len(set(devices.values())) > 1:
             raise InputError(
-                "arrays lie on several cards: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
+                "arrays lie on several GPUs: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
             )
         return devices["out"]
 

@@ -1,4 +1,4 @@
-"""guided_filter.cu becomes PTX through NVRTC: no card, no driver, no CUDA toolkit."""
+"""guided_filter.cu becomes PTX through NVRTC: no GPU, no driver, no CUDA toolkit."""
 
 import hashlib
 import logging
@@ -10,7 +10,7 @@ from stylematte.engines.guided_filter.kernels import Kernel
 from stylematte.errors import EngineError
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
-# PTX for Turing runs on every later card too: the driver translates it when it is loaded.
+# PTX for Turing runs on every later GPU too: the driver translates it when it is loaded.
 ARCHITECTURE = "compute_75"
 INSTALL = 'pip install "stylematte[cuda]"'
 
@@ -22,7 +22,7 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
 
     Args:
         kernel: Which kernel, with what compiled in.
-        architecture: A virtual one, such as `compute_75`: the oldest cards that the result is for.
+        architecture: A virtual one, such as `compute_75`: the oldest GPUs that the result is for.
         folder: Where results are kept; `cache_folder()` where none is given.
 
     Returns:

@@ -72,10 +72,10 @@ def test_against_scipy(up, down, size, out_size, radial):
     rng = np.random.default_rng(0)
     x = 2 * rng.standard_normal((2, 3, size, size))
     found = layer(up, down, size, out_size, radial, **settings)(torch.from_numpy(x).float()).double().numpy()
-    for picture, channel in np.ndindex(2, 3):
-        expected = reference(x[picture, channel], up, down, size, out_size, radial, **settings)
+    for image, channel in np.ndindex(2, 3):
+        expected = reference(x[image, channel], up, down, size, out_size, radial, **settings)
         assert np.abs(expected).max() > 0.4
-        assert np.allclose(found[picture, channel], expected, rtol=0, atol=3e-6)
+        assert np.allclose(found[image, channel], expected, rtol=0, atol=3e-6)
 
 
 @pytest.mark.parametrize("radial", [False, True])
@@ -97,7 +97,7 @@ def test_one_product_is_all_blocks(up, down, size, out_size, radial):
             assert torch.allclose(one.at_once(x, axis), one.by_blocks(x, axis), rtol=0, atol=1e-5)
 
 
-def test_pictures_worked_on_in_parts(monkeypatch):
+def test_images_worked_on_in_parts(monkeypatch):
     torch.manual_seed(0)
     x = torch.randn(2, 5, 26, 26, requires_grad=True)
     whole = layer()(x)

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 from torch.nn import functional as F  # noqa: N812
 
 from models.checkpoints import CheckpointError, load_encoder, save_weights
-from models.gan.backbones import EncoderFeatures, load_backbone
+from models.gan.backbones import EncoderFeatures, load_frozen
 from models.presets import PRESETS
 from models.stylematte import build_model
 from stylematte.errors import MissingError
@@ -31,7 +31,7 @@ def test_an_encoder_of_folded_weights(tmp_path):
 def test_the_encoder_of_trained_weights(tmp_path):
     model = build_model(PRESETS["test"]).eval()
     save_weights(model, tmp_path / "w.safetensors")
-    features = load_backbone("encoder", tmp_path / "w.safetensors")
+    features = load_frozen("encoder", tmp_path / "w.safetensors")
     rgb = torch.rand(2, 3, features.side, features.side) * 2 - 1
     wanted = model.encoder(model.normalise(rgb / 2 + 0.5))
     for level, map_ in zip(features(rgb), (*wanted[-3:-1], wanted[-1].mean((2, 3))), strict=True):
@@ -41,7 +41,7 @@ def test_the_encoder_of_trained_weights(tmp_path):
 def test_clip_from_a_folder(tmp_path):
     network = clip_network()
     network.save_pretrained(tmp_path / "clip")
-    features = load_backbone("clip", tmp_path / "clip")
+    features = load_frozen("clip", tmp_path / "clip")
     weight = "vision_model.embeddings.patch_embedding.weight"
     assert torch.equal(features.network.get_parameter(weight), network.get_parameter(weight))
     assert not any(p.requires_grad for p in features.parameters())
@@ -50,14 +50,14 @@ def test_clip_from_a_folder(tmp_path):
 def test_what_cannot_be_had(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(MissingError, match=r"cannot be loaded from .*empty .*Fetch config.json"):
-        load_backbone("clip", tmp_path / "empty")
-    with pytest.raises(MissingError, match="needs its file"):
-        load_backbone("encoder")
+    with pytest.raises(MissingError, match=r"cannot be loaded from .*empty .*Download config.json"):
+        load_frozen("clip", tmp_path / "empty")
+    with pytest.raises(MissingError, match="needs a file"):
+        load_frozen("encoder")
     with pytest.raises(MissingError, match="'vgg' is neither"):
-        load_backbone("vgg")
+        load_frozen("vgg")
     (tmp_path / "w.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match=r"w\.safetensors: not a readable"):
-        load_backbone("encoder", tmp_path / "w.safetensors")
+        load_frozen("encoder", tmp_path / "w.safetensors")
     with pytest.raises(CheckpointError, match=r"folded\.safetensors: not a MobileNetV2"):
-        load_backbone("encoder", write_folded(tmp_path / "folded.safetensors"))
+        load_frozen("encoder", write_folded(tmp_path / "folded.safetensors"))

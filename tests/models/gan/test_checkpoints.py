@@ -45,13 +45,13 @@ def test_other_files_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
         load_generator(path)
     save_weights(build_model("nano"), path)
-    with pytest.raises(CheckpointError, match="no generator, but a matting network, nano"):
+    with pytest.raises(CheckpointError, match="this is not a generator, but a matting network, nano"):
         load_generator(path)
     save_file({"a": torch.zeros(1)}, path)
-    with pytest.raises(CheckpointError, match="no generator, but weights of another tool"):
+    with pytest.raises(CheckpointError, match="not a generator, but weights of another tool"):
         load_generator(path)
     save_generator(lively(), path, {})
-    with pytest.raises(CheckpointError, match="`stylematte synth` takes it"):
+    with pytest.raises(CheckpointError, match="use it with `stylematte synth`"):
         load_weights(path)
     path.write_bytes(path.read_bytes()[:-5])
     with pytest.raises(CheckpointError, match="not a readable safetensors file"):
@@ -61,8 +61,8 @@ def test_other_files_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"size_px": 48}, "cannot build: size_px 48 is no power of two"),
-        ({"later": 1}, "cannot build: .*later"),
+        ({"size_px": 48}, "cannot build the generator: size_px 48 is not a power of two"),
+        ({"later": 1}, "cannot build the generator: .*later"),
         ({"size_px": 16}, "tensors are missing"),
         ([], "cannot build"),
     ],

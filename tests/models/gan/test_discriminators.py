@@ -34,7 +34,7 @@ def test_halving_against_scipy(kernel):
             soft = signal.convolve2d(x[0, channel].double().numpy(), taps)
             own = layer.weight[output, channel].double().numpy() / math.sqrt(2 * kernel**2)
             total += signal.correlate2d(soft, own)
-        # The middle of the full convolution is the picture's; outputs lie half a pixel past even ones.
+        # The middle of the full convolution is the image's; outputs lie half a pixel past even ones.
         first = (len(total) - 12 + 1) // 2
         expected = total[first:, first:][:12:2, :12:2]
         assert np.allclose(found[0, output], expected, rtol=0, atol=1e-5)
@@ -43,7 +43,7 @@ def test_halving_against_scipy(kernel):
 def test_spread_by_hand():
     torch.manual_seed(0)
     x = torch.randn(6, 5, 4, 4)
-    found = _minibatch_std(x, 4)  # groups of 3, the most that divide 6: pictures 0, 2, 4 and 1, 3, 5
+    found = _minibatch_std(x, 4)  # groups of 3, the most that divide 6: images 0, 2, 4 and 1, 3, 5
     assert found.shape == (6, 1, 4, 4)
     for group in ([0, 2, 4], [1, 3, 5]):
         expected = np.sqrt(np.var(x[group].double().numpy(), 0) + 1e-8).mean()
@@ -60,7 +60,7 @@ def test_any_batch(count):
 
 
 def test_second_derivatives_against_differences():
-    """R1's gradient: of the squared gradient towards the picture, by a weight."""
+    """R1's gradient: of the squared gradient towards the image, by a weight."""
     torch.manual_seed(0)
     network = Discriminator(8, channel_base=32, channel_max=4, minibatch_std_group=2).double()
     x = torch.randn(2, 4, 8, 8, dtype=torch.double, requires_grad=True)
@@ -102,7 +102,7 @@ def test_what_clip_sees():
 
 
 @torch.no_grad()
-def test_large_pictures_are_averaged():
+def test_large_images_are_averaged():
     rgb = torch.rand(1, 3, 64, 64) * 2 - 1
     features = tiny_clip()
     small = F.avg_pool2d(rgb, 2)

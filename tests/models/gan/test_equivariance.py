@@ -1,4 +1,4 @@
-"""Pictures move and turn with the input's transform, in decibels as the paper measures them.
+"""Images move and turn with the input's transform, in decibels as the paper measures them.
 
 Reference:
     Karras et al., "Alias-Free Generative Adversarial Networks", 2021, section 2.2 and appendix E: EQ-T, EQ-R.
@@ -39,12 +39,12 @@ def pointwise(monkeypatch):
 
 
 def psnr(difference: np.ndarray) -> float:
-    """Of pictures in [-1, 1], whose range is 2."""
+    """Of images in [-1, 1], whose range is 2."""
     return 10 * math.log10(4 / np.square(difference).mean())
 
 
 def network(kind: str) -> Generator:
-    """Its pictures spread over about the nominal range."""
+    """Its images spread over about the nominal range."""
     return lively(kind, SIZE, channel_base=512, channel_max=24, layers=8, output_gain=0.5)
 
 
@@ -63,7 +63,7 @@ def eq_t(generator: Generator, z: Tensor) -> float:
 
 @torch.no_grad()
 def eq_r(generator: Generator, z: Tensor) -> float:
-    """Turned by any angle, compared in a disc; the picture is turned by splines of fifth order."""
+    """Turned by any angle, compared in a disc; the image is turned by splines of fifth order."""
     still = generator(z).double().numpy()
     axis = np.arange(SIZE) - (SIZE - 1) / 2
     disc = np.hypot(axis[:, None], axis) < 0.4 * SIZE
@@ -75,11 +75,11 @@ def eq_r(generator: Generator, z: Tensor) -> float:
         # Of places as (row, column), where the generator has (x, y).
         matrix = np.array([[cosine, sine], [-sine, cosine]])
         middle = np.full(2, (SIZE - 1) / 2)
-        for picture, channel in np.ndindex(still.shape[:2]):
+        for image, channel in np.ndindex(still.shape[:2]):
             expected = ndimage.affine_transform(
-                still[picture, channel], matrix, middle - matrix @ middle, order=5, mode="nearest"
+                still[image, channel], matrix, middle - matrix @ middle, order=5, mode="nearest"
             )
-            differences.append((turned[picture, channel] - expected)[disc])
+            differences.append((turned[image, channel] - expected)[disc])
     return psnr(np.concatenate(differences))
 
 

@@ -102,7 +102,7 @@ def test_bands_of_the_paper():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"size_px": 48}, "48 is no power"),
+        ({"size_px": 48}, "48 is not a power"),
         ({"kind": "x"}, "'x' is neither"),
         ({"layers": 2}, "2 of 2 layers"),
     ],
@@ -119,12 +119,12 @@ def test_modulated_convolution_against_a_loop(demodulate):
     styles, gain = torch.randn(3, 5) + 1, 0.37
     found = modulated_conv2d(x, weight, styles, demodulate, torch.tensor(gain))
     assert found.shape == (3, 7, 10, 10)
-    for picture in range(3):
-        own = weight.double() * styles[picture].double()[:, None, None]  # eq. 1
+    for image in range(3):
+        own = weight.double() * styles[image].double()[:, None, None]  # eq. 1
         if demodulate:
             own = own / own.square().sum((1, 2, 3), keepdim=True).sqrt()  # eq. 3
-        expected = F.conv2d(x[picture : picture + 1].double() * gain, own, padding=2)
-        assert torch.allclose(found[picture : picture + 1].double(), expected, rtol=0, atol=2e-5)
+        expected = F.conv2d(x[image : image + 1].double() * gain, own, padding=2)
+        assert torch.allclose(found[image : image + 1].double(), expected, rtol=0, atol=2e-5)
 
 
 def fourier_input() -> FourierInput:
@@ -186,13 +186,13 @@ def test_truncation():
 
 
 @torch.no_grad()
-def test_the_same_noise_draws_the_same_picture():
+def test_the_same_noise_draws_the_same_image():
     generator, z = lively(), torch.randn(3, 12)
-    pictures = generator(z)
-    assert pictures.shape == (3, 4, 32, 32)
-    assert torch.equal(generator(z), pictures)
-    assert torch.allclose(generator(z[1:2]), pictures[1:2], rtol=0, atol=1e-5)
-    assert torch.allclose(lively()(z), pictures, rtol=0, atol=0)
+    images = generator(z)
+    assert images.shape == (3, 4, 32, 32)
+    assert torch.equal(generator(z), images)
+    assert torch.allclose(generator(z[1:2]), images[1:2], rtol=0, atol=1e-5)
+    assert torch.allclose(lively()(z), images, rtol=0, atol=0)
 
 
 @torch.no_grad()
@@ -201,12 +201,12 @@ def test_running_means():
     layer = generator.synthesis.L0_36_12
     z = torch.randn(4, 12)
     before, magnitude = generator.mapping.w_avg.clone(), layer.magnitude_ema.clone()
-    pictures = generator(z)
+    images = generator(z)
     assert torch.equal(generator.mapping.w_avg, before)
     assert torch.equal(layer.magnitude_ema, magnitude)
     w = generator.mapping(z)
     square = generator.synthesis.input(w).square().mean()
-    assert torch.equal(generator(z, update_emas=True).isfinite(), pictures.isfinite())
+    assert torch.equal(generator(z, update_emas=True).isfinite(), images.isfinite())
     assert torch.allclose(generator.mapping.w_avg, 0.5 * before + 0.5 * w.mean(0))
     assert torch.allclose(layer.magnitude_ema, 0.75 * magnitude + 0.25 * square)
 
@@ -223,8 +223,8 @@ def test_gradients(kind):
 
 
 def test_rgba():
-    pictures = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 7.0]).expand(1, 4, 1, 6)
-    assert torch.equal(rgba_of(pictures)[0, 3, 0], torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0, 1.0]))
+    images = torch.tensor([-3.0, -1.0, 0.0, 0.5, 1.0, 7.0]).expand(1, 4, 1, 6)
+    assert torch.equal(rgba_of(images)[0, 3, 0], torch.tensor([0.0, 0.0, 0.5, 0.75, 1.0, 1.0]))
 
 
 def test_every_setting_is_kept():
@@ -237,7 +237,7 @@ def test_every_setting_is_kept():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["t", "r"])
 @torch.no_grad()
-def test_half_precision_on_a_card(kind):
+def test_half_precision_on_a_gpu(kind):
     generator, z = lively(kind), torch.randn(2, 12)
     expected = generator(z)
     assert getattr(generator.synthesis, generator.synthesis.names[0]).in_half

@@ -45,7 +45,7 @@ def draw_faces(root: Path, count: int = 12) -> Path:
     """Write photos with alphas of their own, and a few backgrounds, below `root`."""
     rng = np.random.default_rng(7)
     for number in range(count):
-        image, alpha, _ = drawn.picture(rng)
+        image, alpha, _ = drawn.sample_image(rng)
         drawn.save(root / FACES / "image" / f"face_{number}.png", image)
         drawn.save(root / FACES / "alpha" / f"face_{number}.png", np.round(alpha * 255).astype(np.uint8))
     for number in range(3):

@@ -15,22 +15,20 @@ SIDE = 32
 
 
 @pytest.fixture
-def picture() -> torch.Tensor:
+def image() -> torch.Tensor:
     """(1, 4, 32, 32), smooth, so that two ways to resample it differ little."""
     noise = np.random.default_rng(0).uniform(-1, 1, (SIDE, SIDE, 4)).astype(np.float32)
     smooth = cv2.GaussianBlur(noise, (0, 0), 2.5, borderType=cv2.BORDER_REFLECT) * 4
     return torch.from_numpy(smooth).permute(2, 0, 1)[None]
 
 
-def by_scipy(picture: torch.Tensor, matrix: torch.Tensor) -> np.ndarray:
+def by_scipy(image: torch.Tensor, matrix: torch.Tensor) -> np.ndarray:
     """The same look-up by cubic splines, mirrored at the border: (4, 32, 32)."""
     centre = (SIDE - 1) / 2
     y, x = np.mgrid[:SIDE, :SIDE] - centre
     lookup = matrix[0].double().numpy() @ np.stack([x.ravel(), y.ravel(), np.ones(SIDE**2)])
     places = (lookup[1::-1] + centre).reshape(2, SIDE, SIDE)
-    return np.stack(
-        [map_coordinates(c, places, order=3, mode="reflect") for c in picture[0].double().numpy()]
-    )
+    return np.stack([map_coordinates(c, places, order=3, mode="reflect") for c in image[0].double().numpy()])
 
 
 ONE = torch.ones(1)
@@ -50,21 +48,21 @@ ONE = torch.ones(1)
     ],
     ids=["flip", "shift", "drift", "rotate", "turn", "scale", "stretch", "all"],
 )
-def test_geometry_is_scipys(picture, matrix):
-    ours = augment.apply_geometry(picture, matrix)[0].numpy()
-    # Bilinear on half pixels against splines, on a smooth picture whose values span ±1.
-    assert np.abs(ours - by_scipy(picture, matrix)).max() < 0.02
+def test_geometry_is_scipys(image, matrix):
+    ours = augment.apply_geometry(image, matrix)[0].numpy()
+    # Bilinear on half pixels against splines, on a smooth image whose values span ±1.
+    assert np.abs(ours - by_scipy(image, matrix)).max() < 0.02
 
 
-def test_a_shift_by_whole_pixels_keeps_their_values(picture):
-    moved = augment.apply_geometry(picture, augment.translation(3 * ONE, torch.zeros(1)))
-    assert torch.allclose(moved[..., 4:-8], picture[..., 7:-5], atol=2e-3)
+def test_a_shift_by_whole_pixels_keeps_their_values(image):
+    moved = augment.apply_geometry(image, augment.translation(3 * ONE, torch.zeros(1)))
+    assert torch.allclose(moved[..., 4:-8], image[..., 7:-5], atol=2e-3)
 
 
-def test_up_and_down_again_changes_little(picture):
-    fine = augment.upsample(picture)
+def test_up_and_down_again_changes_little(image):
+    fine = augment.upsample(image)
     assert fine.shape == (1, 4, 2 * SIDE, 2 * SIDE)
-    assert torch.allclose(augment.downsample(fine), picture, atol=2e-3)
+    assert torch.allclose(augment.downsample(fine), image, atol=2e-3)
     flat = torch.full((1, 4, 16, 16), 0.7)
     assert torch.allclose(augment.upsample(flat), torch.tensor(0.7))
 
@@ -75,20 +73,20 @@ def test_downsampling_stops_what_a_coarse_grid_cannot_hold():
     assert inside.abs().max() < 1e-5
 
 
-def test_pictures_that_nothing_falls_on_stay_to_the_bit(picture):
-    assert torch.equal(Augment(p=0.0)(picture), picture)
-    both = picture.repeat(2, 1, 1, 1)
+def test_images_that_nothing_falls_on_stay_to_the_bit(image):
+    assert torch.equal(Augment(p=0.0)(image), image)
+    both = image.repeat(2, 1, 1, 1)
     matrices = torch.cat([torch.eye(3)[None], augment.rotation(ONE)])
     moved = augment.apply_geometry(both, matrices)
     assert torch.equal(moved[0], both[0])
     assert not torch.allclose(moved[1], both[1], atol=0.1)
 
 
-def test_colour_leaves_alpha_and_geometry_moves_it(picture):
+def test_colour_leaves_alpha_and_geometry_moves_it(image):
     torch.manual_seed(0)
-    coloured = Augment(COLOUR, p=1.0)(picture)
-    assert torch.equal(coloured[:, 3], picture[:, 3])
-    assert not torch.allclose(coloured[:, :3], picture[:, :3], atol=0.01)
+    coloured = Augment(COLOUR, p=1.0)(image)
+    assert torch.equal(coloured[:, 3], image[:, 3])
+    assert not torch.allclose(coloured[:, :3], image[:, :3], atol=0.01)
     ramp = torch.linspace(-1, 1, SIDE).expand(1, 4, SIDE, SIDE).clone()
     moved = Augment(GEOMETRY, p=1.0)(ramp)
     assert torch.allclose(moved[:, 3], moved[:, 0], atol=1e-5)  # all four channels go the same way
@@ -142,14 +140,14 @@ def test_an_operation_falls_as_often_as_p_says(name):
     assert float(fell.float().mean()) == pytest.approx(expected, abs=0.03)
 
 
-def test_gradients_reach_the_pictures(picture):
+def test_gradients_reach_the_images(image):
     torch.manual_seed(0)
-    picture.requires_grad_()
-    Augment(p=1.0)(picture.repeat(3, 1, 1, 1)).square().sum().backward()
-    assert picture.grad.isfinite().all()
-    assert picture.grad.abs().sum() > 0
+    image.requires_grad_()
+    Augment(p=1.0)(image.repeat(3, 1, 1, 1)).square().sum().backward()
+    assert image.grad.isfinite().all()
+    assert image.grad.abs().sum() > 0
 
 
 def test_an_operation_that_is_not_there():
-    with pytest.raises(ValueError, match="no operation sharpen; there are flip"):
+    with pytest.raises(ValueError, match="unknown operation sharpen; choose from flip"):
         Augment(("sharpen",))

@@ -24,13 +24,13 @@ def test_r1_of_a_quadratic():
     rng = np.random.default_rng(0)
     half = rng.normal(size=(12, 12))
     a = torch.from_numpy(half + half.T)
-    pictures = torch.from_numpy(rng.normal(size=(5, 3, 2, 2))).requires_grad_()
-    flat = pictures.flatten(1)
+    images = torch.from_numpy(rng.normal(size=(5, 3, 2, 2))).requires_grad_()
+    flat = images.flatten(1)
     logits = 0.5 * (flat @ a * flat).sum(1, keepdim=True)
-    penalty = losses.r1_penalty(logits, pictures)
+    penalty = losses.r1_penalty(logits, images)
     gradients = flat.detach() @ a
     assert float(penalty.detach()) == pytest.approx(float(gradients.square().sum(1).mean()), rel=1e-12)
-    (second,) = torch.autograd.grad(penalty, pictures)
+    (second,) = torch.autograd.grad(penalty, images)
     assert torch.allclose(second.flatten(1), 2 * gradients @ a / 5)
 
 
@@ -43,11 +43,11 @@ def test_composites_by_hand():
 
 
 def test_the_blur_is_scipys_and_fades():
-    pictures = np.random.default_rng(0).normal(size=(2, 4, 24, 24))
-    ours = losses.blur(torch.from_numpy(pictures), 2.0).numpy()
-    theirs = gaussian_filter(pictures, (0, 0, 2, 2), mode="nearest", radius=(0, 0, 6, 6))
+    images = np.random.default_rng(0).normal(size=(2, 4, 24, 24))
+    ours = losses.blur(torch.from_numpy(images), 2.0).numpy()
+    theirs = gaussian_filter(images, (0, 0, 2, 2), mode="nearest", radius=(0, 0, 6, 6))
     assert np.abs(ours - theirs).max() < 1e-12
-    pixels = torch.from_numpy(pictures)
+    pixels = torch.from_numpy(images)
     assert losses.blur(pixels, 0.0) is pixels
     assert [losses.fading_blur_px(10, seen, 200) for seen in (0, 50, 200, 300)] == [10, 7.5, 0, 0]
 

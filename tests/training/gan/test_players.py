@@ -1,7 +1,6 @@
 """Who moves whom: gradients reach one side, and the second discriminator joins after its warm-up."""
 
 import dataclasses
-from contextlib import nullcontext
 
 import pytest
 import torch
@@ -14,7 +13,7 @@ from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.gan import players
 from training.gan.config import Augmentation, GanRecipe, VisionCritic
-from training.gan.loop import GanOptions, GanRun, train_gan
+from training.gan.loop import GanOptions, train_gan
 from training.gan.players import GanModels, Pass
 
 
@@ -34,7 +33,7 @@ class Pooling(Frozen):
 @pytest.fixture
 def pooling(monkeypatch) -> Pooling:
     made = Pooling()
-    monkeypatch.setattr(players, "load_backbone", lambda name, source: made)
+    monkeypatch.setattr(players, "load_frozen", lambda name, source: made)
     return made
 
 
@@ -91,7 +90,7 @@ def test_the_second_discriminator_teaches_after_its_warm_up(recipe, pooling):
 
 
 @pytest.mark.parametrize("reals", ["photos", "composites"])
-def test_its_real_pictures_are_photos_or_composites(recipe, pooling, reals):
+def test_its_real_images_are_photos_or_composites(recipe, pooling, reals):
     recipe = dataclasses.replace(recipe, vision_aided=dataclasses.replace(recipe.vision_aided, reals=reals))
     all_of_them = GanModels(recipe, Accelerator(cpu=True))
     one = one_pass(recipe)
@@ -158,7 +157,7 @@ def test_the_augmentation_follows_what_the_discriminator_knows(recipe, pooling):
     all_of_them.adapt(2)
     assert float(all_of_them.augment.p) == 0.5  # not yet: every fourth step
     all_of_them.adapt(3)
-    assert float(all_of_them.augment.p) == 1.0  # 32 pictures of 64
+    assert float(all_of_them.augment.p) == 1.0  # 32 images of 64
     assert all_of_them.signs.tolist() == [0, 0]
     all_of_them.signs.copy_(torch.tensor([-8.0, 32.0]))
     all_of_them.adapt(7)
@@ -180,19 +179,16 @@ def test_a_run_with_both_goes_on_exactly(tmp_path, pooling, monkeypatch):
     recipe = runs.load(tmp_path, text)
     lines: list[str] = []
     train_gan(recipe, root, GanOptions(tmp_path / "whole", tmp_path, workers=0), lines.append)
-    assert lines[0] == "StyleGAN3-T, 16 px; 12 pictures over 3 backgrounds, judged by an encoder, too"
-    step = GanRun.step
+    assert lines[0] == "StyleGAN3-T, 16 px; 12 images over 3 backgrounds, judged by an encoder, too"
 
-    def dies(self, number, passes):
-        if number == 8:
+    def dies(done):
+        if done == 9:
             raise KilledError
-        step(self, number, passes)
 
-    monkeypatch.setattr(GanRun, "step", dies)
-    for expected in (KilledError, None):
-        with pytest.raises(KilledError) if expected else nullcontext():
-            train_gan(recipe, root, GanOptions(tmp_path / "run", tmp_path, workers=0), lines.append)
-        monkeypatch.setattr(GanRun, "step", step)
+    options = GanOptions(tmp_path / "run", tmp_path, workers=0)
+    with pytest.raises(KilledError):
+        train_gan(recipe, root, options, lines.append, on_step=dies)
+    train_gan(recipe, root, options, lines.append)
     states = [load_state(tmp_path / folder / "state.pt") for folder in ("whole", "run")]
     assert_same_state(*states)
     assert not any(name.startswith("backbone") for name in states[0]["players"]["vision_aided"])

@@ -1,4 +1,4 @@
-"""Pictures whose matte is known: `red_model` takes pure red for foreground and grey for background."""
+"""Images whose matte is known: `red_model` takes pure red for foreground and grey for background."""
 
 import struct
 import zlib
@@ -11,8 +11,8 @@ from PIL import Image
 
 ASSETS = Path(__file__).parent / "assets"
 
-# How the pixels of an upright picture are stored under each EXIF orientation (TIFF 6.0, tag 274: where row 0
-# and column 0 of the file lie in the picture).
+# How the pixels of an upright image are stored under each EXIF orientation (TIFF 6.0, tag 274: where row 0
+# and column 0 of the file lie in the image).
 STORED = {
     1: lambda upright: upright,
     2: lambda upright: upright[:, ::-1],
@@ -25,7 +25,7 @@ STORED = {
 }
 
 
-def red_picture(height: int = 96, width: int = 128, dtype: type = np.uint8) -> NDArray:
+def red_image(height: int = 96, width: int = 128, dtype: type = np.uint8) -> NDArray:
     """Grey with a red rectangle that lies to the top, wider than high: no turn or flip leaves it in place.
 
     Returns:
@@ -42,7 +42,7 @@ def red_region(height: int, width: int) -> tuple[slice, slice]:
 
 
 def assert_is_red_matte(alpha: NDArray, slack_px: int = 4) -> None:
-    """The matte of `red_picture`: 1 inside, 0 outside, not compared within `slack_px` of the outline."""
+    """The matte of `red_image`: 1 inside, 0 outside, not compared within `slack_px` of the outline."""
     height, width = alpha.shape
     truth = np.zeros((height, width), np.uint8)
     truth[red_region(height, width)] = 1

@@ -1,4 +1,4 @@
-"""A card and a TensorRT that are not here: memory is the computer's own, and a plan is an ONNX file."""
+"""A GPU and a TensorRT that are not here: memory is the computer's own, and a plan is an ONNX file."""
 
 import ctypes
 import enum
@@ -19,7 +19,7 @@ class FakeCuda:
     """`cuda.bindings.runtime`, as far as the engines use it. Work is done at once, except while captured.
 
     Attributes:
-        cards: How many there are.
+        GPUs: How many there are.
         failing: What a function of this name answers.
         launches: How many graphs were launched.
         captures: How many were captured.
@@ -30,8 +30,8 @@ class FakeCuda:
     )
     cudaStreamCaptureMode = types.SimpleNamespace(cudaStreamCaptureModeThreadLocal=1)  # noqa: N815
 
-    def __init__(self, cards: int = 1) -> None:
-        self.cards = cards
+    def __init__(self, gpus: int = 1) -> None:
+        self.gpus = gpus
         self.failing: dict[str, Code] = {}
         self.launches = 0
         self.captures = 0
@@ -50,15 +50,15 @@ class FakeCuda:
             self.captured.append(work)
 
     def cudaGetDeviceCount(self):  # noqa: N802
-        return (Code.cudaSuccess, self.cards) if self.cards else (Code.cudaErrorNoDevice, None)
+        return (Code.cudaSuccess, self.gpus) if self.gpus else (Code.cudaErrorNoDevice, None)
 
     def cudaSetDevice(self, index):  # noqa: N802
-        assert index < self.cards
+        assert index < self.gpus
         return (Code.cudaSuccess,)
 
     def cudaGetDeviceProperties(self, index):  # noqa: N802
-        card = types.SimpleNamespace(name=b"Drawn Card 9000", major=9, minor=index)
-        return Code.cudaSuccess, card
+        gpu = types.SimpleNamespace(name=b"Drawn GPU 9000", major=9, minor=index)
+        return Code.cudaSuccess, gpu
 
     def cudaDriverGetVersion(self):  # noqa: N802
         return Code.cudaSuccess, 13000
@@ -71,7 +71,7 @@ class FakeCuda:
 
     def cudaMalloc(self, count):  # noqa: N802
         buffer = ctypes.create_string_buffer(count + 256)
-        address = -(-ctypes.addressof(buffer) // 256) * 256  # as a card aligns
+        address = -(-ctypes.addressof(buffer) // 256) * 256  # as a GPU aligns
         self._memory[address] = (buffer, count)
         return Code.cudaSuccess, address
 
@@ -88,8 +88,8 @@ class FakeCuda:
         return (Code.cudaSuccess,)
 
     def cudaMemcpyAsync(self, target, source, count, kind, stream):  # noqa: N802
-        for on_card in {1: [target], 2: [source], 3: [source, target]}[kind]:
-            assert count <= self._room_at(on_card)
+        for on_gpu in {1: [target], 2: [source], 3: [source, target]}[kind]:
+            assert count <= self._room_at(on_gpu)
         assert stream == 7
         ctypes.memmove(target, source, count)
         return (Code.cudaSuccess,)

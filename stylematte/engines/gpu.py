@@ -1,4 +1,4 @@
-"""Hands the CUDA kernels of the guided filter to an engine that runs on a card."""
+"""Hands the CUDA kernels of the guided filter to an engine that runs on a GPU."""
 
 import logging
 
@@ -8,7 +8,7 @@ log = logging.getLogger("stylematte")
 
 
 def use_gpu_filter(engine: Engine, device: str) -> None:
-    """Let the guided filter run on the card that the network runs on, and say so, or why not.
+    """Let the guided filter run on the GPU that the network runs on, and say so, or why not.
 
     Args:
         engine: Opened; nothing is done for one on the CPU, or on one of Intel's devices.
@@ -25,10 +25,10 @@ def use_gpu_filter(engine: Engine, device: str) -> None:
         from stylematte.engines.guided_filter.kernels import Grey
         from stylematte.engines.guided_filter.launch import GuidedFilter
 
-        card = Cuda(int(device.partition(":")[2] or 0))
+        gpu = Cuda(int(device.partition(":")[2] or 0))
         grey = Grey.of(contract.mean, contract.std)
-        engine.gpu_filter = GpuGuidedFilter(card, GuidedFilter(contract.radius_px, contract.eps, grey))
+        engine.gpu_filter = GpuGuidedFilter(gpu, GuidedFilter(contract.radius_px, contract.eps, grey))
     except (ImportError, ValueError, StyleMatteError) as error:
         log.info("guided filter on the CPU: %s", error)
     else:
-        log.info("guided filter on the card")
+        log.info("guided filter on the GPU")

@@ -1,4 +1,4 @@
-"""The network as its authors published it: their checkpoints, and their way of padding a photo.
+"""The network as its authors published it: their checkpoints, and their padding.
 
 Reference:
     Chicherin, Efremyan, "Adversarially-Guided Portrait Matting", arXiv 2305.02981, 2023, and the code and
@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from models.checkpoints import CheckpointError, check, read_pickle
+from models.checkpoints import CheckpointError, check, read_torch_file
 from models.stylematte import StyleMatte, build_model
 from models.swin import checkpoint_key
 
 
 def matte_published(model: StyleMatte, image: Tensor) -> Tensor:
-    """Matte photos as they are, without a working size: the photo is what the network sees, and the guide.
+    """Matte photos at full size: the network's input and the guide are both the photo itself.
 
-    Where a side is no multiple of 8, both are padded: mirrored, above and on the left, by 8 − (side mod 8),
-    which is 8 more for a side that would have fitted.
+    If either side is not a multiple of 8, both are mirror-padded at the top and left by 8 − (side mod 8). A
+    side that is already a multiple of 8 then gets 8 more pixels.
 
     Args:
-        model: Network in evaluation mode; `official` gives the published alpha. One that takes larger steps
-            only, as MobileNetV2 does, is padded to those.
+        model: Network in evaluation mode; `official` gives the published alpha. Encoders that need larger
+            multiples, such as MobileNetV2, are padded to those.
         image: (B, 3, H, W) float32 RGB in [0, 1], each side longer than its padding.
 
     Returns:
@@ -39,39 +39,39 @@ def matte_published(model: StyleMatte, image: Tensor) -> Tensor:
 
 
 def load_published(path: Path, preset: str = "official") -> StyleMatte:
-    """Build the network and fill it with a released checkpoint.
+    """Build the network and load a released checkpoint.
 
     Args:
-        path: A `.pth` file: a bare state dict, in the names of transformers 4.26.
-        preset: A network on Swin version 1; another than `official` is for tests.
+        path: A `.pth` file: a bare state dict, with the tensor names of transformers 4.26.
+        preset: A network with a Swin version 1 encoder; presets other than `official` are for tests.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        CheckpointError: Not a file of plain tensors; or a tensor is missing, unknown or not what the network
-            wants, and the message names it.
+        CheckpointError: Not a file of plain tensors; or a tensor, which the message names, is missing,
+            unknown or not what the network expects.
     """
     model = build_model(preset)
-    tensors = read_pickle(path)
+    tensors = read_torch_file(path)
     own = model.state_dict()
     names = {ours: _published_names(ours) for ours in own}
-    wanted = {theirs: own[ours] for ours, all_theirs in names.items() for theirs in all_theirs}
+    expected = {theirs: own[ours] for ours, all_theirs in names.items() for theirs in all_theirs}
     tables = {_published_names(ours)[0]: table for ours, table in _position_tables(model).items()}
-    check(tensors, wanted | tables, str(path))
+    check(tensors, expected | tables, str(path))
     for theirs, table in tables.items():
         if not torch.equal(tensors[theirs], table):
-            raise CheckpointError(f"{path}: {theirs} is not the table of windows of this size")
+            raise CheckpointError(f"{path}: {theirs} is not the position table for this window size")
     for first, *others in names.values():
         for other in others:
             if not torch.equal(tensors[first], tensors[other]):
-                raise CheckpointError(f"{path}: {other} and {first} differ; the network has one for both")
+                raise CheckpointError(f"{path}: {other} and {first} differ, but the network has one")
     model.load_state_dict({ours: tensors[first] for ours, (first, *_) in names.items()})
     return model.eval()
 
 
 def _published_names(name: str) -> list[str]:
-    """What the released files call a tensor of ours; the shared convolution stands there three times."""
+    """Return a tensor's names in the released files, which repeat the shared convolution three times."""
     backbone, laterals, smooth, fuse, head = (
         "encoder.backbone.",
         "fpn.laterals.",
@@ -90,7 +90,7 @@ def _published_names(name: str) -> list[str]:
 
 
 def _position_tables(model: StyleMatte) -> dict[str, Tensor]:
-    """Relative positions within a window, (n², n²) by name: files hold them, the network works them out."""
+    """Return the (n², n²) tables of relative positions by name: stored in files, computed by the network."""
     tables = {}
     for name, table in model.named_buffers():
         if name.endswith("relative_position_index"):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from models.checkpoints import CheckpointError
-from models.published import load_published, matte_published
+from models.released_checkpoints import load_published, matte_published
 from models.stylematte import build_model
 from tests.models import released
 from tests.models.networks import lively
@@ -25,7 +25,7 @@ def path(tmp_path):
     return tmp_path / "stylematte_pure.pth"
 
 
-def picture(*size: int) -> torch.Tensor:
+def random_image(*size: int) -> torch.Tensor:
     return torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(5))
 
 
@@ -49,7 +49,7 @@ def test_parameters_of_official():
 def test_the_published_forward_pass(checkpoint, path, size):
     torch.save(checkpoint, path)
     model = load_published(path, "test_official")
-    image = picture(*size)
+    image = random_image(*size)
     with torch.inference_mode():
         got = model(image, image).alpha[:, 0].numpy()
     wanted = released.alpha(SMALL, checkpoint, image)
@@ -62,7 +62,7 @@ def test_the_published_forward_pass(checkpoint, path, size):
 )
 def test_the_published_padding(checkpoint, path, size, padding):
     torch.save(checkpoint, path)
-    image = picture(*size)
+    image = random_image(*size)
     with torch.inference_mode():
         got = matte_published(load_published(path, "test_official"), image)[:, 0].numpy()
     above, left = padding
@@ -73,7 +73,7 @@ def test_the_published_padding(checkpoint, path, size, padding):
 
 
 def test_a_network_of_larger_steps_is_padded_to_them():
-    model, image = lively("test"), picture(72, 104)
+    model, image = lively("test"), random_image(72, 104)
     with torch.inference_mode():
         got = matte_published(model, image)
         padded = torch.nn.functional.pad(image, (24, 0, 24, 0), mode="reflect")
@@ -94,13 +94,13 @@ LEVELS = "pixel_decoder.decoder.level_embed"
         (lambda t: t.pop("fpn.smooth_conv.2.bias"), "1 tensors are missing, first fpn.smooth_conv.2.bias"),
         (lambda t: t.pop(INDEX), f"1 tensors are missing, first {INDEX}"),
         (lambda t: t.update(extra=torch.zeros(1)), "1 tensors are unknown, first extra"),
-        (lambda t: t.update({"conv.bias": torch.zeros(2)}), "conv.bias is (2,), the network wants (1,)"),
+        (lambda t: t.update({"conv.bias": torch.zeros(2)}), "conv.bias is (2,), the network expects (1,)"),
         (
             lambda t: t.update({"fpn.smooth_conv.1.bias": torch.ones(32)}),
-            "fpn.smooth_conv.1.bias and fpn.smooth_conv.0.bias differ; the network has one for both",
+            "fpn.smooth_conv.1.bias and fpn.smooth_conv.0.bias differ, but the network has one",
         ),
-        (lambda t: t.update({INDEX: t[INDEX].T}), f"{INDEX} is not the table of windows of this size"),
-        (lambda t: t.update(state_dict={}), "'state_dict' is no tensor, but dict"),
+        (lambda t: t.update({INDEX: t[INDEX].T}), f"{INDEX} is not the position table for this window size"),
+        (lambda t: t.update(state_dict={}), "'state_dict' is a dict, not a tensor"),
     ],
 )
 def test_what_does_not_fit_is_named(checkpoint, path, change, message):
@@ -136,7 +136,7 @@ def test_a_truncated_file(checkpoint, path, share):
 
 def test_a_list_of_tensors(path):
     torch.save([torch.zeros(1)], path)
-    with pytest.raises(CheckpointError, match="not tensors by name, but list"):
+    with pytest.raises(CheckpointError, match="expected a dictionary of tensors, found list"):
         load_published(path, "test_official")
 
 
