@@ -17,7 +17,7 @@ from stylematte.files import copy_file, sha256_of, write_bytes
 from stylematte.matter import Matter
 from stylematte.media.images import encode_image, read_bytes, read_image
 from training.config import DataSet, Recipe
-from training.data.readers import read_data_set
+from training.data.subjects import read_data_set
 
 Alpha = NDArray[np.float32]
 KEY_LETTERS = 10  # of a hash that tells sets of labels apart

@@ -6,7 +6,7 @@ import pytest
 
 from stylematte_cli.app import main
 from training.config import DataSet
-from training.data.readers import read_data_set
+from training.data.subjects import read_data_set
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from stylematte.matter import Matter
 from tests.conftest import red_detector
 from training import teacher_labels
 from training.config import load_recipe
-from training.data.readers import read_data_set
-from training.data.subjects import read_subject
+from training.data.subjects import read_data_set, read_subject
 from training.teacher_labels import label_photo, make_labels, with_labels
 
 
