@@ -8,23 +8,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stylematte.errors import UsageError
+from stylematte_cli.commands.matte_options import ResultOptions
 
 if TYPE_CHECKING:
+    from stylematte.folder import Found
     from stylematte.media.paths import Item
 
 HASH_LETTERS = 8
 
 
-def as_dataset(items: "Sequence[Item]", out: Path) -> "list[Item]":
+def check_dataset(result: ResultOptions) -> None:
+    """Refuse what training does not read as an alpha.
+
+    Raises:
+        UsageError: Another output or format.
+    """
+    if result.made != "alpha" or result.kind not in (None, "png", "webp"):
+        raise UsageError("--layout dataset holds alphas as png or webp", "Leave out --output and --format")
+
+
+def as_dataset(found: "Found", out: Path) -> "Found":
     """Name alphas in one folder, whatever folders the photos lie in: a data set is flat.
 
     Args:
-        items: Photos; their outputs lie below `out`.
+        found: Photos; their outputs lie below `out`.
         out: Gets alpha/ and image/.
 
     Raises:
         UsageError: A clip, or a page of a file.
     """
+    items = [*found.photos, *found.clips]
     names = ["-".join(item.output.relative_to(out).with_suffix("").parts) for item in items]
     counts = Counter(names)
     placed = []
@@ -34,7 +47,7 @@ def as_dataset(items: "Sequence[Item]", out: Path) -> "list[Item]":
         if counts[name] > 1:  # a/b-c.jpg and a-b/c.jpg
             name += f"-{hashlib.sha256(str(item.source).encode()).hexdigest()[:HASH_LETTERS]}"
         placed.append(replace(item, output=out / "alpha" / f"{name}{item.output.suffix}"))
-    return placed
+    return replace(found, photos=placed)
 
 
 def place_photos(items: "Sequence[Item]", out: Path) -> None:
