@@ -145,7 +145,7 @@ def _lines(target: Path, imported: "Imported") -> list[str]:
         f"{target}: {megabytes(target.stat().st_size)}",
         how,
         f"sees photos {shape} {size}; alpha differs from the bare network's {differs}, "
-        f"over {proof.pictures} photos",
+        f"over {proof.images} photos",
         f"licence {imported.licence or 'not stated'}; commercial use: {use}",
         f"next: stylematte matte ./photos --out ./alphas --weights {shlex.quote(target.stem)}",
     ]

@@ -98,4 +98,4 @@ def test_a_recipe_reads_labels_as_mattes_with_their_confidence(models, photos, t
     assert set(samples[0].labels) == {"alpha", "weight"}
     subject = read_subject(samples[0], data_set, cache)
     assert subject.alpha[:, :20].min() > 230
-    assert subject.weight.min() < 255 <= subject.weight.max() + 5
+    assert subject.weight[:, :20].min() > 200
