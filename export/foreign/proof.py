@@ -104,6 +104,11 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
         )
     answer = answer.reshape(image.shape[2:])
     if processing.activation.startswith("sigmoid"):
+        if answer.min() >= 0 and answer.max() <= 1:
+            raise InputError(
+                f"{where}: its output lies in [0, 1] already, a sigmoid of it is no alpha",
+                "Say so: --activation none",
+            )
         answer = 1 / (1 + np.exp(-answer))
     if processing.activation.endswith("minmax"):
         low, high = answer.min(), answer.max()
