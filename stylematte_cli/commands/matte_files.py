@@ -15,6 +15,7 @@ import typer
 
 from stylematte.errors import INTERRUPTED, UsageError
 from stylematte_cli.commands import options
+from stylematte_cli.commands.matte_layout import as_dataset, place_photos
 from stylematte_cli.commands.matte_options import Requests, WorkOptions
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import require
@@ -105,6 +106,8 @@ def matte_files(
     started = time.perf_counter()
     found = find(inputs, out, requests.photo.kind, requests.clip_kind)
     clip_request = _check(requests, found)
+    if work.layout == "dataset":
+        found = as_dataset(found, out)
     cores = work.workers or usable_cores()
     workers = min(cores, max(1, len(found.photos)))
     matter = model.open(cores if found.clips else workers)
@@ -124,6 +127,8 @@ def matte_files(
         with closing(outcomes):
             for outcome in with_progress(outcomes, len(photos.todo), "photo", output.quiet):
                 tally.add(outcome)
+        if work.layout == "dataset":
+            place_photos(found.photos, out)
         if clip_request is not None and find_spec("av") is not None:
             watch = partial(with_frame_progress, quiet=output.quiet)
             for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):

@@ -149,6 +149,13 @@ class WorkOptions:
             "--workers", min=1, metavar="N", help="Images processed in parallel (default: one per core)."
         ),
     ] = None
+    layout: Annotated[
+        Literal["mirror", "dataset"],
+        typer.Option(
+            "--layout",
+            help="Of --out: as the input lies, or image/ and alpha/, as `stylematte train` reads it.",
+        ),
+    ] = "mirror"
     overwrite: options.Overwrite = False
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
 
