@@ -347,7 +347,9 @@ def _do_clip(
             manifest.record(item, "begun", facts)
         info = with_frame_progress(frames, item.source.name, quiet)
         outcome.size = info.size
-        facts |= {"size": info.size, "frames": info.frames, **describe_output(item.output)}
+        outcome.notes = info.notes
+        facts |= {"size": info.size, "frames": info.frames, "notes": info.notes}
+        facts |= describe_output(item.output)
     except EngineError as error:
         raise EngineError(f"{item.source}: {error.message}", error.hint) from error
     except StyleMatteError as error:
