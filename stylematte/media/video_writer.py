@@ -40,9 +40,6 @@ class Recipe:
     options: Mapping[str, str]
 
 
-DEEP = ("prores", "hevc", "ffv1")  # hold more than 8 bits
-OPAQUE = ("mp4", "hevc")  # hold no alpha
-
 # No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
 # veryfast: a third of the time of fast, for a tenth more bytes at the same error.
 _X264 = {"crf": "13", "preset": "veryfast", "bf": "0"}
