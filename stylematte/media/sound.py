@@ -176,9 +176,11 @@ class _Copied:
         self._last: Fraction | None = None
 
     def take(self, packet: "av.Packet[Any]") -> "list[av.Packet[Any]]":
-        """Give the packet to be written; one at the time of the last one or before is moved behind it."""
+        """Give the packet to be written: behind the last one; none where it says again what was said."""
         unit = max(packet.time_base, self.stream.time_base or packet.time_base)
         dts = (packet.dts if packet.dts is not None else packet.pts) * packet.time_base
+        if self._last is not None and dts < self._last - _GAP_SECONDS:
+            return []
         if self._last is not None and dts < self._last + unit:
             dts = self._last + unit
             packet.dts = -int(-dts / packet.time_base // 1)
@@ -252,30 +254,33 @@ class _Encoded:
                 how = self._encoding
                 self._resampler = av.AudioResampler(how.sample_format, how.layout, how.rate)
                 self._made_for = made_for
-            if frame.pts is not None:
-                packets += self._bridge(frame)
-            elif self._at is None:
-                self._at = 0
+            late = self._late(frame)
+            if late <= -_GAP_SECONDS * self._encoding.rate:
+                continue  # its time has been filled, as where two recordings that overlap were joined
+            if late >= _GAP_SECONDS * self._encoding.rate:
+                packets += self._silence(late)
             if not is_known(frame.layout):
                 frame = with_layout(frame)
             for part in self._resampler.resample(frame):
                 packets += self._put(part)
         return packets
 
-    def _bridge(self, frame: av.AudioFrame) -> "list[av.Packet[Any]]":
-        """Fill the time up to a frame with silence, where it is late."""
+    def _late(self, frame: av.AudioFrame) -> int:
+        """By how many samples a frame comes later than the end of those before."""
         rate = self._encoding.rate
-        begin = round(frame.pts * frame.time_base * rate)
-        if self._at is None:
-            self._at = begin
-        late = begin - self._at
-        if late < _GAP_SECONDS * rate:
-            return []
+        if frame.pts is None:
+            self._at = self._at or 0
+            return 0
+        begin = round(frame.pts * (frame.time_base or self._source.time_base) * rate)
+        self._at = begin if self._at is None else self._at
+        return begin - self._at
+
+    def _silence(self, samples: int) -> "list[av.Packet[Any]]":
         packets = []
-        while late > 0:
-            count = min(late, rate)
+        while samples > 0:
+            count = min(samples, self._encoding.rate)
             packets += self._put(_silence(self._encoding, count))
-            late -= count
+            samples -= count
         return packets
 
     def _put(self, frame: av.AudioFrame) -> "list[av.Packet[Any]]":

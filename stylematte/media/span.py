@@ -27,8 +27,10 @@ class Span:
     every: int = 1
 
     def __post_init__(self) -> None:
-        if self.end == 0 and isinstance(self.end, Fraction):
-            raise UsageError("--end 0: nothing comes before", "Times are counted from the first frame on")
+        if self.end == 0 and (isinstance(self.end, Fraction) or not self.start):
+            raise UsageError(
+                "--end 0: nothing comes before", "Times count from the first frame on, frames from 1"
+            )
         start = self.start or 0
         if self.end is None or type(start) is not type(self.end):
             return

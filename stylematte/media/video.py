@@ -363,7 +363,7 @@ class Clip:
         if self._format not in _WITH_INDEX:  # else the length is a guess of FFmpeg
             return
         if container.duration:
-            seconds = Fraction((container.start_time or 0) + container.duration, av.time_base)
+            seconds = Fraction(container.duration, av.time_base)
             if self._read_until < seconds - LOST_SECONDS:
                 raise InputError(
                     f"{self._path}: cut short or damaged: it ends at {float(self._read_until):.2f} s of "
