@@ -43,6 +43,12 @@ _LAYOUTS = {
     "flac": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
 }
 _BY_COUNT = (*_LAYOUTS["flac"],)  # of sound that does not say where its channels belong
+# ISO 639-2 has two codes for these; FFmpeg's table for MOV knows the second.
+_LANGUAGES_OF_MOV = dict(
+    pair.split("=")
+    for pair in "deu=ger fra=fre nld=dut zho=chi ces=cze ell=gre ron=rum isl=ice sqi=alb hye=arm kat=geo mkd=mac "
+    "msa=may fas=per slk=slo cym=wel bod=tib mya=bur eus=baq".split()
+)
 _GAP_SECONDS = Fraction(3, 100)  # sound that is this much early or late is cut or filled with silence
 _SHALLOW = ("u8", "s16")  # sample formats, without the p of planar ones, that 16 bits hold
 
@@ -121,6 +127,9 @@ class SoundWriter:
             if track is not None:
                 self._tracks[source.index] = track
                 track.stream.metadata.update(source.metadata)
+                if container.format.name == "mov" and "language" in source.metadata:
+                    language = source.metadata["language"]
+                    track.stream.metadata["language"] = _LANGUAGES_OF_MOV.get(language, language)
                 track.stream.disposition = source.disposition
 
     def write(self, packets: Sound) -> None:
@@ -144,7 +153,8 @@ class SoundWriter:
         codec = source.codec_context.codec.canonical_name
         if codec in COPIED[kind]:
             try:
-                return _Copied(self._container.add_stream_from_template(source))
+                stream = self._container.add_stream_from_template(source)
+                return _Copied(stream, may_repeat=kind in ("webm", "matroska"))
             except ValueError:
                 log.debug("%s in %s cannot be copied into %s", name, codec, kind)
         if not source.codec_context.layout.nb_channels:
@@ -168,16 +178,22 @@ def _told(source: av.AudioStream, encoding: Encoding) -> str:
 
 
 class _Copied:
-    """A stream whose packets are copied as they are."""
+    """A stream whose packets are copied as they are.
 
-    def __init__(self, stream: Any) -> None:
+    Args:
+        stream: Of the result.
+        may_repeat: The container takes several packets of one time, as Matroska, which counts milliseconds.
+    """
+
+    def __init__(self, stream: Any, may_repeat: bool) -> None:
         self.stream = stream
         self.damage = ""
+        self._may_repeat = may_repeat
         self._last: Fraction | None = None
 
     def take(self, packet: "av.Packet[Any]") -> "list[av.Packet[Any]]":
         """Give the packet to be written: behind the last one; none where it says again what was said."""
-        unit = max(packet.time_base, self.stream.time_base or packet.time_base)
+        unit = Fraction(0) if self._may_repeat else packet.time_base
         dts = (packet.dts if packet.dts is not None else packet.pts) * packet.time_base
         if self._last is not None and dts < self._last - _GAP_SECONDS:
             return []
@@ -306,5 +322,7 @@ def with_layout(frame: av.AudioFrame) -> av.AudioFrame:
     layout = _by_count(frame.layout.nb_channels)
     named = av.AudioFrame.from_ndarray(frame.to_ndarray(), frame.format.name, layout)
     named.sample_rate = frame.sample_rate
-    named.pts, named.time_base = frame.pts, frame.time_base
+    named.pts = frame.pts
+    if frame.time_base is not None:
+        named.time_base = frame.time_base
     return named

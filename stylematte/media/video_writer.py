@@ -110,6 +110,7 @@ class VideoWriter:
         self._premultiplied = premultiplied
         self._colour = _colour_for(recipe, info)
         self.notes: list[str] = []
+        self._durations: dict[int | None, int] = {}  # of the frames that the encoder has
         self._temporary = temporary_path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +153,7 @@ class VideoWriter:
         """
         try:
             self._sound.write(frame.sound)
-            self._container.mux(self._stream.encode(image))
+            self._encode(image)
         except OSError as error:
             raise self._cannot(error) from None
 
@@ -163,13 +164,23 @@ class VideoWriter:
             InputError: As for `write`; nothing is left then.
         """
         try:
-            self._container.mux(self._stream.encode(None))
+            self._encode(None)
             self._sound.write(sound_after)
             self.notes += self._sound.end()
             self._container.close()
             os.replace(self._temporary, self._path)
         except OSError as error:
             raise self._cannot(error) from None
+
+    def _encode(self, image: av.VideoFrame | None) -> None:
+        """Encode and write; PyAV loses how long a frame is shown, which of the last one nothing else says."""
+        if image is not None and image.pts is not None:
+            self._durations[image.pts] = image.duration
+        for packet in self._stream.encode(image):
+            duration = self._durations.pop(packet.pts, 0)
+            if duration and packet.time_base == self._info.time_base:
+                packet.duration = duration
+            self._container.mux(packet)
 
     def discard(self) -> None:
         """Take away what was written so far."""

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stylematte.requests import ClipRequest, PhotoRequest
 
 DEFAULT_RATE = "24"
+PREVIEW = 4  # how much smaller, and which frames
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,13 @@ class ClipOptions:
             "--rate", metavar="FPS", help="Sequences of pictures: frames a second, 24 or 30000/1001."
         ),
     ] = DEFAULT_RATE
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="Clips: a quarter of the height and width, and each fourth frame, as clip.preview.mp4.",
+        ),
+    ] = False
 
     @property
     def given(self) -> list[str]:
@@ -120,6 +128,7 @@ class ClipOptions:
             "--end": self.end,
             "--every": self.every > 1,
             "--rate": self.rate != DEFAULT_RATE,
+            "--preview": self.preview,
         }
         return [name for name, is_given in given.items() if is_given]
 
@@ -139,9 +148,14 @@ class WorkOptions:
         ),
     ] = None
     overwrite: options.Overwrite = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = (
-        False
-    )
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say what would be done, and do nothing; of clips also frames, length, size, time, as a few "
+            "frames show.",
+        ),
+    ] = False
 
 
 class Background(NamedTuple):
@@ -163,6 +177,7 @@ class Requests:
         clip_kind: Format of clips.
         backdrop: A clip that is behind clips.
         for_clips: Options given that only clips know.
+        is_preview: Clips are done small and in part, photos are not.
     """
 
     photo: "PhotoRequest"
@@ -170,6 +185,7 @@ class Requests:
     clip_kind: str
     backdrop: Path | None
     for_clips: tuple[str, ...]
+    is_preview: bool = False
 
 
 def read_requests(result: ResultOptions, clips: ClipOptions) -> Requests:
@@ -212,14 +228,15 @@ def read_requests(result: ResultOptions, clips: ClipOptions) -> Requests:
         span=Span(
             None if clips.start is None else parse_moment(clips.start, "--start"),
             None if clips.end is None else parse_moment(clips.end, "--end"),
-            clips.every,
+            clips.every * (PREVIEW if clips.preview else 1),
         ),
         rate=parse_rate(clips.rate),
         is_stabilised=clips.stabilize,
         backdrop=behind.clip,
+        reduction=PREVIEW if clips.preview else 1,
     )
     for_clips = (*clips.given, *([f"--format {kind}"] if kind in CLIP_FORMATS else []))
-    return Requests(photo, make_clip, clip_kind, behind.clip, for_clips)
+    return Requests(photo, make_clip, clip_kind, behind.clip, for_clips, clips.preview)
 
 
 def _read_background(text: str | None) -> Background:
