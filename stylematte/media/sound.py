@@ -46,8 +46,8 @@ _BY_COUNT = (*_LAYOUTS["flac"],)  # of sound that does not say where its channel
 # ISO 639-2 has two codes for these; FFmpeg's table for MOV knows the second.
 _LANGUAGES_OF_MOV = dict(
     pair.split("=")
-    for pair in "deu=ger fra=fre nld=dut zho=chi ces=cze ell=gre ron=rum isl=ice sqi=alb hye=arm kat=geo mkd=mac "
-    "msa=may fas=per slk=slo cym=wel bod=tib mya=bur eus=baq".split()
+    for pair in "deu=ger fra=fre nld=dut zho=chi ces=cze ell=gre ron=rum isl=ice sqi=alb hye=arm kat=geo "
+    "mkd=mac msa=may fas=per slk=slo cym=wel bod=tib mya=bur eus=baq".split()
 )
 _GAP_SECONDS = Fraction(3, 100)  # sound that is this much early or late is cut or filled with silence
 _SHALLOW = ("u8", "s16")  # sample formats, without the p of planar ones, that 16 bits hold
