@@ -43,11 +43,11 @@ _LAYOUTS = {
     "flac": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
 }
 _BY_COUNT = (*_LAYOUTS["flac"],)  # of sound that does not say where its channels belong
-# ISO 639-2 has two codes for these; FFmpeg's table for MOV knows the second.
+# Of two codes that ISO 639-2 has for a language FFmpeg's table for MOV knows one, as tried with its program.
 _LANGUAGES_OF_MOV = dict(
     pair.split("=")
-    for pair in "deu=ger fra=fre nld=dut zho=chi ces=cze ell=gre ron=rum isl=ice sqi=alb hye=arm kat=geo "
-    "mkd=mac msa=may fas=per slk=slo cym=wel bod=tib mya=bur eus=baq".split()
+    for pair in "deu=ger nld=dut zho=chi cze=ces ell=gre rum=ron isl=ice sqi=alb hye=arm kat=geo mkd=mac msa=may "
+    "fas=per slo=slk cym=wel bod=tib mya=bur eus=baq fre=fra".split()
 )
 _GAP_SECONDS = Fraction(3, 100)  # sound that is this much early or late is cut or filled with silence
 _SHALLOW = ("u8", "s16")  # sample formats, without the p of planar ones, that 16 bits hold

@@ -116,7 +116,7 @@ def test_chapters_titles_and_flags_are_kept(tmp_path: Path, matte: Matte) -> Non
             ]
             assert found == [(0.0, "One"), (0.2, "Two")]
             audio = container.streams.audio
-            languages = ["ger", "fre"] if kind == "prores" else ["deu", "fra"]
+            languages = ["ger", "fra"] if kind == "prores" else ["deu", "fra"]
             assert [stream.metadata["language"] for stream in audio] == languages
             is_default = [bool(stream.disposition & av.stream.Disposition.default) for stream in audio]
             assert is_default == [False, True]
