@@ -61,7 +61,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 def is_broadcast(container: av.container.InputContainer) -> bool:
     """Say whether the format's times may begin anywhere and jump, as in MPEG transport streams."""
-    return bool(container.format.flags & av.format.Flags.ts_discont.value)
+    return bool(container.format.flags & int(av.format.Flags.ts_discont.value))
 
 
 def said_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> int | None:
@@ -89,7 +89,8 @@ def chapters_of(
     """
     found = []
     for chapter in container.chapters():
-        first, last = (Fraction(chapter[key]) * chapter["time_base"] - begin for key in ("start", "end"))
+        unit = chapter["time_base"] or Fraction(1, 1000)
+        first, last = chapter["start"] * unit - begin, chapter["end"] * unit - begin
         if last > 0 and (seconds is None or first < seconds):
             last = last if seconds is None else min(last, seconds)
             title = {key.lower(): value for key, value in chapter["metadata"].items()}.get("title", "")

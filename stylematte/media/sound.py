@@ -9,6 +9,8 @@ from typing import Any, TypeAlias
 import av
 import numpy as np
 
+from stylematte.media.timeline import begin_of
+
 log = logging.getLogger("stylematte")
 
 Sound: TypeAlias = "list[av.Packet[Any]]"
@@ -46,8 +48,8 @@ _BY_COUNT = (*_LAYOUTS["flac"],)  # of sound that does not say where its channel
 # Of two codes that ISO 639-2 has for a language FFmpeg's table for MOV knows one, as tried with its program.
 _LANGUAGES_OF_MOV = dict(
     pair.split("=")
-    for pair in "deu=ger nld=dut zho=chi cze=ces ell=gre rum=ron isl=ice sqi=alb hye=arm kat=geo mkd=mac msa=may "
-    "fas=per slo=slk cym=wel bod=tib mya=bur eus=baq fre=fra".split()
+    for pair in "deu=ger nld=dut zho=chi cze=ces ell=gre rum=ron isl=ice sqi=alb hye=arm kat=geo mkd=mac "
+    "msa=may fas=per slo=slk cym=wel bod=tib mya=bur eus=baq fre=fra".split()
 )
 _GAP_SECONDS = Fraction(3, 100)  # sound that is this much early or late is cut or filled with silence
 _SHALLOW = ("u8", "s16")  # sample formats, without the p of planar ones, that 16 bits hold
@@ -194,7 +196,7 @@ class _Copied:
     def take(self, packet: "av.Packet[Any]") -> "list[av.Packet[Any]]":
         """Give the packet to be written: behind the last one; none where it says again what was said."""
         unit = Fraction(0) if self._may_repeat else packet.time_base
-        dts = (packet.dts if packet.dts is not None else packet.pts) * packet.time_base
+        dts = begin_of(packet) if packet.dts is None else packet.dts * packet.time_base
         if self._last is not None and dts < self._last - _GAP_SECONDS:
             return []
         if self._last is not None and dts < self._last + unit:
@@ -287,7 +289,8 @@ class _Encoded:
         if frame.pts is None:
             self._at = self._at or 0
             return 0
-        begin = round(frame.pts * (frame.time_base or self._source.time_base) * rate)
+        time_base = frame.time_base or self._source.time_base or Fraction(1, rate)
+        begin = round(frame.pts * time_base * rate)
         self._at = begin if self._at is None else self._at
         return begin - self._at
 

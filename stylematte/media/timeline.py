@@ -75,6 +75,12 @@ class Timeline:
         return self._offsets[stretch] if stretch < len(self._offsets) else self._own[stretch]
 
 
+def begin_of(packet: "av.Packet[Any]") -> Fraction:
+    """Say when a packet that has a timestamp begins, in seconds."""
+    assert packet.pts is not None
+    return packet.pts * packet.time_base
+
+
 def move(packet: "av.Packet[Any]", seconds: Fraction) -> None:
     """Move a packet in time; half a unit of rounding at most."""
     units = round(seconds / packet.time_base) if seconds else 0

@@ -27,7 +27,7 @@ from stylematte.media.decode import TURNS
 from stylematte.media.photo import Photo
 from stylematte.media.sound import Sound
 from stylematte.media.span import Moment, Span, timecode_for
-from stylematte.media.timeline import FrameClock, Timeline, move
+from stylematte.media.timeline import FrameClock, Timeline, begin_of, move
 from stylematte.media.yuv import FULL, RGB, UNSPECIFIED, Colour, reduced, to_photo
 
 log = logging.getLogger("stylematte")
@@ -252,7 +252,7 @@ class Clip:
             count += 1
             self._whole = count
             now = pts * self._time_base
-            self._sound = [packet for packet in self._sound if packet.pts * packet.time_base >= now]
+            self._sound = [packet for packet in self._sound if begin_of(packet) >= now]
         if count:
             raise InputError(f"{self._path}: ends before --start: it has {count} frames")
         raise InputError(f"{self._path}: no frames")
@@ -320,7 +320,7 @@ class Clip:
         end = None if end_pts is None else end_pts * self._time_base
         taken, waiting = [], []
         for packet in self._sound:
-            at = packet.pts * packet.time_base
+            at = begin_of(packet)
             if seconds is not None and at > seconds:
                 waiting.append(packet)
             elif (begin is None or at >= begin) and (end is None or at < end):
@@ -334,12 +334,11 @@ class Clip:
         end = end_pts * self._time_base
         open_streams = {stream.index for stream in self.sound_streams}
         for packet in self._sound:
-            if packet.pts * packet.time_base >= end:
+            if begin_of(packet) >= end:
                 open_streams.discard(packet.stream.index)
         try:
-            while open_streams:
-                packet = next(self._packets, None)
-                if packet is None:
+            for packet in self._packets:
+                if not open_streams:
                     return
                 time = packet.pts if packet.dts is None else packet.dts
                 is_video = packet.stream.index == self._stream.index
