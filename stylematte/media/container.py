@@ -61,7 +61,7 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
 
 def is_broadcast(container: av.container.InputContainer) -> bool:
     """Say whether the format's times may begin anywhere and jump, as in MPEG transport streams."""
-    return bool(container.format.flags & int(av.format.Flags.ts_discont.value))
+    return bool(container.format.flags & cast(int, av.format.Flags.ts_discont.value))
 
 
 def said_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> int | None:

@@ -221,7 +221,11 @@ def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16
     table = np.arange(np.iinfo(grey.dtype).max + 1) * (scale / np.iinfo(grey.dtype).max) + base
-    plane(frame, 0)[:] = np.round(table).astype(dtype)[grey]
+    codes = np.round(table).astype(dtype)
+    if grey.dtype == np.uint8:
+        cv2.LUT(np.ascontiguousarray(grey), codes, dst=plane(frame, 0))
+    else:
+        plane(frame, 0)[:] = codes[grey]
     for index in (1, 2):
         plane(frame, index)[:] = 1 << (bits - 1)
     return frame
