@@ -24,6 +24,7 @@ def encode_result(
     transfer: int = colour.SRGB,
     primaries: int = colour.BT709,
     facts: Mapping[str, str] | None = None,
+    pixel_shape: float = 1.0,
 ) -> bytes:
     """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
 
@@ -39,21 +40,23 @@ def encode_result(
         transfer: Of the colours, for an exr; as in H.273.
         primaries: Likewise.
         facts: Text for an exr.
+        pixel_shape: Width of a pixel over its height, for an exr; where the photo does not say it.
 
     Raises:
         InputError: As for `exr.encode_exr`.
     """
     if kind == "exr":
         facts = facts or {}
+        shape = pixel_shape if photo.light is None else photo.light.pixel_shape
         if pixels.ndim == 3 and photo.light is not None:
             light = photo.light
             return exr.encode_exr(
-                pixels, colour.LINEAR, light.primaries, premultiplied, facts, light.is_single
+                pixels, colour.LINEAR, light.primaries, premultiplied, facts, light.is_single, shape
             )
         if pixels.ndim == 3 and not colour.is_srgb(photo.icc):
             pixels = pixels.copy()
             pixels[:, :, :3] = colour.to_srgb(np.ascontiguousarray(pixels[:, :, :3]), photo.icc)
-        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts)
+        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts, pixel_shape=shape)
     if is_alpha:
         return encode_image(pixels, kind, lossless=True)
     exif = metadata.chosen(photo.exif, policy)
