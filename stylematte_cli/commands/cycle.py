@@ -7,7 +7,7 @@ from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -24,6 +24,9 @@ from stylematte_cli.commands.options import (
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import let_threads_sleep, require
 from stylematte_cli.commands.train_options import LoopOptions
+
+if TYPE_CHECKING:
+    from training.cycle_steps import CycleRequest
 
 
 @dataclass(frozen=True)
@@ -94,9 +97,46 @@ def cycle(
     require("onnxruntime", extra="cpu")
     if not data.is_dir():
         raise InputError(f"{data}: no such folder", "--data is the folder of the data sets")
-    from training.config import load_recipe
     from training.cycle import run_steps, write_report
-    from training.cycle_steps import CycleRequest, all_steps, check_inputs, overlap
+    from training.cycle_steps import all_steps, check_inputs, overlap
+
+    request = _read_request(data, out, networks, synthetic, loop, steps, detector, is_quiet)
+    check_inputs(request)
+    if shared := overlap(request):
+        print(
+            f"stylematte: {shared}: scores may include photos that the generator was trained on",
+            file=sys.stderr,
+        )
+    with redirect_stdout(sys.stderr) if is_quiet else nullcontext():
+        results = run_steps(out, all_steps(request, control), request.say)
+    scores = results["score"].pop("scores")
+    settings = {
+        "recipe": networks.recipe,
+        "gan": networks.generator or networks.gan,
+        "n": request.count,
+        "truncation": request.truncation,
+        "steps": steps,
+        "threshold": request.threshold,
+    }
+    write_report(out, settings, results, scores)
+    if output.as_json:
+        print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
+    elif not output.quiet:
+        typer.echo((out / "report.md").read_text(encoding="utf-8"))
+
+
+def _read_request(
+    data: Path,
+    out: Path,
+    networks: Networks,
+    synthetic: SyntheticForTraining,
+    loop: LoopOptions,
+    steps: int,
+    detector: str,
+    is_quiet: bool,
+) -> "CycleRequest":
+    from training.config import load_recipe
+    from training.cycle_steps import CycleRequest
     from training.gan.config import load_gan_recipe
     from training.recipe_files import trains_generator
     from training.synthesis.filtering import THRESHOLD
@@ -106,7 +146,7 @@ def cycle(
     if not trains_generator(networks.gan):
         raise UsageError(f"--gan {networks.gan} trains a matting network", "Give it as --recipe")
     say: Callable[[str], None] = (lambda line: None) if is_quiet else typer.echo
-    request = CycleRequest(
+    return CycleRequest(
         data=data,
         out=out,
         recipe=load_recipe(networks.recipe),
@@ -129,28 +169,6 @@ def cycle(
         progress=partial(with_progress, unit="matte", quiet=is_quiet),
         watch=partial(with_frame_progress, quiet=is_quiet, unit="image"),
     )
-    check_inputs(request)
-    if shared := overlap(request):
-        print(
-            f"stylematte: {shared}: scores may include photos that the generator was trained on",
-            file=sys.stderr,
-        )
-    with redirect_stdout(sys.stderr) if is_quiet else nullcontext():
-        results = run_steps(out, all_steps(request, control), say)
-    scores = results["score"].pop("scores")
-    settings = {
-        "recipe": networks.recipe,
-        "gan": networks.generator or networks.gan,
-        "n": request.count,
-        "truncation": request.truncation,
-        "steps": steps,
-        "threshold": request.threshold,
-    }
-    write_report(out, settings, results, scores)
-    if output.as_json:
-        print_json(json.loads((out / "report.json").read_text(encoding="utf-8")))
-    elif not output.quiet:
-        typer.echo((out / "report.md").read_text(encoding="utf-8"))
 
 
 def _export(weights: Path, folder: Path, quiet: bool) -> None:

@@ -24,7 +24,7 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
     groups: dict[str, type] = {}
     for parameter in inspect.signature(command).parameters.values():
         hint = hints[parameter.name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             groups[parameter.name] = hint
             parameters += _options(hint)
         else:
@@ -40,7 +40,7 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

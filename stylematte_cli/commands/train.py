@@ -28,6 +28,7 @@ from stylematte_cli.commands.verbs import Verb, typed_line
 
 if TYPE_CHECKING:
     from training.config import Recipe
+    from training.run import TrainRequest
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 EVERY = 500  # steps between scores
@@ -193,18 +194,33 @@ def train(
     folder = run.folder(recipe)
     run.check_resume(folder)
     _check_usage(matting, device, loop.backbone_weights)
+    request = _read_request(chosen, root, folder, run, matting, loop, output)
+    facts = train_matting(recipe, choice, request, run.dry_run)
+    if output.as_json and is_first_process():
+        print_json(facts)
+
+
+def _read_request(
+    recipe: "Recipe",
+    root: Path,
+    folder: Path,
+    run: RunOfRecipe,
+    matting: MattingOptions,
+    loop: LoopOptions,
+    output: Output,
+) -> "TrainRequest":
     from training.loop import RunOptions
     from training.run import TrainRequest
 
-    weights = _init_of(chosen, matting, loop.backbone_weights)
+    weights = _init_of(recipe, matting, loop.backbone_weights)
     check_allowed(run.policy, weights, matting.teacher)
-    request = TrainRequest(
-        chosen,
+    return TrainRequest(
+        recipe,
         root,
         RunOptions(
             out=folder,
             mattes=loop.mattes or folder / "mattes",
-            device=device,
+            device=loop.torch_device,
             precision=matting.precision,
             accumulate=run.accumulate,
             workers=loop.workers,
@@ -214,11 +230,8 @@ def train(
         teacher=matting.teacher,
         backbone=loop.backbone_weights,
         quiet=output.quiet,
-        say=say,
+        say=speaker(output),
     )
-    facts = train_matting(recipe, choice, request, run.dry_run)
-    if output.as_json and is_first_process():
-        print_json(facts)
 
 
 def _train_generator(context: typer.Context, recipe: str) -> None:
