@@ -164,7 +164,9 @@ def test_priors_are_for_networks_that_take_them(tmp_path):
     assert [(stage.prior, stage.pairs) for stage in recipe.stages] == [(0.5, 0.2), (0.0, 0.0)]
     changed = text.replace("[[stages]]", "network = { prior = true }\n[[stages]]", 1)
     assert load(tmp_path, changed).build_preset().prior
-    with pytest.raises(RecipeError, match=r"^--student: segmentation: prior must be 0, as network test takes none"):
+    with pytest.raises(
+        RecipeError, match=r"^--student: segmentation: prior must be 0, as network test takes none"
+    ):
         check_priors(dataclasses.replace(recipe, preset="test"), "--student")
 
 
