@@ -44,6 +44,7 @@ GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the
 MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
+_BYTES_A_PIXEL_LAYERS = 20  # more, where layers are written
 _UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
 
 
@@ -62,6 +63,8 @@ class Job:
         profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
         metadata: What of the photo's EXIF goes into results.
         keep_damaged: Take what is there of damaged photos.
+        layers: In an exr, also as layers of their own: alpha, foreground, and what is behind a composite.
+        exr_compression: Of an exr; `dwaa` loses something.
 
     Raises:
         UsageError: Values that do not go together.
@@ -77,8 +80,17 @@ class Job:
     profile: Literal["keep", "srgb"] = "keep"
     metadata: Policy = "public"
     keep_damaged: bool = False
+    layers: bool = False
+    exr_compression: exr.Compression = "zip"
 
     def __post_init__(self) -> None:
+        if self.layers and (self.kind != "exr" or self.output not in ("cutout", "composite")):
+            raise UsageError(
+                "layers are those of a cut-out or a composite in an exr",
+                "Add --format exr --output cutout",
+            )
+        if self.exr_compression != "zip" and self.kind != "exr":
+            raise UsageError("the compression of an exr needs an exr", "Add --format exr")
         if self.output == "composite" and self.background is None:
             raise UsageError("a composite needs a background", "For example --background white")
         if self.output != "composite" and self.background is not None:
@@ -188,8 +200,8 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
 
     Returns:
-        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16, or float32
-        light of a scene-linear photo for an exr.
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite, perhaps with layers behind, as
+        `exr.with_layers` puts them; uint8 or uint16, or float32 light of a scene-linear photo for an exr.
     """
     depth = job.bit_depth
     if depth is None:
@@ -212,7 +224,8 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
     if job.output == "foreground":
         return foreground
     if job.output == "cutout":
-        return compose.cutout(foreground, opacity)
+        pixels = compose.cutout(foreground, opacity)
+        return exr.with_layers(pixels, opacity, foreground, None) if job.layers else pixels
     background = job.background
     assert background is not None  # Job has seen to it
     if isinstance(background, compose.Blur):
@@ -221,7 +234,11 @@ def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
         background = colour.color_from_srgb(background, photo.icc)
     elif not colour.is_srgb(photo.icc):
         background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
-    return compose.composite(foreground, opacity, background, job.light_wrap_px)
+    pixels = compose.composite(foreground, opacity, background, job.light_wrap_px)
+    if not job.layers:
+        return pixels
+    behind = compose.composite(foreground, np.zeros_like(opacity), background)
+    return exr.with_layers(pixels, opacity, foreground, behind)
 
 
 def _render_light(
@@ -232,9 +249,10 @@ def _render_light(
         raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
     alpha = matte.alpha
     opacity = alpha if photo.alpha is None else alpha * photo.alpha
-    colours = estimate_foreground_light(photo.pixels, alpha)
+    foreground = estimate_foreground_light(photo.pixels, alpha)
     if job.despill is not None:
-        colours = compose.despill(colours, job.despill, is_light=True)
+        foreground = compose.despill(foreground, job.despill, is_light=True)
+    colours, behind = foreground, None
     if job.output == "composite":
         background = job.background
         if isinstance(background, compose.Blur):
@@ -244,10 +262,14 @@ def _render_light(
         else:
             assert background is not None  # Job has seen to it
             behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
-        colours = composite_light(colours, opacity, behind)
+        colours = composite_light(foreground, opacity, behind)
     if job.kind != "exr":
         colours = convert(exr.srgb_of(colours, primaries), dtype)
-    return compose.cutout(colours, opacity) if job.output == "cutout" else colours
+    pixels = compose.cutout(colours, opacity) if job.output == "cutout" else colours
+    if not job.layers:
+        return pixels
+    behind = None if behind is None else np.broadcast_to(behind, foreground.shape)
+    return exr.with_layers(pixels, opacity, foreground, behind)
 
 
 def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
@@ -260,6 +282,7 @@ def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
         is_alpha=is_alpha,
         premultiplied=job.premultiplied,
         policy=job.metadata,
+        compression=job.exr_compression,
     )
 
 
@@ -311,7 +334,8 @@ class _Worker:
     def _bytes_for(self, data: bytes) -> int:
         height, width, depth_bytes = measure(data) or _UNKNOWN
         depth_bytes = 2 if self._job.bit_depth == 16 else depth_bytes
-        return height * width * depth_bytes * _BYTES_A_PIXEL[self._job.output]
+        pixel_bytes = _BYTES_A_PIXEL[self._job.output] + (_BYTES_A_PIXEL_LAYERS if self._job.layers else 0)
+        return height * width * depth_bytes * pixel_bytes
 
 
 class Network:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from stylematte.errors import InputError
 from stylematte.files import write_bytes
 from stylematte.media import colour
+from stylematte.media.exr import Compression
 from stylematte.media.images import read_image
 from stylematte.media.pattern import find_frames
 from stylematte.media.results import SUFFIXES, encode_result
@@ -94,6 +95,7 @@ class SequenceWriter:
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
         is_alpha: The images are alphas.
         facts: Text for the files that can hold it.
+        compression: Of exr.
     """
 
     def __init__(
@@ -104,6 +106,7 @@ class SequenceWriter:
         premultiplied: bool,
         is_alpha: bool,
         facts: Mapping[str, str],
+        compression: Compression = "zip",
     ) -> None:
         self._folder = folder
         self._kind = kind
@@ -111,6 +114,7 @@ class SequenceWriter:
         self._premultiplied = premultiplied
         self._is_alpha = is_alpha
         self._facts = dict(facts)
+        self._compression = compression
         last = info.first_number + (info.frames or 0)
         self._digits = max(LEAST_DIGITS, len(str(last)))
 
@@ -136,6 +140,7 @@ class SequenceWriter:
             transfer=self._info.colour.transfer,
             primaries=self._info.colour.primaries,
             facts=self._facts,
+            compression=self._compression,
         )
 
     def write(self, frame: Frame, data: bytes) -> None:

@@ -99,6 +99,14 @@ def matte(
     keep_damaged: Annotated[
         bool, typer.Option("--keep-damaged", help="Use what is there of damaged photos.")
     ] = False,
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="In an exr: alpha, foreground and what is behind as layers, too."),
+    ] = False,
+    exr_compression: Annotated[
+        Literal["zip", "piz", "dwaa", "none"],
+        typer.Option("--exr-compression", help="Of an exr. dwaa is the smallest, and loses something."),
+    ] = "zip",
     stabilize: Annotated[
         bool, typer.Option("--stabilize", help="Clips: keep the soft edge from flickering, from cut to cut.")
     ] = False,
@@ -163,6 +171,8 @@ def matte(
             profile=profile,
             metadata=metadata,
             keep_damaged=keep_damaged,
+            layers=layers,
+            exr_compression=exr_compression,
             stabilize=stabilize,
             start=start,
             end=end,
@@ -190,6 +200,8 @@ def _read_request(
     profile: Literal["keep", "srgb"],
     metadata: Literal["keep", "public", "none"],
     keep_damaged: bool,
+    layers: bool,
+    exr_compression: Literal["zip", "piz", "dwaa", "none"],
     stabilize: bool,
     start: str | None,
     end: str | None,
@@ -223,6 +235,8 @@ def _read_request(
         profile,
         metadata,
         keep_damaged,
+        layers,
+        exr_compression,
     )
     given = {
         "--stabilize": stabilize,

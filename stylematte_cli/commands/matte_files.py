@@ -108,6 +108,8 @@ class MatteRequest:
             "despill": job.despill,
             "light_wrap_px": job.light_wrap_px or None,
             "keep_damaged": job.keep_damaged or None,
+            "layers": job.layers or None,
+            "exr_compression": job.exr_compression if job.kind == "exr" else None,
         }
         return settings | {key: value for key, value in chosen.items() if value is not None}
 

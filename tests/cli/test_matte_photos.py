@@ -159,3 +159,29 @@ def test_light_survives_into_exr(tmp_path: Path, matte: Matte) -> None:
     assert read_image(tmp_path / "cutout" / "shot.exr").alpha[90, 10] < 1e-3
     assert matte(shot, "--out", tmp_path / "png", "--output", "composite", "--background", "#3cb44b") == 0
     assert load(tmp_path / "png" / "shot.png")[90, 10].tolist() == [0x3C, 0xB4, 0x4B]
+
+
+def test_layers_of_a_composite_make_it_up_again(tmp_path: Path, matte: Matte) -> None:
+    light = np.full((96, 128, 3), 0.18, np.float32)
+    rows, columns = red_region(96, 128)
+    light[rows, columns] = (4.0, -0.02, 0.0)
+    planes = {key: np.ascontiguousarray(light[:, :, index]) for index, key in enumerate("RGB")}
+    shot = tmp_path / "shot.exr"
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(shot))
+    asked = ("--format", "exr", "--layers", "--exr-compression", "piz", "--background", "#3cb44b")
+    assert matte(shot, "--out", tmp_path / "out", *asked) == 0
+    part = OpenEXR.File(str(tmp_path / "out" / "shot.exr"), separate_channels=True).parts[0]
+    assert part.header["compression"] == OpenEXR.PIZ_COMPRESSION
+    found = {key: channel.pixels for key, channel in part.channels.items()}
+    for key in "RGB":
+        alpha = found["alpha.A"]
+        again = alpha * found[f"foreground.{key}"] + (1 - alpha) * found[f"background.{key}"]
+        np.testing.assert_allclose(again, found[key], atol=1e-5)
+    assert found["background.G"][0, 0] == pytest.approx(((0xB4 / 255 + 0.055) / 1.055) ** 2.4, abs=1e-5)
+
+    assert matte(shot, "--out", tmp_path / "b", "--format", "exr", "--output", "cutout", "--layers") == 0
+    part = OpenEXR.File(str(tmp_path / "b" / "shot.exr"), separate_channels=True).parts[0]
+    assert sorted(part.channels) == sorted(
+        ["R", "G", "B", "A", "alpha.A", "foreground.R", "foreground.G", "foreground.B"]
+    )
+    assert matte(shot, "--out", tmp_path / "c", "--layers") == 2
