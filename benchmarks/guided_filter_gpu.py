@@ -105,7 +105,7 @@ def errors(coarse: tuple[int, int], fine: tuple[int, int]) -> list[dict[str, obj
         alpha = torch.empty(1, 1, *size, device="cuda", dtype=KINDS[case.alpha])
         kernels.coefficients(*maps, coefficients, stream())
         kernels.apply(coefficients, guide, alpha, stream())
-        exact = reference.coefficients(*(x.double() for x in maps))
+        exact = reference(*(x.double() for x in maps))
         wanted = reference.upsample(exact, grey_of(case, guide, torch.float64)).sigmoid()
         difference = (alpha.double() / (255 if case.alpha == "uint8" else 1) - wanted).abs()
         found.append(
@@ -153,7 +153,7 @@ def summary(times: list[float], moved_bytes: int = 0) -> dict[str, float]:
 def time_apply(case: Case, coarse: tuple[int, int], fine: tuple[int, int], rounds: int) -> dict[str, object]:
     """`apply`, torch's own filter and a copy of as many bytes, in one set of rounds."""
     kernels, reference = GuidedFilter(1, EPS, Grey.of(MEAN, STD)), FastGuidedFilter(1, EPS)
-    coefficients = reference.coefficients(*coarse_maps(coarse))
+    coefficients = reference(*coarse_maps(coarse))
     guides = [guide_of(case, fine, 0)]
     alphas = [torch.empty(1, 1, *fine, device="cuda", dtype=KINDS[case.alpha])]
     moved = guides[0].nbytes + alphas[0].nbytes
@@ -194,7 +194,7 @@ def time_coefficients(coarse: tuple[int, int], rounds: int) -> list[dict[str, ob
         kernels, reference = GuidedFilter(radius_px, EPS), FastGuidedFilter(radius_px, EPS)
         graphs = {
             "ours": graph_of([lambda k=kernels: k.coefficients(*maps, out, stream())]),
-            "torch": graph_of([lambda r=reference: out.copy_(r.coefficients(*maps))]),
+            "torch": graph_of([lambda r=reference: out.copy_(r(*maps))]),
         }
         times = measure(graphs, rounds)
         found.append({"radius_px": radius_px, **{name: summary(values) for name, values in times.items()}})

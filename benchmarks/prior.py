@@ -68,7 +68,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     subjects = [s for folder in arguments.subjects for s in read_subjects(folder)]
     backgrounds = sorted(arguments.backgrounds.iterdir())
-    rows, pictures = [], []
+    rows, images = [], []
     for number in with_progress(range(arguments.n), arguments.n, "scene", quiet=False):
         first, second = (subjects[i] for i in rng.choice(len(subjects), 2, replace=False))
         background = read_rgb(backgrounds[rng.integers(len(backgrounds))])
@@ -76,7 +76,7 @@ def main() -> None:
         row, answers = judge(rng, matter, scene)
         rows.append(row)
         if number < 12:
-            pictures.append(np.hstack([scene.image, *(to_rgb(a) for a in answers)]))
+            images.append(np.hstack([scene.image, *(to_rgb(a) for a in answers)]))
     table = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
     for kind, part in (("overlapping", rows[::2]), ("apart", rows[1::2])):
         table |= {
@@ -86,7 +86,7 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps({"scenes": len(rows)} | table, indent=2) + "\n")
     if arguments.sheet:
-        sheet = cv2.resize(np.vstack(pictures), None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
+        sheet = cv2.resize(np.vstack(images), None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
         cv2.imwrite(str(arguments.sheet), sheet[..., ::-1])
 
 

@@ -24,13 +24,14 @@ import cv2
 import numpy as np
 
 from export.contract import feed
-from stylematte.batch import STAGES, Job, run
+from stylematte.batch import STAGES, run
 from stylematte.engines import open_engine
 from stylematte.engines.base import Contract, usable_cores
 from stylematte.imaging.geometry import resize_to_working
 from stylematte.imaging.guided_filter import apply_coefficients
 from stylematte.matter import Matter
 from stylematte.media.paths import SUFFIXES, Item
+from stylematte.requests import PhotoRequest
 from stylematte.weights import resolve
 
 PHOTOS = 24
@@ -84,13 +85,13 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
     seconds: dict[str, list[float]] = {"loop": [], "tool": []}
     shares: dict[str, list[dict[str, float]]] = {"loop": [], "tool": []}
     plain_loop(sources[:2], loop_out, session)
-    list(run(items[:2], matter, Job(), workers=workers))
+    list(run(items[:2], matter, PhotoRequest(), workers=workers))
     for _ in range(repeats):
         started = time.perf_counter()
         shares["loop"].append(plain_loop(sources, loop_out, session))
         seconds["loop"].append(time.perf_counter() - started)
         started = time.perf_counter()
-        outcomes = list(run(items, matter, Job(), workers=workers))
+        outcomes = list(run(items, matter, PhotoRequest(), workers=workers))
         seconds["tool"].append(time.perf_counter() - started)
         errors = [outcome.error for outcome in outcomes if outcome.error]
         if errors:

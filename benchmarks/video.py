@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,13 @@ import av
 import cv2
 import numpy as np
 
-from stylematte.batch import Job, Network, opencv_threads, render
-from stylematte.clips import ClipJob, in_order, matte_clip, open_sink, open_source
+from stylematte.batch import Network, opencv_threads, render
+from stylematte.clips import in_order, matte_clip, open_sink, open_source
 from stylematte.engines import open_engine
 from stylematte.engines.base import usable_cores
 from stylematte.matter import Matter
 from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.requests import ClipRequest
 from stylematte.weights import resolve
 
 RATE = Fraction(25)
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("video.json"), help="default video.json")
     options = parser.parse_args()
     behind = (0, 177, 64) if options.output == "composite" else None
-    job = ClipJob(Job(options.output, background=behind), options.format, is_stabilised=options.stabilize)
+    job = ClipRequest(options.output, options.format, background=behind, is_stabilised=options.stabilize)
     size = (options.size[0], options.size[1])
     with tempfile.TemporaryDirectory() as folder:
         if options.memory:
@@ -123,7 +125,7 @@ def open_matter(weights: str, stand_in_ms: float | None) -> Matter:
     return Matter(engine if stand_in_ms is None else StandIn(engine, stand_in_ms / 1000))
 
 
-def measure(clip: Path, job: ClipJob, matter: Matter, repeats: int, folder: Path) -> dict[str, Any]:
+def measure(clip: Path, job: ClipRequest, matter: Matter, repeats: int, folder: Path) -> dict[str, Any]:
     cores = usable_cores()
     network = Network(matter, None)
     runs = [one_run(clip, job, network, cores, folder) for _ in range(repeats)]
@@ -137,7 +139,7 @@ def measure(clip: Path, job: ClipJob, matter: Matter, repeats: int, folder: Path
     }
     return {
         "clip": {"size": open_source(clip, job).info.size, "frames": runs[0]["frames"]},
-        "job": {"output": job.job.output, "format": job.kind, "stabilised": job.is_stabilised},
+        "job": {"output": job.output, "format": job.kind, "stabilised": job.is_stabilised},
         "cores": cores,
         "stages_alone": stages,
         "slowest": statistics.median(run["slowest"] for run in runs),
@@ -148,7 +150,7 @@ def measure(clip: Path, job: ClipJob, matter: Matter, repeats: int, folder: Path
     }
 
 
-def one_run(clip: Path, job: ClipJob, network: Network, cores: int, folder: Path) -> dict[str, Any]:
+def one_run(clip: Path, job: ClipRequest, network: Network, cores: int, folder: Path) -> dict[str, Any]:
     """Time every stage alone and then the whole, one after the other on the same machine."""
     rate: dict[str, float | None] = {}
     processor: dict[str, float] = {}
@@ -171,7 +173,7 @@ def one_run(clip: Path, job: ClipJob, network: Network, cores: int, folder: Path
         mattes = timed(
             "network", lambda: every(lambda f: with_alpha(network(f.photo.pixels), dtype), kept), len(kept)
         )
-        frame_job = Job(job.job.output, bit_depth=8 * np.dtype(dtype).itemsize, background=job.job.background)
+        frame_job = replace(job, bit_depth=8 * np.dtype(dtype).itemsize)
         pairs = list(zip(kept, mattes, strict=True))
         images = timed(
             "picture", lambda: every(lambda p: render(p[0].photo, p[1], frame_job), pairs), len(kept)
@@ -188,7 +190,7 @@ def one_run(clip: Path, job: ClipJob, network: Network, cores: int, folder: Path
             sink.finish([])
 
         timed("encode", encode, len(kept))
-    if job.job.output == "alpha":
+    if job.output == "alpha":
         rate["picture"] = None
         processor["picture"] = 0.0
     item = Item(clip, folder / f"whole{CLIP_FORMATS[job.kind]}", True)

@@ -44,16 +44,16 @@ def convert(
         raise InputError(
             f"{where}: computes in {contract.precision}, and float32 is converted", "Give the float32 file"
         )
-    pictures = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
+    images = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
     if precision == "int8":
-        calibration = [p for i, p in enumerate(pictures.values()) if i % PROOF_SHARE]
+        calibration = [p for i, p in enumerate(images.values()) if i % PROOF_SHARE]
         if len(calibration) < FEWEST_PHOTOS:
             raise InputError(
-                f"{len(pictures)} photos are too few for int8: {FEWEST_PHOTOS} set its ranges, and one in "
+                f"{len(images)} photos are too few for int8: {FEWEST_PHOTOS} set its ranges, and one in "
                 f"{PROOF_SHARE} proves the file",
                 "Give a larger folder as --photos",
             )
-        pictures = {name: p for i, (name, p) in enumerate(pictures.items()) if i % PROOF_SHARE == 0}
+        images = {name: p for i, (name, p) in enumerate(images.items()) if i % PROOF_SHARE == 0}
         converted = to_int8(model, [_as_seen(photo, contract) for photo in calibration])
         run = run_onnx(converted)
     elif precision == "fp32":
@@ -62,7 +62,7 @@ def convert(
         converted = to_half(model, precision)
         run = run_onnx(rounded_in_float32(converted))
     cases: dict[str, Case] = {
-        name: (_as_seen(photo, contract)[None], photo[None]) for name, photo in pictures.items()
+        name: (_as_seen(photo, contract)[None], photo[None]) for name, photo in images.items()
     }
     parity = compare(cases, run_onnx(model), run, LIMITS[precision], "fp32")
     set_metadata(converted, "parity", json.dumps(parity.as_dict()))
@@ -71,5 +71,5 @@ def convert(
 
 def _as_seen(photo: Float, contract: Contract) -> Float:
     """(3, H, W) in [0, 1] as the network sees it, (3, h, w)."""
-    picture = np.round(photo.transpose(1, 2, 0) * 255).astype(np.uint8)
-    return resize_to_working(picture, contract.working_size_for(*picture.shape[:2]))
+    image = np.round(photo.transpose(1, 2, 0) * 255).astype(np.uint8)
+    return resize_to_working(image, contract.working_size_for(*image.shape[:2]))

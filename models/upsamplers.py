@@ -23,7 +23,7 @@ class Upsampler(nn.Module):
 
     stride: int = 4
 
-    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
         """Compute the local linear model.
 
         Args:
@@ -37,15 +37,11 @@ class Upsampler(nn.Module):
         """
         raise NotImplementedError
 
-    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """Same as `coefficients`. Calling the module puts its name on the nodes of exported files."""
-        return self.coefficients(guide, logits, *maps)
-
     def upsample(self, coefficients: Tensor, guide: Tensor) -> Tensor:
         """Apply the local linear model at full size.
 
         Args:
-            coefficients: (B, 2, h, w), see `coefficients`.
+            coefficients: (B, 2, h, w), as `forward` finds them.
             guide: (B, 1, H, W) grey guide at full size.
 
         Returns:
@@ -59,8 +55,8 @@ class Upsampler(nn.Module):
 class Bilinear(Upsampler):
     """Bilinear upsampling without a guide: A = 0, and b is the logits."""
 
-    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """See `Upsampler.coefficients`."""
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.forward`."""
         return cat([torch.zeros_like(logits), logits], dim=1)
 
 
@@ -82,8 +78,8 @@ class FastGuidedFilter(Upsampler):
         self.eps = eps
         self.averaged = averaged
 
-    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """See `Upsampler.coefficients`; the maps are not used."""
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.forward`; the maps are not used."""
         size = 2 * self.radius_px + 1
         mean_guide, mean_logits, variance, covariance = window_moments(
             guide, logits, guide.new_ones(size * size)
@@ -119,8 +115,8 @@ class ConvGuidedFilter(Upsampler):
             nn.init.zeros_(parameter)
         self.fit = nn.Sequential(ConvNorm(2 + extra, width), ConvNorm(width, width), last)
 
-    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """See `Upsampler.coefficients`."""
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.forward`."""
         mean_guide, mean_logits, variance, covariance = window_moments(
             guide, logits, self.window.float().softmax(0)
         )
@@ -182,8 +178,8 @@ class FineGuidedFilter(Upsampler):
         for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
 
-    def coefficients(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
-        """See `Upsampler.coefficients`; (B, 2, 2h, 2w)."""
+    def forward(self, guide: Tensor, logits: Tensor, *maps: Tensor) -> Tensor:
+        """See `Upsampler.forward`; (B, 2, 2h, 2w)."""
         features, finest, grey = maps
         x = _upsampled(self.narrow(features))  # (B, width, 2h, 2w)
         x = self.smooth(torch.relu(x + self.lateral(finest)))

@@ -13,13 +13,13 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from stylematte.errors import EngineError, InputError, StyleMatteError, UsageError
+from stylematte.errors import EngineError, InputError, StyleMatteError
 from stylematte.files import write_bytes
 from stylematte.imaging import compose
 from stylematte.imaging.foreground import estimate_foreground
@@ -30,15 +30,13 @@ from stylematte.media import colour, exr
 from stylematte.media.decode import decode_image, measure
 from stylematte.media.images import DEEP_FORMATS
 from stylematte.media.manifest import Manifest, describe_output, read_and_identify
-from stylematte.media.metadata import Policy
 from stylematte.media.paths import Item
 from stylematte.media.photo import Photo
 from stylematte.media.results import encode_result
+from stylematte.requests import PhotoRequest
 
-Output = Literal["alpha", "cutout", "foreground", "composite"]
 STAGES = ("read", "network", "render", "write")
 
-PREMULTIPLIABLE = ("tiff", "exr")
 GPU_BATCH = 4
 GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the GPU
 MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
@@ -46,73 +44,6 @@ MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that ne
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
 _BYTES_A_PIXEL_LAYERS = 20  # more, where layers are written
 _UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
-
-
-@dataclass(frozen=True)
-class Job:
-    """What to make of every image.
-
-    Attributes:
-        output: Kind of result.
-        kind: File format: png, webp, tiff, jpg or exr.
-        bit_depth: 8 or 16. None takes 8 for alphas, and the image's own for colours where `kind` holds it.
-        background: For a composite: a colour, a blur of the image's own, or an image; colours are sRGB.
-        premultiplied: Multiply the colours of a cut-out by its alpha.
-        despill: Take the cast of a green or blue screen out of the subject's colours.
-        light_wrap_px: How far a composite's background shines around the subject's edge.
-        profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
-        metadata: What of the photo's EXIF goes into results.
-        keep_damaged: Take what is there of damaged photos.
-        layers: In an exr, also as layers of their own: alpha, foreground, and what is behind a composite.
-        exr_compression: Of an exr; `dwaa` loses something.
-
-    Raises:
-        UsageError: Values that do not go together.
-    """
-
-    output: Output = "alpha"
-    kind: str = "png"
-    bit_depth: int | None = None
-    background: compose.Color | compose.Blur | ImageArray | None = None
-    premultiplied: bool = False
-    despill: compose.Screen | None = None
-    light_wrap_px: float = 0.0
-    profile: Literal["keep", "srgb"] = "keep"
-    metadata: Policy = "public"
-    keep_damaged: bool = False
-    layers: bool = False
-    exr_compression: exr.Compression = "zip"
-
-    def __post_init__(self) -> None:
-        if self.layers and (self.kind != "exr" or self.output not in ("cutout", "composite")):
-            raise UsageError(
-                "layers are those of a cut-out or a composite in an exr",
-                "Add --format exr --output cutout",
-            )
-        if self.exr_compression != "zip" and self.kind != "exr":
-            raise UsageError("the compression of an exr needs an exr", "Add --format exr")
-        if self.output == "composite" and self.background is None:
-            raise UsageError("a composite needs a background", "For example --background white")
-        if self.output != "composite" and self.background is not None:
-            raise UsageError(
-                f"a background has no place in output {self.output}",
-                "Use --output composite, or leave it out",
-            )
-        if self.output == "cutout" and self.kind == "jpg":
-            raise UsageError("a jpg cannot hold the transparency of a cut-out", "Use --format png or webp")
-        if self.bit_depth == 16 and self.kind not in (*DEEP_FORMATS, "exr"):
-            raise UsageError(f"{self.kind} holds 8 bits, not 16", f"Use --format {' or '.join(DEEP_FORMATS)}")
-        if self.premultiplied and (self.output != "cutout" or self.kind not in PREMULTIPLIABLE):
-            raise UsageError(
-                f"a {self.output} in {self.kind} cannot be premultiplied",
-                f"Cut-outs can, in {' and '.join(PREMULTIPLIABLE)}; png and webp are straight by standard",
-            )
-        if self.light_wrap_px and self.output != "composite":
-            raise UsageError("a light wrap has no place without a background", "Add --background")
-        if self.despill is not None and self.output == "alpha":
-            raise UsageError(
-                "there are no colours in an alpha to despill", "Use --output cutout, for example"
-            )
 
 
 @dataclass
@@ -123,6 +54,7 @@ class Outcome:
         item: Source and result.
         error: What went wrong; None where the result was written.
         size: (height, width), where it could be read.
+        frames: How many a clip has.
         seconds: Time spent in each of `STAGES`, waiting included.
         notes: What is to be told about the image, a line each.
     """
@@ -130,20 +62,21 @@ class Outcome:
     item: Item
     error: StyleMatteError | None = None
     size: tuple[int, int] | None = None
+    frames: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
-def read(data: bytes, name: str, job: Job, page: int | None = None) -> Photo:
-    """Decode a photo as the job wants it; raises as `decode_image`."""
-    photo = decode_image(data, name, page, job.keep_damaged)
-    return photo.in_srgb() if job.profile == "srgb" else photo
+def read(data: bytes, name: str, request: PhotoRequest, page: int | None = None) -> Photo:
+    """Decode a photo as the request wants it; raises as `decode_image`."""
+    photo = decode_image(data, name, page, request.keep_damaged)
+    return photo.in_srgb() if request.profile == "srgb" else photo
 
 
 def run(
     items: Sequence[Item],
     matter: Matter,
-    job: Job,
+    request: PhotoRequest,
     manifest: Manifest | None = None,
     workers: int = 1,
     batch_size: int | None = None,
@@ -155,7 +88,7 @@ def run(
     Args:
         items: From `collect`.
         matter: Its engine should have as many lanes as there are workers, or a GPU behind it.
-        job: What to make.
+        request: What to make.
         manifest: Opened; gets a line for every item.
         workers: Images in work at once.
         batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a GPU.
@@ -166,7 +99,7 @@ def run(
     workers = max(1, min(workers, len(items)))
     results: SimpleQueue[Outcome | BaseException] = SimpleQueue()
     waiting = deque(items)
-    worker = _Worker(job, Network(matter, batch_size), _Budget(MEMORY_BYTES), manifest)
+    worker = _Worker(request, Network(matter, batch_size), _Budget(MEMORY_BYTES), manifest)
 
     def work() -> None:
         while True:
@@ -196,101 +129,103 @@ def run(
                 thread.join()
 
 
-def render(photo: Photo, matte: Matte, job: Job) -> NDArray[Any]:
+def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
     """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
 
     Returns:
         (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite, perhaps with layers behind, as
         `exr.with_layers` puts them; uint8 or uint16, or float32 light of a scene-linear photo for an exr.
     """
-    depth = job.bit_depth
+    depth = request.bit_depth
     if depth is None:
-        keeps = job.output != "alpha" and job.kind in DEEP_FORMATS
-        depth = 16 if job.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
+        keeps = request.output != "alpha" and request.kind in DEEP_FORMATS
+        depth = 16 if request.kind == "exr" or (keeps and photo.pixels.dtype == np.uint16) else 8
     dtype = np.uint16 if depth == 16 else np.uint8
-    if photo.light is not None and job.output != "alpha":
-        return _render_light(photo, matte, job, photo.light.primaries, dtype)
+    if photo.light is not None and request.output != "alpha":
+        return _render_light(photo, matte, request, photo.light.primaries, dtype)
     alpha = matte.alpha_as(dtype)
     opacity = alpha
     if photo.alpha is not None:
         opacity = cv2.multiply(alpha, convert(photo.alpha, dtype), scale=1 / np.iinfo(dtype).max)
         opacity = opacity.reshape(alpha.shape)
-    if job.output == "alpha":
+    if request.output == "alpha":
         return opacity
     image = convert(photo.pixels, dtype)
     foreground = estimate_foreground(image, alpha)
-    if job.despill is not None:
-        foreground = compose.despill(foreground, job.despill)
-    if job.output == "foreground":
+    if request.despill is not None:
+        foreground = compose.despill(foreground, request.despill)
+    if request.output == "foreground":
         return foreground
-    if job.output == "cutout":
+    if request.output == "cutout":
         pixels = compose.cutout(foreground, opacity)
-        return exr.with_layers(pixels, opacity, foreground, None) if job.layers else pixels
-    background = job.background
-    assert background is not None  # Job has seen to it
+        return exr.with_layers(pixels, opacity, foreground, None) if request.layers else pixels
+    background = request.background
+    assert background is not None  # PhotoRequest has seen to it
     if isinstance(background, compose.Blur):
         background = compose.blur_background(image, opacity, background.radius_px)
     elif isinstance(background, tuple):
         background = colour.color_from_srgb(background, photo.icc)
     elif not colour.is_srgb(photo.icc):
         background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
-    pixels = compose.composite(foreground, opacity, background, job.light_wrap_px)
-    if not job.layers:
+    pixels = compose.composite(foreground, opacity, background, request.light_wrap_px)
+    if not request.layers:
         return pixels
     behind = compose.composite(foreground, np.zeros_like(opacity), background)
     return exr.with_layers(pixels, opacity, foreground, behind)
 
 
 def _render_light(
-    photo: Photo, matte: Matte, job: Job, primaries: colour.Primaries, dtype: DTypeLike
+    photo: Photo, matte: Matte, request: PhotoRequest, primaries: colour.Primaries, dtype: DTypeLike
 ) -> NDArray[Any]:
     """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
-    if job.light_wrap_px:
+    if request.light_wrap_px:
         raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
     alpha = matte.alpha
     opacity = alpha if photo.alpha is None else alpha * photo.alpha
     foreground = estimate_foreground_light(photo.pixels, alpha)
-    if job.despill is not None:
-        foreground = compose.despill(foreground, job.despill, is_light=True)
+    if request.despill is not None:
+        foreground = compose.despill(foreground, request.despill, is_light=True)
     colours, behind = foreground, None
-    if job.output == "composite":
-        background = job.background
+    if request.output == "composite":
+        background = request.background
         if isinstance(background, compose.Blur):
             behind = compose.blur_background(photo.pixels, opacity, background.radius_px)
         elif isinstance(background, tuple):
             behind = exr.light_of(np.array(background, np.float32).reshape(1, 1, 3) / 255, primaries)
         else:
-            assert background is not None  # Job has seen to it
+            assert background is not None  # PhotoRequest has seen to it
             behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
         colours = composite_light(foreground, opacity, behind)
-    if job.kind != "exr":
+    if request.kind != "exr":
         colours = convert(exr.srgb_of(colours, primaries), dtype)
-    pixels = compose.cutout(colours, opacity) if job.output == "cutout" else colours
-    if not job.layers:
+    pixels = compose.cutout(colours, opacity) if request.output == "cutout" else colours
+    if not request.layers:
         return pixels
     behind = None if behind is None else np.broadcast_to(behind, foreground.shape)
     return exr.with_layers(pixels, opacity, foreground, behind)
 
 
-def encode(photo: Photo, pixels: NDArray[Any], job: Job) -> bytes:
+def encode(photo: Photo, pixels: NDArray[Any], request: PhotoRequest) -> bytes:
     """Encode a result as `encode_result` does."""
-    is_alpha = job.output == "alpha"
+    is_alpha = request.output == "alpha"
     return encode_result(
         photo,
         pixels,
-        job.kind,
+        request.kind,
         is_alpha=is_alpha,
-        premultiplied=job.premultiplied,
-        policy=job.metadata,
-        compression=job.exr_compression,
+        premultiplied=request.premultiplied,
+        policy=request.metadata,
+        compression=request.exr_compression,
     )
 
 
 class _Worker:
     """Takes images through all stages; used by several threads at once."""
 
-    def __init__(self, job: Job, network: "Network", budget: "_Budget", manifest: Manifest | None) -> None:
-        self._job = job
+    def __init__(
+        self, request: PhotoRequest, network: "Network", budget: "_Budget", manifest: Manifest | None
+    ) -> None:
+        self._request = request
         self._network = network
         self._budget = budget
         self._manifest = manifest
@@ -302,16 +237,16 @@ class _Worker:
             clock = _Clock(outcome.seconds)
             data, identity = read_and_identify(item.source)
             with self._budget.share(self._bytes_for(data)):
-                photo = read(data, str(item.source), self._job, item.page)
+                photo = read(data, str(item.source), self._request, item.page)
                 del data
                 outcome.notes = photo.notes
                 outcome.size = photo.pixels.shape[:2]
                 clock.stop("read")
                 matte = self._network(photo.srgb)
                 clock.stop("network")
-                pixels = render(photo, matte, self._job)
+                pixels = render(photo, matte, self._request)
                 clock.stop("render")
-                encoded = encode(photo, pixels, self._job)
+                encoded = encode(photo, pixels, self._request)
                 write_bytes(item.output, encoded)
                 identity |= describe_output(item.output, encoded)
                 clock.stop("write")
@@ -333,8 +268,10 @@ class _Worker:
 
     def _bytes_for(self, data: bytes) -> int:
         height, width, depth_bytes = measure(data) or _UNKNOWN
-        depth_bytes = 2 if self._job.bit_depth == 16 else depth_bytes
-        pixel_bytes = _BYTES_A_PIXEL[self._job.output] + (_BYTES_A_PIXEL_LAYERS if self._job.layers else 0)
+        depth_bytes = 2 if self._request.bit_depth == 16 else depth_bytes
+        pixel_bytes = _BYTES_A_PIXEL[self._request.output] + (
+            _BYTES_A_PIXEL_LAYERS if self._request.layers else 0
+        )
         return height * width * depth_bytes * pixel_bytes
 
 

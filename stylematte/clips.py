@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from queue import Empty, Full, Queue
@@ -18,23 +18,19 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stylematte import batch
-from stylematte.batch import Job, Network, opencv_threads, render
-from stylematte.errors import UsageError
+from stylematte.batch import Network, opencv_threads, render
 from stylematte.imaging.stabilise import FrameState, Stabiliser, look_at
 from stylematte.matter import Matte
-from stylematte.media import video_writer
 from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
-from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.media.paths import DEEP_CLIP_FORMATS, Item
 from stylematte.media.pattern import is_pattern
-from stylematte.media.span import Span
 from stylematte.media.video import Clip, ClipInfo, Frame
 from stylematte.media.video_writer import VideoWriter, recipe_for
+from stylematte.requests import ClipRequest
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-PREMULTIPLIABLE = ("prores", "ffv1", *batch.PREMULTIPLIABLE)
 DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
 MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
 # Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
@@ -43,55 +39,11 @@ _FRAMES_A_WORKER = 3  # one in its hands, one on each side of it
 _POLL_SECONDS = 0.1  # how soon a thread whose queue is full sees that nobody wants its work any more
 
 
-@dataclass(frozen=True)
-class ClipJob:
-    """What to make of a clip.
-
-    Attributes:
-        job: What to make of every frame.
-        kind: prores, webm, mp4, hevc or ffv1 for one file; png, webp, tiff, jpg or exr for one a frame.
-        span: Which part.
-        rate: Frames a second of a sequence of images, which says nothing about it itself.
-        premultiplied: Multiply the colours of a cut-out by its alpha.
-        is_stabilised: Steady the mattes from frame to frame.
-        backdrop: A clip behind a composite; it starts again where it is shorter.
-
-    Raises:
-        UsageError: Values that do not go together.
-    """
-
-    job: Job
-    kind: str
-    span: Span = field(default_factory=Span)
-    rate: Fraction = Fraction(24)
-    premultiplied: bool = False
-    is_stabilised: bool = False
-    backdrop: Path | None = None
-
-    def __post_init__(self) -> None:
-        if self.job.output == "cutout" and self.kind in (*video_writer.OPAQUE, "jpg"):
-            raise UsageError(
-                f"{self.kind} cannot hold the transparency of a cut-out", "Use --format prores, webm or png"
-            )
-        if self.premultiplied and (self.job.output != "cutout" or self.kind not in PREMULTIPLIABLE):
-            raise UsageError(
-                f"a {self.job.output} in {self.kind} cannot be premultiplied",
-                f"Cut-outs can, in {', '.join(PREMULTIPLIABLE)}",
-            )
-        if self.job.bit_depth == 16 and self.kind not in ("png", "tiff", "exr", *video_writer.DEEP):
-            raise UsageError(f"{self.kind} holds 8 bits, not 16", "Use --format png, tiff, prores or ffv1")
-
-    @property
-    def is_sequence(self) -> bool:
-        """One file a frame."""
-        return self.kind not in CLIP_FORMATS
-
-
 Source = Clip | PictureSequence
 Sink = VideoWriter | SequenceWriter
 
 
-def open_source(path: Path, job: ClipJob) -> Source:
+def open_source(path: Path, job: ClipRequest) -> Source:
     """Open a clip, or a sequence named by a pattern.
 
     Raises:
@@ -99,35 +51,35 @@ def open_source(path: Path, job: ClipJob) -> Source:
     """
     if is_pattern(path):
         return PictureSequence(path, job.rate, job.span)
-    return Clip(path, job.span, fine=job.job.output != "alpha")
+    return Clip(path, job.span, fine=job.output != "alpha")
 
 
-def open_sink(output: Path, source: Source, job: ClipJob) -> Sink:
+def open_sink(output: Path, source: Source, job: ClipRequest) -> Sink:
     """Open the result of a clip.
 
     Raises:
         InputError: It cannot be written there.
         MissingError: The encoder is not here.
     """
-    channels = {"alpha": 1, "cutout": 4}.get(job.job.output, 3)
+    channels = {"alpha": 1, "cutout": 4}.get(job.output, 3)
     facts = {"comment": describe(job)}
     if job.is_sequence:
-        is_alpha, compression = channels == 1, job.job.exr_compression
+        is_alpha, compression = channels == 1, job.exr_compression
         return SequenceWriter(output, job.kind, source.info, job.premultiplied, is_alpha, facts, compression)
     recipe = recipe_for(job.kind, channels, source.info.size, _depth(source.info, job) == 16)
     return VideoWriter(output, recipe, source.info, source.sound_streams, job.premultiplied, facts)
 
 
-def describe(job: ClipJob) -> str:
+def describe(job: ClipRequest) -> str:
     """Say in a few words what a result holds, for the file's own tags."""
-    text = f"stylematte {job.job.output}"
-    if job.job.output == "cutout":
+    text = f"stylematte {job.output}"
+    if job.output == "cutout":
         text += f", {'premultiplied' if job.premultiplied else 'straight'} colours, linear alpha"
     return text
 
 
 def matte_clip(
-    item: Item, network: Network, job: ClipJob, workers: int, resume: bool = False
+    item: Item, network: Network, job: ClipRequest, workers: int, resume: bool = False
 ) -> Generator[tuple[int, int | None], None, ClipInfo]:
     """Do one clip; yields (frames done, frames there are or None) after each.
 
@@ -172,13 +124,13 @@ def _frames(
     source: Source,
     sink: Sink,
     network: Network,
-    job: ClipJob,
+    job: ClipRequest,
     workers: int,
     is_there: Callable[[Frame], bool],
 ) -> Iterator[tuple[Frame, Any]]:
     """Frames of the source, each with what the sink writes; None where that is there already."""
     depth = _depth(source.info, job)
-    frame_job = replace(job.job, bit_depth=depth)
+    frame_job = replace(job, bit_depth=depth)
 
     def matte(pair: tuple[Frame, Any]) -> tuple[Matte | None, FrameState | None]:
         frame = pair[0]
@@ -222,7 +174,7 @@ def steadied(
             yield before[0], (replace(before[1], given_alpha=stabiliser.flush()), None)
 
 
-def _with_backdrop(source: Source, job: ClipJob) -> Iterator[tuple[Frame, Any]]:
+def _with_backdrop(source: Source, job: ClipRequest) -> Iterator[tuple[Frame, Any]]:
     """Give each frame the image that is behind it at its time, where a clip is behind."""
     if job.backdrop is None:
         for frame in source.frames():
@@ -338,14 +290,14 @@ def in_order(
             iterator.close()
 
 
-def _depth(info: ClipInfo, job: ClipJob) -> int:
+def _depth(info: ClipInfo, job: ClipRequest) -> int:
     """Bits of the images that the sink gets."""
     if job.kind in ("prores", "exr"):
         return 16
-    if job.job.bit_depth is not None:
-        return job.job.bit_depth
-    is_deep = info.is_deep and job.job.output != "alpha"
-    return 16 if is_deep and job.kind in (*video_writer.DEEP, "png", "tiff") else 8
+    if job.bit_depth is not None:
+        return job.bit_depth
+    is_deep = info.is_deep and job.output != "alpha"
+    return 16 if is_deep and job.kind in (*DEEP_CLIP_FORMATS, "png", "tiff") else 8
 
 
 def _existing(sink: Sink, resume: bool) -> Callable[[Frame], bool]:

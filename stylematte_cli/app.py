@@ -44,7 +44,7 @@ app = typer.Typer(
 
 # One line a verb, in the order of the help. A command module imports nothing heavy at its top.
 app.command("matte", cls=Verb)(matte.matte)
-app.command("train", cls=Verb)(train.train)
+app.command("train", cls=train.TrainVerb)(train.train)
 app.command("synth", cls=Verb)(synth.synth)
 app.command("cycle", cls=Verb)(cycle.cycle)
 app.command("export", cls=Verb)(export.export)

@@ -28,7 +28,7 @@ def run_python(code: str, *arguments: str) -> str:
     return done.stdout
 
 
-def test_mattes_a_image_where_torch_and_the_toolkits_cannot_be_imported(red_model: Path) -> None:
+def test_mattes_an_image_where_torch_and_the_toolkits_cannot_be_imported(red_model: Path) -> None:
     code = """
 import sys
 for name in ("torch", "models", "export", "training", "onnx", "pymatting", "scipy"):

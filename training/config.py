@@ -1,4 +1,4 @@
-"""Recipes: what a training run does, as TOML files that are checked before anything starts."""
+"""Recipes: training runs described in TOML files, validated before a run starts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ SetKind = Literal["photos", "mattes", "hair_only", "cutouts", "backgrounds", "un
 Colours = Literal["estimated", "fused", "raw"]
 Resolution = Literal["full", "half", "working"]
 Augmentation = Literal["own", "published"]
-LABEL_OF_KIND = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}  # the label that a set must have
-PLACES = ("image", "labels")  # fields of a set that say where it lies on one machine
+LABEL_OF_KIND = {"photos": "mask", "mattes": "alpha", "hair_only": "hair"}  # required label of each kind
+PLACES = ("image", "labels")  # fields of a set with paths on this machine
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,21 @@ class DataSet:
     """One folder below the data root.
 
     Attributes:
-        folder: Its name.
-        kind: "photos" with masks of the whole subject, "mattes" with an alpha of their own, "hair_only" with
-            maps of nothing but hair, "cutouts" with a true alpha channel, "backgrounds" without subjects, or
-            "unlabelled" photos, on which a teacher has the say.
-        share: How often it is drawn, relative to the others. Backgrounds are drawn as empty pictures that
-            often, besides standing behind cut-outs.
-        layout: How the files lie, a name of `training.data.layouts.LAYOUTS`.
+        folder: Name of the folder.
+        kind: "photos" with masks of the whole subject, "mattes" with alphas, "hair_only" with hair maps,
+            "cutouts" with a true alpha channel, "backgrounds" without subjects, or "unlabelled" photos, which
+            a teacher labels.
+        share: How often it is sampled, relative to the other sets. Backgrounds are sampled this often as
+            images without a subject, in addition to their use behind cut-outs.
+        layout: Layout of the files, a name in `training.data.layouts.LAYOUTS`.
         band: Width of the unknown band for masks, see `training.data.pseudo_alpha.make_trimap`.
-        belief: Factor on the weight of its labels, below 1 for sets with known slips.
-        incomplete: Stems of photos that show a subject which their mask leaves out; used as cut-outs alone.
-        wrong: Stems of photos whose label is not to be believed at all; never drawn.
-        colours: What covers a new background: the subject's "estimated" colours, prepared before a run; a
-            quicker estimate made as they are drawn, "fused"; or the "raw" photo's, in whose soft parts the
-            old background shows.
-        image: Folder of the photos, where it is no part of a layout: `--image`.
-        labels: Folder of their labels, of the kind that `kind` needs: `--mask` or `--alpha`.
+        belief: Label confidence: a factor on the weight of its labels, below 1 for sets with known errors.
+        incomplete: Stems of photos whose mask leaves out a subject; they are only used as cut-outs.
+        wrong: Stems of photos with wrong labels; they are not used.
+        colours: Foreground colours on a new background: "estimated" before the run, a quicker estimate during
+            the run ("fused"), or those of the "raw" photo, whose soft parts contain its old background.
+        image: Folder of the photos, for `--image`.
+        labels: Folder of their labels, for `--mask` or `--alpha`.
     """
 
     folder: str
@@ -71,7 +70,7 @@ class DataSet:
 
     @property
     def rules(self) -> Layout:
-        """How its files lie: as the layout says, or in the two folders that were named."""
+        """Layout of its files: the named layout, or two given folders."""
         if not self.image:
             return LAYOUTS[self.layout]
         label = LABEL_OF_KIND[self.kind]
@@ -80,13 +79,13 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Validation:
-    """A set that is scored while training goes on, by the published protocol.
+    """A set that is scored during training, by the published protocol.
 
     Attributes:
-        folder: Its name below the data root.
-        layout: How the files lie, a name of `training.data.layouts.LAYOUTS`; with alphas.
-        photos: How many of it, spread evenly.
-        resolution: What the network sees: the "full" photo, "half" of each side, or its "working" size.
+        folder: Name of the folder below the data root.
+        layout: Layout of the files, a name in `training.data.layouts.LAYOUTS`; it must have alphas.
+        photos: Number of photos, spread evenly over the set.
+        resolution: Input of the network: the "full" photo, "half" of each side, or its "working" size.
     """
 
     folder: str
@@ -96,37 +95,37 @@ class Validation:
 
     @property
     def rules(self) -> Layout:
-        """How its files lie."""
+        """Layout of its files."""
         return LAYOUTS[self.layout]
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One stretch of training with its own sizes, losses and learning rate.
+    """A part of the training with its own sizes, losses and learning rate.
 
     Attributes:
-        name: Shown in logs; the article's words where it has one.
-        steps: Optimiser steps; 0 where `epochs` says how long.
-        batch_size: Pictures of one optimiser step, over all processes and accumulated passes together.
-        side: Smallest and largest side of the square with as many pixels as a training picture.
-        guide_scale: Size of the guide relative to the picture the network sees.
-        learning_rate: Peak, for decoder and head.
-        encoder_rate: Factor on it for the encoder.
-        warmup_steps: Steps of linear rise before the cosine fall to a fiftieth.
-        composite: Share of photos whose background is exchanged.
-        pairs: Share of pictures that are two subjects on a background; most of them overlap.
-        prior: Share of pictures for which the network is given a prior, see `training.data.priors`; of
-            pairs, where it is above 0, at least 0.7.
-        shares: Folder → share, where a stage draws a set more or less often than the recipe's sets say.
+        name: Name in logs, following the article where possible.
+        steps: Optimiser steps; 0 if `epochs` is given.
+        batch_size: Images per optimiser step, over all processes and accumulated passes.
+        side: Smallest and largest side of a square with as many pixels as a training image.
+        guide_scale: Size of the guide relative to the network's input.
+        learning_rate: Peak learning rate of decoder and head.
+        encoder_rate: Factor on the learning rate for the encoder.
+        warmup_steps: Steps of linear warm-up before the cosine decay to 1/50.
+        composite: Fraction of photos whose background is replaced.
+        pairs: Fraction of images with two subjects on a background; most of them overlap.
+        prior: Fraction of images with a prior, see `training.data.priors`; if above 0, it is at least 0.7 for
+            pairs.
+        shares: Folder → share, to override the shares of the recipe's sets in this stage.
         fine: Losses on the full-size logits, name → weight.
-        coarse: Losses on the coarse logits.
-        epochs: In place of steps: how often as many pictures as its sets with subjects hold are drawn.
-        layer_decay: The encoder's rate falls by this factor a level, from the deepest to the stem.
-        frozen: So many of the encoder's levels, from the stem up, stay as they are, norms and all, and no
-            gradient runs through them: half the time of a step lies in its first two.
-        freeze_norms: Batch norms keep the statistics they have; for batches too small to measure them on.
-        augmentation: How views are drawn, this project's "own" way or as "published" with StyleMatte.
-        optional: Left out where a set that it draws is not below the data root.
+        coarse: Losses on the coarse logits, name → weight.
+        epochs: Alternative to steps; an epoch has as many images as the stage's sets with subjects.
+        layer_decay: Factor on the encoder's learning rate per level, from the deepest level to the stem.
+        frozen: Number of encoder levels to freeze, from the stem up, including their norms. The first two
+            levels take half the time of a step.
+        freeze_norms: Keep the statistics of batch norms; for batches too small to measure them.
+        augmentation: This project's "own" augmentation, or the one "published" with StyleMatte.
+        optional: Skip the stage if one of its sets does not exist below the data root.
     """
 
     name: str
@@ -153,22 +152,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A whole run. See `training/recipes/nano.toml` for one with comments.
+    """A training run. See `training/recipes/nano.toml` for an example with comments.
 
     Attributes:
         preset: Name of the network, see `models.presets`.
-        sets: What pictures are drawn from.
-        stages: What is done with them, in order.
-        seed: Of everything random.
-        held_out_every: One picture in so many is never trained on; 0 trains on all of them.
-        ema_decay: Of the running average of the weights, which is what is saved.
-        weight_decay: Of AdamW.
-        clip_norm: Greatest norm of a step's gradient.
-        validation: Sets scored while training goes on; the held-out part of `sets` where there are none.
+        sets: Data sets to sample from.
+        stages: Stages, in order.
+        seed: Random seed.
+        held_out_every: Hold out one image in this many; 0 holds out none.
+        ema_decay: Decay of the moving average of the weights, which is saved.
+        weight_decay: Weight decay of AdamW.
+        clip_norm: Maximum gradient norm.
+        validation: Sets to score during training; without any, the held-out split of `sets` is scored.
         network: Fields of the preset that this recipe changes.
-        about: One sentence for `stylematte train`.
-        init: Weights to begin with, a name or a file; none where empty, or where the command line says so.
-        open_sets: The sets are those found below the data root, or named on the command line.
+        about: One-sentence description for `stylematte train`.
+        init: Weights to start from, a name or a file; empty for none. The command line overrides it.
+        open_sets: Use the sets that exist below the data root, or those named on the command line.
     """
 
     preset: str
@@ -186,18 +185,18 @@ class Recipe:
     open_sets: bool = False
 
     def build_preset(self) -> Preset:
-        """The preset with this recipe's changes."""
+        """Return the preset with this recipe's changes."""
         return dataclasses.replace(PRESETS[self.preset], **self.network)
 
     def digest(self) -> dict[str, Any]:
-        """The recipe as plain values, to be saved beside what it made; no places on this machine."""
+        """Return the recipe as plain values to save with its results, without paths on this machine."""
         values = dataclasses.asdict(self)
         values = {key: values[key] for key in _DIGESTED}
         sets = [{k: v for k, v in data_set.items() if k not in PLACES} for data_set in values["sets"]]
         return values | {"sets": tuple(sets)}
 
 
-# In the order of the first version: the text of a digest is what a run folder knows its recipe by.
+# In the order of the first version, because run folders compare the text of the digest.
 _DIGESTED = (
     *("preset", "sets", "stages", "seed", "held_out_every", "ema_decay", "weight_decay", "clip_norm"),
     *("validation", "network"),
@@ -207,23 +206,23 @@ _DIGESTED = (
 def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe by its name in `training/recipes` or by its path.
 
-    A recipe may say `extends = "name"`, or the path of a file, seen from its own folder: then it starts from
-    that one, and its own keys replace those of the same name; `network` is joined key by key. `only_stages`
-    picks stages by name, see `select_stages`.
+    With `extends = "name"`, or a path relative to its folder, a recipe starts from another one: its own keys
+    replace those of the same name, and `network` is merged key by key. `only_stages` selects stages by name,
+    see `select_stages`.
 
     Args:
         name_or_path: A name, or the path of a .toml file.
         overrides: `key=value`, see `training.recipe_files.override`.
 
     Raises:
-        RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
+        RecipeError: There is no such recipe, or a key is unknown, missing, or of the wrong type.
     """
     path = find_recipe(name_or_path)
     table = read_recipe(path, overrides)
     if "generator" in table:
-        raise RecipeError(f"{path}: it trains a generator, not a matting network")
+        raise RecipeError(f"{path}: this recipe trains a generator, not a matting network")
     only = table.pop("only_stages", None)
-    # A stage is as long as its steps or its epochs say: the one that is not given counts nothing.
+    # A stage has either steps or epochs; the other is 0.
     if isinstance(rows := table.get("stages"), list):
         table["stages"] = [{"steps": 0} | r if isinstance(r, dict) and "epochs" in r else r for r in rows]
     kinds = {"sets": DataSet, "stages": Stage, "validation": Validation}
@@ -238,27 +237,27 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def select_stages(recipe: Recipe, names: tuple[str, ...], where: str) -> Recipe:
-    """The recipe with some of its stages, in its order; what is asked for by name is no longer optional.
+    """Return a recipe with selected stages, in its order; selected stages are no longer optional.
 
     Args:
-        recipe: As loaded.
-        names: Of stages.
-        where: Named in the error.
+        recipe: The recipe.
+        names: Names of stages.
+        where: Prefix of the error message.
 
     Raises:
         RecipeError: There is no such stage.
     """
     known = [stage.name for stage in recipe.stages]
     if not names or set(names) - set(known):
-        strange = sorted(set(names) - set(known))[0] if names else ""
-        raise RecipeError(f"{where}: no stage {strange!r}; the recipe has {', '.join(known)}")
+        unknown = sorted(set(names) - set(known))[0] if names else ""
+        raise RecipeError(f"{where}: unknown stage {unknown!r}; the recipe has {', '.join(known)}")
     stages = (dataclasses.replace(s, optional=False) for s in recipe.stages if s.name in names)
     return dataclasses.replace(recipe, stages=tuple(stages))
 
 
 def _check(recipe: Recipe, path: Path) -> None:
     if recipe.preset not in PRESETS:
-        raise RecipeError(f"{path}: preset {recipe.preset!r} is none of {', '.join(OFFERED)}")
+        raise RecipeError(f"{path}: unknown preset {recipe.preset!r}; choose from {', '.join(OFFERED)}")
     _check_network(recipe, f"{path}: [network]")
     if not recipe.open_sets and not any(s.kind != "backgrounds" and s.share > 0 for s in recipe.sets):
         raise RecipeError(f"{path}: no set with subjects")
@@ -270,16 +269,18 @@ def _check(recipe: Recipe, path: Path) -> None:
 
 
 def check_priors(recipe: Recipe, where: str) -> None:
-    """Refuse stages with priors for a network that takes none.
+    """Reject stages with priors if the network does not take one.
 
     Raises:
-        RecipeError: There is one; `where` goes before the message.
+        RecipeError: There is such a stage; `where` is the prefix of the message.
     """
     if recipe.build_preset().prior:
         return
     for stage in recipe.stages:
         if stage.prior:
-            raise RecipeError(f"{where}: {stage.name}: prior must be 0, network {recipe.preset} takes none")
+            raise RecipeError(
+                f"{where}: {stage.name}: prior must be 0, as network {recipe.preset} takes none"
+            )
 
 
 def _check_network(recipe: Recipe, where: str) -> None:
@@ -292,8 +293,8 @@ def _check_network(recipe: Recipe, where: str) -> None:
 
 def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
     shares = {s.folder: stage.shares.get(s.folder, s.share) for s in recipe.sets}
-    if strange := set(stage.shares) - set(shares):
-        raise RecipeError(f"{where}: shares of {sorted(strange)[0]}, which is no set of the recipe")
+    if unknown := set(stage.shares) - set(shares):
+        raise RecipeError(f"{where}: shares of {sorted(unknown)[0]}, which is not a set of the recipe")
     if shares and (min(shares.values()) < 0 or not any(shares.values())):
         raise RecipeError(f"{where}: shares must be 0 or more, and one of them above 0")
     if unknown := (set(stage.fine) | set(stage.coarse)) - set(LOSSES):

@@ -14,10 +14,11 @@ from training.config import Recipe
 from training.cycle import Result, Step, compare, fine_tuning, gather_data
 from training.gan.config import GanRecipe
 from training.gan.data import list_samples
+from training.gan.loop import GanOptions
 from training.gan.run import GanRequest, Progress, prepare_mattes, run_gan
 from training.loop import RunOptions
 from training.plan import make_plan
-from training.run import run_recipe
+from training.run import TrainRequest, run_recipe
 from training.synthesis.run import (
     Filter,
     SynthesisRequest,
@@ -152,8 +153,14 @@ def all_steps(request: CycleRequest, control: bool) -> list[Step]:
 def _pretrain(request: CycleRequest) -> Step:
     def run() -> Result:
         run_recipe(
-            *(request.recipe, request.data, request.run_options("pretrain"), "", "", request.backbone),
-            *(request.quiet, request.say),
+            TrainRequest(
+                request.recipe,
+                request.data,
+                request.run_options("pretrain"),
+                backbone=request.backbone,
+                quiet=request.quiet,
+                say=request.say,
+            )
         )
         return {"network": request.recipe.preset}
 
@@ -215,15 +222,13 @@ def _gan(request: CycleRequest) -> Step:
         folder = request.generator.parent
         run_gan(
             GanRequest(
-                recipe=request.gan,
-                data=request.data,
-                out=folder,
-                mattes=request.faces,
+                request.gan,
+                request.data,
+                GanOptions(
+                    folder, request.faces, request.device, workers=request.workers, every=request.every
+                ),
                 matter=str(request.model),
                 detector=request.detector,
-                device=request.device,
-                workers=request.workers,
-                every=request.every,
                 quiet=request.quiet,
                 say=request.say,
                 progress=request.progress,
@@ -311,8 +316,14 @@ def _finetune(request: CycleRequest, with_synthetic: bool) -> Step:
             else request.data
         )
         run_recipe(
-            *(recipe, root, request.run_options(name), "", str(request.before), ""),
-            *(request.quiet, request.say),
+            TrainRequest(
+                recipe,
+                root,
+                request.run_options(name),
+                weights=str(request.before),
+                quiet=request.quiet,
+                say=request.say,
+            )
         )
         return {"steps": request.steps}
 

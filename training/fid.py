@@ -1,4 +1,4 @@
-"""How far generated pictures are from real ones: FID and KID on the features of a detector.
+"""FID and KID: distances between generated and real images in the features of a detector.
 
 References:
     Heusel et al., "GANs Trained by a Two Time-Scale Update Rule Converge to a Local Nash Equilibrium", 2017,
@@ -26,37 +26,36 @@ INCEPTION_SHA256 = "f58cb9b6ec323ed63459aa4fb441fe750cfe39fafad6da5cb504a16f19e9
 INCEPTION_URL = f"https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/{INCEPTION}"
 MOBILENET = "mobilenetv2_imagenet_folded.safetensors"
 
-_STAND_IN_PX = 224  # what MobileNetV2 and Swin were trained at
+_ENCODER_PX = 224  # training size of MobileNetV2 and Swin
 _KID_SUBSETS, _KID_SUBSET_SIZE = 100, 1000
 
 
 class ScoreError(InputError):
-    """Too few pictures for a score, statistics that do not belong together, or ones that are no numbers."""
+    """Too few images for a score, statistics of different detectors, or values that are not finite."""
 
 
 class FeatureError(ScoreError):
-    """Pictures of which a detector makes NaN or infinite features.
+    """Images for which a detector returns NaN or infinite features.
 
     Attributes:
-        places: Their places in the order in which pictures were given, from 0.
+        places: Their positions in the order of the images, from 0.
     """
 
     def __init__(self, places: list[int]) -> None:
         named = ", ".join(str(place + 1) for place in places[:3])
         super().__init__(
-            f"of {len(places)} pictures, among them number {named}, the detector makes features that are no "
-            "numbers"
+            f"the detector's features of {len(places)} images are not finite, including image number {named}"
         )
         self.places = places
 
 
 class Detector(nn.Module):
-    """Pictures in, features out: `forward` takes (N, 3, H, W) uint8 RGB of any size, gives (N, d) float32.
+    """Feature extractor: `forward` maps (N, 3, H, W) uint8 RGB of any size to (N, d) float32.
 
     Attributes:
-        name: As reports call it; scores of detectors of different names do not compare.
-        num_features: d.
-        sha256: Of its file.
+        name: Name in reports; scores of different detectors are not comparable.
+        num_features: Number of features, d.
+        sha256: Hash of its file.
     """
 
     name: str
@@ -65,16 +64,16 @@ class Detector(nn.Module):
 
 
 class ScriptDetector(Detector):
-    """A TorchScript file such as the Inception network of 2015-12-05; it brings its own resizing.
+    """A TorchScript file such as the Inception network of 2015-12-05, including its resizing.
 
-    The file's graph runs in torch's interpreter: no Python code of the file is run, but a graph may call any
-    operator of torch, so a file of unknown origin is to be trusted no more than a program.
+    The graph runs in torch's interpreter without Python code, but it may call any torch operator. Trust a
+    file of unknown origin no more than a program.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: No TorchScript file, or one that makes no features of pictures.
+        InputError: Not a TorchScript file, or it returns no features for images.
     """
 
     def __init__(self, path: Path) -> None:
@@ -83,7 +82,7 @@ class ScriptDetector(Detector):
         self.name = "inception" if self.sha256 == INCEPTION_SHA256 else path.name
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", DeprecationWarning)  # no other format has the network
+                warnings.simplefilter("ignore", DeprecationWarning)  # the network exists in no other format
                 self.script = torch.jit.load(str(path), map_location="cpu").eval()
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
@@ -96,20 +95,20 @@ class ScriptDetector(Detector):
             self.num_features = features.shape[1]
         except (RuntimeError, AttributeError, IndexError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise InputError(f"{path}: makes no features of uint8 pictures: {reason}") from None
+            raise InputError(f"{path}: returns no features for uint8 images: {reason}") from None
 
-    def forward(self, pictures: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Tensor:
         """See `Detector`."""
-        return self.script(pictures, **self.options).float()
+        return self.script(images, **self.options).float()
 
 
 class EncoderDetector(Detector):
-    """A stand-in where Inception is not at hand: the last map of an encoder, averaged over the picture.
+    """A substitute for Inception: the last map of an encoder, averaged over the image.
 
     Args:
-        encoder: Takes RGB normalised with ImageNet's mean and deviation.
-        name: As reports call it.
-        sha256: Of the file its weights are from.
+        encoder: Encoder for RGB normalised with ImageNet's mean and standard deviation.
+        name: Name in reports.
+        sha256: Hash of its weights file.
     """
 
     mean: Tensor
@@ -117,19 +116,19 @@ class EncoderDetector(Detector):
 
     def __init__(self, encoder: Encoder, name: str, sha256: str) -> None:
         super().__init__()
-        # Channels last: a third less time on a CPU.
+        # Channels last takes a third less time on a CPU.
         self.encoder = encoder.eval()
         self.encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.name, self.sha256 = name, sha256
         self.num_features = encoder.channels[-1]
-        self.side_px = -(-_STAND_IN_PX // encoder.multiple) * encoder.multiple
+        self.side_px = -(-_ENCODER_PX // encoder.multiple) * encoder.multiple
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1))
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """See `Detector`; pictures are squashed to a square, as Inception's are."""
+    def forward(self, images: Tensor) -> Tensor:
+        """See `Detector`; images are stretched to a square, as for Inception."""
         size = (self.side_px, self.side_px)
-        x = F.interpolate(pictures.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
+        x = F.interpolate(images.float() / 255, size, mode="bilinear", antialias=True)  # (N, 3, s, s)
         x = ((x - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
         return self.encoder(x)[-1].mean((2, 3))
 
@@ -138,14 +137,14 @@ def load_detector(name_or_path: str | Path, folders: Sequence[Path] = ()) -> Det
     """Load a detector.
 
     Args:
-        name_or_path: `inception`, the standard; `mobilenet`, a stand-in; a TorchScript file (.pt); weights of
-            `stylematte train` or a folded MobileNetV2 (.safetensors); or the name of such weights.
-        folders: Where files are looked for that are given by name; the last is named when one is missing.
+        name_or_path: `inception`, the standard; `mobilenet`, a substitute; a TorchScript file (.pt); weights
+            from `stylematte train` or a folded MobileNetV2 (.safetensors); or the name of such weights.
+        folders: Folders in which named files are searched; messages about a missing file name the last one.
 
     Raises:
-        MissingError: There is no such file.
-        InputError: A file that cannot be read, or of another kind.
-        CheckpointError: Weights that cannot be read.
+        MissingError: The file does not exist.
+        InputError: The file cannot be read, or has another format.
+        CheckpointError: The weights cannot be read.
     """
     path = _find(str(name_or_path), folders)
     if path.suffix in (".pt", ".ts", ".torchscript"):
@@ -163,29 +162,29 @@ def _find(name: str, folders: Sequence[Path]) -> Path:
     home = folders[-1] if folders else Path()
     if name == "inception":
         raise MissingError(
-            f"detector inception: {home / INCEPTION} is not there. Fetch {INCEPTION_URL} (96 MB) and put it "
-            "there, or give its path. Without it, --detector nano gives numbers of another scale"
+            f"detector inception: {home / INCEPTION} is missing. Download {INCEPTION_URL} (96 MB) to this "
+            "place, or give its path. Without it, --detector nano gives scores on another scale"
         )
     if name == "mobilenet":
         raise MissingError(
-            f"detector mobilenet: {home / MOBILENET} is not there. It is MobileNetV2 of ImageNet with batch "
-            "norms folded, as --backbone-weights of stylematte train takes it; put it there, or give its path"
+            f"detector mobilenet: {home / MOBILENET} is missing. It is an ImageNet MobileNetV2 with folded "
+            "batch norms, as for --backbone-weights of stylematte train; put it there, or give its path"
         )
     raise MissingError(
         f"detector {name!r}: no such file, and no weights of that name in "
-        f"{', '.join(map(str, folders)) or 'any folder'}. There are inception, mobilenet, and trained weights"
+        f"{', '.join(map(str, folders)) or 'any folder'}. Use inception, mobilenet, or trained weights"
     )
 
 
 @dataclass(frozen=True)
 class Statistics:
-    """What FID needs of a set of pictures, and with `features` KID too.
+    """Statistics of a set of images for FID, and with `features` also for KID.
 
     Attributes:
         total: (d,) float64, sum of the features.
         products: (d, d) float64, sum of their outer products.
-        count: Pictures.
-        features: (count, d) float32; None where nobody asked for KID.
+        count: Number of images.
+        features: (count, d) float32, for KID, or None.
     """
 
     total: Tensor
@@ -195,28 +194,28 @@ class Statistics:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all of it are numbers; sums of features that are none are none either."""
+        """Whether all values are finite; sums of non-finite features are not."""
         parts = [self.total, self.products, *([] if self.features is None else [self.features])]
         return all(bool(part.isfinite().all()) for part in parts)
 
     @property
     def mean(self) -> Tensor:
-        """(d,) float64."""
+        """Mean of the features, (d,) float64."""
         return self.total / self.count
 
     @property
     def covariance(self) -> Tensor:
-        """(d, d) float64, with divisor count - 1."""
+        """Covariance of the features, (d, d) float64, with divisor count - 1."""
         return (self.products - self.count * self.mean.outer(self.mean)) / (self.count - 1)
 
 
-def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bool = False) -> Statistics:
-    """Run pictures through a detector.
+def statistics(detector: Detector, images: Iterable[Tensor], keep_features: bool = False) -> Statistics:
+    """Compute the statistics of images.
 
     Args:
-        detector: On the device it is to run on.
-        pictures: Batches (N, 3, H, W) uint8 RGB, on any device; sizes may differ from batch to batch.
-        keep_features: For `kid`.
+        detector: Detector, on the device to use.
+        images: Batches (N, 3, H, W) uint8 RGB, on any device; sizes may differ from batch to batch.
+        keep_features: Keep the features, for `kid`.
 
     Returns:
         Statistics on the CPU.
@@ -228,7 +227,7 @@ def statistics(detector: Detector, pictures: Iterable[Tensor], keep_features: bo
     total = torch.zeros(detector.num_features, dtype=torch.float64, device=device)
     products = torch.zeros(2 * (detector.num_features,), dtype=torch.float64, device=device)
     count, broken, kept = 0, [], []
-    for batch in pictures:
+    for batch in images:
         with torch.no_grad():
             features = detector(batch.to(device))  # (N, d)
         is_broken = ~features.isfinite().all(1)
@@ -248,28 +247,28 @@ def fid(real: Statistics, generated: Statistics) -> float:
     """Fréchet distance of two normal distributions, |μ₁ - μ₂|² + tr(Σ₁ + Σ₂ - 2 (Σ₁ Σ₂)^½).
 
     Args:
-        real: Of the one set.
-        generated: Of the other, by the same detector.
+        real: Statistics of the real images.
+        generated: Statistics of the generated images, with the same detector.
 
     Raises:
-        ScoreError: Less than two pictures, features of different length, or ones that are no numbers.
+        ScoreError: Fewer than two images, features of different length, or values that are not finite.
     """
     _check(real, generated)
     distance = float((real.mean - generated.mean).square().sum())
     distance += float(real.covariance.trace() + generated.covariance.trace())
-    # The trace of (Σ₁ Σ₂)^½ by way of Σ₁^½ Σ₂ Σ₁^½, which has the same eigenvalues and is symmetric: they are
-    # real, and rounding cannot make a root of a negative number.
+    # The trace of (Σ₁ Σ₂)^½ is computed from Σ₁^½ Σ₂ Σ₁^½, which has the same eigenvalues and is symmetric,
+    # so they are real; clamping removes negative values from rounding.
     values, vectors = torch.linalg.eigh(real.covariance)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     values = torch.linalg.eigvalsh(root @ generated.covariance @ root)
     distance -= 2 * float(values.clamp(min=0).sqrt().sum())
     if not math.isfinite(distance):  # max(0, nan) would be 0, a perfect score
         raise ScoreError(f"the FID of these features is {distance}")
-    return max(0.0, distance)  # equal sets differ from zero by rounding alone
+    return max(0.0, distance)  # for equal sets only rounding differs from zero
 
 
-class _AsTheyAre(nn.Module):
-    """Stands where torchmetrics wants a detector, for features that are already there."""
+class _Identity(nn.Module):
+    """Passes existing features through where torchmetrics expects a detector."""
 
     def __init__(self, num_features: int) -> None:
         super().__init__()
@@ -280,30 +279,30 @@ class _AsTheyAre(nn.Module):
 
 
 def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, float]:
-    """Squared maximum mean discrepancy with the kernel (x·y / d + 1)³, without bias.
+    """Unbiased squared maximum mean discrepancy with the kernel (x·y / d + 1)³.
 
     Args:
-        real: With features.
-        generated: With features, by the same detector.
-        seed: Draws 100 subsets of 1000 pictures, or of as many as the smaller set has.
+        real: Statistics with features.
+        generated: Statistics with features, with the same detector.
+        seed: Seed of the 100 random subsets of 1000 images, or of as many as the smaller set has.
 
     Returns:
         Mean and standard deviation over the subsets.
 
     Raises:
-        ScoreError: As for `fid`, or no features.
+        ScoreError: As for `fid`, or the features are missing.
     """
-    # Here: it loads slowly, and a run without scores needs none of it.
+    # Imported here because it loads slowly and is only needed for scores.
     from torchmetrics.image.kid import KernelInceptionDistance
 
     _check(real, generated)
     if real.features is None or generated.features is None:
-        raise ScoreError("KID needs the features themselves; these statistics have sums alone")
+        raise ScoreError("KID needs the features, but these statistics only have their sums")
     size = min(_KID_SUBSET_SIZE, real.count, generated.count)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*will save all extracted features")
         metric = KernelInceptionDistance(
-            feature=_AsTheyAre(len(real.total)), subsets=_KID_SUBSETS, subset_size=size
+            feature=_Identity(len(real.total)), subsets=_KID_SUBSETS, subset_size=size
         )
     metric.update(real.features.double(), real=True)
     metric.update(generated.features.double(), real=False)
@@ -317,23 +316,28 @@ def kid(real: Statistics, generated: Statistics, seed: int = 0) -> tuple[float, 
 
 def _check(real: Statistics, generated: Statistics) -> None:
     if min(real.count, generated.count) < 2:
-        raise ScoreError(f"{real.count} real and {generated.count} generated pictures: two of each at least")
+        raise ScoreError(
+            f"{real.count} real and {generated.count} generated images, but at least two of each are needed"
+        )
     if len(real.total) != len(generated.total):
-        raise ScoreError("statistics of two detectors do not compare")
+        raise ScoreError("statistics of different detectors are not comparable")
     for what, found in (("real", real), ("generated", generated)):
         if not found.is_finite:
-            raise ScoreError(f"the features of the {what} pictures are no numbers")
+            raise ScoreError(f"the features of the {what} images are not finite")
 
 
 def doubts(real: int, generated: int, num_features: int) -> list[str]:
-    """Say what is to be known of a score from so few pictures; empty where there are enough."""
+    """Return warnings about a score from few images; an empty list if there are enough."""
     least = min(real, generated)
     said = []
     if least <= num_features:
         said.append(
-            f"{least} pictures do not fill {num_features} features: the covariance is singular, and the FID "
-            "too high; compare it with sets of equal size, or give --kid, which has no bias"
+            f"{least} images are too few for {num_features} features: the covariance is singular, and the "
+            "FID "
+            "is too high; only compare it with sets of the same size, or use --kid, which is unbiased"
         )
     elif least < 2048:
-        said.append(f"{least} pictures are few: the FID is too high; compare it with sets of equal size")
+        said.append(
+            f"{least} images are few: the FID is too high; only compare it with sets of the same size"
+        )
     return said

@@ -1,4 +1,4 @@
-"""The training loop: one function, in the order in which things happen."""
+"""The training loop: one function, in chronological order."""
 
 import copy
 import json
@@ -32,43 +32,43 @@ from training.provenance import write_config
 from training.teacher import Teacher
 from training.validation import ValidationSets
 
-STEPS_A_ROW = 50
-FIRST_LOOK_STEPS = 50  # a first validation comes so early: to see that it works, not to choose weights by
+STEPS_PER_ROW = 50
+FIRST_LOOK_STEPS = 50  # the first validation is early, to check that training works, not to select weights
 
 OnStep = Callable[[int, int, dict[str, float]], None]
 
 
 class Validator(Protocol):
-    """Scores a network and says which scores are the better ones."""
+    """Scores a network and compares scores."""
 
     def score(self, model: StyleMatte, side: float) -> dict[str, float]:
-        """Scores by name; `side` as in `Stage.side`."""
+        """Return scores by name; `side` as in `Stage.side`."""
 
     def error(self, scores: dict[str, float]) -> float:
-        """One number of them, the smaller the better."""
+        """Return a single number, lower is better."""
 
     def headline(self, scores: dict[str, float]) -> dict[str, float]:
-        """Those that fit on a line; the log has all."""
+        """Return the scores for a progress line; the log has all of them."""
 
     def shown(self) -> Iterable[Shown]:
-        """Pictures for the previews."""
+        """Yield images for the previews."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How a run is carried out, as opposed to what it learns (the recipe).
+    """How to run a recipe.
 
     Attributes:
         out: Run folder: config.json, log.csv, tensorboard/, previews/, state.pt, last and best weights.
-            Several machines must share it.
+            Several machines must share this folder.
         mattes: Folder of prepared mattes, see `training.data.pseudo_alpha.prepare`.
         device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
         precision: "fp32", or "bf16" or "fp16" for autocast; losses stay in float32.
-        accumulate: Passes whose gradients make one optimiser step. The recipe's batch is divided by it.
-        workers: Processes that draw pictures, beside each one that trains.
+        accumulate: Passes per optimiser step (gradient accumulation); the recipe's batch is divided by this.
+        workers: Processes that prepare images, per training process.
         every: Steps between validations, previews and saved states.
-        per_set: Held-out pictures of each set in a validation.
-        origin: What else made the weights, name → SHA-256: a teacher, weights to start from.
+        per_set: Held-out images per set in a validation.
+        origin: Other inputs of the weights, such as a teacher or initial weights, name → SHA-256.
     """
 
     out: Path
@@ -92,28 +92,28 @@ def train(
     shows_bar: bool = False,
     on_step: OnStep | None = None,
 ) -> dict[str, float]:
-    """Run a recipe, or go on with it where it stopped.
+    """Run a recipe, or resume it.
 
     Args:
-        recipe: What to learn, from what.
+        recipe: The recipe.
         root: Folder of the data sets.
-        options: Where and how.
-        initialise: Fills a fresh network with trained weights; not called when a run goes on.
-        report: Takes progress lines; the main process alone has some.
-        teacher: Has the say where labels say nothing.
-        shows_bar: Show a bar on a terminal, beside the lines.
-        on_step: Called after every optimiser step, before a validation that is due: with the number of the
-            stage, its steps so far and the step's losses by name. What it raises ends the run like a kill.
+        options: Options of the run.
+        initialise: Loads initial weights into a new network; not called when a run resumes.
+        report: Called with progress lines, in the main process only.
+        teacher: Labels unlabelled pixels.
+        shows_bar: Show a progress bar on a terminal, in addition to the lines.
+        on_step: Called after every optimiser step, before a validation, with the number of the stage, its
+            steps so far and the step's losses by name. Its exceptions end the run like a kill.
 
     Returns:
-        Scores of the last validation, see `training.validation.score` and `training.held_out.score`; on the
-        main process alone, and empty where nothing was left to do.
+        Scores of the last validation, see `training.validation.score` and `training.held_out.score`; only in
+        the main process, and empty if the run was already finished.
 
     Raises:
-        DataError: A data set is missing or damaged, or nothing is held out to score on.
-        RecipeError: A batch cannot be divided, or a set is without labels and there is no teacher.
+        DataError: A data set is missing or damaged, or no images are held out.
+        RecipeError: A batch cannot be divided, or a set has no labels and there is no teacher.
         InputError: The run folder belongs to another recipe, or not every process sees it.
-        TrainingError: The loss is no longer a number.
+        TrainingError: The loss is not finite.
     """
     # Initialise.
     accelerator = join_processes(options.device, options.precision, options.accumulate)
@@ -122,7 +122,7 @@ def train(
     plan = make_plan(recipe, root)
     recipe = plan.recipe
     check_batches(recipe, accelerator)
-    judge = make_validator(recipe, root, options, teacher)
+    validator = make_validator(recipe, root, options, teacher)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.build_preset())
 
@@ -130,16 +130,16 @@ def train(
     state = _previous_state(options, recipe)
     if "model" in state:
         fill(model, state["model"], str(options.out / "state.pt"))
-        report(f"going on at stage {state['stage'] + 1}, step {state['step']}")
+        report(f"resuming at stage {state['stage'] + 1}, step {state['step']}")
     elif initialise is not None:
-        with accelerator.main_process_first():  # which may fetch a file for all
+        with accelerator.main_process_first():  # it may download a file for all processes
             initialise(model)
     if len(set(gather_object([(state["stage"], state["step"])]))) > 1:
         raise InputError(f"{options.out}: not every process sees the same state; share the folder")
     for line in plan.skipped:
         report(line)
     progress = _progress(recipe, state, report, shows_bar and accelerator.is_main_process)
-    run = Run(recipe, model, state, options, accelerator, teacher, judge, progress)
+    run = Run(recipe, model, state, options, accelerator, teacher, validator, progress)
 
     # Run the stages.
     scores: dict[str, float] = {}
@@ -147,7 +147,7 @@ def train(
         for number in range(state["stage"], len(recipe.stages)):
             if number != state["stage"]:
                 state.update(stage=number, step=0)
-                run.forget_moments()
+                run.reset_optimiser()
             scores = run.stage(number, root, on_step)
     finally:
         run.close()
@@ -168,44 +168,44 @@ def _progress(
 
 
 def _work(stage: Stage) -> float:
-    """What a step of a stage costs: the pixels that the network sees."""
+    """Return the cost of a step: the pixels of the network's inputs."""
     return stage.batch_size * (stage.side[0] + stage.side[1]) ** 2 / 4
 
 
 def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Validator:
-    """What scores the networks of a recipe: its validation sets, or the held-out part of its sets.
+    """Make the validator of a recipe: its validation sets, or the held-out split of its sets.
 
     Raises:
-        DataError: Nothing is held out to score on.
-        RecipeError: A set is without labels and there is no teacher.
+        DataError: No images are held out.
+        RecipeError: A set has no labels and there is no teacher.
     """
-    if teacher is None and (silent := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
-        raise RecipeError(f"{silent[0]}: its photos have no labels; give a teacher")
+    if teacher is None and (unlabelled := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
+        raise RecipeError(f"{unlabelled[0]}: its photos have no labels; give a teacher")
     if recipe.validation:
         return ValidationSets(root, recipe)
     return HeldOutSplit(root, recipe, options.mattes, options.per_set, teacher)
 
 
 def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:
-    """What `Run._save` wrote last, or the state of a run that has not begun."""
+    """Return the last saved state, or the state of a new run."""
     digest, origin = json.dumps(recipe.digest()), options.origin or {}
     path = options.out / "state.pt"
     if not path.exists():
         return {"stage": 0, "step": 0, "best": math.inf, "recipe": digest, "origin": origin}
     state = load_state(path)
     if state["recipe"] != digest:
-        raise InputError(f"{options.out} holds a run of another recipe; give another --out")
+        raise InputError(f"{options.out} contains a run of another recipe; give another --out")
     if state["origin"] != origin:
         made_by = ", ".join(state["origin"]) or "nothing else"
         raise InputError(
-            f"{options.out} holds a run that began with other weights ({made_by}); "
+            f"{options.out} contains a run that started from other weights ({made_by}); "
             "give the same, or another --out"
         )
     return state
 
 
 class Run:
-    """What lives as long as a run: network, average, optimiser, log, and where it stands."""
+    """The state of a run: network, average, optimiser, log, and position."""
 
     def __init__(
         self,
@@ -215,11 +215,16 @@ class Run:
         options: RunOptions,
         accelerator: Accelerator,
         teacher: Teacher | None,
-        judge: Validator,
+        validator: Validator,
         progress: Progress,
     ) -> None:
         self.recipe, self.options, self.state = recipe, options, state
-        self.accelerator, self.teacher, self.judge, self.progress = accelerator, teacher, judge, progress
+        self.accelerator, self.teacher, self.validator, self.progress = (
+            accelerator,
+            teacher,
+            validator,
+            progress,
+        )
         if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
             model = torch.nn.SyncBatchNorm.convert_sync_batchnorm(model)
         self.model = model.to(accelerator.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -228,8 +233,8 @@ class Run:
             self.average.load_state_dict(state["average"])
         if accelerator.device.type == "cpu":
             spare_wide_depthwise(self.model)
-        # What is frozen gets no gradients, nor does a learned upsampler without fine losses, nor what reads
-        # the prior in a batch without one, and processes must not wait for them.
+        # Frozen parameters, a learned upsampler without fine losses, and the prior's kernel in a batch
+        # without priors get no gradients; processes must not wait for them.
         learned = any(True for _ in self.model.upsampler.parameters())
         all_fine = all(stage.fine for stage in recipe.stages)
         frozen = any(stage.frozen for stage in recipe.stages)
@@ -248,18 +253,18 @@ class Run:
             write_config(options.out / "config.json", recipe.digest() | {"origin": state["origin"]})
             self.log = Log(options.out, self._steps_before(state["stage"]) + state["step"])
 
-    def forget_moments(self) -> None:
-        """Start the optimiser anew: a new stage has other losses, and gradients of another size."""
+    def reset_optimiser(self) -> None:
+        """Reset the optimiser's state: a new stage has other losses and gradient magnitudes."""
         self.optimiser.optimizer.state.clear()
 
     def close(self) -> None:
-        """End the log, and take the bar away."""
+        """Close the log and the progress bar."""
         self.progress.close()
         if self.log is not None:
             self.log.close()
 
     def stage(self, number: int, root: Path, on_step: OnStep | None) -> dict[str, float]:
-        """Step until a stage ends; returns the last scores."""
+        """Train until the stage ends; returns the last scores."""
         stage, start, every = self.recipe.stages[number], self.state["step"], self.options.every
         self.accelerator.unwrap_model(self.objective).begin(stage)
         batches = read_batches(self._loader(number, root))
@@ -276,7 +281,7 @@ class Run:
                 on_step(number, done, latest)
             pace = count * stage.batch_size / (time.perf_counter() - began)
             self._say_where(stage, done, latest["loss"], pace)
-            if done % min(STEPS_A_ROW, every) == 0 or done == stage.steps:
+            if done % min(STEPS_PER_ROW, every) == 0 or done == stage.steps:
                 means = {name: value / count for name, value in sums.items()}
                 means |= {"images_per_s": pace, "learning_rate": learning_rate(stage, step)}
                 if self.log is not None:
@@ -305,7 +310,7 @@ class Run:
         )
 
     def _step(self, number: int, step: int, batches: Iterator[Batch]) -> dict[str, float]:
-        """One optimiser step; returns its losses, means over all passes and processes."""
+        """Do one optimiser step; returns its losses, averaged over all passes and processes."""
         stage, accelerator = self.recipe.stages[number], self.accelerator
         set_rates(self.optimiser, stage, step)
         self.objective.train()
@@ -324,7 +329,7 @@ class Run:
                 save_state(self._nan_path(), {"batch": batch, "terms": by_name})
         means = dict(zip(terms, accelerator.reduce(sums, "mean").tolist(), strict=True))
         loss = math.fsum(means.values())
-        if not math.isfinite(loss):  # all processes share the mean, so all of them stop
+        if not math.isfinite(loss):  # all processes have the same mean, so all of them stop
             raise TrainingError(
                 f"loss is {loss} at step {step} of {stage.name}; its batch is in {self._nan_path()}"
             )
@@ -358,31 +363,31 @@ class Run:
         )
 
     def _validate(self, number: int, done: int, chooses: bool) -> dict[str, float]:
-        """Score the average, draw previews, and write weights and state; on the main process.
+        """Score the average, write previews, weights and state, in the main process.
 
         Args:
-            number: Of the stage.
-            done: Its steps so far.
-            chooses: Whether these weights can be the best ones.
+            number: Number of the stage.
+            done: Steps of the stage so far.
+            chooses: Whether these weights can become the best ones.
 
         Raises:
-            TrainingError: The scores are no numbers.
+            TrainingError: The scores are not finite.
         """
         assert self.log is not None
         out, side = self.options.out, float(self.recipe.stages[number].side[1])
         total = self._steps_before(number) + done
-        scores = self.judge.score(self.average, side)
+        scores = self.validator.score(self.average, side)
         self.log.write(total, scores)
-        shown = self.judge.headline(scores)
+        shown = self.validator.headline(scores)
         self.progress.say("  scores: " + "  ".join(f"{name} {value:.3f}" for name, value in shown.items()))
         sheet = out / "previews" / f"{total:06d}.png"
-        preview_sheet(self.average, self.judge.shown(), side, sheet)
+        preview_sheet(self.average, self.validator.shown(), side, sheet)
         self.log.show("previews", sheet, total)
         provenance = {"recipe": self.recipe.digest(), "steps": total, "scores": scores}
         provenance |= {"origin": self.state["origin"]} if self.state["origin"] else {}
         save_weights(self.average, out / "last.safetensors", provenance)
-        error = self.judge.error(scores)
-        if not math.isfinite(error):  # compared with the best, it would never be the worse one
+        error = self.validator.error(scores)
+        if not math.isfinite(error):  # NaN would always compare as not worse than the best
             raise TrainingError(f"the scores of step {done} of {self.recipe.stages[number].name} are {error}")
         if chooses and error < self.state["best"]:
             self.state["best"] = error

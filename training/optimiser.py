@@ -9,16 +9,16 @@ from models.encoders import PRIOR
 from models.stylematte import StyleMatte
 from training.config import Stage
 
-# The kernel that reads the prior begins at zero, beside kernels that were trained before. At the encoder's
-# rate it stayed so small that the network ignored every prior after 1,200 steps.
+# The prior's kernel starts at zero, beside pretrained kernels. At the encoder's rate it stayed so small that
+# the network still ignored every prior after 1,200 steps.
 PRIOR_FACTOR = 10.0
 
 
 def make_optimiser(model: StyleMatte, weight_decay: float) -> torch.optim.AdamW:
     """Make an AdamW with a group per encoder level and one for the rest; norms and biases do not decay.
 
-    The kernel that reads the prior has a group of its own. One optimiser serves the whole run: `set_rates`
-    sets its groups' rates for a stage.
+    The prior's kernel has its own group. The optimiser serves the whole run: `set_rates` sets its groups'
+    rates for a stage.
     """
     groups: dict[tuple[int | None, bool, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
@@ -38,8 +38,8 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
     """Set the learning rate of every group for a step of a stage.
 
     Decoder and head use the stage's rate. Level l of the encoder uses it times
-    encoder_rate · layer_decay ^ (4 − l): early layers are already general, and learn slowest. The kernel that
-    reads the prior uses the stage's rate times `PRIOR_FACTOR`.
+    encoder_rate · layer_decay ^ (4 − l): early layers are already general, and learn slowest. The prior's
+    kernel uses the stage's rate times `PRIOR_FACTOR`.
     """
     rate = learning_rate(stage, step)
     for group in optimiser.param_groups:

@@ -13,8 +13,8 @@ from training.gan.config import (
     DiscriminatorConfig,
     GanRecipe,
     GeneratorConfig,
-    PictureSet,
-    VisionCritic,
+    ImageSet,
+    VisionAidedConfig,
 )
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
@@ -77,10 +77,10 @@ _TABLES: tuple[tuple[str, str, type], ...] = (
     ("Validation", "[[validation]]", Validation),
     ("Network", "[network]", Preset),
     ("Recipes of generators", "", GanRecipe),
-    ("Sets of a generator", "[[sets]] and [backgrounds]", PictureSet),
+    ("Sets of a generator", "[[sets]] and [backgrounds]", ImageSet),
     ("Generator", "[generator]", GeneratorConfig),
     ("Discriminator", "[discriminator]", DiscriminatorConfig),
-    ("Second discriminator", "[vision_aided]", VisionCritic),
+    ("Second discriminator", "[vision_aided]", VisionAidedConfig),
     ("Augmentation", "[augmentation]", Augmentation),
 )
 

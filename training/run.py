@@ -4,6 +4,7 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,41 +24,48 @@ from training.processes import check_batches, join_processes
 from training.teacher import Teacher
 
 
-def run_recipe(
-    recipe: Recipe,
-    data: Path,
-    options: RunOptions,
-    teacher: str,
-    weights: str,
-    backbone: str,
-    quiet: bool,
-    say: Callable[[str], None] = print,
-) -> dict[str, float]:
-    """Run a matting network's recipe or resume it: prepare the mattes first, then train.
+@dataclass(frozen=True)
+class TrainRequest:
+    """One training run of a matting network.
 
-    Args:
+    Attributes:
         recipe: The recipe.
         data: Folder of the data sets.
         options: Options of the run.
-        teacher: Name or file of weights that label unlabelled photos.
-        weights: Name or file of weights to start from.
-        backbone: `hub`, `none`, or a file of encoder weights.
+        weights: Name or file of weights to start from; empty: none.
+        teacher: Name or file of weights that label unlabelled photos; empty: none.
+        backbone: `hub`, `none`, or a file of encoder weights; empty: the hub's, where it has some.
         quiet: Print nothing.
         say: Called with each line of output.
+    """
+
+    recipe: Recipe
+    data: Path
+    options: RunOptions
+    weights: str = ""
+    teacher: str = ""
+    backbone: str = ""
+    quiet: bool = False
+    say: Callable[[str], None] = print
+
+
+def run_recipe(request: TrainRequest) -> dict[str, float]:
+    """Run a matting network's recipe or resume it: prepare the mattes first, then train.
 
     Returns:
         Scores of the last validation, see `training.loop.train`.
     """
+    recipe, data, options, backbone = request.recipe, request.data, request.options, request.backbone
     paths = {
         option: find_trained(name, "--init" if option == "weights" else f"--{option}")
-        for option, name in (("teacher", teacher), ("weights", weights))
+        for option, name in (("teacher", request.teacher), ("weights", request.weights))
         if name
     }
     origin = {option: sha256_of(path) for option, path in paths.items()}
     set_up_threads(options.device)
     start, backbone_name = _start(recipe, data, paths.get("weights"), backbone)
     processes = join_processes(options.device, options.precision, options.accumulate)
-    quiet = quiet or not processes.is_main_process
+    quiet = request.quiet or not processes.is_main_process
     if backbone_name:
         origin["backbone"] = backbone_name
     resumes = (options.out / "state.pt").exists()
@@ -66,7 +74,7 @@ def run_recipe(
     if not quiet and not resumes and "weights" not in paths:
         named = backbone_name if backbone in ("", "hub", "none") else backbone
         print(f"stylematte: encoder weights: {named or 'random initialisation'}", file=sys.stderr)
-    taught_by = Teacher.load(paths["teacher"], processes.device) if teacher else None
+    taught_by = Teacher.load(paths["teacher"], processes.device) if request.teacher else None
     ready = make_plan(recipe, data).recipe
     check_batches(ready, processes)  # before spending hours on mattes
     if not resumes and processes.is_main_process:
@@ -75,13 +83,13 @@ def run_recipe(
     with processes.main_process_first():
         _prepare_mattes(ready, data, options, quiet)
     options = dataclasses.replace(options, origin=origin)
-    report = (lambda line: None) if quiet else say
+    report = (lambda line: None) if quiet else request.say
     scores = train(recipe, data, options, start, report, taught_by, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
         best = options.out / "best.safetensors"
         then = f"stylematte export --weights {shlex.quote(str(best))} --name NAME --licence LICENCE"
-        say(f"weights: {best}; next: {then}")
+        request.say(f"weights: {best}; next: {then}")
     return scores
 
 

@@ -120,7 +120,7 @@ def import_network(path: Path, said: Description, name: str, tool_version: str) 
 def _proven(
     path: Path, seen: Seen, output: str, processing: Processing, side: tuple[int, int] | None, facts: Facts
 ) -> tuple[onnx.ModelProto, Proof]:
-    """Wrap for any number of pictures at once; where the network does not bear that, for one."""
+    """Wrap for any number of images at once; where the network does not bear that, for one."""
     model = wrap(seen, output, processing, side, True, facts)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     images = own_size_photos(Contract.from_metadata(metadata, str(path)))
@@ -201,7 +201,7 @@ def _described(path: Path, seen: Seen, said: Description, side: tuple[int, int] 
     if lacking:
         raise InputError(
             f"{path}: not recognised",
-            f"Name its family with --as {'|'.join(FAMILIES)}; or say what its authors do to a picture: "
+            f"Name its family with --as {'|'.join(FAMILIES)}; or say what its authors do to an image: "
             f"{' '.join(lacking)}; and with --output NAME which output is alpha, if it is not the first",
             seen.lines(),
         )

@@ -26,7 +26,7 @@ Answer = Callable[[Float], NDArray[Any]]
 class Proof:
     """Absolute differences of alpha at the network's own size, over the example photos."""
 
-    pictures: int
+    images: int
     max_difference: float
     mean_difference: float
     batch_sizes: tuple[int, ...]
@@ -35,7 +35,7 @@ class Proof:
         """For the file's metadata."""
         return {
             "reference": "the bare network",
-            "pictures": self.pictures,
+            "pictures": self.images,
             "max_difference": self.max_difference,
             "mean_difference": self.mean_difference,
             "batch_sizes": self.batch_sizes,
@@ -46,9 +46,9 @@ def own_size_photos(contract: Contract) -> list[Float]:
     """The example photos as the network sees them, (1, 3, h, w) float32 of whole levels of 8 bits."""
     photos = []
     for planes in read_photos(PHOTOS).values():
-        picture = np.round(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
-        size = contract.working_size_for(*picture.shape[:2])
-        photos.append(resize_to_working(picture, size)[None])
+        image = np.round(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
+        size = contract.working_size_for(*image.shape[:2])
+        photos.append(resize_to_working(image, size)[None])
     return photos
 
 
@@ -67,13 +67,13 @@ def bare_network(path: Path, seen: Seen, output: str) -> Answer:
             return np.asarray(session.run([output], {port.name: ready.astype(dtype)})[0])
         except Exception as error:  # ORT's exceptions have no common base of their own
             sides = "x".join(map(str, ready.shape))
-            raise InputError(f"{path}: fails on a picture of {sides}: {_one_line(error)}") from None
+            raise InputError(f"{path}: fails on an image of {sides}: {_one_line(error)}") from None
 
     return run
 
 
 def reference_alpha(run: Answer, processing: Processing, image: Float, where: str) -> NDArray[np.float64]:
-    """What the authors' own processing makes of a picture: NumPy around the bare network.
+    """What the authors' own processing makes of an image: NumPy around the bare network.
 
     Args:
         run: From `bare_network`.
@@ -117,7 +117,7 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
 def prove(
     model: onnx.ModelProto, images: list[Float], expected: list[NDArray[np.float64]], where: str
 ) -> Proof:
-    """Compare a wrapped network with what `reference_alpha` says, and a batch of two with single pictures.
+    """Compare a wrapped network with what `reference_alpha` says, and a batch of two with single images.
 
     Raises:
         EngineError: They differ by more than a level of 8 bits, or it does not run.
@@ -137,7 +137,7 @@ def prove(
         differences.append(np.abs(pair[0, 0] - expected[0]))
         turned = run(np.ascontiguousarray(images[0][:, :, ::-1]))
         if not np.abs(pair[1] - turned[0]).max() <= MOST_DIFFERENT:
-            raise EngineError(f"{where}: a batch of two pictures has another result than each by itself")
+            raise EngineError(f"{where}: a batch of two images has another result than each by itself")
     greatest = max(float(difference.max()) for difference in differences)
     if not greatest <= MOST_DIFFERENT:
         raise EngineError(

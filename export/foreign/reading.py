@@ -74,7 +74,7 @@ def read_foreign(path: Path) -> Seen:
 
     Raises:
         InputError: No ONNX file; a damaged one; one of ours; or one with other files beside it, operators
-            that are not ONNX's own, or not one picture as its input.
+            that are not ONNX's own, or not one image as its input.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -282,19 +282,19 @@ def _check_input(path: Path, seen: Seen) -> None:
     ports = "; ".join(map(str, seen.inputs)) or "none"
     if len(seen.inputs) != 1:
         raise InputError(
-            f"{path}: {len(seen.inputs)} inputs, and a network of the picture alone is wanted: {ports}",
+            f"{path}: {len(seen.inputs)} inputs, and a network of the image alone is wanted: {ports}",
             "Networks that want a trimap, a first frame or a background cannot be imported",
         )
     (port,) = seen.inputs
     if port.kind not in ("float", "float16"):
-        raise InputError(f"{path}: its input is no float32 or float16 picture: {ports}")
+        raise InputError(f"{path}: its input is no float32 or float16 image: {ports}")
     if port.shape is None or len(port.shape) != 4 or port.shape[1] not in (3, None):
         raise InputError(
-            f"{path}: its input is no picture of Nx3xHxW: {ports}",
+            f"{path}: its input is no image of Nx3xHxW: {ports}",
             "Export the network with the colours first",
         )
     if port.shape[0] not in (1, None):
-        raise InputError(f"{path}: it wants {port.shape[0]} pictures at once: {ports}", "Export it for one")
+        raise InputError(f"{path}: it wants {port.shape[0]} images at once: {ports}", "Export it for one")
 
 
 def _first_line(error: BaseException) -> str:

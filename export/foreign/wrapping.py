@@ -61,7 +61,7 @@ def wrap(
         output: Which of its outputs is alpha, or becomes it.
         processing: What its authors do around it; a sigmoid that the network has already taken out.
         side: (height, width) that it takes; None where its sides are free.
-        free_batch: Let it take several pictures at once, whatever its file says.
+        free_batch: Let it take several images at once, whatever its file says.
         facts: For the metadata.
 
     Returns:

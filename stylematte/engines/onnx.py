@@ -119,7 +119,7 @@ def one_by_one(
     images: NDArray[np.float32],
     priors: Sequence[NDArray[np.float32] | None],
 ) -> NDArray[np.float32] | list[DeviceCoefficients]:
-    """Run a network that takes one picture on several; arguments and result as of `Engine.coefficients`."""
+    """Run a network that takes one image on several; arguments and result as of `Engine.coefficients`."""
     results = [run(image[None], prior) for image, prior in zip(images, priors, strict=True)]
     if isinstance(results[0], np.ndarray):
         return np.concatenate([result for result in results if isinstance(result, np.ndarray)])

@@ -37,7 +37,7 @@ log = logging.getLogger("stylematte")
 class OpenVinoEngine:
     """Runs a contract file through OpenVINO; see `Engine`.
 
-    Each working size is a compiled model of its own, of one picture: shapes that are known make it fast.
+    Each working size is a compiled model of its own, of one image: shapes that are known make it fast.
     """
 
     name = "openvino"

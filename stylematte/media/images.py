@@ -1,4 +1,4 @@
-"""Pictures from files and into files: every kind becomes upright RGB, and what is written appears whole."""
+"""Images from files and into files: every kind becomes upright RGB, and what is written appears whole."""
 
 from pathlib import Path
 from typing import Any

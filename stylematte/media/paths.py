@@ -17,6 +17,8 @@ CLIP_SUFFIXES = frozenset(
 )
 
 CLIP_FORMATS = {"prores": ".mov", "webm": ".webm", "mp4": ".mp4", "hevc": ".mp4", "ffv1": ".mkv"}
+DEEP_CLIP_FORMATS = ("prores", "hevc", "ffv1")  # hold more than 8 bits
+OPAQUE_CLIP_FORMATS = ("mp4", "hevc")  # hold no alpha
 
 
 @dataclass(frozen=True)

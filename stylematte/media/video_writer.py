@@ -39,9 +39,6 @@ class Recipe:
     options: Mapping[str, str]
 
 
-DEEP = ("prores", "hevc", "ffv1")  # hold more than 8 bits
-OPAQUE = ("mp4", "hevc")  # hold no alpha
-
 _SOUND_CODECS = {
     "webm": "libopus",
     "mp4": "aac",

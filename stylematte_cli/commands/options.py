@@ -1,12 +1,16 @@
-"""Options that several commands share, and the log they ask for. Imports nothing but Typer."""
+"""Options that several commands share, alone or in groups, and the log they ask for. Light to import."""
 
 import json
 import logging
 import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from stylematte.matter import Matter
 
 Weights = Annotated[
     str,
@@ -67,55 +71,76 @@ Verbose = Annotated[
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 
-# Of the verbs that make networks and training data: train, synth and cycle.
-BackboneWeights = Annotated[
-    str,
-    typer.Option(
-        "--backbone-weights",
-        metavar="hub|FILE|none",
-        help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
-    ),
-]
-Mattes = Annotated[
-    Path | None,
-    typer.Option(
-        "--mattes", metavar="DIR", help="Mattes solved from masks, shared by runs; OUT/mattes if not given."
-    ),
-]
 Detector = Annotated[
     str,
     typer.Option(
         "--detector", metavar="NAME|FILE|none", help="Scores a generator's pictures, see `stylematte fid`."
     ),
 ]
-LoaderWorkers = Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")]
-StepsBetween = Annotated[
-    int | None,
-    typer.Option(
-        "--every",
-        min=1,
-        help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
-    ),
-]
-Truncation = Annotated[
-    str,
-    typer.Option(
-        "--truncation",
-        metavar="T|LOW:HIGH",
-        help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
-        "picture has its own, and none within 0.1 of 0.",
-    ),
-]
 Count = Annotated[
     int,
     typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep; more than before go on."),
 ]
-Threshold = Annotated[
-    float | None,
-    typer.Option(
-        "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
-    ),
-]
+
+
+@dataclass(frozen=True)
+class Output:
+    """How a command speaks."""
+
+    quiet: Quiet = False
+    as_json: Json = False
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model mattes, and how it runs."""
+
+    weights: Weights = "nano"
+    engine: Engine = "auto"
+    device: Device = "auto"
+    precision: EnginePrecision = "auto"
+    policy: Policy = "any"
+    size: Size = None
+    detail: Detail = "auto"
+
+    def open(self, lanes: int) -> "Matter":
+        """Open the model for as many threads as there are lanes."""
+        import stylematte
+        from stylematte.licences import check_policy
+
+        matter = stylematte.load(
+            self.weights,
+            device=self.device,
+            engine=self.engine,
+            size=self.size,
+            detail=self.detail,
+            lanes=lanes,
+            precision=self.precision,
+        )
+        check_policy(self.policy, self.weights, matter.engine.contract.licence)
+        return matter
+
+
+@dataclass(frozen=True)
+class Synthetic:
+    """Which generated pictures are kept: of synth and cycle."""
+
+    count: Count = 100
+    truncation: Annotated[
+        str,
+        typer.Option(
+            "--truncation",
+            metavar="T|LOW:HIGH",
+            help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
+            "picture has its own, and none within 0.1 of 0.",
+        ),
+    ] = "0.7"
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
+        ),
+    ] = None
 
 
 def start_log(verbose: int = 0, quiet: bool = False) -> None:

@@ -1,5 +1,6 @@
 """`stylematte synth`: pictures with alpha, drawn from a generator."""
 
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,16 +9,14 @@ import typer
 
 from stylematte.errors import MissingError, UsageError
 from stylematte.weights import DEFAULT_GENERATOR, WHERE_GENERATORS_COME_FROM, check_allowed, find_trained
+from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import (
-    Count,
     Device,
-    Json,
     Out,
+    Output,
     Overwrite,
     Policy,
-    Quiet,
-    Threshold,
-    Truncation,
+    Synthetic,
     Verbose,
     print_json,
     start_log,
@@ -26,26 +25,26 @@ from stylematte_cli.commands.progress import with_frame_progress
 from stylematte_cli.commands.toolkit import require
 
 
-def synth(
-    out: Out = Path("synthetic"),
-    count: Count = 100,
-    truncation: Truncation = "0.7",
+@dataclass(frozen=True)
+class Drawing:
+    """What a generator draws, and as which files."""
+
     weights: Annotated[
         str,
         typer.Option("--weights", metavar="NAME|FILE", help="The generator: a name, or a .safetensors file."),
-    ] = DEFAULT_GENERATOR,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0,
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")] = 8,
+    ] = DEFAULT_GENERATOR
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")] = 8
     form: Annotated[
         Literal["rgba", "pairs"],
         typer.Option("--format", help="RGBA files, or RGB in image/ and alphas in alpha/."),
-    ] = "rgba",
+    ] = "rgba"
     size: Annotated[
         int | None,
         typer.Option(
             "--size", min=8, metavar="PX", help="Shrink to this side; the generator's own if not given."
         ),
-    ] = None,
+    ] = None
     jitter: Annotated[
         str,
         typer.Option(
@@ -53,22 +52,36 @@ def synth(
             metavar="SHIFT:DEG",
             help="Vary the pose: shifted up to this share of the side, turned up to DEG degrees: 0.05:10.",
         ),
-    ] = "",
+    ] = ""
+
+
+@dataclass(frozen=True)
+class FilterOptions:
+    """What a matting network has to agree with."""
+
     use_filter: Annotated[
         bool,
         typer.Option(
             "--filter",
             help="Keep only what the matting network agrees with; also for pictures already there.",
         ),
-    ] = False,
-    threshold: Threshold = None,
+    ] = False
     matting: Annotated[
         str, typer.Option("--matting", metavar="NAME|FILE", help="Matting network of the filter.")
-    ] = "nano",
+    ] = "nano"
     backgrounds: Annotated[
         str,
         typer.Option("--backgrounds", metavar="DIR|COLOUR", help="Behind the filter's composites."),
-    ] = "128,128,128",
+    ] = "128,128,128"
+
+
+@with_groups
+def synth(
+    out: Out = Path("synthetic"),
+    *,
+    synthetic: Synthetic,
+    drawing: Drawing,
+    filtering: FilterOptions,
     preview: Annotated[
         Path | None,
         typer.Option(
@@ -78,8 +91,7 @@ def synth(
     policy: Policy = "any",
     device: Device = "auto",
     overwrite: Overwrite = False,
-    as_json: Json = False,
-    quiet: Quiet = False,
+    output: Output,
     verbose: Verbose = 0,
 ) -> None:
     """Draw pictures with alpha from a generator: training data for `stylematte train`.
@@ -89,11 +101,11 @@ def synth(
     both, and others are drawn for them. The same command goes on with a run that was broken off, and with a
     greater --n it adds.
     """
-    start_log(verbose, quiet)
-    if threshold is not None and not use_filter:
+    start_log(verbose, output.quiet)
+    if synthetic.threshold is not None and not filtering.use_filter:
         raise UsageError("--threshold is the filter's", "Add --filter")
-    path = _find_generator(weights or DEFAULT_GENERATOR)
-    check_allowed(policy, path, matting if use_filter else "")
+    path = _find_generator(drawing.weights or DEFAULT_GENERATOR)
+    check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     _check_preview(preview, out)
     require("torch", extra="train")
     from training.devices import usable_device
@@ -102,18 +114,20 @@ def synth(
     request = SynthesisRequest(
         out=out,
         weights=path,
-        plan=parse_plan(seed, truncation, jitter),
-        count=count,
-        size_px=size,
-        form=form,
-        batch_size=batch_size,
-        keep=Filter(matting, threshold or Filter.threshold, backgrounds) if use_filter else None,
+        plan=parse_plan(drawing.seed, synthetic.truncation, drawing.jitter),
+        count=synthetic.count,
+        size_px=drawing.size,
+        form=drawing.form,
+        batch_size=drawing.batch_size,
+        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, filtering.backgrounds)
+        if filtering.use_filter
+        else None,
         preview=preview,
         device=usable_device(device),
         overwrite=overwrite,
     )
-    report = synthesize(request, partial(with_frame_progress, quiet=quiet, unit="picture"))
-    if as_json:
+    report = synthesize(request, partial(with_frame_progress, quiet=output.quiet, unit="picture"))
+    if output.as_json:
         print_json(report)
     else:
         for line in report_lines(report, out):

@@ -10,7 +10,7 @@ from stylematte.errors import InputError
 if TYPE_CHECKING:
     from training.config import DataSet
     from training.data.found import FoundSet
-    from training.gan.config import PictureSet
+    from training.gan.config import ImageSet
 
 FINETUNE, SCRATCH = "finetune", "scratch"  # recipes that take any photos with masks
 _NEEDS_GPU, _NEEDS_NO_GPU = ("stylematte",), ("nano",)  # recipes of public sets, the better one first
@@ -70,14 +70,14 @@ def choose_recipe(root: Path, has_gpu: bool, from_backbone: bool) -> Choice:
     return Choice(recipe, reasons[recipe], found, also)
 
 
-def missing(name: str, root: Path) -> "list[DataSet | PictureSet]":
+def missing(name: str, root: Path) -> "list[DataSet | ImageSet]":
     """Sets that a recipe cannot do without and that are not below the data root."""
     from training.data.readers import has_set
 
     return [one for one in needed(name) if not has_set(root, one.folder, one.layout)]
 
 
-def needed(name: str) -> "list[DataSet | PictureSet]":
+def needed(name: str) -> "list[DataSet | ImageSet]":
     """Sets that a recipe cannot do without."""
     from training.config import load_recipe
     from training.data.subjects import needed_sets

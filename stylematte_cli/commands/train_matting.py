@@ -2,50 +2,30 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stylematte_cli.commands.explain import explain_estimate, explain_plan
 
 if TYPE_CHECKING:
     from stylematte_cli.commands.train_choice import Choice
-    from training.config import Recipe
-    from training.loop import RunOptions
     from training.plan import TrainingPlan
+    from training.run import TrainRequest
 
 
-@dataclass(frozen=True)
-class Request:
-    """What `stylematte train` is asked of a matting network, made whole: nothing is left open.
+def train_matting(
+    name: str, choice: "Choice | None", request: "TrainRequest", dry_run: bool
+) -> dict[str, Any]:
+    """Say what a run will do, and do it unless it is a dry one.
 
-    Attributes:
+    Args:
         name: Of the recipe.
-        data: Folder of the data sets.
-        recipe: With its sets.
-        options: Where and how.
-        init: Name or file of weights to begin with, or empty.
-        teacher: Name or file of weights that label what has no label, or empty.
-        backbone: `hub`, `none`, a file of encoder weights, or empty.
         choice: Why it is this recipe, where nobody named one.
-        say: Takes what there is to say.
-        quiet: Say nothing, and measure nothing beforehand.
+        request: The run.
+        dry_run: Say what would be done.
+
+    Returns:
+        Facts for --json.
     """
-
-    name: str
-    data: Path
-    recipe: "Recipe"
-    options: "RunOptions"
-    init: str
-    teacher: str
-    backbone: str
-    choice: "Choice | None"
-    say: Callable[[str], None]
-    quiet: bool
-
-
-def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
-    """Say what a run will do, and do it unless it is a dry one; facts for --json."""
-    from stylematte_cli.commands.explain import explain_estimate, explain_plan
     from training.devices import set_up_threads
     from training.estimate import estimate_run
     from training.plan import make_plan
@@ -54,8 +34,8 @@ def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
     options, say = request.options, request.say
     plan = make_plan(request.recipe, request.data)
     goes_on = (options.out / "state.pt").exists()
-    facts = _facts(request, plan, goes_on)
-    for line in explain_plan(request.name, plan):
+    facts = _facts(name, choice, request, plan)
+    for line in explain_plan(name, plan):
         say(line)
     say(f"  {'goes on with the run in' if goes_on else 'into'} {options.out}")
     # Several processes would measure each other; what goes on has told before.
@@ -67,25 +47,23 @@ def train_matting(request: Request, dry_run: bool) -> dict[str, Any]:
         facts["estimate"] = dataclasses.asdict(estimate) | {"run_s": estimate.run_s}
     if dry_run:
         return facts | {"dry_run": True}
-    scores = run_recipe(
-        *(request.recipe, request.data, options, request.teacher, request.init, request.backbone),
-        *(request.quiet, say),
-    )
+    scores = run_recipe(request)
     weights = {name: str(options.out / f"{name}.safetensors") for name in ("best", "last")}
     return facts | {"dry_run": False, "scores": scores, "weights": weights}
 
 
-def _facts(request: Request, plan: "TrainingPlan", goes_on: bool) -> dict[str, Any]:
-    choice = request.choice
+def _facts(
+    name: str, choice: "Choice | None", request: "TrainRequest", plan: "TrainingPlan"
+) -> dict[str, Any]:
     return {
-        "recipe": request.name,
+        "recipe": name,
         "why": choice.why if choice else "",
         "found": [dataclasses.asdict(one) for one in choice.found] if choice else [],
         "data": str(request.data),
         "out": str(request.options.out),
-        "resumed": goes_on,
+        "resumed": (request.options.out / "state.pt").exists(),
         "network": plan.recipe.preset,
-        "init": request.init,
+        "init": request.weights,
         "device": request.options.device,
         "sets": {
             folder: {"pictures": count, "held_out": plan.held_out[folder]}

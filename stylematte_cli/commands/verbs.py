@@ -12,6 +12,7 @@ EXAMPLES = {
     "": "stylematte matte ./photos --out ./alphas",
     "matte": "stylematte matte ./photos --out ./alphas",
     "train": "stylematte train",
+    "train gan": "stylematte train gan/faces-256 --data ./portraits --out ./runs/faces",
     "synth": "stylematte synth --n 10000 --truncation 0.7",
     "cycle": "stylematte cycle --data ./data --out ./runs/cycle",
     "export": "stylematte export --fp16",

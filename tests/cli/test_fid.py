@@ -148,7 +148,7 @@ def test_refusals(folders, tmp_path, capsys):
         assert words in capsys.readouterr().err
 
 
-def test_a_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
+def test_an_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeypatch):
     whole = Means.forward
 
     def breaks(self, images):
@@ -161,7 +161,7 @@ def test_a_image_whose_features_are_no_numbers_is_named(folders, capsys, monkeyp
     assert main(["fid", *map(str, folders), "--device", "cpu", "--quiet"]) == 3
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert f"{folders[1] / 'white.png'}: the detector makes features" in captured.err
+    assert f"{folders[1] / 'white.png'}: the detector returns features" in captured.err
     assert captured.err.count("\n") == 1
 
 

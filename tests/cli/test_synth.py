@@ -90,7 +90,7 @@ def test_files_and_manifest(tmp_path, weights, capsys):
     assert "5 images in" in capsys.readouterr().out
 
 
-def test_a_image_is_the_same_whatever_the_batch(tmp_path, weights):
+def test_an_image_is_the_same_whatever_the_batch(tmp_path, weights):
     """But for rounding: one step at few pixels."""
     outs = [tmp_path / name for name in "ab"]
     for out, batch in zip(outs, (1, 7), strict=True):
@@ -288,7 +288,7 @@ def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, re
     assert {p.stem for p in (out / "rejected").iterdir()} == {f"{i:08}" for i in (2, 5, 8)}
     assert_manifest_tells_the_truth(out)
     run(out, weights, *options)
-    assert "the filter kept 72.7%, and put 3 in" in capsys.readouterr().out
+    assert "the filter kept 72.7%; 3 rejected images are in" in capsys.readouterr().out
     assert len(read_set(tmp_path, "out")) == 8  # rejected ones are no training data
 
 

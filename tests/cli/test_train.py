@@ -173,9 +173,11 @@ def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     assert "--precision fp8" in refused(capsys, *there, "--precision", "fp8", code=2)
     assert "fp16 needs a GPU" in refused(capsys, *there, "--precision", "fp16", code=2)
     line = refused(capsys, *there, "--accumulate", 3, code=3)
-    assert "batch_size 4 is no multiple of 1 processes times 3" in line
+    assert "batch_size 4 is not a multiple of 1 processes times 3" in line
     assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)
-    assert "--stages: no stage 'x'; the recipe has seg" in refused(capsys, *there, "--stages", "x", code=3)
+    assert "--stages: unknown stage 'x'; the recipe has seg" in refused(
+        capsys, *there, "--stages", "x", code=3
+    )
     assert "--device tpu" in refused(capsys, *there, "--device", "tpu", code=4)
     assert "--device cuda:99" in refused(capsys, *there, "--device", "cuda:99", code=4)
     line = refused(capsys, *there, "--backbone-weights", tmp_path / "none.safetensors", code=4)
@@ -257,7 +259,7 @@ def test_a_folder_of_another_run_is_refused(capsys, data, trained, tmp_path):
     (tmp_path / "other.toml").write_text(drawn.TOML.replace("seed = 3", "seed = 4"))
     common = ("--data", data, "--out", trained, "--workers", 0)
     line = refused(capsys, tmp_path / "other.toml", *common, code=3)
-    assert "holds a run of another recipe" in line
+    assert "contains a run of another recipe" in line
     assert {path: path.read_bytes() for path in trained.iterdir() if path.is_file()} == before
 
 
@@ -281,7 +283,7 @@ def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_pa
     assert run(*arguments, "--every", 5) == 0
     lines = capsys.readouterr().out.splitlines()
     assert f"  goes on with the run in {out}" in lines
-    assert "going on at stage 1, step 6" in lines
+    assert "resuming at stage 1, step 6" in lines
     assert lines[-1].startswith(f"weights: {out / 'best.safetensors'}; next: stylematte export")
     assert (out / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()
 

@@ -21,11 +21,11 @@ def network(
     more_weights: tuple[TensorProto, ...] = (),
     input_name: str = "input",
 ) -> onnx.ModelProto:
-    """logits = 3 · (red − green) of the normalised picture, averaged over 3×3; the first output is alpha.
+    """logits = 3 · (red − green) of the normalised image, averaged over 3×3; the first output is alpha.
 
     Args:
         side: Of the square that it takes; None for free sides.
-        batch: Pictures at once, or the name of a free number.
+        batch: Images at once, or the name of a free number.
         outputs: Names; each is the same.
         ends_in: Last operator; Identity gives logits.
         opset: Of the file.

@@ -27,7 +27,7 @@ def test_every_module_with_modules_inside_is_found_in_the_file(exported, image):
 
 @pytest.mark.parametrize(
     ("factor", "message"),
-    [(1.5, "fpn.laterals.2 is the first layer that differs, by "), (np.nan, "a value that is no number")],
+    [(1.5, "fpn.laterals.2 is the first layer that differs, by "), (np.nan, "a value that is not finite")],
 )
 def test_the_first_is_named_and_not_what_follows(exported, image, factor, message):
     model = copy.deepcopy(exported.model)

@@ -84,14 +84,14 @@ def test_sigmoid_is_added_where_it_is_lacking_and_only_there(tmp_path, rng):
 
 
 @pytest.mark.parametrize("batch", [1, "N"])
-def test_several_pictures_at_once(tmp_path, rng, batch):
+def test_several_images_at_once(tmp_path, rng, batch):
     found = imported(save(network(batch=batch), tmp_path / "a.onnx"))
     assert found.proof.batch_sizes == (1, 2)
     image = rng.random((3, 3, SIDE, SIDE), np.float32)
     assert alpha_of(found.model, image)[:, 0] == pytest.approx(by_hand(image), abs=2e-6)
 
 
-def test_a_network_of_one_picture_stays_so_and_runs_on_several(tmp_path, rng):
+def test_a_network_of_one_image_stays_so_and_runs_on_several(tmp_path, rng):
     model = network()
     shape = numpy_helper.from_array(np.array([1, 1, SIDE, SIDE], np.int64), "shape")
     model.graph.initializer.append(shape)
@@ -101,9 +101,9 @@ def test_a_network_of_one_picture_stays_so_and_runs_on_several(tmp_path, rng):
     found = imported(save(model, tmp_path / "a.onnx"))
     assert found.proof.batch_sizes == (1,)
     path = save(found.model, tmp_path / "wrapped.onnx")
-    pictures = [(255 * rng.random((50, 70, 3))).astype(np.uint8) for _ in range(3)]
+    images = [(255 * rng.random((50, 70, 3))).astype(np.uint8) for _ in range(3)]
     matter = Matter(open_engine(path, device="cpu"))
-    for together, alone in zip(matter.batch(pictures), map(matter, pictures), strict=True):
+    for together, alone in zip(matter.batch(images), map(matter, images), strict=True):
         assert np.array_equal(together.alpha, alone.alpha)
 
 
@@ -128,9 +128,9 @@ def test_free_sides_keep_the_shape_of_a_photo(tmp_path, rng):
 def test_the_library_mattes_with_it(tmp_path):
     found = imported(save(network(), tmp_path / "a.onnx"))
     path = save(found.model, tmp_path / "wrapped.onnx")
-    picture = np.zeros((90, 120, 3), np.uint8)
-    picture[:, :60, 1], picture[:, 60:, 0] = 255, 255
-    alpha = Matter(open_engine(path, device="cpu"))(picture).alpha
+    image = np.zeros((90, 120, 3), np.uint8)
+    image[:, :60, 1], image[:, 60:, 0] = 255, 255
+    alpha = Matter(open_engine(path, device="cpu"))(image).alpha
     assert alpha.shape == (90, 120)
     assert alpha[:, :50].max() < 0.01
     assert alpha[:, 70:].min() > 0.99
@@ -193,7 +193,7 @@ def integers():
         (custom_operator(), "com.microsoft.FusedConv"),
         (four_channels(), "4 channels"),
         (ours(), "a StyleMatte model already"),
-        (network(batch=4), "wants 4 pictures at once"),
+        (network(batch=4), "wants 4 images at once"),
         (network(ends_in="Identity"), "which is no alpha"),
     ],
 )

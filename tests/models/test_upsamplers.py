@@ -28,7 +28,7 @@ def maps(rng: np.random.Generator, batch: int, coarse: tuple[int, int], fine: tu
 def test_fast_coefficients(rng, radius_px, coarse, averaged):
     guide, logits, _ = maps(rng, 2, coarse, (1, 1))
     layer = FastGuidedFilter(radius_px, 1e-2, averaged)
-    got = layer.coefficients(*map(torch.from_numpy, (guide, logits))).numpy()
+    got = layer(*map(torch.from_numpy, (guide, logits))).numpy()
     assert got.shape == (2, 2, *coarse)
     for image in range(2):
         arrays = (x[image, 0].astype(np.float64) for x in (guide, logits))
@@ -41,7 +41,7 @@ def test_fast_coefficients(rng, radius_px, coarse, averaged):
 def test_logits_at_full_size(rng, radius_px, fine):
     guide, logits, fine_guide = maps(rng, 2, (7, 13), fine)
     layer = FastGuidedFilter(radius_px, 1e-2)
-    coefficients = layer.coefficients(torch.from_numpy(guide), torch.from_numpy(logits))
+    coefficients = layer(torch.from_numpy(guide), torch.from_numpy(logits))
     got = layer.upsample(coefficients, torch.from_numpy(fine_guide)).numpy()
     assert got.shape == (2, 1, *fine)
     for image in range(2):
@@ -53,7 +53,7 @@ def test_logits_at_full_size(rng, radius_px, fine):
 
 def test_flat_guide_passes_the_mean_of_the_logits(rng):
     logits = torch.from_numpy(rng.normal(0, 1, (1, 1, 9, 9)).astype(np.float32))
-    a, b = FastGuidedFilter(9, 1e-4).coefficients(torch.full_like(logits, 0.5), logits)[0]
+    a, b = FastGuidedFilter(9, 1e-4)(torch.full_like(logits, 0.5), logits)[0]
     np.testing.assert_allclose(a, 0, atol=1e-2)
     np.testing.assert_allclose(a * 0.5 + b, logits.mean(), atol=1e-5)
 
@@ -62,7 +62,7 @@ def test_a_nearly_flat_guide_loses_no_digits(rng):
     """Far from 0, with steps of 1e-3 and logits of ±50: E[xy] − E[x]E[y] in float32 is off by 0.1 here."""
     guide = (2.2 + 1e-3 * rng.normal(0, 1, (1, 1, 40, 40))).astype(np.float32)
     logits = rng.normal(0, 50, (1, 1, 40, 40)).astype(np.float32)
-    got = FastGuidedFilter(1, 1e-4).coefficients(torch.from_numpy(guide), torch.from_numpy(logits))[0].numpy()
+    got = FastGuidedFilter(1, 1e-4)(torch.from_numpy(guide), torch.from_numpy(logits))[0].numpy()
     wanted = guided_coefficients(guide[0, 0].astype(np.float64), logits[0, 0].astype(np.float64), 1, 1e-4)
     np.testing.assert_allclose(got[0] * guide[0, 0] + got[1], wanted[0] * guide[0, 0] + wanted[1], atol=1e-3)
 
@@ -71,7 +71,7 @@ def test_a_nearly_flat_guide_loses_no_digits(rng):
 def test_bilinear_is_torchs_own(rng, fine):
     guide, logits, fine_guide = map(torch.from_numpy, maps(rng, 2, (7, 13), fine))
     layer = Bilinear()
-    got = layer.upsample(layer.coefficients(guide, logits, guide), fine_guide)
+    got = layer.upsample(layer(guide, logits, guide), fine_guide)
     wanted = nn.functional.interpolate(logits, fine, mode="bilinear", align_corners=True)
     assert torch.equal(got, wanted)
 
@@ -143,7 +143,7 @@ def test_learned_coefficients(rng, radius_px, deep):
     guide, logits, _ = maps(rng, 2, (7, 9), (1, 1))
     features = rng.normal(0, 1, (2, 6, 7, 9)).astype(np.float32)
     with torch.inference_mode():
-        got = layer.coefficients(*map(torch.from_numpy, (guide, logits, features))).numpy()
+        got = layer(*map(torch.from_numpy, (guide, logits, features))).numpy()
     window = np.exp(layer.window.detach().double().numpy()).reshape(2 * radius_px + 1, -1)
     for image in range(2):
         arrays = (x[image, 0].astype(np.float64) for x in (guide, logits))
@@ -166,7 +166,7 @@ def test_learned_filters_start_as_the_mean_and_can_learn(rng, layer):
     guide, logits, _ = map(torch.from_numpy, maps(rng, 2, (7, 9), (1, 1)))
     features = torch.randn(2, 6, 7, 9)
     layer.train()
-    a, b = layer.coefficients(guide, logits, features).split(1, dim=1)
+    a, b = layer(guide, logits, features).split(1, dim=1)
     assert not a.any()
     mean = nn.functional.avg_pool2d(logits, 3, 1, 1, count_include_pad=False)
     torch.testing.assert_close(b, mean)
@@ -174,8 +174,8 @@ def test_learned_filters_start_as_the_mean_and_can_learn(rng, layer):
     optimiser = torch.optim.Adam(layer.parameters(), lr=1e-2)
     losses = []
     for _ in range(60):  # towards the fast guided filter's A
-        target = FastGuidedFilter(1, 1e-1, averaged=False).coefficients(guide, logits)[:, :1]
-        loss = (layer.coefficients(guide, logits, features)[:, :1] - target).square().mean()
+        target = FastGuidedFilter(1, 1e-1, averaged=False)(guide, logits)[:, :1]
+        loss = (layer(guide, logits, features)[:, :1] - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -201,7 +201,7 @@ def test_fine_coefficients(rng):
     draw_numbers(layer)
     maps = fine_maps(rng)
     with torch.inference_mode():
-        got = layer.coefficients(*maps).numpy()
+        got = layer(*maps).numpy()
     for image in range(2):
         _, logits, features, finest, grey = (m[image].double().numpy() for m in maps)
         x = doubled(normed(layer.narrow, features)) + normed(layer.lateral, finest)
@@ -215,7 +215,7 @@ def test_fine_coefficients(rng):
 
 def test_the_fine_filter_starts_as_the_logits_made_large_and_can_learn(rng):
     layer, maps = FineGuidedFilter(channels=6, finest=3).train(), fine_maps(rng)
-    a, b = layer.coefficients(*maps).split(1, dim=1)
+    a, b = layer(*maps).split(1, dim=1)
     assert not a.any()
     np.testing.assert_allclose(b[1].detach(), doubled(maps[1][1].numpy()), atol=1e-6)
 
@@ -223,7 +223,7 @@ def test_the_fine_filter_starts_as_the_logits_made_large_and_can_learn(rng):
     target = torch.cat([maps[3][:, :1], b.detach() + maps[3][:, 1:2]], dim=1)  # of the finest map alone
     losses = []
     for _ in range(60):
-        loss = (layer.coefficients(*maps) - target).square().mean()
+        loss = (layer(*maps) - target).square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -237,7 +237,7 @@ def test_what_follows_the_guide_adds_nothing_on_average(rng):
     layer, maps = FineGuidedFilter(channels=6, finest=3).eval(), fine_maps(rng)
     with torch.no_grad():
         layer.last.bias[0] = 3
-        a, b = layer.coefficients(*maps).split(1, dim=1)
+        a, b = layer(*maps).split(1, dim=1)
     fine_a, fine_b = (nn.functional.interpolate(x, scale_factor=2) for x in (a, b))
     fine = fine_a * maps[4] + fine_b
     mean = fine[1, 0].reshape(14, 2, 18, 2).mean((1, 3))

@@ -11,13 +11,14 @@ import pytest
 from numpy.typing import NDArray
 
 from stylematte import batch
-from stylematte.batch import Job, render, run
+from stylematte.batch import render, run
 from stylematte.engines import open_engine
 from stylematte.errors import EngineError, InputError, UsageError
 from stylematte.imaging.compose import Blur
 from stylematte.matter import Matter
 from stylematte.media.paths import Item
 from stylematte.media.photo import Photo
+from stylematte.requests import PhotoRequest
 from tests.images import assert_is_red_matte, load, red_image, red_region, save
 
 
@@ -41,7 +42,7 @@ def test_every_image_is_done_once_and_right(
     tmp_path: Path, matter: Matter, workers: int, batch_size: int
 ) -> None:
     items = make_items(tmp_path, 12)
-    outcomes = list(run(items, matter, Job(), workers=workers, batch_size=batch_size))
+    outcomes = list(run(items, matter, PhotoRequest(), workers=workers, batch_size=batch_size))
     assert sorted(str(outcome.item.output) for outcome in outcomes) == sorted(str(i.output) for i in items)
     for outcome in outcomes:
         assert outcome.error is None
@@ -53,7 +54,7 @@ def test_every_image_is_done_once_and_right(
 
 def test_opencv_gets_its_threads_back(tmp_path: Path, matter: Matter) -> None:
     before = cv2.getNumThreads()
-    outcomes = run(make_items(tmp_path, 4), matter, Job(), workers=2)
+    outcomes = run(make_items(tmp_path, 4), matter, PhotoRequest(), workers=2)
     next(outcomes)
     outcomes.close()
     assert cv2.getNumThreads() == before
@@ -63,7 +64,7 @@ def test_failures_stay_with_their_image(tmp_path: Path, matter: Matter) -> None:
     items = make_items(tmp_path, 4)
     items[1].source.write_bytes(b"")
     items[2].source.unlink()
-    errors = {outcome.item: outcome.error for outcome in run(items, matter, Job(), workers=2)}
+    errors = {outcome.item: outcome.error for outcome in run(items, matter, PhotoRequest(), workers=2)}
     assert [errors[item] is None for item in items] == [True, False, False, True]
     assert isinstance(errors[items[1]], InputError)
     assert str(items[2].source) in errors[items[2]].message
@@ -72,7 +73,7 @@ def test_failures_stay_with_their_image(tmp_path: Path, matter: Matter) -> None:
 
 def test_encoder_limits_name_the_image(tmp_path: Path, matter: Matter) -> None:
     source = save(tmp_path / "strip.png", np.zeros((3, 20000, 3), np.uint8))
-    (outcome,) = run([Item(source, tmp_path / "out.webp")], matter, Job(kind="webp"))
+    (outcome,) = run([Item(source, tmp_path / "out.webp")], matter, PhotoRequest(kind="webp"))
     assert outcome.error is not None
     assert outcome.error.message.startswith(f"{source}: webp holds at most 16383")
 
@@ -101,7 +102,7 @@ def test_engine_failure_stops_the_run_and_names_the_image(tmp_path: Path, matter
 
     items = make_items(tmp_path, 20)
     with pytest.raises(EngineError, match=r"in/\d+\.png: out of device memory"):
-        list(run(items, Matter(_Engine(matter, fail)), Job(), workers=2, batch_size=1))
+        list(run(items, Matter(_Engine(matter, fail)), PhotoRequest(), workers=2, batch_size=1))
     assert len(calls) <= 3, "the rest was not tried"
 
 
@@ -116,14 +117,14 @@ def test_images_that_wait_for_a_gpu_share_a_pass(tmp_path: Path, matter: Matter)
 
     (first,) = make_items(tmp_path, 1)
     items = [Item(first.source, tmp_path / "out" / f"{number}.png") for number in range(24)]
-    assert len(list(run(items, Matter(_Engine(matter, slow)), Job(), workers=8, batch_size=3))) == 24
+    assert len(list(run(items, Matter(_Engine(matter, slow)), PhotoRequest(), workers=8, batch_size=3))) == 24
     assert sum(sizes) == 24
     assert max(sizes) == 3
 
 
 def test_stopping_early_begins_nothing_new_and_leaves_whole_files(tmp_path: Path, matter: Matter) -> None:
     items = make_items(tmp_path, 30)
-    outcomes = run(items, matter, Job(), workers=2)
+    outcomes = run(items, matter, PhotoRequest(), workers=2)
     next(outcomes)
     outcomes.close()
     done = [item for item in items if item.output.exists()]
@@ -164,12 +165,12 @@ def test_transparent_places_of_the_photo_stay_transparent(matter: Matter) -> Non
     own[:, 40:60] = 100
     photo = Photo(image, own)
     matte = matter(image)
-    plain = render(Photo(image), matte, Job())
-    alpha = render(photo, matte, Job())
+    plain = render(Photo(image), matte, PhotoRequest())
+    alpha = render(photo, matte, PhotoRequest())
     np.testing.assert_allclose(alpha, plain * (own / 255.0), atol=0.51)
-    assert render(photo, matte, Job(bit_depth=16)).dtype == np.uint16
-    np.testing.assert_array_equal(render(photo, matte, Job("cutout"))[:, :, 3], alpha)
-    composite = render(photo, matte, Job("composite", background=(0, 0, 255)))
+    assert render(photo, matte, PhotoRequest(bit_depth=16)).dtype == np.uint16
+    np.testing.assert_array_equal(render(photo, matte, PhotoRequest("cutout"))[:, :, 3], alpha)
+    composite = render(photo, matte, PhotoRequest("composite", background=(0, 0, 255)))
     assert np.all(composite[:, :40] == (0, 0, 255))
 
 
@@ -180,27 +181,27 @@ def test_kinds_and_depths(matter: Matter, dtype: type) -> None:
     white = np.iinfo(dtype).max
     inside = tuple(slice(side.start + 6, side.stop - 6) for side in red_region(*image.shape[:2]))
 
-    assert render(photo, matte, Job()).dtype == np.uint8
-    deep = render(photo, matte, Job(bit_depth=16))
+    assert render(photo, matte, PhotoRequest()).dtype == np.uint8
+    deep = render(photo, matte, PhotoRequest(bit_depth=16))
     assert deep.dtype == np.uint16
     np.testing.assert_allclose(deep, matte.alpha * 65535.0, atol=0.6)
 
-    cutout = render(photo, matte, Job("cutout"))
+    cutout = render(photo, matte, PhotoRequest("cutout"))
     assert cutout.dtype == dtype
     np.testing.assert_array_equal(cutout[inside], np.broadcast_to([white, 0, 0, white], cutout[inside].shape))
-    assert render(photo, matte, Job("cutout", bit_depth=8)).dtype == np.uint8
-    assert render(photo, matte, Job("foreground", "jpg")).dtype == np.uint8
+    assert render(photo, matte, PhotoRequest("cutout", bit_depth=8)).dtype == np.uint8
+    assert render(photo, matte, PhotoRequest("foreground", "jpg")).dtype == np.uint8
 
-    composite = render(photo, matte, Job("composite", background=(0, 255, 0)))
+    composite = render(photo, matte, PhotoRequest("composite", background=(0, 255, 0)))
     assert composite.shape == image.shape
     np.testing.assert_allclose(composite[-1, -1], [0, white, 0], atol=white / 1000)
     np.testing.assert_allclose(composite[inside][0, 0], [white, 0, 0], atol=white / 1000)
-    blurred = render(photo, matte, Job("composite", background=Blur(5)))
+    blurred = render(photo, matte, PhotoRequest("composite", background=Blur(5)))
     assert abs(int(blurred[-1, -1, 0]) - int(image[-1, -1, 0])) <= white / 50
 
 
 @pytest.mark.parametrize(
-    "job",
+    "wanted",
     [
         {"output": "composite"},
         {"output": "cutout", "background": (0, 0, 0)},
@@ -209,7 +210,7 @@ def test_kinds_and_depths(matter: Matter, dtype: type) -> None:
         {"kind": "webp", "bit_depth": 16},
     ],
 )
-def test_jobs_that_cannot_be_meant(job: dict) -> None:
+def test_requests_that_cannot_be_meant(wanted: dict) -> None:
     with pytest.raises(UsageError) as caught:
-        Job(**job)
+        PhotoRequest(**wanted)
     assert caught.value.hint

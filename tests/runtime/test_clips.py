@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stylematte.batch import Job, Network
-from stylematte.clips import ClipJob, ahead, in_order, matte_clip
+from stylematte.batch import Network
+from stylematte.clips import ahead, in_order, matte_clip
 from stylematte.engines import open_engine
 from stylematte.errors import InputError
 from stylematte.matter import Matte, Matter
 from stylematte.media.paths import Item
+from stylematte.requests import ClipRequest
 from tests.clips import draw_clip, probe
 
 
@@ -105,7 +106,7 @@ def network(red_model: Path) -> Network:
 @pytest.mark.parametrize("stabilised", [False, True])
 def test_leaving_a_clip_early_leaves_no_file(tmp_path: Path, network: Network, stabilised: bool) -> None:
     item = Item(draw_clip(tmp_path / "clip.mp4", frames=40), tmp_path / "out" / "clip.mp4", True)
-    frames = matte_clip(item, network, ClipJob(Job(), "mp4", is_stabilised=stabilised), workers=2)
+    frames = matte_clip(item, network, ClipRequest(kind="mp4", is_stabilised=stabilised), workers=2)
     assert next(frames) == (1, 40)
     while not list((tmp_path / "out").iterdir()):  # the encoder looks ahead before it writes
         next(frames)
@@ -130,7 +131,7 @@ def test_a_failing_network_leaves_no_file(
     monkeypatch.setattr(Matter, "batch", fail_later)
     item = Item(draw_clip(tmp_path / "clip.mp4", frames=40), tmp_path / "out" / "clip.mov", True)
     with pytest.raises(InputError, match="no more"):
-        list(matte_clip(item, network, ClipJob(Job(), "prores"), workers=2))
+        list(matte_clip(item, network, ClipRequest(kind="prores"), workers=2))
     assert list((tmp_path / "out").iterdir()) == []
 
 
@@ -139,7 +140,7 @@ def test_stabilised_clips_have_all_their_frames(tmp_path: Path, network: Network
     found = {}
     for stabilised in (False, True):
         item = Item(clip, tmp_path / f"{stabilised}.mkv", True)
-        list(matte_clip(item, network, ClipJob(Job(), "ffv1", is_stabilised=stabilised), workers=2))
+        list(matte_clip(item, network, ClipRequest(kind="ffv1", is_stabilised=stabilised), workers=2))
         found[stabilised] = probe(item.output)
     assert found[True].times == found[False].times
     for plain, steady in zip(found[False].frames, found[True].frames, strict=True):
@@ -151,7 +152,7 @@ def test_workers_change_nothing(tmp_path: Path, network: Network) -> None:
     frames = []
     for workers in (1, 2, 5):
         item = Item(clip, tmp_path / f"{workers}.mkv", True)
-        list(matte_clip(item, network, ClipJob(Job(output="cutout"), "ffv1"), workers))
+        list(matte_clip(item, network, ClipRequest("cutout", "ffv1"), workers))
         frames.append(np.stack(probe(item.output).frames))
     assert np.array_equal(frames[0], frames[1])
     assert np.array_equal(frames[0], frames[2])

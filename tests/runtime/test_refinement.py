@@ -158,7 +158,7 @@ def test_a_band_is_full_at_what_is_uncertain_and_nothing_beyond_its_radius() -> 
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0, 0.01])
-def test_a_image_without_a_band_is_left_alone(value: float) -> None:
+def test_an_image_without_a_band_is_left_alone(value: float) -> None:
     image = np.zeros((300, 300, 3), np.uint8)
 
     def coarse(picture: ImageArray, window: Window | None) -> NDArray[np.float32]:

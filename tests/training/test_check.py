@@ -175,7 +175,7 @@ def test_trimaps_whose_unknown_is_not_128(root):
     assert warning.endswith("P3M-10k/p_8")
 
 
-def test_labels_without_a_image(root):
+def test_labels_without_an_image(root):
     (root / TRAIN / "blurred_image/p_0.jpg").unlink()
     report = check_data(PLAN, root, quiet=True)
     assert all_of(report, "warnings") == ["1 files in alpha without an image: p_0.png"]

@@ -91,7 +91,11 @@ def test_values_arrive(tmp_path):
         ("steps = 6", "steps = 6\npairs = -0.1", "segmentation: pairs must be from 0 to 1"),
         ("steps = 6", "steps = 6\nprior = 1.5", "segmentation: prior must be from 0 to 1"),
         ("steps = 6", "steps = 6\nprior = true", "prior = True is no float"),
-        ("steps = 6", "steps = 6\nprior = 0.5", "segmentation: prior must be 0, network test takes none"),
+        (
+            "steps = 6",
+            "steps = 6\nprior = 0.5",
+            "segmentation: prior must be 0, as network test takes none",
+        ),
         ("bce = 1.0, dice", "composition = 1.0, dice", "segmentation: composition is a loss for fine"),
         (
             "seed = 3",
@@ -112,7 +116,11 @@ def test_values_arrive(tmp_path):
             "x: resolution 'big' is none of full",
         ),
         ("seed = 3", "validation = [{ folder = 'x', photos = 0 }]", "x: photos must be 1 or more"),
-        ("seed = 3", "only_stages = ['matings']", "only_stages: no stage 'matings'; the recipe has segm"),
+        (
+            "seed = 3",
+            "only_stages = ['matings']",
+            "only_stages: unknown stage 'matings'; the recipe has segm",
+        ),
         ("seed = 3", "only_stages = 'matting'", "only_stages must be a list of names"),
         ("seed = 3", "extends = 7", "extends must be the name of a recipe"),
     ],
@@ -190,7 +198,7 @@ def test_stages_asked_for_by_name_are_no_longer_optional(tmp_path):
     assert recipe.stages[1].optional
     chosen = select_stages(recipe, ("matting",), "--stages")
     assert [(s.name, s.optional) for s in chosen.stages] == [("matting", False)]
-    with pytest.raises(RecipeError, match="--stages: no stage 'mating'; the recipe has segmentation, m"):
+    with pytest.raises(RecipeError, match="--stages: unknown stage 'mating'; the recipe has segmentation, m"):
         select_stages(recipe, ("matting", "mating"), "--stages")
 
 

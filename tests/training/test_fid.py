@@ -60,6 +60,19 @@ def test_fid_is_that_of_scipy():
     assert wanted > 0.1
 
 
+def test_fid_of_few_pictures_is_that_of_torchmetrics():
+    """Fewer pictures than features: the covariances have no full rank."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    a, b = images(8, 7), images(9, 9, low=60)
+    metric = FrechetInceptionDistance(feature=Means(), input_img_size=(3, 4, 4))
+    metric.update(a, real=True)
+    metric.update(b, real=False)
+    assert fid(*(statistics(Means(), [p]) for p in (a, b))) == pytest.approx(
+        float(metric.compute()), rel=1e-4
+    )
+
+
 def test_equal_sets_have_none_and_their_order_does_not_matter():
     a = images(3, 100)
     real, shuffled = (statistics(Means(), p.split(33)) for p in (a, a[torch.randperm(100)]))
@@ -95,7 +108,7 @@ def test_scores_that_cannot_be():
     with pytest.raises(ScoreError, match="KID needs"):
         kid(some, some)
     other = scores.Statistics(torch.zeros(3), torch.zeros(3, 3), 5)
-    with pytest.raises(ScoreError, match="two detectors"):
+    with pytest.raises(ScoreError, match="different detectors"):
         fid(some, other)
 
 
@@ -115,17 +128,19 @@ def test_features_that_are_no_numbers_are_no_score(value, keep_features):
     a = images(1, 60, low=1).clamp(max=254)
     sound = statistics(Breaks(), [a], keep_features)
     a[[7, 41], 0, 0, 0] = value
-    with pytest.raises(scores.FeatureError, match="of 2 images, among them number 8, 42") as caught:
+    with pytest.raises(
+        scores.FeatureError, match="of 2 images are not finite, including image number 8, 42"
+    ) as caught:
         statistics(Breaks(), a.split(16), keep_features)
     assert caught.value.places == [7, 41]
     bad = scores.Statistics(
         sound.total * torch.nan, sound.products, sound.count, torch.full((60, 12), torch.nan)
     )
     for pair in ((sound, bad), (bad, sound)):
-        with pytest.raises(ScoreError, match="are no numbers"):
+        with pytest.raises(ScoreError, match="are not finite"):
             fid(*pair)
     if keep_features:
-        with pytest.raises(ScoreError, match="generated images are no numbers"):
+        with pytest.raises(ScoreError, match="generated images are not finite"):
             kid(sound, bad)
 
 

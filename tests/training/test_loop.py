@@ -159,7 +159,7 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
     assert not (again / "best.safetensors").exists()  # weights of a first look are chosen by nobody
     lines = []
     train(RECIPE, data_root, options, report=lines.append)
-    assert lines[0] == "going on at stage 1, step 2"
+    assert lines[0] == "resuming at stage 1, step 2"
     assert_same_state(load_state(again / "state.pt"), load_state(never / "state.pt"))
     assert len(json.loads((again / "config.json").read_text())["starts"]) == 2
 
@@ -210,7 +210,7 @@ def killed_and_resumed(data_root, mattes, out, killed_at, recipe=RECIPE, **chang
         run(data_root, mattes, out, recipe, on_step=killed, **changes)
     lines = []
     scores = run(data_root, mattes, out, recipe, report=lines.append, **changes)
-    assert lines[0].startswith("going on at stage ")
+    assert lines[0].startswith("resuming at stage ")
     return scores
 
 
@@ -316,7 +316,7 @@ def test_killed_while_the_state_is_written_it_goes_on_from_the_one_before(
             run(data_root, mattes, tmp_path)
     lines = []
     run(data_root, mattes, tmp_path, report=lines.append)
-    assert lines[0] == "going on at stage 1, step 3"
+    assert lines[0] == "resuming at stage 1, step 3"
     assert_same_state(load_state(tmp_path / "state.pt")["model"], load_state(whole[0] / "state.pt")["model"])
 
 
@@ -329,7 +329,7 @@ def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
 
 def test_another_recipe_is_refused(whole, data_root, mattes):
     before = (whole[0] / "config.json").read_bytes()
-    with pytest.raises(InputError, match="holds a run of another recipe"):
+    with pytest.raises(InputError, match="contains a run of another recipe"):
         run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
     assert (whole[0] / "config.json").read_bytes() == before
 
@@ -488,14 +488,16 @@ def test_a_run_is_not_gone_on_with_under_another_teacher_or_start(data_root, mat
     run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "a" * 64})
     assert json.loads((tmp_path / "config.json").read_text())["origin"] == {"teacher": "a" * 64}
     assert load_weights(tmp_path / "last.safetensors")[1]["origin"] == {"teacher": "a" * 64}
-    with pytest.raises(InputError, match=r"began with other weights \(teacher\)"):
+    with pytest.raises(InputError, match=r"started from other weights \(teacher\)"):
         run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "b" * 64})
-    with pytest.raises(InputError, match="began with other weights"):
+    with pytest.raises(InputError, match="started from other weights"):
         run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
 
 
 def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
-    with pytest.raises(RecipeError, match="segmentation: batch_size 2 is no multiple of 1 processes times 3"):
+    with pytest.raises(
+        RecipeError, match="segmentation: batch_size 2 is not a multiple of 1 processes times 3"
+    ):
         run(data_root, mattes, tmp_path / "out", accumulate=3)
     assert not (tmp_path / "out").exists()
 

@@ -195,5 +195,5 @@ def test_a_network_that_answers_no_number_is_not_scored(data_root, mattes):
     with torch.no_grad():
         model.head.bias.fill_(math.nan)
     validator = HeldOutSplit(data_root, PHOTOS, mattes, 30, teacher=None)
-    with pytest.raises(TrainingError, match=r"photo_\d\.png: the network's alpha of it is no number"):
+    with pytest.raises(TrainingError, match=r"photo_\d\.png: the network's alpha is not finite"):
         validator.score(model, 64)

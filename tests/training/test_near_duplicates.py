@@ -32,7 +32,7 @@ def test_nothing_to_look_among(rng, tmp_path):
     assert find_near_duplicates([], [original]) == []
 
 
-def test_a_image_that_cannot_be_read_is_named(rng, tmp_path):
+def test_an_image_that_cannot_be_read_is_named(rng, tmp_path):
     original, _ = photo(rng, tmp_path, "original")
     (tmp_path / "broken.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"broken\.png"):

@@ -144,7 +144,7 @@ def test_killed_in_the_middle_and_while_saving_the_same_command_goes_on(whole, a
     assert (again["stage"], again["step"]) >= (saved["stage"], saved["step"])
     # The same command, and what comes out is what would have.
     run_here(arguments, out)
-    assert "going on at stage" in capsys.readouterr().out
+    assert "resuming at stage" in capsys.readouterr().out
     assert (out / "last.safetensors").read_bytes() == (whole / "last.safetensors").read_bytes()
     assert losses(out) == losses(whole)
     assert {p.name for p in out.iterdir()} == {p.name for p in whole.iterdir()}

@@ -18,7 +18,7 @@ from training.synthesis.drawing import (
 )
 
 
-def test_a_image_depends_on_seed_and_number_alone():
+def test_an_image_depends_on_seed_and_number_alone():
     plan = SamplingPlan(3, (-0.9, 0.9), 0.05, 10)
     together = generate(Discs(), [plan.draft(i, 4) for i in (5, 6, 7)])
     alone = generate(Discs(), [plan.draft(6, 4)])[0]

@@ -26,8 +26,7 @@ ASPECTS = (1.0, 0.75, 0.67, 1.33, 1.5, 0.56)  # width / height
 # every step, an H100 took 4 to 18 s per step in bfloat16.
 SIDES_PER_STAGE = 4
 STRIDE = 32
-# Share of pairs that come with a prior, where a stage has priors at all: only there does the answer depend
-# on it.
+# Fraction of pairs with a prior, in stages with priors: only with two subjects does the answer depend on it.
 PRIOR_OF_PAIRS = 0.7
 
 

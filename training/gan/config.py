@@ -1,4 +1,4 @@
-"""Recipes that train a generator, as TOML files that are checked before anything starts."""
+"""Recipes that train a generator: TOML files, validated before a run starts."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ Operation = Annotated[str, AfterValidator(one_of("operation", OPERATIONS))]
 
 
 @dataclass(frozen=True)
-class PictureSet:
-    """One folder of pictures below the data root.
+class ImageSet:
+    """One folder of images below the data root.
 
     Attributes:
-        folder: Its name.
-        layout: How its files lie, a name of `training.data.layouts.LAYOUTS`. A picture's alpha is its own
-            fourth channel, its file in alpha/, or the matte prepared for it.
+        folder: Name of the folder.
+        layout: Layout of its files, a name in `training.data.layouts.LAYOUTS`. An image's alpha is its fourth
+            channel, its file in alpha/, or a prepared matte.
     """
 
     folder: str
@@ -48,12 +48,12 @@ class DiscriminatorConfig:
     """The discriminator of all four channels.
 
     Attributes:
-        channel_base: Channels times side of a map.
-        channel_max: Greatest number of channels.
-        group: Pictures whose deviation is one feature, see `models.gan.discriminators.Discriminator`.
+        channel_base: Product of a map's channels and side.
+        channel_max: Maximum number of channels.
+        group: Group size of the minibatch standard deviation.
         rate: Learning rate of Adam.
-        r1_gamma: Factor on the gradient penalty.
-        r1_every: Steps from one penalty to the next; it counts that much more.
+        r1_gamma: Weight of the R1 gradient penalty.
+        r1_every: Steps between penalties, whose weight is multiplied by this.
     """
 
     channel_base: int = 32768
@@ -65,16 +65,16 @@ class DiscriminatorConfig:
 
 
 @dataclass(frozen=True)
-class VisionCritic:
-    """The discriminator of composites that stands on a frozen network.
+class VisionAidedConfig:
+    """The discriminator of composites, on the features of a frozen network.
 
     Attributes:
-        backbone: "clip" or "encoder", see `models.gan.backbones`; "none" goes without.
-        reals: What its real pictures are: the "photos" themselves, as the article has it, or their
-            "composites" on the same backgrounds, as the published code has it.
-        weight: Factor on the generator's loss.
-        warmup_kimg: The generator learns nothing from it before so many thousand pictures.
-        rate: Learning rate of Adam, for its heads.
+        backbone: "clip" or "encoder", see `models.gan.backbones`; "none" turns it off.
+        reals: Its real images: "photos", as in the article, or "composites" on the same backgrounds, as in
+            the published code.
+        weight: Weight of its term in the generator's loss.
+        warmup_kimg: Thousands of images before its term is added to the generator's loss.
+        rate: Learning rate of Adam for its heads.
     """
 
     backbone: Backbone = "none"
@@ -86,14 +86,14 @@ class VisionCritic:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What discriminators see changed, see `models.gan.augment`.
+    """Augmentation of the discriminators' inputs, see `models.gan.augment`.
 
     Attributes:
-        mode: "ada" finds the probability, "fixed" keeps it, "none" changes nothing.
-        p: Probability at the start.
-        target: Of the mean sign of the discriminator's answers to real pictures.
-        kimg: Thousands of pictures in which the probability can go from 0 to 1.
-        operations: Which of `models.gan.augment.OPERATIONS`.
+        mode: "ada" adapts the probability, "fixed" keeps it, "none" turns augmentation off.
+        p: Initial probability.
+        target: Target of the mean sign of the discriminator's logits for real images.
+        kimg: Thousands of images in which the probability can rise from 0 to 1.
+        operations: Operations from `models.gan.augment.OPERATIONS`.
     """
 
     mode: Mode = "ada"
@@ -105,37 +105,37 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class GanRecipe:
-    """A whole run. See `training/recipes/gan/faces-64.toml` for one with comments.
+    """A training run of a generator. See `training/recipes/gan/faces-64.toml` for an example with comments.
 
     Attributes:
-        generator: The network.
-        sets: What it learns from.
-        kimg: Length, in thousands of real pictures.
-        batch_size: Pictures of one step, over all processes and accumulated passes together.
-        backgrounds: Set whose pictures stand behind composites; random colours where there is none.
-        discriminator: Of all four channels.
-        vision_aided: Of composites.
-        augmentation: Of both.
-        mirror: Every picture counts twice, once mirrored.
-        held_out_every: One picture in so many is never trained on; 0 trains on all of them.
-        generator_rate: Learning rate of Adam.
-        ema_kimg: Half-life of the average of the weights; 0 takes batch_size · 10 / 32.
-        ema_rampup: The half-life is at most this share of what was seen.
-        blur_px: Deviation of the blur on all that discriminators see at the start.
-        blur_kimg: It fades until here.
-        snapshot_kimg: From one snapshot, with scores and sheets, to the next.
-        score_pictures: Drawn for a score; 0 leaves scores out.
-        seed: Of everything random.
-        about: One sentence for `stylematte train`.
+        generator: The generator.
+        sets: Sets of real images.
+        kimg: Length of the run, in thousands of real images.
+        batch_size: Images per step, over all processes and accumulated passes.
+        backgrounds: Set of backgrounds for composites; without it, random colours are used.
+        discriminator: Discriminator of all four channels.
+        vision_aided: Discriminator of composites.
+        augmentation: Augmentation of both discriminators' inputs.
+        mirror: Add a mirrored copy of every image.
+        held_out_every: Hold out one image in this many; 0 holds out none.
+        generator_rate: Learning rate of the generator's Adam.
+        ema_kimg: Half-life of the weights' moving average; 0 selects batch_size · 10 / 32.
+        ema_rampup: Maximum of this half-life, as a fraction of the images seen.
+        blur_px: Initial sigma of the blur of the discriminators' inputs.
+        blur_kimg: Thousands of images after which the blur has faded.
+        snapshot_kimg: Thousands of images between snapshots, with scores and sample grids.
+        score_pictures: Images to generate for a score; 0 turns scores off.
+        seed: Random seed.
+        about: One-sentence description for `stylematte train`.
     """
 
     generator: GeneratorConfig
-    sets: tuple[PictureSet, ...]
+    sets: tuple[ImageSet, ...]
     kimg: Positive
     batch_size: Count = 32
-    backgrounds: PictureSet | None = None
+    backgrounds: ImageSet | None = None
     discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
-    vision_aided: VisionCritic = field(default_factory=VisionCritic)
+    vision_aided: VisionAidedConfig = field(default_factory=VisionAidedConfig)
     augmentation: Augmentation = field(default_factory=Augmentation)
     mirror: bool = True
     held_out_every: HeldOutEvery = 0
@@ -155,28 +155,28 @@ class GanRecipe:
         return max(1, round(self.kimg * 1000 / self.batch_size))
 
     def digest(self) -> dict[str, Any]:
-        """The recipe as plain values, to be saved beside what it made."""
+        """Return the recipe as plain values, to save with its results."""
         return {key: value for key, value in dataclasses.asdict(self).items() if key != "about"}
 
 
 _TABLES = {
     "generator": GeneratorConfig,
-    "backgrounds": PictureSet,
+    "backgrounds": ImageSet,
     "discriminator": DiscriminatorConfig,
-    "vision_aided": VisionCritic,
+    "vision_aided": VisionAidedConfig,
     "augmentation": Augmentation,
 }
 
 
 def load_gan_recipe(name_or_path: str, overrides: Sequence[str] = ()) -> GanRecipe:
-    """Read a recipe; name or path, `extends` and `overrides` as in `training.config.load_recipe`.
+    """Read a recipe; arguments and `extends` as in `training.config.load_recipe`.
 
     Raises:
-        RecipeError: No such recipe, or a key that is unknown, missing, or of the wrong kind.
+        RecipeError: There is no such recipe, or a key is unknown, missing, or of the wrong type.
     """
     path = find_recipe(name_or_path)
     table = read_recipe(path, overrides)
-    table["sets"] = build_rows(PictureSet, table, "sets", path)
+    table["sets"] = build_rows(ImageSet, table, "sets", path)
     for key, kind in _TABLES.items():
         if key in table:
             if not isinstance(table[key], dict):

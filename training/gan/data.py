@@ -27,7 +27,7 @@ from training.data.readers import (
     read_set,
     split,
 )
-from training.gan.config import GanRecipe, PictureSet
+from training.gan.config import GanRecipe, ImageSet
 
 Pixels = NDArray[np.uint8]
 IN_MEMORY_BYTES = 2**31  # sets up to this size are kept in memory
@@ -58,7 +58,7 @@ def list_samples(recipe: GanRecipe, root: Path) -> list[Sample]:
     """
     sets = [s for s in recipe.sets if has_set(root, s.folder, s.layout)]
     if not sets and root.is_dir():
-        here = PictureSet(root.resolve().name)
+        here = ImageSet(root.resolve().name)
         if (root / "image").is_dir() or any(p.is_file() for p in root.iterdir()):
             return _trained(read_set(root.resolve().parent, here.folder), recipe, root)
     samples = [sample for s in recipe.sets for sample in read_set(root, s.folder, s.layout)]

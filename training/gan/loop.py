@@ -1,4 +1,4 @@
-"""The loop that trains a generator: one function, in the order in which things happen."""
+"""The training loop of a generator: one function, in chronological order."""
 
 import json
 import math
@@ -32,30 +32,30 @@ from training.processes import join_processes, reseed
 from training.progress import Progress
 from training.provenance import write_config
 
-STEPS_A_ROW = 50
-_SHOWN = ("generator", "discriminator", "augment_p")  # on a line
-FIRST_LOOK_STEPS = 50  # sheets come so early: to see that it works
+STEPS_PER_ROW = 50
+_SHOWN = ("generator", "discriminator", "augment_p")  # values in a progress line
+FIRST_LOOK_STEPS = 50  # the first sample grid is written early, to check that training works
 
 
 @dataclass(frozen=True)
 class GanOptions:
-    """How a run is carried out, as opposed to what it learns (the recipe).
+    """How to run a recipe.
 
     Attributes:
         out: Run folder: config.json, log.csv, tensorboard/, snapshots/, sheets/, state.pt, last and best
             weights.
         mattes: Folder of prepared mattes, `<set>/<stem>.alpha.png`.
         device: "cpu", "cuda" or "cuda:i", see `training.processes.join_processes`.
-        accumulate: Passes whose gradients make one step. The recipe's batch is divided by it.
-        workers: Processes that read pictures, where the set is too large for memory.
-        every: Steps between snapshots; the recipe's where it is None.
-        stop_after_s: Seconds after which a run ends with a snapshot, before the recipe's end; None: never.
-            The same options go on from there.
-        detector: Of scores, a name or file, see `training.fid.load_detector`; "" leaves scores out.
-        folders: Where detectors are looked for that are given by name.
+        accumulate: Passes per step (gradient accumulation); the recipe's batch is divided by this.
+        workers: Processes that read images, if the set does not fit in memory.
+        every: Steps between snapshots; None uses the recipe's.
+        stop_after_s: Seconds after which a run stops with a snapshot; None: never. The same options resume
+            it.
+        detector: Detector for scores, a name or file, see `training.fid.load_detector`; "" turns scores off.
+        folders: Folders in which named detectors are searched.
         backbone: File or folder of the vision-aided discriminator's network, see
             `models.gan.backbones.load_frozen`.
-        origin: What else made the weights, name → SHA-256.
+        origin: Other inputs of the weights, name → SHA-256.
     """
 
     out: Path
@@ -79,25 +79,25 @@ def train_gan(
     shows_bar: bool = False,
     on_step: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
-    """Run a recipe, or go on with it where it stopped.
+    """Run a recipe, or resume it.
 
     Args:
-        recipe: What to learn, from what.
+        recipe: The recipe.
         root: Folder of the data sets.
-        options: Where and how.
-        report: Takes progress lines; the main process alone has some.
-        shows_bar: Show a bar on a terminal, beside the lines.
-        on_step: Called after every step, before a snapshot that is due, with the steps so far. What it raises
-            ends the run, as a kill would.
+        options: Options of the run.
+        report: Called with progress lines, in the main process only.
+        shows_bar: Show a progress bar on a terminal, in addition to the lines.
+        on_step: Called after every step with the steps so far, before a snapshot. Its exceptions end the run
+            like a kill.
 
     Returns:
-        Scores of the last snapshot, by name; empty where there are none or nothing was left to do.
+        Scores of the last snapshot, by name; empty without scores, or if the run was already finished.
 
     Raises:
         DataError: A data set is missing or damaged, or a photo has no alpha.
         RecipeError: The batch cannot be divided.
         InputError: The run folder belongs to another recipe, or not every process sees it.
-        TrainingError: A loss is no longer a number.
+        TrainingError: A loss is not finite.
     """
     # Initialise.
     began = time.monotonic()
@@ -107,14 +107,14 @@ def train_gan(
     state = _previous_state(options, recipe)
     if len(set(gather_object([state["step"]]))) > 1:
         raise InputError(f"{options.out}: not every process sees the same state; share the folder")
-    size = _pictures_a_pass(recipe, options, accelerator)
+    size = _images_per_pass(recipe, options, accelerator)
     reals, backgrounds = real_images(recipe, root, options.mattes), background_images(recipe, root)
-    report(_says_what(recipe, reals, backgrounds))
+    report(_describe(recipe, reals, backgrounds))
     torch.manual_seed(recipe.seed)
     players = GanModels(recipe, accelerator, options.backbone)
     if "players" in state:
         players.load_state_dict(state["players"])
-        report(f"going on at {state['step'] * recipe.batch_size / 1000:g} kimg")
+        report(f"resuming at {state['step'] * recipe.batch_size / 1000:g} kimg")
     left = recipe.steps - state["step"]
     shows_bar = shows_bar and accelerator.is_main_process
     progress = Progress(report, recipe.steps, state["step"], left, shows_bar)
@@ -138,7 +138,7 @@ def train_gan(
             elif step + 1 == FIRST_LOOK_STEPS and accelerator.is_main_process:
                 run.look(step + 1)
             if is_over:
-                progress.say(f"stopped after {options.stop_after_s:g} s; the same command goes on")
+                progress.say(f"stopped after {options.stop_after_s:g} s; the same command resumes")
                 break
     finally:
         run.close()
@@ -146,7 +146,7 @@ def train_gan(
 
 
 def _is_over(options: GanOptions, began: float, accelerator: Accelerator) -> bool:
-    """Whether the time that was allowed is over; all processes say the same."""
+    """Tell whether the allowed time is over; all processes agree."""
     if options.stop_after_s is None:
         return False
     is_over = time.monotonic() - began >= options.stop_after_s
@@ -158,44 +158,45 @@ def _say_nothing(line: str) -> None:
 
 
 def _previous_state(options: GanOptions, recipe: GanRecipe) -> dict[str, Any]:
-    """What `GanRun.snapshot` wrote last, or the state of a run that has not begun."""
+    """Return the last state that `GanRun.snapshot` wrote, or the state of a new run."""
     digest, origin = json.dumps(recipe.digest()), options.origin or {}
     path = options.out / "state.pt"
     if not path.exists():
         return {"step": 0, "best": math.inf, "recipe": digest, "origin": origin}
     state = load_state(path)
     if state.get("recipe") != digest:
-        raise InputError(f"{options.out} holds a run of another recipe; give another --out")
+        raise InputError(f"{options.out} contains a run of another recipe; give another --out")
     if state["origin"] != origin:
-        raise InputError(f"{options.out} holds a run that began with other weights; give another --out")
+        raise InputError(f"{options.out} contains a run that started from other weights; give another --out")
     return state
 
 
-def _pictures_a_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accelerator) -> int:
+def _images_per_pass(recipe: GanRecipe, options: GanOptions, accelerator: Accelerator) -> int:
     shares, group = accelerator.num_processes * options.accumulate, recipe.discriminator.group
     if recipe.batch_size % shares:
         raise RecipeError(
-            f"batch_size {recipe.batch_size} is no multiple of {accelerator.num_processes} processes times "
+            f"batch_size {recipe.batch_size} is not a multiple of {accelerator.num_processes} processes "
+            "times "
             f"{options.accumulate} accumulated passes"
         )
     size = recipe.batch_size // shares
     if size % min(group, size):
-        raise RecipeError(f"{size} pictures a pass are no multiple of discriminator.group = {group}")
+        raise RecipeError(f"{size} images per pass are not a multiple of discriminator.group = {group}")
     return size
 
 
-def _says_what(recipe: GanRecipe, reals: EndlessImages, backgrounds: EndlessImages | None) -> str:
+def _describe(recipe: GanRecipe, reals: EndlessImages, backgrounds: EndlessImages | None) -> str:
     config = recipe.generator
-    line = f"StyleGAN3-{config.kind.upper()}, {config.size_px} px; {reals.count} pictures"
+    line = f"StyleGAN3-{config.kind.upper()}, {config.size_px} px; {reals.count} images"
     if recipe.vision_aided.backbone == "none":
         return line
     behind = "random colours" if backgrounds is None else f"{backgrounds.count} backgrounds"
-    judge = {"clip": "CLIP", "encoder": "an encoder"}[recipe.vision_aided.backbone]
-    return f"{line} over {behind}, judged by {judge}, too"
+    backbone = {"clip": "CLIP", "encoder": "an encoder"}[recipe.vision_aided.backbone]
+    return f"{line} over {behind}, with a second discriminator on {backbone}"
 
 
 class GanRun:
-    """What lives as long as a run: players, log, sheets, scores, and where it stands."""
+    """The state of a run: models, log, sample grids, scores, and position."""
 
     def __init__(
         self,
@@ -227,19 +228,19 @@ class GanRun:
                 progress.say(f"scores: {self.scorer.about}")
 
     def close(self) -> None:
-        """End the log, and take the bar away."""
+        """Close the log and the progress bar."""
         self.progress.close()
         if self.log is not None:
             self.log.close()
 
     def passes(self, reals: EndlessImages, backgrounds: EndlessImages | None, size: int) -> Iterator[Pass]:
-        """What each pass from here to the end works on; the same whether or not a run was stopped before."""
+        """Yield the inputs of all remaining passes; they do not depend on interruptions of the run."""
         steps, accelerator, accumulate = self.recipe.steps, self.accelerator, self.options.accumulate
         real_batches = self._batches(reals)
         behind_batches = None if backgrounds is None else self._batches(backgrounds)
         for step in range(self.state["step"], steps):
             for number in range(accumulate):
-                # Also what the pass augments and shifts comes from this seed.
+                # The pass's augmentation also uses this seed.
                 reseed(self.recipe.seed, step, number, accelerator.process_index)
                 z = torch.randn(size, self.recipe.generator.z_dim)
                 colours = torch.rand(size, 3, 1, 1) * 2 - 1
@@ -250,24 +251,24 @@ class GanRun:
                     behind = _in_signed_range(send(next(behind_batches), accelerator.device))
                 yield Pass(z, real, behind)
 
-    def _batches(self, pictures: EndlessImages) -> Iterator[Tensor]:
-        """(N, C, H, H) uint8, one a pass; on the run's device where the set is kept there."""
+    def _batches(self, images: EndlessImages) -> Iterator[Tensor]:
+        """Yield (N, C, H, H) uint8, one per pass; on the run's device if the set is kept in memory."""
         accelerator, workers = self.accelerator, self.options.workers
         numbers = ResumableBatchSampler(
             *(self.state["step"], self.recipe.steps, self.recipe.batch_size),
             *(self.options.accumulate, accelerator.num_processes, accelerator.process_index),
         )
-        if pictures.kept is not None:
-            return pictures.batches(numbers, accelerator.device)
+        if images.kept is not None:
+            return images.batches(numbers, accelerator.device)
         return read_batches(
-            open_loader(pictures, numbers, workers, pin_memory=accelerator.device.type != "cpu")
+            open_loader(images, numbers, workers, pin_memory=accelerator.device.type != "cpu")
         )
 
     def step(self, step: int, passes: list[Pass]) -> None:
-        """One step of all players.
+        """Train all models for one step.
 
         Raises:
-            TrainingError: A loss is no longer a number; the last saved state stays as it is.
+            TrainingError: A loss is not finite; the last saved state is kept.
         """
         recipe, players = self.recipe, self.players
         seen = step * recipe.batch_size
@@ -280,13 +281,13 @@ class GanRun:
             self.rows.setdefault(name, []).append(value)
         self.stepped += 1
         done = step + 1
-        if self.stepped >= STEPS_A_ROW or done == recipe.steps or self.is_snapshot(done):
+        if self.stepped >= STEPS_PER_ROW or done == recipe.steps or self.is_snapshot(done):
             self._write(done)
         if self.log is not None:
             self.progress.step(lambda: self._where(done), 1.0, is_last=done == recipe.steps)
 
     def is_snapshot(self, done: int) -> bool:
-        """Whether a snapshot is due after so many steps."""
+        """Tell whether a snapshot is due after a number of steps."""
         return done % self.every == 0 or done == self.recipe.steps
 
     def _where(self, done: int) -> str:
@@ -297,7 +298,7 @@ class GanRun:
         )
 
     def _write(self, done: int) -> None:
-        """Add a row to the log: means since the last one."""
+        """Add a row to the log: means since the last row."""
         names = list(self.rows)
         means = torch.stack([torch.stack(values).mean() for values in self.rows.values()])
         means = self.accelerator.reduce(means, "mean")
@@ -306,10 +307,10 @@ class GanRun:
         values["images_per_s"] = self.stepped * self.recipe.batch_size / (now - self.began)
         values["augment_p"] = float(self.players.augment.p)
         self.began, self.stepped, self.rows = now, 0, {}
-        # All processes share the means, so all of them stop.
+        # All processes have the same means, so all of them stop.
         if broken := [name for name in names if not math.isfinite(values[name])]:
             kimg = done * self.recipe.batch_size / 1000
-            raise TrainingError(f"loss {broken[0]} is no number after {kimg:g} kimg; {self._kept()}")
+            raise TrainingError(f"loss {broken[0]} is not finite after {kimg:g} kimg; {self._kept()}")
         if self.log is None:
             return
         seen = done * self.recipe.batch_size
@@ -321,10 +322,10 @@ class GanRun:
         return f"{path} is the last good state" if path.exists() else "nothing was saved before"
 
     def look(self, done: int) -> None:
-        """Draw a sheet long before the first snapshot; on the main process."""
+        """Write an early sample grid, in the main process."""
         began, seen = time.perf_counter(), done * self.recipe.batch_size
         self._draw(seen)
-        self.progress.say(f"  {seen / 1000:g} kimg: first pictures in {self.sheets.folder}")
+        self.progress.say(f"  {seen / 1000:g} kimg: first images in {self.sheets.folder}")
         self.began += time.perf_counter() - began
 
     def _draw(self, seen: int) -> None:
@@ -333,11 +334,11 @@ class GanRun:
             self.log.show(name, path, seen)
 
     def snapshot(self, done: int) -> dict[str, float]:
-        """Draw sheets, score the average, and write weights and state; on the main process."""
+        """Write sample grids, score the average, and write weights and state, in the main process."""
         assert self.log is not None
         out, seen, average = self.options.out, done * self.recipe.batch_size, self.players.average
         if not all(tensor.isfinite().all() for tensor in average.state_dict().values()):
-            raise TrainingError(f"weights are no numbers after {seen / 1000:g} kimg; {self._kept()}")
+            raise TrainingError(f"weights are not finite after {seen / 1000:g} kimg; {self._kept()}")
         began = time.perf_counter()
         self._draw(seen)
         try:
@@ -347,7 +348,9 @@ class GanRun:
         provenance: dict[str, Any] = {"recipe": self.recipe.digest(), "kimg": seen / 1000, "scores": scores}
         if self.scorer is not None:
             self.log.write(seen, scores)
-            if self.state.get("detector") != self.scorer.about:  # scores of two detectors do not compare
+            if (
+                self.state.get("detector") != self.scorer.about
+            ):  # scores of different detectors are not comparable
                 self.state.update(detector=self.scorer.about, best=math.inf)
             shown = "  ".join(f"{name} {value:.2f}" for name, value in scores.items())
             self.progress.say(f"  {seen / 1000:g} kimg: {shown}  (detector {self.scorer.detector_name})")
@@ -357,15 +360,17 @@ class GanRun:
         (out / "snapshots").mkdir(exist_ok=True)
         save_generator(average, out / "snapshots" / f"{name_at(seen)}.safetensors", provenance, half=True)
         save_generator(average, out / "last.safetensors", provenance)
-        if (error := scores.get("fid", -seen)) < self.state["best"]:  # without scores the last is the best
+        if (error := scores.get("fid", -seen)) < self.state[
+            "best"
+        ]:  # without scores the last snapshot is the best
             self.state["best"] = error
             save_generator(average, out / "best.safetensors", provenance)
         self.state.update(step=done, players=self.players.state_dict())
         save_state(out / "state.pt", self.state)
-        self.began += time.perf_counter() - began  # the rate is that of training alone
+        self.began += time.perf_counter() - began  # the rate is that of training only
         return scores
 
 
-def _in_signed_range(pictures: Tensor) -> Tensor:
-    """(N, C, H, W) uint8 to float32 in [-1, 1], as `models.gan.generator.rgba_of` reads it."""
-    return pictures.float() / 127.5 - 1
+def _in_signed_range(images: Tensor) -> Tensor:
+    """(N, C, H, W) uint8 → float32 in [-1, 1], the inverse of `models.gan.generator.rgba_of`."""
+    return images.float() / 127.5 - 1

@@ -3,7 +3,7 @@
 import shlex
 import sys
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from stylematte.media.images import encode_image
 from stylematte.weights import ASSETS, find_trained
 from training.data.pseudo_alpha import cached_paths
 from training.data.readers import Sample, read_rgb
-from training.devices import say_where, set_up_threads, usable_device
+from training.devices import say_where, set_up_threads
 from training.fid import INCEPTION, MOBILENET, load_detector
 from training.gan.config import GanRecipe
 from training.gan.data import list_samples, without_alpha
@@ -39,16 +39,10 @@ class GanRequest:
     Attributes:
         recipe: The recipe.
         data: Data root.
-        out: Run folder.
-        mattes: Folder of prepared mattes.
+        options: Options of the run; detector and backbone are found by the names given here.
         matter: Model that mattes photos without an alpha; empty: the bundled model.
         backbone: File or folder of the vision-aided discriminator's network.
         detector: Feature extractor for scores; "" uses the best available, "none" turns scores off.
-        device: Torch device.
-        accumulate: Passes per step.
-        workers: Processes that read images.
-        every: Steps between snapshots; None uses the recipe's.
-        stop_after: Seconds after which the run stops; None: never.
         quiet: Print nothing.
         say: Called with each line of output.
         progress: Shows the progress of matting photos.
@@ -56,16 +50,10 @@ class GanRequest:
 
     recipe: GanRecipe
     data: Path
-    out: Path
-    mattes: Path
+    options: GanOptions
     matter: str = ""
     backbone: str = ""
     detector: str = ""
-    device: str = "auto"
-    accumulate: int = 1
-    workers: int = 0
-    every: int | None = None
-    stop_after: float | None = None
     quiet: bool = False
     say: Callable[[str], None] = print
     progress: Progress = pass_on
@@ -73,28 +61,24 @@ class GanRequest:
 
 def run_gan(request: GanRequest) -> None:
     """Run a recipe or resume it: matte the photos first, then train."""
-    device = usable_device(request.device)
-    recipe, out, mattes = request.recipe, request.out, request.mattes
+    recipe, data, options = request.recipe, request.data, request.options
     backbone, detector = _backbone_file(request.backbone, recipe), _choose_detector(request.detector)
     _check_available(recipe, backbone, detector)
-    set_up_threads(device)
-    processes = join_processes(device)
+    set_up_threads(options.device)
+    processes = join_processes(options.device)
     quiet = request.quiet or not processes.is_main_process
     if not quiet:
-        say_where(processes, "fp32", request.workers)
+        say_where(processes, "fp32", options.workers)
     with processes.main_process_first():
-        prepare_mattes(recipe, request.data, mattes, request.matter, device, quiet, request.progress)
-    options = GanOptions(
-        *(out, mattes, device, request.accumulate, request.workers, request.every, request.stop_after),
-        detector=detector,
-        folders=detector_folders(),
-        backbone=backbone,
-    )
+        prepare_mattes(
+            *(recipe, data, options.mattes, request.matter, options.device, quiet, request.progress)
+        )
     report = (lambda line: None) if quiet else request.say
-    train_gan(recipe, request.data, options, report, shows_bar=not quiet)
+    options = replace(options, detector=detector, folders=detector_folders(), backbone=backbone)
+    train_gan(recipe, data, options, report, shows_bar=not quiet)
     processes.end_training()
     if not quiet:
-        best = out / "best.safetensors"
+        best = options.out / "best.safetensors"
         request.say(f"weights: {best}; next: stylematte synth --weights {shlex.quote(str(best))} --n 1000")
 
 

@@ -63,7 +63,7 @@ def degraded(image: Tensor, alpha: Tensor, ratio: float) -> Tensor:
     fine_guide = image.mean(1, keepdim=True) * GUIDE_SCALE + GUIDE_SHIFT
     guide = F.interpolate(fine_guide, size, mode="bilinear", antialias=True)
     upsampler = FastGuidedFilter(1, 10 ** random.uniform(-4, -1.5))
-    return torch.sigmoid(upsampler.upsample(upsampler.coefficients(guide, logits.float()), fine_guide))
+    return torch.sigmoid(upsampler.upsample(upsampler(guide, logits.float()), fine_guide))
 
 
 def _each(like: Tensor, low: float, high: float) -> Tensor:

@@ -18,7 +18,7 @@ def test_the_packages_recipes_load(name):
     assert recipe.generator.channels == 4
     if name not in ("gan", "gan/faces-64"):
         assert recipe.vision_aided.backbone == "clip"
-    with pytest.raises(RecipeError, match="it trains a generator"):
+    with pytest.raises(RecipeError, match="this recipe trains a generator"):
         load_recipe(name)
 
 

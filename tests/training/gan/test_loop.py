@@ -62,7 +62,7 @@ def test_a_run_leaves_all_that_it_promises(whole, recipe):
         *("sheets/000000.040.png", "sheets/000000.040_truncation.png"),
         *("sheets/000000.080.png", "sheets/000000.080_truncation.png"),
     }
-    assert lines[0] == "StyleGAN3-T, 16 px; 12 pictures"
+    assert lines[0] == "StyleGAN3-T, 16 px; 12 images"
     assert lines[-1].startswith("0.1/0.08 kimg  generator ")
     generator, provenance = load_generator(out / "last.safetensors")
     assert provenance["kimg"] == 0.08
@@ -106,7 +106,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(recipe, root, tmp_path, wh
     assert load_state(tmp_path / "run" / "state.pt")["step"] == 5
     lines = []
     run(recipe, root, tmp_path / "run", lines.append, accumulate=accumulate)
-    assert "going on at 0.04 kimg" in lines
+    assert "resuming at 0.04 kimg" in lines
     states = [load_state(folder / "state.pt") for folder in (unbroken, tmp_path / "run")]
     assert_same_state(*states)
     logs = [(folder / "log.csv").read_text().splitlines() for folder in (unbroken, tmp_path / "run")]
@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_state(recipe, root
         return loss(logits) * (torch.nan if len(calls) > 7 else 1)
 
     monkeypatch.setattr(players, "generator_loss", breaks)
-    with pytest.raises(TrainingError, match=r"loss generator is no number after 0\.08 kimg; .*state\.pt is"):
+    with pytest.raises(TrainingError, match=r"loss generator is not finite after 0\.08 kimg; .*state\.pt is"):
         run(recipe, root, tmp_path)
     state = load_state(tmp_path / "state.pt")
     assert state["step"] == 5
@@ -162,10 +162,10 @@ def test_folders_and_batches_that_do_not_fit(recipe, root, tmp_path, whole):
     other = dataclasses.replace(recipe, seed=6)
     with pytest.raises(InputError, match="run of another recipe"):
         run(other, root, whole[0])
-    with pytest.raises(RecipeError, match="batch_size 8 is no multiple of 1 processes times 3"):
+    with pytest.raises(RecipeError, match="batch_size 8 is not a multiple of 1 processes times 3"):
         run(recipe, root, tmp_path, accumulate=3)
     wide = dataclasses.replace(recipe, discriminator=dataclasses.replace(recipe.discriminator, group=3))
-    with pytest.raises(RecipeError, match="8 images a pass are no multiple"):
+    with pytest.raises(RecipeError, match="8 images per pass are not a multiple"):
         run(wide, root, tmp_path)
     with pytest.raises(DataError, match="no such data set folder"):
         run(recipe, tmp_path / "nowhere", tmp_path / "out")

@@ -12,7 +12,7 @@ from tests.training.gan import runs
 from tests.training.test_loop import KilledError, assert_same_state
 from training.checkpoint import load_state
 from training.gan import players
-from training.gan.config import Augmentation, GanRecipe, VisionCritic
+from training.gan.config import Augmentation, GanRecipe, VisionAidedConfig
 from training.gan.loop import GanOptions, train_gan
 from training.gan.players import GanModels, Pass
 
@@ -42,7 +42,7 @@ def recipe(tmp_path) -> GanRecipe:
     plain = runs.load(tmp_path)
     return dataclasses.replace(
         plain,
-        vision_aided=VisionCritic("encoder", warmup_kimg=0.05),
+        vision_aided=VisionAidedConfig("encoder", warmup_kimg=0.05),
         augmentation=Augmentation("none"),
     )
 
@@ -104,7 +104,7 @@ def test_several_passes_are_one_step(recipe):
     """Without statistics over a batch, half the batch twice has the gradients of the whole."""
     plain = dataclasses.replace(
         recipe,
-        vision_aided=VisionCritic(),
+        vision_aided=VisionAidedConfig(),
         discriminator=dataclasses.replace(recipe.discriminator, group=1),
         batch_size=8,
     )
@@ -179,7 +179,10 @@ def test_a_run_with_both_goes_on_exactly(tmp_path, pooling, monkeypatch):
     recipe = runs.load(tmp_path, text)
     lines: list[str] = []
     train_gan(recipe, root, GanOptions(tmp_path / "whole", tmp_path, workers=0), lines.append)
-    assert lines[0] == "StyleGAN3-T, 16 px; 12 images over 3 backgrounds, judged by an encoder, too"
+    assert (
+        lines[0]
+        == "StyleGAN3-T, 16 px; 12 images over 3 backgrounds, with a second discriminator on an encoder"
+    )
 
     def dies(done):
         if done == 9:
