@@ -68,8 +68,8 @@ FORMATS = (
         (".tif", ".tiff"),
         "libvips",
         ("VipsForeignLoadTiff",),
-        pixels="1 to 16 bits, and float as linear light: RGB, grey, min-is-white, palette, CMYK, Lab (Pillow), alpha straight or "
-        "premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, packbits, JPEG, CCITT, zstd, "
+        pixels="1 to 16 bits, and float as linear light: RGB, grey, min-is-white, palette, CMYK, Lab "
+        "(Pillow), alpha straight or premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, packbits, JPEG, CCITT, zstd, "
         "WebP. Pages by `name[2]`",
         kept="RGB profile",
     ),
@@ -87,8 +87,8 @@ FORMATS = (
         (".avif",),
         "libvips",
         ("VipsForeignLoadHeif",),
-        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour as the profile or nclx says; PQ and HLG as light. "
-        "Sequences are refused",
+        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour as the profile or nclx says; PQ and HLG as "
+        "light. Sequences are refused",
     ),
     Format(
         "heic",
