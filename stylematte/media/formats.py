@@ -69,8 +69,8 @@ FORMATS = (
         "libvips",
         ("VipsForeignLoadTiff",),
         pixels="1 to 16 bits, and float as linear light: RGB, grey, min-is-white, palette, CMYK, Lab "
-        "(Pillow), alpha straight or premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, packbits, JPEG, CCITT, zstd, "
-        "WebP. Pages by `name[2]`",
+        "(Pillow), alpha straight or premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, "
+        "packbits, JPEG, CCITT, zstd, WebP. Pages by `name[2]`",
         kept="RGB profile",
     ),
     Format(
