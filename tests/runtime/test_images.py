@@ -174,6 +174,16 @@ def test_profile_and_exif_travel(kind: str) -> None:
     assert np.abs(photo.pixels.astype(int) - red_image()).mean() < LOSSY
 
 
+@pytest.mark.parametrize("kind", ["png", "jpg", "tiff"])
+def test_resolution_is_the_photos_own_or_the_usual_one(kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x011A] = exif[0x011B] = 300.0
+    for given, dpi in ((None, 72), (exif.tobytes(), 300)):
+        with Image.open(io.BytesIO(encode_image(red_image(), kind, exif=given))) as image:
+            found = image.info.get("dpi", (72, 72))  # a JPEG may say nothing
+            assert found == pytest.approx((dpi, dpi), abs=0.5)
+
+
 def test_a_premultiplied_tiff_says_so() -> None:
     rgba = np.dstack([red_image(), red_image()[:, :, 0]])
     for premultiplied in (False, True):
