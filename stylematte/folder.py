@@ -1,4 +1,11 @@
-"""Folders of photos and clips: which of them are to be done, and doing them, so that a second run goes on."""
+"""Folders of photos and clips: which of them are to be done, and doing them, so that a second run goes on.
+
+matter, request = stylematte.load(lanes=4), stylematte.PhotoRequest("cutout", "webp")
+found = find([Path("photos")], Path("cutouts"), request.kind)
+plan = make_plan(found.photos, Path("cutouts"), request, matter)
+for outcome in matte_photos(plan, matter, request, workers=4):
+    print(outcome.item.output, outcome.error or "done")
+"""
 
 import time
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The files of `stylematte matte`: what goes together, how far the work is, and what became of each."""
+"""Processing of files by `stylematte matte`: checks, progress and summary."""
 
 import logging
 import time
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("stylematte")
 
 _VIDEO_HINT = "pip install 'stylematte[video]'"
-MOST_NAMES = 5  # on one line of stderr
+MAX_NAMES = 5  # in one line of stderr
 
 
 @dataclass
 class Tally:
-    """What became of a run."""
+    """Results of a run."""
 
     done: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -56,7 +56,7 @@ class Tally:
             self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
 
     def add_clip(self, outcome: "Outcome") -> None:
-        """Count a clip, and say how fast it went."""
+        """Count a clip, and log its speed."""
         if outcome.error is None:
             rate = round((outcome.frames or 0) / outcome.seconds["clips"], 2)
             log.info("%s: %d frames, %.1f frames/s", outcome.item.output, outcome.frames, rate)
@@ -71,12 +71,12 @@ class Tally:
         self.add(outcome)
 
     def tell(self, source: Path, note: str) -> None:
-        """Say something about an input that did not fail."""
+        """Record a warning about an input."""
         log.warning("warning: %s: %s", source, note)
         self.warnings.append({"input": str(source), "warning": note})
 
     def fail(self, source: Path, message: str, hint: str = "") -> None:
-        """Name an input that failed, at once and in the end."""
+        """Record and log a failed input."""
         log.error("failed: %s%s", message, f". {hint}" if hint else "")
         self.failed.append({"input": str(source), "error": message})
 
@@ -94,7 +94,7 @@ def matte_files(
     work: WorkOptions,
     output: options.Output,
 ) -> int:
-    """Find the files, do what is not done yet, and report.
+    """Process all files that are not done yet, and report.
 
     Returns:
         The exit code.
@@ -128,7 +128,7 @@ def matte_files(
             watch = partial(with_frame_progress, quiet=output.quiet)
             for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):
                 tally.add_clip(outcome)
-        else:  # the clips fail by name, the photos are done
+        else:  # without PyAV the clips fail, but the photos are done
             for item, _ in clips.todo:
                 tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
     except KeyboardInterrupt:
@@ -145,13 +145,13 @@ def matte_files(
 
 
 def _check(requests: Requests, found: "Found") -> "ClipRequest | None":
-    """Refuse what does not go together before any work starts; gives what to make of the clips."""
+    """Reject invalid combinations before any work starts; returns the request for clips."""
     if not found.clips and requests.for_clips:
-        raise UsageError(f"{', '.join(requests.for_clips)}: for clips, and there are none among the inputs")
+        raise UsageError(f"{', '.join(requests.for_clips)}: for clips, but there are none among the inputs")
     if found.photos and requests.backdrop is not None:
         raise UsageError(
-            f"--background {requests.backdrop}: a clip can be behind clips alone",
-            "Do the photos in a run of their own",
+            f"--background {requests.backdrop}: a clip can only be the background of clips",
+            "Process the photos in a separate run",
         )
     if not found.clips:
         return None
@@ -164,7 +164,7 @@ def _tell_found(found: "Found", plans: "Sequence[Plan]", tally: Tally) -> None:
     for path, reason in found.problems:
         tally.fail(path, f"{path}: {reason}")
     for (title, hint), count in found.passed_over.items():
-        log.warning("passed over: %d file(s) of kind %s. %s", count, title, hint)
+        log.warning("skipped: %d file(s) of type %s. %s", count, title, hint)
     _tell_kept(plans)
 
 
@@ -190,13 +190,13 @@ def _print_plan(plans: "Sequence[Plan]", detail: dict[str, Any], as_json: bool) 
         return
     if detail and plans[0].todo:
         most = "all" if detail["detail"] == "max" else f"at most {detail['detail']:g} megapixels"
-        log.info("detail: of each photo %s around hair and fur looked at again", most)
+        log.info("detail: %s of hair and fur in each photo will be refined", most)
     for line in lines:
         typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
 
 
 def _tell_kept(plans: "Sequence[Plan]") -> None:
-    """Files that the manifest does not know may be anybody's: they stay, and that is said."""
+    """Warn about kept files that are not in the manifest, since anybody may have made them."""
     kept = [
         str(item.output)
         for plan in plans
@@ -204,10 +204,10 @@ def _tell_kept(plans: "Sequence[Plan]") -> None:
         if state == "kept"
     ]
     if kept:
-        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+        names = ", ".join(kept[:MAX_NAMES]) + (", ..." if len(kept) > MAX_NAMES else "")
         log.warning(
-            "kept %d file(s) that no run of this folder's manifest made, or that were changed since "
-            "(--overwrite makes them anew): %s",
+            "kept %d existing file(s) that are not in this folder's manifest or were changed since "
+            "(--overwrite replaces them): %s",
             len(kept),
             names,
         )
@@ -216,11 +216,11 @@ def _tell_kept(plans: "Sequence[Plan]") -> None:
 def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
     parts = [f"{tally.done} done"]
     if before := states.count("done"):
-        parts.append(f"{before} finished before")
+        parts.append(f"{before} already done")
     if tally.failed:
         parts.append(f"{len(tally.failed)} failed")
     if passed_over := tally.passed_over.total():
-        parts.append(f"{passed_over} passed over")
+        parts.append(f"{passed_over} skipped")
     photos = tally.done - len(tally.clips)
     rate = f", {photos / seconds:.2f} photos/s" if photos and not tally.clips else ""
     log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)

@@ -313,7 +313,7 @@ def test_options_for_clips_want_a_clip(
     assert "--stabilize: for clips" in capsys.readouterr().err
     behind = draw_clip(tmp_path / "behind.mp4", frames=1)
     assert matte(photo, "--out", tmp_path / "out", "--background", behind) == 2
-    assert "behind clips alone" in capsys.readouterr().err
+    assert "only be the background of clips" in capsys.readouterr().err
 
 
 def test_unusable_clips_are_named_in_one_line(

@@ -129,8 +129,8 @@ def test_a_folder_tells_what_it_passes_over(
     out, err = capfd.readouterr()
     expected = {"HEIC": 2, "camera raw file": 1, "Photoshop document": 1, "JPEG XL": 1}
     assert json.loads(out)["passed_over"] == expected
-    assert "2 file(s) of kind HEIC. pip install 'stylematte[heic]'" in err
-    assert "1 done, 5 passed over" in err
+    assert "2 file(s) of type HEIC. pip install 'stylematte[heic]'" in err
+    assert "1 done, 5 skipped" in err
 
 
 def test_an_animation_fails_by_name(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:

@@ -144,8 +144,8 @@ def test_clips_in_a_folder_without_what_reads_them(
         monkeypatch.setattr(module, "find_spec", lambda _: None)
     assert matte(tmp_path / "in", "--out", tmp_path / "out") == 0
     err = errors_of(capfd)
-    assert "passed over: 1 file(s) of kind clip. pip install 'stylematte[video]'" in err
-    assert "1 done, 1 passed over" in err
+    assert "skipped: 1 file(s) of type clip. pip install 'stylematte[video]'" in err
+    assert "1 done, 1 skipped" in err
     named = (tmp_path / "in" / "a.png", tmp_path / "in" / name)
     assert matte(*named, "--out", tmp_path / "b") == 1
     assert f"{name}: a clip needs PyAV" in errors_of(capfd)

@@ -63,9 +63,7 @@ def test_the_model_that_ships_and_an_imported_one(tmp_path, rng):
     for path, side in ((ASSETS / "nano.onnx", 64), (foreign(tmp_path), SIDE)):
         image = (255 * rng.random((70, 90, 3))).astype(np.uint8)
         size = None if path.name == "foreign.onnx" else side
-        alphas = [
-            Matter(open_engine(path, name, "cpu"), size)(image).alpha for name in ("onnx", "openvino")
-        ]
+        alphas = [Matter(open_engine(path, name, "cpu"), size)(image).alpha for name in ("onnx", "openvino")]
         assert alphas[1] == pytest.approx(alphas[0], abs=1e-4)
 
 
