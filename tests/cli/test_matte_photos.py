@@ -185,3 +185,20 @@ def test_layers_of_a_composite_make_it_up_again(tmp_path: Path, matte: Matte) ->
         ["R", "G", "B", "A", "alpha.A", "foreground.R", "foreground.G", "foreground.B"]
     )
     assert matte(shot, "--out", tmp_path / "c", "--layers") == 2
+
+
+def test_exr_frames_keep_their_light_layers_and_numbers(tmp_path: Path, matte: Matte) -> None:
+    light = np.full((48, 64, 3), 0.18, np.float32)
+    rows, columns = red_region(48, 64)
+    light[rows, columns] = (4.0, -0.02, 0.0)
+    planes = {key: np.ascontiguousarray(light[:, :, index]) for index, key in enumerate("RGB")}
+    for number in (1001, 1002):
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(tmp_path / f"shot.{number}.exr"))
+    asked = ("--output", "cutout", "--format", "exr", "--layers", "--exr-compression", "dwaa")
+    assert matte(tmp_path / "shot.####.exr", "--out", tmp_path / "out", *asked) == 0
+    for number in (1001, 1002):
+        path = tmp_path / "out" / "shot" / f"shot.{number}.exr"
+        part = OpenEXR.File(str(path), separate_channels=True).parts[0]
+        assert part.header["compression"] == OpenEXR.DWAA_COMPRESSION
+        assert part.channels["foreground.R"].pixels[12, 25] == pytest.approx(4, rel=0.05)
+        assert "alpha.A" in part.channels
