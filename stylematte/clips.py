@@ -70,7 +70,8 @@ def open_sink(output: Path, source: Source, job: ClipRequest) -> Sink:
     channels = {"alpha": 1, "cutout": 4}.get(job.output, 3)
     facts = {"comment": describe(job)}
     if job.is_sequence:
-        return SequenceWriter(output, job.kind, source.info, job.premultiplied, channels == 1, facts)
+        is_alpha, compression = channels == 1, job.exr_compression
+        return SequenceWriter(output, job.kind, source.info, job.premultiplied, is_alpha, facts, compression)
     recipe = recipe_for(job.kind, channels, source.info.size, _depth(source.info, job) == 16)
     return VideoWriter(output, recipe, source.info, source.sound_streams, job.premultiplied, facts)
 

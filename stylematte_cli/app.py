@@ -3,8 +3,12 @@
 import gc
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -87,8 +91,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         5 engine failure, 130 interrupted.
     """
     _open_closed_streams()
+    with _second_interrupt_ends():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(given: list[str]) -> int:
     toolkit.enable()
-    given = sys.argv[1:] if arguments is None else list(arguments)
     as_json = "--json" in given  # read before parsing, so that usage errors are also printed as JSON
     try:
         code = app(given, prog_name="stylematte", standalone_mode=False)
@@ -129,6 +137,34 @@ def _open_closed_streams() -> None:
                     os.dup2(nowhere, number)
                     os.close(nowhere)
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
+
+
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """Let the first Ctrl-C end what is in work, and the second the process, wherever it is.
+
+    No result is lost: each gets its name when it is whole, and the next run takes away what was half written.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def second(_number: int, _frame: FrameType | None) -> None:
+        with suppress(OSError, ValueError):  # past Python's buffer, which may be in use
+            os.write(sys.stderr.fileno(), b"stylematte: error: interrupted again, stopped at once\n")
+        os._exit(INTERRUPTED)
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, second)  # also while the interpreter ends and waits for threads
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _let_go(interrupt: BaseException) -> None:

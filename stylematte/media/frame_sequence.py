@@ -14,6 +14,7 @@ from stylematte.errors import InputError
 from stylematte.files import write_bytes
 from stylematte.imaging.geometry import resize
 from stylematte.media import colour
+from stylematte.media.exr import Compression
 from stylematte.media.images import read_image
 from stylematte.media.pattern import digits_of, find_frames
 from stylematte.media.photo import Photo
@@ -115,6 +116,7 @@ class SequenceWriter:
         premultiplied: Multiply colours by alpha; in an exr, once they are linear.
         is_alpha: The images are alphas.
         facts: Text for the files that can hold it.
+        compression: Of exr.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class SequenceWriter:
         premultiplied: bool,
         is_alpha: bool,
         facts: Mapping[str, str],
+        compression: Compression = "zip",
     ) -> None:
         self._folder = folder
         self._kind = kind
@@ -132,6 +135,7 @@ class SequenceWriter:
         self._premultiplied = premultiplied
         self._is_alpha = is_alpha
         self._facts = dict(facts)
+        self._compression = compression
         last = info.first_number + (info.frames or 0)
         self._digits = max(LEAST_DIGITS, info.digits, len(str(last)))
         self.notes: list[str] = []
@@ -159,6 +163,7 @@ class SequenceWriter:
             primaries=self._info.colour.primaries,
             facts=self._facts,
             pixel_shape=float(self._info.pixel_shape or 1),
+            compression=self._compression,
         )
 
     def write(self, frame: Frame, data: bytes) -> None:

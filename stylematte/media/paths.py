@@ -167,15 +167,27 @@ def walk(
                 yield path
             elif is_image:
                 problems.append((path, "not a regular file"))
+            elif entry.is_symlink() and _is_forbidden(path):  # perhaps a folder full of images
+                problems.append((path, "a link to what cannot be read: Permission denied"))
             elif passed_over is not None and (kind := REFUSED_SUFFIXES.get(path.suffix.lower())):
                 passed_over[REFUSED[kind].title, REFUSED[kind].hint] += 1
         stack.extend(reversed(subfolders))
 
 
 def is_clip_file(path: Path) -> bool:
-    """Say whether a file is a clip or an animated picture: by its first bytes, else by its name."""
+    """Say whether a file is a clip or an animated image: by its first bytes, else by its name."""
     found = sniff(path)
     return path.suffix.lower() in CLIP_SUFFIXES if found is None else found != "photo"
+
+
+def _is_forbidden(path: Path) -> bool:
+    try:
+        path.stat()
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def is_there(path: Path) -> bool:

@@ -89,6 +89,14 @@ class ResultOptions:
     keep_damaged: Annotated[
         bool, typer.Option("--keep-damaged", help="Use the readable part of damaged photos.")
     ] = False
+    layers: Annotated[
+        bool,
+        typer.Option("--layers", help="In an exr: alpha, foreground and what is behind as layers, too."),
+    ] = False
+    exr_compression: Annotated[
+        Literal["zip", "piz", "dwaa", "none"],
+        typer.Option("--exr-compression", help="Of an exr. dwaa is the smallest, and loses something."),
+    ] = "zip"
 
     @property
     def made(self) -> Literal["alpha", "cutout", "foreground", "composite"]:
@@ -232,6 +240,8 @@ def read_requests(result: ResultOptions, clips: ClipOptions) -> Requests:
         "profile": result.profile,
         "metadata": result.metadata,
         "keep_damaged": result.keep_damaged,
+        "layers": result.layers,
+        "exr_compression": result.exr_compression,
     }
     photo_kind = "png" if kind is None or kind in CLIP_FORMATS else kind
     is_of_clips = photo_kind not in PREMULTIPLIABLE and kind in CLIP_FORMATS
