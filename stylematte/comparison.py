@@ -157,10 +157,10 @@ def _cell_size(height: int, width: int) -> tuple[int, int]:
 
 def _as_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
     if image.dtype == np.uint16:
-        return (image >> 8).astype(np.uint8)
+        return np.asarray(image >> 8, np.uint8)
     if image.dtype == np.uint8:
-        return image
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+        return image.astype(np.uint8, copy=False)
+    return np.asarray(np.clip(image, 0, 1) * 255 + 0.5, np.float32).astype(np.uint8)
 
 
 def _over_squares(image: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.uint8]:

@@ -184,7 +184,8 @@ def _run_to_end(frames: Frames, name: str) -> "ClipInfo":
         try:
             next(frames)
         except StopIteration as end:
-            return end.value
+            info: ClipInfo = end.value
+            return info
 
 
 def _matte_one_clip(

@@ -197,8 +197,9 @@ def check_allowed(policy: str, *names: str | Path) -> None:
     """
     check_policy(policy, "", "Apache-2.0")  # the policy itself, even if there are no weights
     if policy != "any":
-        for name in filter(None, names):
-            check_policy(policy, str(name), stated_licence(name))
+        for name in names:
+            if name:
+                check_policy(policy, str(name), stated_licence(name))
 
 
 def read_card(path: Path) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class DataSet:
         if not self.image:
             return LAYOUTS[self.layout]
         label = LABEL_OF_KIND[self.kind]
-        labels = {label: (self.labels,)}
+        labels: dict[str, tuple[str, ...]] = {label: (self.labels,)}
         if self.kind == "mattes":  # how far to believe them, where that lies beside them
             labels["weight"] = (str(Path(self.labels).parent / "weight"),)
         return Layout("two folders", (self.image,), labels, (label,))

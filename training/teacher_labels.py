@@ -52,7 +52,7 @@ def label_photo(image: NDArray[np.uint8], teachers: Sequence[Matter]) -> Label:
         seen = teacher(image).alpha
         mirrored = teacher(np.ascontiguousarray(image[:, ::-1])).alpha[:, ::-1]
         disagreement = np.maximum(disagreement, np.abs(seen - mirrored))
-        answers.append((seen + mirrored) / 2)
+        answers.append(np.asarray((seen + mirrored) / 2, np.float32))
     for index, answer in enumerate(answers):
         for other in answers[:index]:
             disagreement = np.maximum(disagreement, np.abs(answer - other))

@@ -93,7 +93,7 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
     # In float32: where a network rounds to 8 bits, the last bit of its input decides over whole levels.
     colours = image / np.maximum(image.max(), np.float32(1e-6)) if processing.divides_by_max else image
     mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (processing.mean, processing.std))
-    answer = run((colours - mean.astype(np.float32)) / std.astype(np.float32))
+    answer = run(np.asarray((colours - mean.astype(np.float32)) / std.astype(np.float32), np.float32))
     shape = answer.shape
     answer = np.asarray(answer, np.float64)
     if shape not in ((1, 1, *image.shape[2:]), (1, *image.shape[2:])):

@@ -133,8 +133,8 @@ class Manifest:
             outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
-        names = str(item.source), self._name(item), outcome
-        line = Record(*names, self.settings, **self.model, licence=self.licence, **facts)
+        known: dict[str, Any] = {**self.model, "licence": self.licence, **facts}
+        line = Record(str(item.source), self._name(item), outcome, self.settings, **known)
         if self._lines is not None:
             self._lines.append(asdict(line))
 

@@ -221,7 +221,7 @@ def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16
     table = np.arange(np.iinfo(grey.dtype).max + 1) * (scale / np.iinfo(grey.dtype).max) + base
-    codes = np.round(table).astype(dtype)
+    codes: NDArray[np.integer[Any]] = np.round(table).astype(dtype)
     if grey.dtype == np.uint8:
         cv2.LUT(np.ascontiguousarray(grey), codes, dst=plane(frame, 0))
     else:
