@@ -6,6 +6,9 @@
     matte.alpha                      # (H, W) float32 in [0, 1]
     matte.composite((0, 120, 80))    # (H, W, 3) over a new background
 
+What `__all__` names is stable; the modules behind it may change. `PhotoRequest` and `ClipRequest` say what
+is made of files, see `stylematte.folder`.
+
 Importing the package imports neither OpenCV nor a runtime: `stylematte --help` has to answer at once.
 """
 
@@ -19,6 +22,7 @@ if TYPE_CHECKING:
 
     from stylematte.errors import StyleMatteError
     from stylematte.matter import Matte, Matter
+    from stylematte.requests import ClipRequest, PhotoRequest
 
     __version__: str
 
@@ -26,7 +30,15 @@ if TYPE_CHECKING:
 # this is set before. Who sets it to 0 has chosen.
 os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
-__all__ = ["Matte", "Matter", "StyleMatteError", "__version__", "load"]
+__all__ = [
+    "ClipRequest",
+    "Matte",
+    "Matter",
+    "PhotoRequest",
+    "StyleMatteError",
+    "__version__",
+    "load",
+]
 
 
 def load(
@@ -53,6 +65,10 @@ def load(
             `max`, or so many megapixels. Only for models with a refiner.
         lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
         precision: `auto`, `float32` or `bfloat16`: what OpenVINO computes in.
+
+    Returns:
+        A `Matter`: call it with an image (H, W, 3) and it gives a `Matte`, whose `alpha` is (H, W) float32 in
+        [0, 1]. Safe for as many threads at once as there are lanes.
 
     Raises:
         MissingError: The weights, the runtime or the device are not here.
@@ -85,6 +101,10 @@ def __getattr__(name: str) -> object:
         from stylematte import matter
 
         return getattr(matter, name)
+    if name in ("PhotoRequest", "ClipRequest"):
+        from stylematte import requests
+
+        return getattr(requests, name)
     if name == "StyleMatteError":
         from stylematte.errors import StyleMatteError
 

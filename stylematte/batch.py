@@ -42,6 +42,7 @@ GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the
 MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
 # Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
+_BYTES_A_PIXEL_LAYERS = 20  # more, where layers are written
 _UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
 
 
@@ -132,8 +133,8 @@ def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
     """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
 
     Returns:
-        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; uint8 or uint16, or float32
-        light of a scene-linear photo for an exr.
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite, perhaps with layers behind, as
+        `exr.with_layers` puts them; uint8 or uint16, or float32 light of a scene-linear photo for an exr.
     """
     depth = request.bit_depth
     if depth is None:
@@ -156,7 +157,8 @@ def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
     if request.output == "foreground":
         return foreground
     if request.output == "cutout":
-        return compose.cutout(foreground, opacity)
+        pixels = compose.cutout(foreground, opacity)
+        return exr.with_layers(pixels, opacity, foreground, None) if request.layers else pixels
     background = request.background
     assert background is not None  # PhotoRequest has seen to it
     if isinstance(background, compose.Blur):
@@ -165,7 +167,11 @@ def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
         background = colour.color_from_srgb(background, photo.icc)
     elif not colour.is_srgb(photo.icc):
         background = colour.from_srgb(compose.cover(background, alpha.shape), photo.icc)
-    return compose.composite(foreground, opacity, background, request.light_wrap_px)
+    pixels = compose.composite(foreground, opacity, background, request.light_wrap_px)
+    if not request.layers:
+        return pixels
+    behind = compose.composite(foreground, np.zeros_like(opacity), background)
+    return exr.with_layers(pixels, opacity, foreground, behind)
 
 
 def _render_light(
@@ -176,9 +182,10 @@ def _render_light(
         raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
     alpha = matte.alpha
     opacity = alpha if photo.alpha is None else alpha * photo.alpha
-    colours = estimate_foreground_light(photo.pixels, alpha)
+    foreground = estimate_foreground_light(photo.pixels, alpha)
     if request.despill is not None:
-        colours = compose.despill(colours, request.despill, is_light=True)
+        foreground = compose.despill(foreground, request.despill, is_light=True)
+    colours, behind = foreground, None
     if request.output == "composite":
         background = request.background
         if isinstance(background, compose.Blur):
@@ -188,10 +195,14 @@ def _render_light(
         else:
             assert background is not None  # PhotoRequest has seen to it
             behind = exr.light_of(compose.cover(background, alpha.shape), primaries)
-        colours = composite_light(colours, opacity, behind)
+        colours = composite_light(foreground, opacity, behind)
     if request.kind != "exr":
         colours = convert(exr.srgb_of(colours, primaries), dtype)
-    return compose.cutout(colours, opacity) if request.output == "cutout" else colours
+    pixels = compose.cutout(colours, opacity) if request.output == "cutout" else colours
+    if not request.layers:
+        return pixels
+    behind = None if behind is None else np.broadcast_to(behind, foreground.shape)
+    return exr.with_layers(pixels, opacity, foreground, behind)
 
 
 def encode(photo: Photo, pixels: NDArray[Any], request: PhotoRequest) -> bytes:
@@ -204,6 +215,7 @@ def encode(photo: Photo, pixels: NDArray[Any], request: PhotoRequest) -> bytes:
         is_alpha=is_alpha,
         premultiplied=request.premultiplied,
         policy=request.metadata,
+        compression=request.exr_compression,
     )
 
 
@@ -257,7 +269,10 @@ class _Worker:
     def _bytes_for(self, data: bytes) -> int:
         height, width, depth_bytes = measure(data) or _UNKNOWN
         depth_bytes = 2 if self._request.bit_depth == 16 else depth_bytes
-        return height * width * depth_bytes * _BYTES_A_PIXEL[self._request.output]
+        pixel_bytes = _BYTES_A_PIXEL[self._request.output] + (
+            _BYTES_A_PIXEL_LAYERS if self._request.layers else 0
+        )
+        return height * width * depth_bytes * pixel_bytes
 
 
 class Network:

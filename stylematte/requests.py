@@ -9,6 +9,7 @@ from typing import Any, Literal
 from stylematte.errors import UsageError
 from stylematte.imaging import compose
 from stylematte.imaging.geometry import ImageArray
+from stylematte.media.exr import Compression
 from stylematte.media.images import DEEP_FORMATS
 from stylematte.media.metadata import Policy
 from stylematte.media.paths import CLIP_FORMATS, DEEP_CLIP_FORMATS, OPAQUE_CLIP_FORMATS
@@ -38,6 +39,8 @@ class PhotoRequest:
         profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
         metadata: What of the photo's EXIF goes into results.
         keep_damaged: Take what is there of damaged photos.
+        layers: In an exr, also as layers of their own: alpha, foreground, and what is behind a composite.
+        exr_compression: Of an exr; `dwaa` loses something.
         background_name: How manifests name the background; made from it if not given.
 
     Raises:
@@ -54,6 +57,8 @@ class PhotoRequest:
     profile: Literal["keep", "srgb"] = "keep"
     metadata: Policy = "public"
     keep_damaged: bool = False
+    layers: bool = False
+    exr_compression: Compression = "zip"
     background_name: str | None = None
 
     def __post_init__(self) -> None:
@@ -65,6 +70,12 @@ class PhotoRequest:
                 "Use --output composite, or leave it out",
             )
         self._check_format()
+        if self.layers and (self.kind != "exr" or self.output not in ("cutout", "composite")):
+            raise UsageError(
+                "layers are those of a cut-out or a composite in an exr", "Add --format exr --output cutout"
+            )
+        if self.exr_compression != "zip" and self.kind != "exr":
+            raise UsageError(f"{self.exr_compression} is a compression of exr", "Add --format exr")
         if self.light_wrap_px and self.output != "composite":
             raise UsageError("a light wrap has no place without a background", "Add --background")
         if self.despill is not None and self.output == "alpha":
@@ -105,6 +116,8 @@ class PhotoRequest:
             "despill": self.despill,
             "light_wrap_px": self.light_wrap_px or None,
             "keep_damaged": self.keep_damaged or None,
+            "layers": self.layers or None,
+            "exr_compression": self.exr_compression if self.kind == "exr" else None,
         }
         return settings | {key: value for key, value in chosen.items() if value is not None}
 
@@ -122,6 +135,7 @@ class ClipRequest(PhotoRequest):
         is_stabilised: Steady the mattes from frame to frame.
         backdrop: A clip behind a composite; it starts again where it is shorter. `background` stands in its
             place until it is open.
+        reduction: Divide height and width of every frame by this, as for a preview.
 
     Raises:
         UsageError: Values that do not go together.
@@ -132,6 +146,7 @@ class ClipRequest(PhotoRequest):
     rate: Fraction = Fraction(24)
     is_stabilised: bool = False
     backdrop: Path | None = None
+    reduction: int = 1
 
     def _check_format(self) -> None:
         """Refuse what the file format cannot hold."""
@@ -157,6 +172,8 @@ class ClipRequest(PhotoRequest):
         span = {"start": self.span.start, "end": self.span.end, "rate": self.rate}
         texts = {key: None if value is None else str(value) for key, value in span.items()}
         ours = {"stabilised": self.is_stabilised, **texts, "every": self.span.every}
+        if self.reduction != 1:
+            ours["reduction"] = self.reduction
         return super().settings(size) | ours
 
 

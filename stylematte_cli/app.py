@@ -1,10 +1,14 @@
-"""The `stylematte` command: its table of verbs, and how a failure becomes one line and an exit code."""
+"""The `stylematte` command: its subcommands, and the handling of errors as one line and an exit code."""
 
 import gc
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import Annotated
 
 import typer
@@ -33,12 +37,12 @@ app = typer.Typer(
     cls=Verbs,
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,  # plain help loads in half the time and pipes well
+    rich_markup_mode=None,  # plain help loads in half the time and works in pipes
     pretty_exceptions_enable=False,
     add_completion=False,
 )
 
-# One line a verb, in the order of the help. A command module imports nothing heavy at its top.
+# Commands in the order of the help. Command modules must not import anything heavy at the top.
 app.command("matte", cls=Verb)(matte.matte)
 app.command("train", cls=train.TrainVerb)(train.train)
 app.command("synth", cls=Verb)(synth.synth)
@@ -87,9 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         5 engine failure, 130 interrupted.
     """
     _open_closed_streams()
+    with _second_interrupt_ends():
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(given: list[str]) -> int:
     toolkit.enable()
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    as_json = "--json" in given  # asked before the rest is read: what cannot be read fails as JSON, too
+    as_json = "--json" in given  # read before parsing, so that usage errors are also printed as JSON
     try:
         code = app(given, prog_name="stylematte", standalone_mode=False)
     except StyleMatteError as error:
@@ -100,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return code
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package in ("", *toolkit.TOOLKITS, "stylematte", "stylematte_cli"):  # a mistake of our own
+        if package in ("", *toolkit.TOOLKITS, "stylematte", "stylematte_cli"):  # a bug of this project
             raise
         hint = 'pip install "stylematte[train]"'
         return _fail(f"{package} is not installed", hint, MissingError.exit_code, as_json)
@@ -108,7 +116,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         where = f"{error.filename}: " if error.filename else ""
         return _fail(f"{where}{error.strerror or error}", "", InputError.exit_code, as_json)
     except Exception as error:
-        # Typer's usage errors share no public base class over the versions we allow.
+        # Typer's usage errors have no common public base class across the supported versions.
         if hasattr(error, "format_message"):
             context = getattr(error, "ctx", None)
             verb = "stylematte" if context is None else context.command_path
@@ -118,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _open_closed_streams() -> None:
-    """Send what a caller has closed, as `2>&-` does, to nowhere: else the next file would take its place."""
+    """Redirect closed streams (`2>&-`) to nowhere: otherwise the next opened file would replace them."""
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             try:
@@ -131,10 +139,38 @@ def _open_closed_streams() -> None:
             setattr(sys, name, os.fdopen(number, "w", closefd=False))
 
 
-def _let_go(interrupt: BaseException) -> None:
-    """Free what an interrupted command held.
+@contextmanager
+def _second_interrupt_ends() -> Iterator[None]:
+    """Let the first Ctrl-C end what is in work, and the second the process, wherever it is.
 
-    What was half made may fail at that, torch's loaders do: nobody can mend it, and nobody wants to read it.
+    No result is lost: each gets its name when it is whole, and the next run takes away what was half written.
+    """
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+
+    def second(_number: int, _frame: FrameType | None) -> None:
+        with suppress(OSError, ValueError):  # past Python's buffer, which may be in use
+            os.write(sys.stderr.fileno(), b"stylematte: error: interrupted again, stopped at once\n")
+        os._exit(INTERRUPTED)
+
+    def first(_number: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, second)  # also while the interpreter ends and waits for threads
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is first:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _let_go(interrupt: BaseException) -> None:
+    """Free the objects of an interrupted command.
+
+    Half-built objects, such as torch's loaders, may raise errors meanwhile; these are suppressed.
     """
     hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
     try:
@@ -148,7 +184,7 @@ def _let_go(interrupt: BaseException) -> None:
 
 
 def _fail(message: str, hint: str, code: int, as_json: bool, details: Sequence[str] = ()) -> int:
-    """Say what failed in one line on stderr, and with --json as an object on stdout, too."""
+    """Print an error as one line on stderr, and with --json also as an object on stdout."""
     if as_json:
         error = {"exit_code": code, "message": message, "hint": hint, "details": list(details)}
         print_json({"error": error})

@@ -93,7 +93,7 @@ def open_refiner(
     path = model.parent / contract.refiner
     hint = "Put it there, export the model again, or use --detail off"
     if not path.is_file():
-        raise MissingError(f"{path}: the refiner that {model.name} names is not there", hint)
+        raise MissingError(f"{path}: the refiner that {model.name} names does not exist", hint)
     sha256 = sha256_of(path)
     if sha256 != contract.refiner_sha256:
         raise InputError(f"{path}: not the refiner that {model.name} was exported with", hint)

@@ -1,10 +1,7 @@
 """One decoder for every kind of image: its first bytes choose the library that `formats` names."""
 
-import io
 import re
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import cv2
@@ -13,21 +10,18 @@ from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.imaging.compose import unpremultiply
-from stylematte.media import colour, formats, heif, jpeg, png, tiff, vips
+from stylematte.media import colour, formats, hdr, heif, jpeg, pillow, png, tiff, vips
 from stylematte.media.photo import Photo
-from stylematte.memory import usable_bytes
+from stylematte.media.stored import (
+    ANEW,
+    KEEP,
+    Stored,
+    check_size,
+)
 
 Array = NDArray[Any]
 
-# Pillow warns of damaged tags and large images; our own messages name the file.
-warnings.filterwarnings("ignore", module=r"PIL\.")
-
-MOST_PX = 1 << 30
-LONGEST_SIDE_PX = 1 << 20
-LEAST_BYTES_A_PIXEL = 6  # of an image in work: its colours, and what is made of it
 _LEAST_HOLE = 64
-_ANEW = "Get the file anew from where it came from"
-_KEEP = "--keep-damaged takes what is there"
 _UNSUPPORTED = re.compile(r"^\s*\w+: (.*(?:not supported|unsupported|not implemented).*)$", re.M | re.I)
 _COMPRESSION = re.compile(r"[Cc]ompression scheme (\d+)")
 
@@ -41,31 +35,6 @@ TURNS: dict[int, Callable[[Array], Array]] = {
     7: lambda pixels: cv2.flip(cv2.transpose(cv2.flip(pixels, 1)), 1),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-
-
-@dataclass
-class Stored:
-    """An image as its file has it, before it becomes RGB and upright.
-
-    Attributes:
-        pixels: (H, W, C) uint8 or uint16.
-        meaning: Of the channels: libvips's interpretation.
-        icc: Profile of `pixels`.
-        exif: As in the file.
-        orientation: As EXIF counts.
-        bits: Of the file's numbers.
-        is_premultiplied: Colours have been multiplied by alpha; libvips divides those of a TIFF itself.
-        notes: What is to be told about the image.
-    """
-
-    pixels: Array
-    meaning: str = "srgb"
-    icc: bytes | None = None
-    exif: bytes | None = None
-    orientation: int = 1
-    bits: int = 8
-    is_premultiplied: bool = False
-    notes: list[str] = field(default_factory=list)
 
 
 def decode_image(
@@ -97,8 +66,9 @@ def decode_image(
 
         return exr.decode_exr(data, name)
     stored = _READERS[kind](data, name, page, keep_damaged)
-    if is_data and stored.meaning in _GREY:
-        stored.icc = None
+    if is_data:
+        stored.codes = (colour.UNSPECIFIED, colour.UNSPECIFIED)
+        stored.icc = None if stored.meaning in _GREY else stored.icc
     return _photo_of(stored, name)
 
 
@@ -114,7 +84,7 @@ def measure(data: bytes) -> tuple[int, int, int] | None:
                 image = getattr(vips.library().Image, _LOADERS[kind])(data)
             return image.height, image.width, 1 if image.format == "uchar" else 2
         if kind == "bmp":
-            width, height = _pillow(data).size
+            width, height = pillow.open_image(data).size
             return height, width, 1
         if kind == "heic":
             return heif.measure(data)
@@ -148,7 +118,7 @@ def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     try:
         with vips.messages.shared():
             image = pyvips.Image.jpegload_buffer(data)
-            _check_size(image, name)
+            check_size(image, name)
         pixels, damage = jpeg.load(data)
     except pyvips.Error as error:
         if "precision 12" in str(error):
@@ -156,7 +126,7 @@ def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
         _fail(name, error)
     stored = _stored(image, pixels)
     if damage and not keep_damaged:
-        raise InputError(f"{name}: damaged or cut short ({damage})", f"{_ANEW}; {_KEEP}")
+        raise InputError(f"{name}: damaged or cut short ({damage})", f"{ANEW}; {KEEP}")
     if damage:
         stored.notes.append(f"damaged or cut short ({damage}): what is there was kept")
     if jpeg.has_gain_map(data):
@@ -168,6 +138,7 @@ def _read_png(data: bytes, name: str, page: int | None, keep_damaged: bool) -> S
     if png.is_animated(data):
         raise _animation(name, "an APNG")
     stored = _load("pngload_buffer", data, name, keep_damaged)
+    stored.codes = png.codes_of(data)
     stored.icc = png.profile_of(data, stored.icc)
     return stored
 
@@ -181,7 +152,7 @@ def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
     if start >= 0 and data.find(hole, start, end) >= 0:
         if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short (a hole in its data)", f"{_ANEW}; {_KEEP}")
+            raise InputError(f"{name}: damaged or cut short (a hole in its data)", f"{ANEW}; {KEEP}")
         stored.notes.append("damaged or cut short (a hole in its data): what is there was kept")
     return stored
 
@@ -192,13 +163,21 @@ def _read_avif(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     if stored.pixels.dtype == np.uint16:  # 10 and 12 bits come shifted: their white is not quite that of 16
         stored.pixels = _stretched(stored.pixels, stored.bits)
     if stored.icc is None:
-        stored.icc = colour.profile_of_codes(*heif.codes_of(data))
+        stored.codes = heif.codes_of(data)
+        stored.icc = colour.profile_of_codes(*stored.codes)
     return stored
 
 
 def _read_heic(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
     found = heif.read(data, name)
-    return Stored(found.pixels, found.meaning, found.icc, found.exif, is_premultiplied=found.is_premultiplied)
+    return Stored(
+        found.pixels,
+        found.meaning,
+        found.icc,
+        found.codes,
+        found.exif,
+        is_premultiplied=found.is_premultiplied,
+    )
 
 
 def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
@@ -206,12 +185,8 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     notes = []
     if page is None and count > 1:
         notes.append(f"the first of {count} pages: {name}[1] is the second")
-    if chosen.is_float:
-        raise InputError(
-            f"{name}: a TIFF of floating point numbers", "Save it with 8 or 16 bits a channel, or as EXR"
-        )
     if chosen.is_lab:
-        stored = _read_lab(data, name, chosen.number)
+        stored = pillow.read_lab(data, name, chosen.number)
     else:
         place: dict[str, Any] = {"subifd": chosen.sub} if chosen.sub >= 0 else {}
         if chosen.is_tiled and chosen.tells_extra_samples:
@@ -228,58 +203,10 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
             raise
     if not tiff.has_whole_deflate_data(data, chosen):
         if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short (a wrong checksum)", f"{_ANEW}; {_KEEP}")
+            raise InputError(f"{name}: damaged or cut short (a wrong checksum)", f"{ANEW}; {KEEP}")
         stored.notes.append("damaged or cut short (a wrong checksum): what is there was kept")
     stored.notes += notes
     return stored
-
-
-def _read_lab(data: bytes, name: str, page: int) -> Stored:
-    from PIL import ImageCms
-
-    image = _pillow(data, name)
-    try:
-        image.seek(page)
-        lab, target = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
-        colours = ImageCms.profileToProfile(image.convert("LAB"), lab, target, outputMode="RGB")
-    except (OSError, ValueError, ImageCms.PyCMSError):
-        raise InputError(f"{name}: damaged or cut short", _ANEW) from None
-    assert colours is not None  # it was asked for a new image
-    return Stored(np.array(colours), icc=colour.srgb_profile())
-
-
-def _read_bmp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
-    from PIL import ImageFile
-
-    image = _pillow(data, name)
-    _check_size(image, name)
-    try:
-        colours = np.array(image.convert("RGBA" if image.mode in ("RGBA", "PA") else "RGB"))
-    except (OSError, ValueError) as error:
-        if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short", f"{_ANEW}; {_KEEP}") from None
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            colours = np.array(_pillow(data, name).convert("RGB"))
-        except (OSError, ValueError):
-            raise InputError(f"{name}: damaged or cut short: {error}", _ANEW) from None
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-        return Stored(colours, notes=["damaged or cut short: what is there was kept"])
-    fourth = _fourth_bytes(data, colours.shape[:2]) if colours.shape[2] == 3 else None
-    return Stored(colours if fourth is None else np.dstack([colours, fourth]))
-
-
-def _fourth_bytes(data: bytes, size: tuple[int, ...]) -> Array | None:
-    """The alpha of a BMP of 32 bits, which by its header has none: there unless all of it is zero."""
-    header, bits = int.from_bytes(data[14:18], "little"), int.from_bytes(data[28:30], "little")
-    if header < 40 or bits != 32 or int.from_bytes(data[30:34], "little"):
-        return None
-    height, width = size
-    first = int.from_bytes(data[10:14], "little")
-    rows = np.frombuffer(data, np.uint8, height * width * 4, first).reshape(height, width, 4)[:, :, 3]
-    is_top_down = int.from_bytes(data[22:26], "little", signed=True) < 0
-    return None if not rows.any() else rows if is_top_down else rows[::-1]
 
 
 Reading = Callable[[bytes, str, int | None, bool], Stored]
@@ -288,7 +215,7 @@ _READERS: dict[str, Reading] = {
     "png": _read_png,
     "webp": _read_webp,
     "tiff": _read_tiff,
-    "bmp": _read_bmp,
+    "bmp": pillow.read_bmp,
     "avif": _read_avif,
     "heic": _read_heic,
 }
@@ -306,7 +233,7 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
     notes = []
     try:
         image = load(data, **{"fail_on": "error", "access": "sequential"} | options)
-        _check_size(image, name)
+        check_size(image, name)
         if loader != "tiffload_buffer" and image.get_typeof("n-pages") and image.get("n-pages") > 1:
             if loader != "heifload_buffer":
                 raise _animation(name, f"an animation of {image.get('n-pages')} frames")
@@ -330,7 +257,7 @@ def _stored(image: Any, pixels: Array) -> Stored:
     exif = vips.blob_of(image, "exif-data")
     icc = vips.blob_of(image, "icc-profile-data")
     bits = image.get("bits-per-sample") if image.get_typeof("bits-per-sample") else 8 * pixels.itemsize
-    return Stored(pixels, str(image.interpretation), icc, exif, orientation, bits)
+    return Stored(pixels, str(image.interpretation), icc, exif=exif, orientation=orientation, bits=bits)
 
 
 def _stretched(pixels: Array, bits: int) -> Array:
@@ -344,23 +271,31 @@ def _stretched(pixels: Array, bits: int) -> Array:
 def _photo_of(stored: Stored, name: str) -> Photo:
     """Turn stored channels into upright RGB and an alpha that is not opaque all over."""
     pixels, icc = stored.pixels, stored.icc
-    if pixels.dtype not in (np.uint8, np.uint16):
+    is_light = pixels.dtype == np.float32
+    if is_light and icc is not None:
+        raise InputError(f"{name}: floating point with a colour profile is not read", "Save it as EXR")
+    if not is_light and pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: an image of {pixels.dtype} numbers", "Save it with 8 or 16 bits a channel")
     turn = TURNS.get(stored.orientation)
     if turn is not None:
         pixels = turn(pixels)
         pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
     count = 1 if stored.meaning in _GREY else 4 if stored.meaning == "cmyk" else 3
-    if pixels.shape[2] < count or stored.meaning in ("multiband", "lab", "labs", "labq", "xyz", "scrgb"):
+    is_other = stored.meaning in ("multiband", "lab", "labs", "labq", "xyz") or (is_light and count == 4)
+    if pixels.shape[2] < count or is_other or (stored.meaning == "scrgb" and not is_light):
         raise InputError(
             f"{name}: {pixels.shape[2]} channels of {stored.meaning} are not read", "Save it as RGB"
         )
     alpha = np.ascontiguousarray(pixels[:, :, count]) if pixels.shape[2] > count else None
-    if alpha is not None and int(alpha.min()) == np.iinfo(alpha.dtype).max:
+    if alpha is not None and alpha.min() == (1 if is_light else np.iinfo(alpha.dtype).max):
         alpha = None
     colours = np.ascontiguousarray(pixels[:, :, :count])
+    if is_light:
+        return hdr.photo_of_light(colours, alpha, tuple(stored.notes))
     if alpha is not None and stored.is_premultiplied:
         colours = unpremultiply(colours, alpha)
+    if count == 3 and stored.codes[1] in hdr.TRANSFERS:
+        return hdr.photo_of_codes(colours, alpha, stored.codes, stored.exif, tuple(stored.notes))
     colours, icc = _rgb_of(colours, icc, count, stored)
     return Photo(colours, alpha, icc, stored.exif, tuple(stored.notes))
 
@@ -381,34 +316,6 @@ def _rgb_of(colours: Array, icc: bytes | None, count: int, stored: Stored) -> tu
     return cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB), None
 
 
-def _pillow(data: bytes, name: str = "") -> Any:
-    from PIL import Image
-
-    try:
-        return Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: beyond Pillow's limit: {error}", "Scale it down first") from None
-    except Exception:  # Pillow raises what it happens to meet in damaged headers
-        raise InputError(f"{name}: damaged or cut short", _ANEW) from None
-
-
-def _check_size(image: Any, name: str) -> None:
-    height, width = image.height, image.width
-    if height * width > MOST_PX or max(height, width) > LONGEST_SIDE_PX:
-        raise InputError(
-            f"{name}: {height}x{width} (height x width) is beyond the limit of 2^30 pixels and 2^20 a side",
-            "Scale it down first",
-        )
-    # A few bytes may ask for more than the memory there is: the system would end the run.
-    needed, there_is = height * width * LEAST_BYTES_A_PIXEL, usable_bytes()
-    if there_is is not None and needed > there_is:
-        raise InputError(
-            f"{name}: {height}x{width} (height x width) takes {needed / 1e9:.1f} GB at least, and there are "
-            f"{there_is / 1e9:.1f}",
-            "Scale it down first",
-        )
-
-
 def _animation(name: str, what: str) -> InputError:
     return InputError(
         f"{name}: {what}, which is no photo", "Convert it to a clip, or take one frame out of it"
@@ -423,7 +330,7 @@ def _fail(name: str, error: Exception) -> NoReturn:
         raise InputError(f"{name}: {title} inside TIFF is not read", "Save it with LZW or deflate") from None
     if "VipsJpeg" not in text and (found := _UNSUPPORTED.search(text)):
         raise InputError(f"{name}: not read: {found[1].strip()}", "Convert it to PNG or TIFF") from None
-    raise InputError(f"{name}: damaged or cut short", f"{_ANEW}; {_KEEP}") from None
+    raise InputError(f"{name}: damaged or cut short", f"{ANEW}; {KEEP}") from None
 
 
 def _with_article(title: str) -> str:

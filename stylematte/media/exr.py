@@ -3,7 +3,7 @@
 import importlib
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,18 @@ UNSPECIFIED_TRANSFER = colour.UNSPECIFIED
 _LIKE_BT709 = (1, 6, 14, 15, UNSPECIFIED_TRANSFER)  # 601, 709 and 2020 share one curve
 _GAMMAS = {4: 2.2, 5: 2.8}
 _MOST_HALF = 65504.0
+Compression = Literal["zip", "piz", "dwaa", "none"]
+_COMPRESSIONS = {"zip": "ZIP", "piz": "PIZ", "dwaa": "DWAA", "none": "NO"}
+_RGB = ("R", "G", "B")
+_FOREGROUND = tuple(f"foreground.{key}" for key in _RGB)
+_BACKGROUND = tuple(f"background.{key}" for key in _RGB)
+# What channels of pixels mean, by their number; layers follow the picture that viewers show.
+_NAMES: dict[int, tuple[str, ...]] = {
+    3: _RGB,
+    4: (*_RGB, "A"),
+    8: (*_RGB, "A", "alpha.A", *_FOREGROUND),
+    10: (*_RGB, "alpha.A", *_FOREGROUND, *_BACKGROUND),
+}
 _SHOULDER = 0.8  # light from which on brightness is compressed
 
 
@@ -65,6 +77,11 @@ def decode_exr(data: bytes, name: str) -> Photo:
         raise InputError(f"{name}: an EXR with colours at half size is not read", "Save it as RGB")
     is_single = planes[0].dtype == np.float32
     colours = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1)
+    if not all(np.isfinite(plane).all() for plane in planes):
+        notes = (
+            *notes,
+            "numbers in it that are none (NaN or infinite) count as 0 or as the brightest there is",
+        )
     np.nan_to_num(colours, copy=False, nan=0.0, posinf=_MOST_HALF, neginf=-_MOST_HALF)
     alpha = channels.get(layer + "A")
     if alpha is not None:
@@ -74,7 +91,9 @@ def decode_exr(data: bytes, name: str) -> Photo:
     if alpha is not None and alpha.min() == 1:
         alpha = None
     primaries: Any = tuple(map(float, header.get("chromaticities", PRIMARIES[BT709])))
-    return Photo(colours, alpha, notes=notes, light=Light(primaries, is_single))
+    shape = float(header.get("pixelAspectRatio", 1.0))
+    shape = shape if 0.01 < shape < 100 else 1.0
+    return Photo(colours, alpha, notes=notes, light=Light(primaries, is_single, shape))
 
 
 def measure(data: bytes) -> tuple[int, int, int]:
@@ -120,52 +139,75 @@ def encode_exr(
     premultiplied: bool,
     facts: Mapping[str, str],
     is_single: bool = False,
+    pixel_shape: float = 1.0,
+    compression: Compression = "zip",
 ) -> bytes:
     """Encode an image.
 
     Args:
-        pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, uint16, or float32, whose
-            colours are light already. Alone, an alpha is written as channel Y, which programs show as grey.
-            Alpha is linear and stays as it is.
+        pixels: (H, W) alpha, (H, W, 3) RGB, (H, W, 4) straight RGBA, or one of the latter with the layers of
+            `with_layers`; uint8, uint16, or float32, whose colours are light already. Alone, an alpha is
+            written as channel Y, which programs show as grey. Alpha is linear and stays as it is.
         transfer: From the numbers of the colours to light, as in H.273; 1.0 is their white.
         primaries: As in H.273, or their x and y.
-        premultiplied: Multiply the colours, once they are linear, by alpha.
+        premultiplied: Multiply the colours, once they are linear, by alpha; layers stay straight.
         facts: Text attributes.
         is_single: Write float instead of half.
+        pixel_shape: Width of a pixel over its height.
+        compression: `dwaa` alone loses something.
 
     Raises:
         MissingError: OpenEXR is not installed.
         InputError: A transfer whose light is not on this scale, as PQ and HLG.
     """
     library_ = library()
-    if pixels.dtype == np.float32:
-        colours, alpha = pixels[..., :3], pixels[..., 3:]
-    else:
-        white = np.iinfo(pixels.dtype).max
-        alpha = pixels[..., 3:] / np.float32(white) if pixels.ndim == 3 else pixels
-        colours = pixels / np.float32(white)
-        if pixels.ndim == 3:
-            table = to_linear(np.linspace(0, 1, white + 1), transfer).astype(np.float32)
-            colours = table[pixels[:, :, :3]]
+    names = ("Y",) if pixels.ndim == 2 else _NAMES[pixels.shape[2]]
+    planes = pixels.reshape(*pixels.shape[:2], -1)
+    table = None
+    if pixels.dtype != np.float32:
+        codes = np.linspace(0, 1, int(np.iinfo(pixels.dtype).max) + 1)
+        linear = codes.astype(np.float32)
+        table = to_linear(codes, transfer).astype(np.float32) if pixels.ndim == 3 else linear
     channels: dict[str, NDArray[Any]] = {}
-    if pixels.ndim == 2:
-        channels["Y"] = pixels if pixels.dtype == np.float32 else colours
-    else:
-        if pixels.shape[2] == 4:
-            channels["A"] = alpha[:, :, 0]
-            colours = colours * alpha if premultiplied else colours
-        channels |= {key: colours[:, :, index] for index, key in enumerate("RGB")}
+    for index, key in enumerate(names):
+        plane = planes[:, :, index]
+        if table is not None:
+            plane = linear[plane] if key.endswith("A") else table[plane]
+        channels[key] = plane
+    if premultiplied and "A" in channels:
+        channels |= {key: channels[key] * channels["A"] for key in _RGB}
     chromaticities = primaries if isinstance(primaries, tuple) else PRIMARIES.get(primaries, PRIMARIES[BT709])
     header = {
-        "compression": library_.ZIP_COMPRESSION,
+        "compression": getattr(library_, f"{_COMPRESSIONS[compression]}_COMPRESSION"),
         "type": library_.scanlineimage,
         "chromaticities": chromaticities,
+        "pixelAspectRatio": pixel_shape,
         **facts,
     }
     file = io.BytesIO()
     written = {key: _number(plane, is_single) for key, plane in channels.items()}
     library_.File(header, written).write(file)
     return file.getvalue()
+
+
+def with_layers(
+    pixels: NDArray[Any], alpha: NDArray[Any], foreground: NDArray[Any], background: NDArray[Any] | None
+) -> NDArray[Any]:
+    """Put what a result was made of behind its channels, as `encode_exr` takes it.
+
+    Args:
+        pixels: (H, W, 4) cut-out, or (H, W, 3) composite.
+        alpha: (H, W).
+        foreground: (H, W, 3), straight.
+        background: (H, W, 3) of a composite; None for a cut-out.
+    """
+    layers = [pixels, alpha, foreground] + ([] if background is None else [background])
+    return np.dstack(layers)
+
+
+def colour_groups(channels: int) -> list[int]:
+    """First channel of each three that are colours, of an array as `encode_exr` takes it."""
+    return [index for index, key in enumerate(_NAMES[channels]) if key.rpartition(".")[2] == "R"]
 
 
 def _number(plane: NDArray[Any], is_single: bool) -> NDArray[Any]:

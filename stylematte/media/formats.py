@@ -52,7 +52,7 @@ FORMATS = (
         "libvips",
         ("VipsForeignLoadPng",),
         pixels="1 to 16 bits: RGB, grey, palette, alpha, tRNS, interlaced. Colour as cICP, iCCP, sRGB or "
-        "cHRM and gAMA say, in this order. APNG is refused",
+        "cHRM and gAMA say, in this order; PQ and HLG as light. APNG is refused",
     ),
     Format(
         "webp",
@@ -68,9 +68,9 @@ FORMATS = (
         (".tif", ".tiff"),
         "libvips",
         ("VipsForeignLoadTiff",),
-        pixels="1 to 16 bits: RGB, grey, min-is-white, palette, CMYK, Lab (Pillow), alpha straight or "
-        "premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, packbits, JPEG, CCITT, zstd, "
-        "WebP. Pages by `name[2]`",
+        pixels="1 to 16 bits, and float as linear light: RGB, grey, min-is-white, palette, CMYK, Lab "
+        "(Pillow), alpha straight or premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, "
+        "packbits, JPEG, CCITT, zstd, WebP. Pages by `name[2]`",
         kept="RGB profile",
     ),
     Format(
@@ -87,8 +87,8 @@ FORMATS = (
         (".avif",),
         "libvips",
         ("VipsForeignLoadHeif",),
-        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour as the profile or nclx says. Sequences are "
-        "refused",
+        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour as the profile or nclx says; PQ and HLG as "
+        "light. Sequences are refused",
     ),
     Format(
         "heic",
@@ -96,7 +96,7 @@ FORMATS = (
         (".heic", ".heif"),
         "pi-heif",
         extra="heic",
-        pixels="8, 10 and 12 bits: RGB, alpha. Colour as the profile or nclx says",
+        pixels="8, 10 and 12 bits: RGB, alpha. Colour as the profile or nclx says; PQ and HLG as light",
     ),
     Format(
         "exr",

@@ -18,6 +18,7 @@ class Heic(NamedTuple):
     pixels: NDArray[Any]
     meaning: str
     icc: bytes | None
+    codes: tuple[int, int]
     exif: bytes | None
     is_premultiplied: bool
 
@@ -59,9 +60,11 @@ def read(data: bytes, name: str) -> Heic:
                 np.uint16
             )
         meaning = ("grey16" if is_deep else "b-w") if pixels.shape[2] < 3 else "rgb16" if is_deep else "srgb"
-        icc = image.info.get("icc_profile") or colour.profile_of_codes(*codes_of(data))
+        icc = image.info.get("icc_profile")
+        codes = (colour.UNSPECIFIED, colour.UNSPECIFIED) if icc else codes_of(data)
+        icc = icc or colour.profile_of_codes(*codes)
         premultiplied = bool(getattr(image, "premultiplied_alpha", False))
-        return Heic(pixels, meaning, icc, image.info.get("exif"), premultiplied)
+        return Heic(pixels, meaning, icc, codes, image.info.get("exif"), premultiplied)
     except ModuleNotFoundError:
         raise MissingError(
             f"{name}: HEIC needs pi-heif, which is not installed", "pip install 'stylematte[heic]'"

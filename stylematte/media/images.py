@@ -25,6 +25,7 @@ _SETTINGS: dict[str, dict[str, Any]] = {
     "webp": {"Q": 95},
     "tiff": {"compression": "lzw", "predictor": "horizontal"},
 }
+_USUAL_PER_MM = 72 / 25.4  # pixels a millimetre where nothing is said; libvips would write 1
 _KEEP_EXIF, _KEEP_ICC = 1, 8  # of libvips's flags
 _SAVERS = {"png": "pngsave", "jpg": "jpegsave", "webp": "webpsave", "tiff": "tiffsave"}
 
@@ -120,9 +121,8 @@ def encode_image(
         settings["bigtiff"] = True
     pyvips = vips.library()
     image = vips.image_of(pixels, icc)
-    per_mm = metadata.resolution_of(exif)
-    if per_mm is not None:
-        image = image.copy(xres=per_mm, yres=per_mm)
+    per_mm = metadata.resolution_of(exif) or _USUAL_PER_MM
+    image = image.copy(xres=per_mm, yres=per_mm)
     settings["keep"] = _KEEP_ICC if icc else 0  # libvips adds EXIF of its own otherwise
     if exif and kind != "tiff":
         settings["keep"] |= _KEEP_EXIF

@@ -90,7 +90,7 @@ class _Layout(NamedTuple):
 
 def _layout_of(data: bytes) -> _Layout:
     """Find this image's scans and end; a thumbnail inside and an image behind it have their own."""
-    scans = []
+    scans: list[int] = []
     for found in _SCAN_OR_END.finditer(data, _after_segments(data)):
         if found.group() == _END:
             return _Layout(tuple(scans), found.start(), True)

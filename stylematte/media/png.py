@@ -24,10 +24,10 @@ def is_animated(data: bytes) -> bool:
     return any(name == b"acTL" and value[:4] not in (b"", b"\0\0\0\1") for name, value in _chunks(data))
 
 
-def transfer_of(data: bytes) -> int:
-    """Transfer function by cICP, as H.273 numbers it; `UNSPECIFIED` where there is none."""
+def codes_of(data: bytes) -> tuple[int, int]:
+    """Primaries and transfer function by cICP, as H.273 numbers them; `UNSPECIFIED` where there is none."""
     value = dict(_chunks(data)).get(b"cICP", b"")
-    return value[1] if len(value) == 4 else colour.UNSPECIFIED
+    return (value[0], value[1]) if len(value) == 4 else (colour.UNSPECIFIED, colour.UNSPECIFIED)
 
 
 def profile_of(data: bytes, embedded: bytes | None) -> bytes | None:

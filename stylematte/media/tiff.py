@@ -8,11 +8,10 @@ from typing import Any
 
 from stylematte.errors import InputError
 
-_NEW_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _SUB_IFDS, _FORMAT = 254, 259, 262, 330, 339
+_NEW_SUBFILE, _COMPRESSION, _PHOTOMETRIC, _SUB_IFDS = 254, 259, 262, 330
 _WIDTH, _HEIGHT, _BITS, _DNG_VERSION = 256, 257, 258, 50706
 _REDUCED = 1
 _CIELAB, _ICCLAB, _CFA, _LINEAR_RAW = 8, 9, 32803, 34892
-_FLOAT = 3
 _EXTRA, _CHANNELS = 338, 277
 _RGB, _SEPARATED, _YCBCR = 2, 5, 6
 _DEFLATE = (8, 32946)
@@ -67,11 +66,6 @@ class Page:
     def is_lab(self) -> bool:
         """CIE L*a*b* with 8 bits, which Pillow reads."""
         return self.value(_PHOTOMETRIC) in (_CIELAB, _ICCLAB) and self.value(_BITS, 1) == 8
-
-    @property
-    def is_float(self) -> bool:
-        """Floating point."""
-        return self.value(_FORMAT, 1) == _FLOAT
 
     @property
     def is_tiled(self) -> bool:

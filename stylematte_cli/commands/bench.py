@@ -1,4 +1,4 @@
-"""`stylematte bench`: how fast which model runs here, each in a process of its own."""
+"""`stylematte bench`: time models on this machine, each in a separate process."""
 
 from itertools import product
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,12 +22,12 @@ def bench(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            "--weights", metavar="NAME|FILE", help="Model to time; give it again for more. nano if not given."
+            "--weights", metavar="NAME|FILE", help="Model to time; may be repeated (default: nano)."
         ),
     ] = None,
     engine: Annotated[
         list[str] | None,
-        typer.Option("--engine", metavar=options.ENGINES, help="What runs it; give it again for more."),
+        typer.Option("--engine", metavar=options.ENGINES, help="Runtime; may be repeated."),
     ] = None,
     device: options.Device = "auto",
     precision: options.EnginePrecision = "auto",
@@ -38,28 +38,30 @@ def bench(
             min=32,
             max=4096,
             metavar="PX",
-            help="Working size, as for matte; give it again for more. The model's own if not given.",
+            help="Working size, as for matte; may be repeated (default: the model's own).",
         ),
     ] = None,
     detail: options.Detail = "off",
     batch_size: Annotated[
         list[int] | None,
-        typer.Option("--batch-size", min=1, metavar="N", help="Photos in a pass; give it again for more."),
+        typer.Option("--batch-size", min=1, metavar="N", help="Photos per pass; may be repeated."),
     ] = None,
     photo: Annotated[
-        str, typer.Option("--photo", metavar="HxW", help="Height and width of the photo that is matted.")
+        str, typer.Option("--photo", metavar="HxW", help="Height and width of the photo to matte.")
     ] = "1536x2048",
-    runs: Annotated[int, typer.Option("--runs", min=3, metavar="N", help="Timed passes of each.")] = 20,
+    runs: Annotated[
+        int, typer.Option("--runs", min=3, metavar="N", help="Number of timed passes per case.")
+    ] = 20,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads: all cores if not given.")
+        int | None, typer.Option("--threads", min=1, metavar="N", help="CPU threads (default: all cores).")
     ] = None,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> int:
-    """Time models: the network alone, and whole mattes; every combination in a process of its own.
+    """Time models: the network alone, and complete mattes; every combination in a separate process.
 
-    MEDIAN, P95 and PHOTOS/s are of the network, MATTE of one decoded photo to its 8-bit alpha. MEMORY is the
-    process's greatest resident size, everything loaded counted in.
+    MEDIAN, P95 and PHOTOS/s measure the network; MATTE measures the whole way from a decoded photo to its
+    8-bit alpha. MEMORY is the peak resident size of the process, including everything it loads.
     """
     options.start_log(quiet=quiet)
     photo_size = _read_size(photo)
@@ -99,7 +101,9 @@ def bench(
 def _read_size(text: str) -> tuple[int, int]:
     height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit() and 0 < int(height) * int(width) <= 1 << 28):
-        raise UsageError(f"--photo {text!r} is no size", "Give height and width in pixels: --photo 1536x2048")
+        raise UsageError(
+            f"--photo {text!r} is not a size", "Give height and width in pixels: --photo 1536x2048"
+        )
     return int(height), int(width)
 
 

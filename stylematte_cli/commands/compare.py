@@ -1,4 +1,4 @@
-"""`stylematte compare`: the same photos through several models, as a sheet and as numbers."""
+"""`stylematte compare`: matte the same photos with several models, for a contact sheet and numbers."""
 
 import json
 import logging
@@ -16,18 +16,21 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("stylematte")
 
-MOST_MODELS = 4
+MAX_MODELS = 4
 SHEET, NUMBERS = "sheet.png", "compare.json"
 
 
 def compare(
     models: Annotated[
         list[str],
-        typer.Argument(metavar="MODEL MODEL [MODEL] PHOTOS", help="Two models or more; then photos."),
+        typer.Argument(
+            metavar="MODEL MODEL [MODEL] PHOTOS", help="Two to four models, followed by the photos."
+        ),
     ],
     out: options.Out = Path("compared"),
     most: Annotated[
-        int, typer.Option("--limit", min=1, metavar="N", help="Most photos, spread over the folder.")
+        int,
+        typer.Option("--limit", min=1, metavar="N", help="Maximum number of photos, spread over the folder."),
     ] = 24,
     engine: options.Engine = "auto",
     device: options.Device = "auto",
@@ -36,21 +39,21 @@ def compare(
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> int:
-    """Run the same photos through several models, to choose one with open eyes.
+    """Compare several models on the same photos.
 
-    Writes DIR/sheet.png, a row a photo, those on which the models agree least first, and DIR/compare.json.
-    IOU is how far two models see the same subject, BAND how far their alphas differ at its soft edge, on a
-    scale of 255; SECONDS is the median from a decoded photo to its alpha.
+    Writes DIR/sheet.png, with a row per photo, starting with those on which the models differ most, and
+    DIR/compare.json. IOU measures whether two models find the same subject. BAND is the difference of their
+    alphas at its soft edge, on a scale of 255. SECONDS is the median time from a decoded photo to its alpha.
     """
     options.start_log(quiet=quiet or as_json)
     *names, place = models
-    if not 2 <= len(names) <= MOST_MODELS:
+    if not 2 <= len(names) <= MAX_MODELS:
         raise UsageError(
-            f"{len(names)} model(s) named", f"Give 2 to {MOST_MODELS} models, and then the photos"
+            f"{len(names)} model(s) given", f"Give 2 to {MAX_MODELS} models, followed by the photos"
         )
     sheet, numbers = out / SHEET, out / NUMBERS
     if not overwrite and (there := [path for path in (sheet, numbers) if path.exists()]):
-        raise InputError(f"{there[0]} is already there", "Give --overwrite, or another --out")
+        raise InputError(f"{there[0]} already exists", "Give --overwrite, or another --out")
     photos = _photos(Path(place), out, most)
     import stylematte
     from stylematte.comparison import compare as compare_photos
@@ -73,12 +76,12 @@ def compare(
         options.print_json({"sheet": str(sheet), **report})
     else:
         typer.echo("\n".join(_lines(report, results)))
-        typer.echo(f"\n{sheet}: the sheet; {numbers}: the numbers of every photo")
+        typer.echo(f"\n{sheet}: contact sheet; {numbers}: numbers for every photo")
     return 1 if failed else 0
 
 
 def _photos(place: Path, out: Path, most: int) -> list[Path]:
-    """Photos at a place, no more than `most`, spread evenly."""
+    """Return at most `most` photos of a folder, spread evenly."""
     from stylematte.media.paths import collect
 
     if not place.exists():
@@ -100,7 +103,7 @@ def _lines(report: dict[str, Any], results: "list[Compared]") -> list[str]:
     lines = [*_table(rows), "", *_table(pairs)]
     least = [row for row in report["photos"][:5] if row["iou"] < 0.9]
     if least:
-        lines += ["", "they see different subjects most of all in"]
+        lines += ["", "the models find different subjects in"]
         lines += [f"  {row['photo']} (IoU {row['iou']:.2f})" for row in least]
     return lines
 

@@ -1,4 +1,4 @@
-"""`stylematte doctor`: what is installed, what a session really gets, and what mends the rest."""
+"""`stylematte doctor`: check the installation, the runtimes and the default model, and suggest fixes."""
 
 import os
 import platform
@@ -34,14 +34,14 @@ BASE = (
 )
 TELEMETRY_SWITCH = "ORT_DISABLE_TELEMETRY"  # set by `stylematte`
 RUNTIMES = {"onnxruntime": "cpu", "onnxruntime-gpu": "gpu"}
-# What an extra is for, and the packages that it brings beyond the base.
+# Purpose of an extra, and the packages it adds.
 EXTRAS = {
     "train": ("stylematte train and export", ("torch", "onnx", "onnxscript", "pymatting", "tensorboard")),
 }
-TRIAL_SIZE = (768, 1024)  # (height, width) of the picture drawn for the timed matte
+TRIAL_SIZE = (768, 1024)  # (height, width) of the image for the timed matte
 TRIAL_RUNS = 5
 SECONDS_FOR_NVIDIA_SMI = 20
-INSTALL_ANEW = 'pip install --force-reinstall "stylematte[cpu]"'
+REINSTALL = 'pip install --force-reinstall "stylematte[cpu]"'
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,12 @@ class Finding:
     """One line of the report.
 
     Attributes:
-        name: What was looked at.
-        state: `ok`, `note` (worth knowing), `warn` (works, but not as it could), `fail` (the default road is
-            blocked).
-        detail: What was found.
-        fix: What to do about it; empty where nothing is to be done.
-        facts: The same for programs.
+        name: What was checked.
+        state: `ok`, `note` (information), `warn` (works, but not optimally), `fail` (`stylematte matte` does
+            not work).
+        detail: The result.
+        fix: What to do about it; empty if nothing.
+        facts: The result for --json.
     """
 
     name: str
@@ -65,9 +65,9 @@ class Finding:
 
 
 def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = False) -> int:
-    """Report what works here, and how to mend the rest."""
+    """Check what works on this machine, and suggest fixes for the rest."""
     start_log(quiet=True)
-    looks: dict[str, Callable[[], list[Finding]]] = {
+    checks: dict[str, Callable[[], list[Finding]]] = {
         "stylematte": _system,
         "packages": _packages,
         "onnxruntime": _runtimes,
@@ -75,14 +75,14 @@ def doctor(engine: Engine = "auto", device: Device = "auto", as_json: Json = Fal
         "image formats": _image_formats,
         "openvino": _openvino,
         "tensorrt": partial(_tensorrt, device),
-        "matte": partial(_default_road, engine, device),
+        "matte": partial(_default_model, engine, device),
     }
     findings: list[Finding] = []
-    for name, look in looks.items():
+    for name, check in checks.items():
         try:
-            findings += look()
-        except ImportError as error:  # what is broken here may be anything that is imported
-            findings.append(Finding(name, "fail", f"cannot be imported: {error}", INSTALL_ANEW))
+            findings += check()
+        except ImportError as error:  # any import may fail
+            findings.append(Finding(name, "fail", f"cannot be imported: {error}", REINSTALL))
     is_well = all(finding.state != "fail" for finding in findings)
     if as_json:
         print_json({"ok": is_well, "findings": [vars(finding) for finding in findings]})
@@ -107,9 +107,9 @@ def _system() -> list[Finding]:
 
 
 def _packages() -> list[Finding]:
-    """Versions of what the tool needs and of what its extras add."""
+    """Report the versions of required packages and of extras."""
     found = {name: _version(name) for name in BASE}
-    # Any wheel of OpenCV will do: the one with windows, or a system's own that pip has not heard of.
+    # Any OpenCV will do: another wheel, or a system package that pip does not know.
     found["opencv-python-headless"] = found["opencv-python-headless"] or _module_version("cv2")
     findings = [_package_line("packages", found, "pip install stylematte", "fail")]
     for extra, (purpose, names) in EXTRAS.items():
@@ -129,7 +129,7 @@ def _package_line(name: str, found: dict[str, str | None], fix: str, lacking_sta
 
 
 def _runtimes() -> list[Finding]:
-    """Which ONNX Runtime is here, and which providers were compiled into it."""
+    """Report the installed ONNX Runtime and its providers."""
     wheels = {name: _version(name) for name in RUNTIMES}
     present = [f"{name} {release}" for name, release in wheels.items() if release]
     findings = []
@@ -156,7 +156,7 @@ def _runtimes() -> list[Finding]:
 
 
 def _telemetry() -> Finding:
-    """Whether ONNX Runtime reports to its makers: not from here, unless the environment has it so."""
+    """Report whether ONNX Runtime's telemetry is off; only the environment can turn it on."""
     value = os.environ.get(TELEMETRY_SWITCH, "")
     facts = {TELEMETRY_SWITCH: value}
     if value.lower() in ("1", "true", "yes", "on"):
@@ -166,11 +166,13 @@ def _telemetry() -> Finding:
 
 
 def _gpu() -> list[Finding]:
-    """NVIDIA GPUs and driver as nvidia-smi tells them."""
+    """Report NVIDIA GPUs and driver, from nvidia-smi."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return [
-            Finding("GPU", "note", "no nvidia-smi on PATH, so no NVIDIA driver: the CPU makes the mattes")
+            Finding(
+                "GPU", "note", "no nvidia-smi on PATH, so no NVIDIA driver; mattes are computed on the CPU"
+            )
         ]
     query = [program, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     try:
@@ -187,10 +189,10 @@ def _gpu() -> list[Finding]:
 
 
 def _image_formats() -> list[Finding]:
-    """Which formats can be read here: those of base are drawn and read back."""
+    """Report which formats can be read; those of the base installation are tested."""
     import io
 
-    import cv2  # noqa: F401 - what is made of pictures needs it
+    import cv2  # noqa: F401 - image processing needs it
     import numpy as np
     from PIL import Image
 
@@ -228,7 +230,7 @@ def _image_formats() -> list[Finding]:
 
 
 def _openvino() -> list[Finding]:
-    """Which OpenVINO is here, what it runs on, and whether that computes in bfloat16."""
+    """Report the installed OpenVINO, its devices, and whether they support bfloat16."""
     release = _version("openvino")
     if release is None:
         fix = 'for CPUs, and Intel\'s GPUs and NPUs: pip install "stylematte[openvino]"'
@@ -247,7 +249,7 @@ def _openvino() -> list[Finding]:
 
 
 def _tensorrt(device: str) -> list[Finding]:
-    """Which TensorRT is here, what its engines are tied to, and whether the default model has one."""
+    """Report the installed TensorRT, its GPU and driver, and whether the default model has an engine."""
     from stylematte import weights as registry
     from stylematte.engines import tensorrt
     from stylematte.engines.cuda import Cuda
@@ -255,24 +257,24 @@ def _tensorrt(device: str) -> list[Finding]:
     release = tensorrt.tensorrt_version()
     if not release:
         if shutil.which("nvidia-smi") is None:
-            return []  # nobody misses it without a GPU
+            return []  # not needed without a GPU
         fix = 'for engines: pip install "stylematte[tensorrt]", then stylematte export --format tensorrt'
         return [Finding("tensorrt", "note", "not installed: ONNX Runtime runs the network", fix)]
     try:
         here = tensorrt.machine_identity(Cuda(int(device.partition(":")[2] or 0)))
         found, reason = tensorrt.find_engine(registry.resolve(registry.DEFAULT), here)
     except StyleMatteError as error:
-        return [Finding("tensorrt", "warn", f"{release}, and no GPU for it: {error.message}", error.hint)]
+        return [Finding("tensorrt", "warn", f"{release}, but no usable GPU: {error.message}", error.hint)]
     capability, driver = here["compute_capability"], here["driver"]
     detail = f"{release} on {here['gpu']}, compute capability {capability}, driver {driver}"
     if found is not None:
         return [Finding("tensorrt", "ok", f"{detail}; engine {found}", facts=here)]
-    fix = "stylematte export --format tensorrt builds one beside its .onnx file; --weights takes either"
+    fix = "stylematte export --format tensorrt builds one beside its .onnx file; --weights accepts either"
     return [Finding("tensorrt", "note", f"{detail}; {reason}", fix, here)]
 
 
-def _default_road(engine: str, device: str) -> list[Finding]:
-    """Open the default weights, see where the session runs, and time a matte."""
+def _default_model(engine: str, device: str) -> list[Finding]:
+    """Open the default model, report its device, and time a matte."""
     from stylematte import files
     from stylematte import weights as registry
 
@@ -292,7 +294,7 @@ def _default_road(engine: str, device: str) -> list[Finding]:
         detail = f"{weights.path}: SHA-256 differs from its card's"
         findings.append(Finding("weights", "fail", detail, "install stylematte again"))
     else:
-        verified = "as its card says" if weights.sha256 else "not stated by a card"
+        verified = "matches its card" if weights.sha256 else "not stated by a card"
         findings.append(Finding("weights", "ok", f"{weights.path}, SHA-256 {verified}"))
     try:
         findings += _timed_matte(weights.path, engine, device)
@@ -329,12 +331,12 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
     if alpha.shape != TRIAL_SIZE or not np.isfinite(alpha).all():
         return [
             *findings,
-            Finding("matte", "fail", "the alpha is not finite or of another size", facts=facts),
+            Finding("matte", "fail", "the alpha is not finite or has the wrong size", facts=facts),
         ]
     working = "x".join(map(str, engine.contract.working_size_for(height, width)))
     detail = (
-        f"a photo of {height}x{width} (height x width), seen by {engine.contract.preset} at {working}, in "
-        f"{median_ms:.0f} ms; the first, with opening the model, in {first_ms:.0f} ms"
+        f"a photo of {height}x{width} (height x width) takes {median_ms:.0f} ms with "
+        f"{engine.contract.preset} at {working}; the first, including opening the model, {first_ms:.0f} ms"
     )
     findings.append(Finding("matte", "ok", detail, facts=facts))
     if engine.contract.refiner:
@@ -343,12 +345,12 @@ def _timed_matte(path: Path, engine_name: str, device: str) -> list[Finding]:
 
 
 def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
-    """Whether the second file that the model names is there, and the right one."""
+    """Report whether the refiner that the model names exists and matches."""
     from stylematte.engines.refiner import open_refiner
 
     try:
         refiner = open_refiner(path, contract, device)
-    except MissingError as error:  # mattes are made without it
+    except MissingError as error:  # mattes also work without it
         return Finding("refiner", "warn", error.message, error.hint)
     except StyleMatteError as error:
         return _failure("refiner", error)
@@ -359,12 +361,12 @@ def _refiner(path: Path, contract: "Contract", device: str) -> Finding:
 
 
 def _session(provider: str, device: str) -> Finding:
-    """Say what the session really got, and warn where a GPU stands idle."""
+    """Report the session's device, and warn if a GPU is not used."""
     facts = {"provider": provider, "device": device}
-    detail = f"device {device} really got {provider}"
+    detail = f"device {device} uses {provider}"
     if provider == "CPUExecutionProvider" and device == "auto" and shutil.which("nvidia-smi"):
         fix = 'pip uninstall -y onnxruntime && pip install "stylematte[gpu]"; --device cuda then says why not'
-        return Finding("session", "warn", f"{detail} although there is an NVIDIA driver", fix, facts)
+        return Finding("session", "warn", f"{detail}, although there is an NVIDIA driver", fix, facts)
     return Finding("session", "ok", detail, facts=facts)
 
 

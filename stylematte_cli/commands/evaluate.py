@@ -1,4 +1,4 @@
-"""`stylematte evaluate`: score alphas against the true ones, and say what each number means."""
+"""`stylematte evaluate`: score alphas against ground truth, and explain each number."""
 
 import csv
 import io
@@ -20,13 +20,13 @@ from stylematte_cli.commands.progress import with_progress
 
 log = logging.getLogger("stylematte")
 
-MOST_THREADS = 4  # each holds a few float copies of one picture
-MOST_NAMES = 20  # on one line of stderr; --json has them all
+MAX_THREADS = 4  # each holds a few float copies of one image
+MAX_NAMES = 20  # in one line of stderr; --json lists all of them
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Files that belong together; `name` is the path below the folders, without suffix."""
+    """Matching files; `name` is the path below the folders, without suffix."""
 
     name: str
     prediction: Path
@@ -36,7 +36,7 @@ class Pair:
 
 @dataclass(frozen=True)
 class Matching:
-    """What was found in two folders; names are relative paths without suffix."""
+    """Matches between two folders; names are relative paths without suffix."""
 
     pairs: list[Pair]
     without_prediction: list[str]
@@ -45,7 +45,7 @@ class Matching:
 
 @dataclass
 class Result:
-    """What came of one pair: scores by name, or an error; and warnings on the way."""
+    """Result for one pair: scores by name, or an error; and warnings."""
 
     pair: Pair
     scores: dict[str, float]
@@ -55,49 +55,51 @@ class Result:
 
 def evaluate(
     prediction: Annotated[Path, typer.Argument(metavar="PRED", help="Alpha to score, or a folder of them.")],
-    truth: Annotated[Path, typer.Argument(metavar="GT", help="The true alpha, or a folder of them.")],
+    truth: Annotated[Path, typer.Argument(metavar="GT", help="Ground-truth alpha, or a folder of them.")],
     trimap: Annotated[
         str | None,
         typer.Option(
             "--trimap",
             metavar="FILE|DIR|auto:R",
-            help="Adds scores of the unknown band. Files of 0, 128 and 255; or auto:R, the regions where the "
-            "true alpha is 0 and 1, each shrunk by R pixels.",
+            help="Add scores of the unknown band. Give files with values 0, 128 and 255, or auto:R to make "
+            "trimaps by eroding the regions where the true alpha is 0 or 1 by R pixels.",
         ),
     ] = None,
     sequence: Annotated[
         bool,
-        typer.Option("--sequence", help="The images of a folder are the frames of a clip: adds its scores."),
+        typer.Option(
+            "--sequence", help="Treat the images of each folder as the frames of a clip, and add its scores."
+        ),
     ] = False,
     csv_path: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="Write one line an image.")
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a CSV file with one line per image.")
     ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> int:
-    """Score alphas against the true ones.
+    """Score alphas against ground truth.
 
-    Scores are SAD, MSE, MAD, Grad, Conn and IoU, with trimaps those of the unknown band, and of clips dtSSD,
-    MESSDdt and flicker. PRED and GT are two images, two folders of them, two clips, or two sequences of
-    pictures (shot.####.png).
+    The scores are SAD, MSE, MAD, Grad, Conn and IoU; with trimaps also those of the unknown band, and for
+    clips also dtSSD, MESSDdt and flicker. PRED and GT are two images, two folders, two clips, or two image
+    sequences (shot.####.png).
 
-    Alphas are 8 or 16-bit files of equal size. An alpha channel that is not opaque all over counts, else the
-    first channel. In folders files are matched by relative path without suffix.
+    Alphas are 8-bit or 16-bit files of equal size. An alpha channel is used unless it is fully opaque;
+    otherwise the first channel is used. Files in folders are matched by relative path without suffix.
     """
     start_log(verbose, quiet)
     radius_px = _auto_radius_px(trimap)
     clips: list[ClipResult] = []
     if is_clip(prediction) or is_clip(truth):
         if trimap and radius_px is None:
-            raise UsageError(f"--trimap {trimap}: of a clip trimaps are made here", "Use --trimap auto:R")
+            raise UsageError(f"--trimap {trimap}: clips need computed trimaps", "Use --trimap auto:R")
         matching = Matching([], [], [])
         frames = _score_clip(prediction, truth, radius_px, clips)
         results = list(with_progress(frames, None, "frame", quiet))
     else:
         matching = match(prediction, truth, Path(trimap) if trimap and radius_px is None else None)
-        _warn_of(matching.without_prediction, "in GT without a prediction, left out of the means")
-        _warn_of(matching.without_truth, "in PRED without a ground truth, not scored")
+        _warn_of(matching.without_prediction, "in GT have no prediction and are not part of the means")
+        _warn_of(matching.without_truth, "in PRED have no ground truth and are not scored")
         count = len(matching.pairs)
         results = list(with_progress(_score_all(matching.pairs, radius_px), count, "image", quiet))
         if sequence:
@@ -122,23 +124,23 @@ def evaluate(
 
 
 def match(prediction: Path, truth: Path, trimap: Path | None = None) -> Matching:
-    """Find the files that belong together.
+    """Match the files of two folders.
 
     Args:
-        prediction: A file, or a folder that is searched recursively.
-        truth: Likewise, of the same kind.
-        trimap: Likewise; a folder may also stand beside two files.
+        prediction: A file, or a folder, which is searched recursively.
+        truth: A file or folder, like `prediction`.
+        trimap: A file or folder; for two files it may also be a folder.
 
     Raises:
-        UsageError: A file against a folder.
-        InputError: Nothing there, nothing in common, or two files of one name in a folder.
+        UsageError: One is a file and the other a folder.
+        InputError: A path does not exist, no names match, or a folder has two files of the same name.
     """
     for path in (prediction, truth, trimap):
         if path is not None and not path.exists():
             raise InputError(f"{path}: no such file or folder")
     if prediction.is_dir() != truth.is_dir():
         raise UsageError(
-            f"{prediction} and {truth}: one is a folder and one a file", "Give two files or two folders"
+            f"{prediction} and {truth}: one is a folder and the other a file", "Give two files or two folders"
         )
     if not prediction.is_dir():
         if trimap is not None and trimap.is_dir():
@@ -153,8 +155,8 @@ def match(prediction: Path, truth: Path, trimap: Path | None = None) -> Matching
     names = sorted(predictions.keys() & truths.keys())
     if not names:
         raise InputError(
-            f"{prediction} and {truth}: no two files have the same name below these folders",
-            f"{len(predictions)} and {len(truths)} images were found; suffixes may differ, names may not",
+            f"{prediction} and {truth}: no files in these folders have the same name",
+            f"Found {len(predictions)} and {len(truths)} images; suffixes may differ, but names must match",
         )
     trimaps = {} if trimap is None else _by_name(trimap)
     pairs = [Pair(name, predictions[name], truths[name], trimaps.get(name)) for name in names]
@@ -165,7 +167,7 @@ def match(prediction: Path, truth: Path, trimap: Path | None = None) -> Matching
 
 
 def score(pair: Pair, radius_px: int | None = None) -> Result:
-    """Read one pair and measure it.
+    """Read and score one pair.
 
     Args:
         pair: The files.
@@ -192,13 +194,14 @@ def score(pair: Pair, radius_px: int | None = None) -> Result:
         if odd:
             values = ", ".join(map(str, odd[:5])) + (f" and {len(odd) - 5} more" if len(odd) > 5 else "")
             warnings.append(
-                f"{pair.trimap}: value {values} counted as unknown; code that looks for 128 alone would not"
+                f"{pair.trimap}: value {values} is counted as unknown; code that only looks for 128 would "
+                "ignore it"
             )
     return Result(pair, metrics.measure(prediction, truth, trimap), warnings)
 
 
 def _read_alpha(path: Path, warnings: list[str]) -> Any:
-    """Read an alpha, and note what is none."""
+    """Read an alpha, and warn if the file does not look like one."""
     import numpy as np
 
     from stylematte.media.images import alpha_of, is_coloured, read_image
@@ -206,10 +209,10 @@ def _read_alpha(path: Path, warnings: list[str]) -> Any:
     photo = read_image(path, is_data=True)
     alpha = alpha_of(photo)
     if is_coloured(photo):
-        warnings.append(f"{path}: a picture in colours, no alpha: its red channel is scored")
+        warnings.append(f"{path}: a colour image, not an alpha; its red channel is scored")
     levels = np.iinfo(photo.pixels.dtype).max
     if alpha.any() and alpha.max() * levels < 1.5:
-        warnings.append(f"{path}: a mask of 0 and 1, scored as 0 and {levels}")
+        warnings.append(f"{path}: a mask with values 0 and 1; it is scored as 0 and {levels}")
         alpha = alpha * np.float32(levels)
     return alpha
 
@@ -217,21 +220,21 @@ def _read_alpha(path: Path, warnings: list[str]) -> Any:
 def _score_clip(
     prediction: Path, truth: Path, radius_px: int | None, clips: list[ClipResult]
 ) -> Iterator[Result]:
-    """Score every frame of a clip, and at the end add the clip itself to `clips`."""
+    """Score every frame of a clip, then add the clip itself to `clips`."""
     from training import metrics
 
-    steadiness = metrics.ClipScores()
+    stability = metrics.ClipScores()
     for number, found, true in read_pairs(prediction, truth):
         pair = Pair(f"{truth.stem}.{number:04}", prediction, truth)
         _check_sizes(pair, "prediction", found, true)
         trimap = None if radius_px is None else metrics.trimap_from_alpha(true, radius_px)
-        steadiness.add(found, true)
+        stability.add(found, true)
         yield Result(pair, metrics.measure(found, true, trimap), [])
-    clips.append(ClipResult(truth.stem, steadiness.frames, steadiness.scores()))
+    clips.append(ClipResult(truth.stem, stability.frames, stability.scores()))
 
 
 def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
-    """Score on several threads, results in the order of the pairs; OpenCV and NumPy let go of the lock."""
+    """Score on several threads, results in the order of the pairs; OpenCV and NumPy release the GIL."""
     from stylematte.engines.base import usable_cores
 
     def attempt(pair: Pair) -> Result:
@@ -240,24 +243,26 @@ def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
         except StyleMatteError as error:
             return Result(pair, {}, [], error)
 
-    pool = ThreadPoolExecutor(min(MOST_THREADS, usable_cores()))
+    pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cores()))
     try:
         yield from pool.map(attempt, pairs)
-    finally:  # after Ctrl-C, too: the pairs that wait are dropped
+    finally:  # also after Ctrl-C: drop the waiting pairs
         pool.shutdown(cancel_futures=True)
 
 
 def _auto_radius_px(trimap: str | None) -> int | None:
-    """Read the radius of `auto:R`; None for anything else but a wrong radius."""
+    """Read the radius of `auto:R`; None for anything else."""
     if trimap is None or not trimap.startswith("auto:"):
         return None
     if not re.fullmatch(r"auto:\d{1,4}", trimap):
-        raise UsageError(f"--trimap {trimap}: the radius is no whole number of pixels", "For example auto:10")
+        raise UsageError(
+            f"--trimap {trimap}: the radius is not a whole number of pixels", "For example auto:10"
+        )
     return int(trimap.removeprefix("auto:"))
 
 
 def _by_name(folder: Path) -> dict[str, Path]:
-    """Map relative path without suffix to file; the folder is searched as `stylematte matte` searches it."""
+    """Map relative paths without suffix to files; the folder is searched as by `stylematte matte`."""
     from stylematte.media.paths import walk
 
     found: dict[str, Path] = {}
@@ -265,7 +270,7 @@ def _by_name(folder: Path) -> dict[str, Path]:
     for path in walk(folder, problems):
         name = path.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise InputError(f"{found[name]} and {path}: two files of one name", "Take one of them away")
+            raise InputError(f"{found[name]} and {path}: two files have the same name", "Remove one of them")
         found[name] = path
     for path, reason in problems:
         log.warning("warning: %s: %s", path, reason)
@@ -283,7 +288,7 @@ def _check_sizes(pair: Pair, what: str, array: Any, truth: Any) -> None:
         one, other = ("x".join(map(str, a.shape)) for a in (array, truth))
         raise InputError(
             f"{pair.name}: {what} is {one}, ground truth is {other} (height x width)",
-            "Scores of resized alphas mean little: make the alpha at the size of the photo",
+            "Compute the alpha at the size of the photo; scores of resized alphas are not meaningful",
         )
 
 
@@ -293,12 +298,12 @@ def _warn_of(names: list[str], what: str) -> None:
 
 
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(names[:MAX_NAMES]) + more
 
 
 def _summary(scored: list[Result], of: Callable[[list[float]], Any]) -> dict[str, float]:
-    """Mean or median of each score over the images that have it."""
+    """Return the mean or median of each score over the images that have it."""
     summary = {}
     for key in scored[0].scores:
         values = [result.scores[key] for result in scored if not math.isnan(result.scores[key])]
@@ -309,7 +314,7 @@ def _summary(scored: list[Result], of: Callable[[list[float]], Any]) -> dict[str
 def _report(
     matching: Matching, results: list[Result], clips: list[ClipResult], trimap: str | None
 ) -> dict[str, Any]:
-    """Everything for programs; a score that an image does not have is null."""
+    """Return the whole report for --json; missing scores are null."""
     import numpy as np
 
     from training.metrics import CONVENTIONS
@@ -344,7 +349,7 @@ def _report(
 
 
 def _print_table(scored: list[Result], clips: list[ClipResult], trimap: str | None) -> None:
-    """One line a score, and under the table what each of them means."""
+    """Print one line per score, followed by the meaning of each score."""
     import numpy as np
 
     from training.metrics import CONVENTIONS
@@ -372,8 +377,9 @@ def _print_table(scored: list[Result], clips: list[ClipResult], trimap: str | No
         typer.echo(f"  {key:<8} {CONVENTIONS[key]}")
     if trimap and trimap.startswith("auto:"):
         typer.echo(
-            f"Trimaps made here, unknown what is left of alpha = 0 and 1 when each is shrunk by "
-            f"{trimap.removeprefix('auto:')} px: not comparable with a data set's own."
+            f"The trimaps were computed by eroding the regions alpha = 0 and alpha = 1 by "
+            f"{trimap.removeprefix('auto:')} px; scores are not comparable with those of a data set's own "
+            "trimaps."
         )
 
 
@@ -384,7 +390,7 @@ def _number(key: str, value: float) -> str:
 
 
 def _write_csv(path: Path, scored: list[Result]) -> None:
-    """Write one line an image; a score that the image does not have is empty."""
+    """Write one line per image; missing scores are empty."""
     from stylematte.files import write_bytes
 
     text = io.StringIO()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ClipResult:
-    """Scores that belong to a whole clip."""
+    """Scores of a whole clip."""
 
     name: str
     frames: int
@@ -27,7 +27,7 @@ class ClipResult:
 
 
 def is_clip(path: Path) -> bool:
-    """Say whether a path is a clip or a pattern of numbered pictures."""
+    """Tell whether a path is a clip or a pattern of numbered images."""
     from stylematte.media.paths import CLIP_SUFFIXES
     from stylematte.media.pattern import is_pattern
 
@@ -35,16 +35,16 @@ def is_clip(path: Path) -> bool:
 
 
 def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
-    """Yield the number, the alpha and the true alpha of every frame of two clips.
+    """Yield the number, the predicted alpha and the true alpha of every frame of two clips.
 
     Raises:
-        UsageError: One of them is no clip.
-        InputError: They cannot be read, or one has more frames than the other.
+        UsageError: One of them is not a clip.
+        InputError: A clip cannot be read, or one has more frames than the other.
     """
     if not (is_clip(prediction) and is_clip(truth)):
         raise UsageError(
-            f"{prediction} and {truth}: one is a clip and one is not",
-            "Give two clips; shot.####.png is one too, and two folders are with --sequence",
+            f"{prediction} and {truth}: one is a clip and the other is not",
+            "Give two clips, two patterns like shot.####.png, or two folders with --sequence",
         )
     require("av", extra="video")
     from stylematte.media.frame_sequence import PictureSequence
@@ -59,22 +59,22 @@ def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
         for done, pair in enumerate(zip_longest(ours.frames(), theirs.frames())):
             if pair[0] is None or pair[1] is None:
                 shorter = prediction if pair[0] is None else truth
-                raise InputError(f"{shorter}: {done} frames, the other clip has more")
+                raise InputError(f"{shorter}: only {done} frames, but the other clip has more")
             yield pair[1].number, alpha_of(pair[0].photo), alpha_of(pair[1].photo)
 
 
 def alpha_of(photo: "Photo") -> Any:
-    """Take the alpha channel of a frame where it has one, else its first channel; (H, W) float32."""
+    """Return a frame's alpha channel, or else its first channel, (H, W) float32."""
     from stylematte.imaging.geometry import to_float
 
     return to_float(photo.pixels[:, :, 0] if photo.alpha is None else photo.alpha)
 
 
 def score_folders(pairs: Sequence[tuple[str, Path, Path]]) -> list[ClipResult]:
-    """Score how steady the frames in each folder are, in the order of the numbers in their names.
+    """Score the temporal stability of each folder's frames, ordered by the numbers in their names.
 
     Args:
-        pairs: Path below the two folders without suffix, prediction, truth; all of them can be read.
+        pairs: Path below the two folders without suffix, prediction, truth; all files are readable.
     """
     from stylematte.media.images import read_alpha
     from training.metrics import ClipScores
@@ -84,13 +84,15 @@ def score_folders(pairs: Sequence[tuple[str, Path, Path]]) -> list[ClipResult]:
         folders[pair[0].rpartition("/")[0]].append(pair)
     results = []
     for name, frames in sorted(folders.items()):
-        steadiness = ClipScores()
+        stability = ClipScores()
         for _, prediction, truth in sorted(frames, key=lambda frame: _by_numbers(frame[0])):
             try:
-                steadiness.add(read_alpha(prediction), read_alpha(truth))
+                stability.add(read_alpha(prediction), read_alpha(truth))
             except ValueError as error:
-                raise InputError(f"{prediction}: not of one size with the frame before: {error}") from None
-        results.append(ClipResult(name or ".", steadiness.frames, steadiness.scores()))
+                raise InputError(
+                    f"{prediction}: its size differs from the previous frame's: {error}"
+                ) from None
+        results.append(ClipResult(name or ".", stability.frames, stability.scores()))
     return results
 
 

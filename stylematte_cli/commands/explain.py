@@ -1,4 +1,4 @@
-"""What `stylematte train` says of recipes and plans, in words. Lines out; nothing is printed here."""
+"""Descriptions of recipes and plans for `stylematte train`, as lines of text."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def explain_all() -> Iterator[str]:
-    """Every recipe of the package by what it needs and what it gives; variants of another in one line."""
+    """Describe every bundled recipe by its inputs and outputs; variants get one line."""
     from training.recipe_files import recipe_names
 
     names = [*recipe_names(), *recipe_names(generators=True)]
@@ -25,14 +25,14 @@ def explain_all() -> Iterator[str]:
         yield f"{name}: {_recipe_facts(name)['about']}"
     yield from (
         "",
-        "more of one: stylematte train RECIPE --list",
-        "all of its keys: stylematte train --print RECIPE",
+        "details of a recipe: stylematte train RECIPE --list",
+        "all of its keys:     stylematte train --print RECIPE",
     )
-    yield "run one:     stylematte train RECIPE, with its data sets below ./data"
+    yield "run a recipe:        stylematte train RECIPE, with its data sets below ./data"
 
 
 def list_as_dict(name: str) -> dict[str, Any]:
-    """The same for programs; one recipe where a name is given."""
+    """Return the same for --json; a single recipe if a name is given."""
     from training.recipe_files import recipe_names
 
     names = [name] if name else [*recipe_names(), *recipe_names(generators=True)]
@@ -40,7 +40,7 @@ def list_as_dict(name: str) -> dict[str, Any]:
 
 
 def explain_recipe(name: str, overrides: Sequence[str]) -> Iterator[str]:
-    """One recipe of either kind, in full."""
+    """Describe one recipe of either kind in full."""
     from training.config import load_recipe
     from training.gan.config import load_gan_recipe
     from training.recipe_files import trains_generator
@@ -56,8 +56,8 @@ def _is_variant(name: str) -> bool:
 
 
 def _recipe_facts(name: str) -> dict[str, Any]:
-    """What a recipe is about, the sets that it cannot do without, and what comes out."""
-    from stylematte_cli.commands.train_choice import needed, where_had
+    """Return a recipe's description, its required sets, and its result."""
+    from stylematte_cli.commands.train_choice import needed, where_to_get
     from training.config import load_recipe
     from training.gan.config import load_gan_recipe
     from training.recipe_files import trains_generator
@@ -65,12 +65,12 @@ def _recipe_facts(name: str) -> dict[str, Any]:
     sets = [one.folder for one in needed(name)]
     if trains_generator(name):
         gan = load_gan_recipe(name)
-        gives = f"a generator of RGBA pictures of {gan.generator.size_px} px"
-        needs = f"{', '.join(sets)} ({where_had(name)}), or a folder of photos as --data"
+        gives = f"a generator of RGBA images of {gan.generator.size_px} px"
+        needs = f"{', '.join(sets)} ({where_to_get(name)}), or a folder of photos as --data"
         return {"about": gan.about, "trains": "generator", "sets": sets, "needs": needs, "gives": gives}
     recipe = load_recipe(name)
     gives = f"weights of the matting network {recipe.preset}"
-    needs = f"{', '.join(sets)} ({where_had(name)})"
+    needs = f"{', '.join(sets)} ({where_to_get(name)})"
     if recipe.open_sets:
         needs = "photos and masks: --image DIR --mask DIR, or ./data/NAME/image beside ./data/NAME/mask"
     elif all(s.kind == "unlabelled" for s in recipe.sets):
@@ -79,13 +79,13 @@ def _recipe_facts(name: str) -> dict[str, Any]:
 
 
 def explain(name: str, recipe: "Recipe") -> Iterator[str]:
-    """One recipe: its network, its stages, and the data that it wants."""
+    """Describe a recipe: its network, its stages, and its data."""
     changes = "".join(f", {key} = {value}" for key, value in recipe.network.items())
     yield f"{name}: {recipe.about}".rstrip(": ")
     yield f"  network {recipe.preset}{changes}"
     yield from (f"  {_stage_line(stage)}" for stage in recipe.stages)
     if recipe.init:
-        yield f"  begins with the weights {recipe.init}"
+        yield f"  starts from the weights {recipe.init}"
     if recipe.open_sets:
         yield "  data: photos and masks, --image and --mask, or those found below --data"
         return
@@ -99,14 +99,14 @@ def explain(name: str, recipe: "Recipe") -> Iterator[str]:
 
 
 def explain_generator(name: str, recipe: "GanRecipe") -> Iterator[str]:
-    """A recipe that trains a generator: its network, length and judges, and the data that it wants."""
+    """Describe a generator's recipe: its network, length, discriminators and data."""
     config, vision, change = recipe.generator, recipe.vision_aided, recipe.augmentation
     yield f"{name}: {recipe.about}".rstrip(": ")
     yield f"  network StyleGAN3-{config.kind.upper()}, {config.size_px} px, {config.channels} channels"
     length = f"{recipe.kimg:g} kimg in batches of {recipe.batch_size}"
     yield f"  {length}; a snapshot every {recipe.snapshot_kimg:g} kimg"
     if vision.backbone != "none":
-        yield f"  judged by {vision.backbone}, too: {vision.reals} against composites"
+        yield f"  second discriminator on {vision.backbone}: {vision.reals} against composites"
     how = {"ada": f"adaptive, target {change.target:g}", "fixed": f"p = {change.p:g}", "none": "none"}
     yield f"  augmentation: {how[change.mode]}"
     yield "  data below --data, or --data itself:"
@@ -118,30 +118,30 @@ def explain_generator(name: str, recipe: "GanRecipe") -> Iterator[str]:
 
 
 def explain_plan(name: str, plan: "TrainingPlan") -> Iterator[str]:
-    """What a run would do with the data that is there."""
+    """Describe a run with the available data."""
     recipe = plan.recipe
     yield f"{name}: network {recipe.preset}, {sum(stage.steps for stage in recipe.stages)} steps"
     for stage in recipe.stages:
         yield f"  {_stage_line(stage)}"
         shares = {s.folder: stage.shares.get(s.folder, s.share) for s in recipe.sets}
         drawn = {folder: share / sum(shares.values()) for folder, share in shares.items() if share > 0}
-        yield "    draws " + ", ".join(f"{folder} {share:.0%}" for folder, share in drawn.items())
+        yield "    samples " + ", ".join(f"{folder} {share:.0%}" for folder, share in drawn.items())
     for folder, count in plan.pictures.items():
-        yield f"  {folder}: {count} pictures to train on, {plan.held_out[folder]} held out"
+        yield f"  {folder}: {count} images to train on, {plan.held_out[folder]} held out"
     yield from (f"  {line}" for line in plan.skipped)
 
 
 def explain_estimate(estimate: "Estimate", device: str) -> Iterator[str]:
-    """How long a run will take and how much it will write, about."""
+    """Describe the estimated time and disk space of a run."""
     yield f"a step takes about {_duration(estimate.step_s)} on {device} ({estimate.how})"
-    total = f"the run about {_duration(estimate.run_s)}, scores and the reading of photos not counted"
+    total = f"the run takes about {_duration(estimate.run_s)}, without scoring and reading photos"
     if estimate.to_prepare:
         total += (
-            f"; of that {_duration(estimate.prepare_s)} to prepare {estimate.to_prepare} photos first, "
+            f"; of that, {_duration(estimate.prepare_s)} to prepare {estimate.to_prepare} photos first: "
             "mattes and colours (an estimate)"
         )
     yield total
-    yield f"writes about {max(1, round(estimate.written_bytes / 1e6))} MB (an estimate)"
+    yield f"the run writes about {max(1, round(estimate.written_bytes / 1e6))} MB (an estimate)"
 
 
 def _duration(seconds: float) -> str:
@@ -165,7 +165,7 @@ def _stage_line(stage: "Stage") -> str:
 
 
 def _drawn_by(recipe: "Recipe", folder: str) -> str:
-    """Which stages read a set; empty where none does, and nothing is said of it then."""
+    """Describe which stages use a set; empty if none does."""
     from training.data.subjects import needed_sets
 
     stages = [s for s in recipe.stages if folder in {d.folder for d in needed_sets(recipe, s)}]

@@ -1,4 +1,4 @@
-"""`stylematte export`: trained weights become a model file, proven equal to the network."""
+"""`stylematte export`: convert trained weights to a model file, with a parity check."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ log = logging.getLogger("stylematte")
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What the ONNX file is to be."""
+    """Properties of the ONNX file."""
 
     precision: "Precision"
     size: int | None
@@ -40,57 +40,61 @@ def export(
         typer.Option(
             "--weights",
             metavar="NAME|FILE",
-            help="Trained weights: nano, or a .safetensors file; or a model, as an imported one, for another "
-            "precision or an engine.",
+            help="Trained weights: nano or a .safetensors file. A model file, such as an imported one, can "
+            "be converted to another precision or an engine.",
         ),
     ] = "nano",
     kind: Annotated[
-        Literal["onnx", "tensorrt"], typer.Option("--format", help="tensorrt: the ONNX file, and an engine.")
+        Literal["onnx", "tensorrt"],
+        typer.Option("--format", help="Output format; tensorrt also builds an engine."),
     ] = "onnx",
-    fp16: Annotated[bool, typer.Option("--fp16", help="float16, half the size: for GPUs.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="Use float16, which halves the size, for GPUs.")
+    ] = False,
     bf16: Annotated[
-        bool, typer.Option("--bf16", help="bfloat16: for GPUs, where fp16 overflows; no CPU runs it.")
+        bool, typer.Option("--bf16", help="Use bfloat16, for GPUs where float16 overflows.")
     ] = False,
     int8: Annotated[
-        bool, typer.Option("--int8", help="8 bits, its ranges set on --photos: for CPUs with VNNI.")
+        bool, typer.Option("--int8", help="Quantise to 8 bits, calibrated on --photos, for CPUs with VNNI.")
     ] = False,
     photos: Annotated[
         Path | None,
         typer.Option(
             "--photos",
             metavar="DIR",
-            help="Photos to prove the file on, and to set the ranges of int8 on; two come along.",
+            help="Photos for the parity check and for int8 calibration (default: two bundled photos).",
         ),
     ] = None,
     size: options.Size = None,
     fixed_size: Annotated[
         str | None,
-        typer.Option("--fixed-size", metavar="HxW", help="The one height and width that the network takes."),
+        typer.Option("--fixed-size", metavar="HxW", help="Fix the network's input to this height and width."),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option("--batch-size", min=1, max=64, metavar="N", help="Most photos in an engine's pass.")
+        int, typer.Option("--batch-size", min=1, max=64, metavar="N", help="Largest batch size of an engine.")
     ] = 4,
     device: options.Device = "auto",
     plan_only: Annotated[
-        bool, typer.Option("--plan-only", help="With tensorrt: write what can be made without a GPU.")
+        bool, typer.Option("--plan-only", help="With --format tensorrt: write only what needs no GPU.")
     ] = False,
     name: Annotated[
-        str, typer.Option("--name", help="What to call the model; as its weights file if not given.")
+        str, typer.Option("--name", help="Name of the model (default: the name of its weights file).")
     ] = "",
     licence: Annotated[
-        str, typer.Option("--licence", help="Licence of the weights, written into the file.")
+        str, typer.Option("--licence", help="Licence of the weights, to write into the file.")
     ] = "",
     policy: options.Policy = "any",
     overwrite: options.Overwrite = False,
     quiet: options.Quiet = False,
     as_json: options.Json = False,
 ) -> None:
-    """Make a model file from trained weights, and prove it.
+    """Convert trained weights to a model file, and check it.
 
-    Writes DIR/<name>.onnx, which needs no other file, and its card DIR/<name>.json; with a precision
-    DIR/<name>_<precision>.onnx; where <name>_refiner.safetensors lies beside the weights, also
-    DIR/<name>_refiner.onnx; with --format tensorrt also DIR/<name>.<key>.engine, for this GPU and no
-    other, and its sidecar. A file whose alphas differ from those of what it was made from is not kept.
+    Writes DIR/<name>.onnx, a self-contained file, and its model card DIR/<name>.json. With a precision, the
+    file is DIR/<name>_<precision>.onnx. If <name>_refiner.safetensors lies beside the weights, the command
+    also writes DIR/<name>_refiner.onnx. With --format tensorrt it also writes DIR/<name>.<key>.engine, which
+    only works with this GPU, and its sidecar. Every file's alphas are compared with its source's; a file that
+    differs is not kept.
     """
     options.start_log(quiet=quiet or as_json)
     wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
@@ -104,17 +108,15 @@ def export(
     if is_engine:
         given = {f"--{wanted.precision}": wanted.precision != "fp32", "--fixed-size": fixed_size is not None}
         given |= {"--name": bool(name), "--licence": bool(licence)}
-        no_say = [option for option, is_given in given.items() if is_given and is_onnx]
-        export_engine.check(wanted.precision, no_say, plan_only, device)
+        unusable = [option for option, is_given in given.items() if is_given and is_onnx]
+        export_engine.check(wanted.precision, unusable, plan_only, device)
     elif plan_only:
-        raise UsageError("--plan-only goes with --format tensorrt", "Give both or neither")
+        raise UsageError("--plan-only needs --format tensorrt", "Give both or neither")
     lines: list[str] = []
     facts: dict[str, Any] = {}
     if not is_engine and export_model.is_model(weights):
         if size is not None or fixed_size is not None or licence:
-            raise UsageError(
-                "--size, --fixed-size and --licence are for weights of training", "Leave them out"
-            )
+            raise UsageError("--size, --fixed-size and --licence are for trained weights", "Omit them")
         how = wanted.precision, photos, name, overwrite, lines
         target, facts = export_model.convert_model(weights, out, *how)
     elif is_engine and is_onnx:
@@ -139,7 +141,7 @@ def _make_onnx(
     may_exist: bool,
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
-    """Write the ONNX file and its card; facts for --json come back, `lines` for people are added."""
+    """Write the ONNX file and its model card; returns facts for --json and adds output to `lines`."""
     from stylematte.files import sha256_of
     from stylematte.weights import REFINER, read_card
 
@@ -149,9 +151,9 @@ def _make_onnx(
     target = out / f"{name}.onnx"
     if target.exists() and not overwrite:
         if not may_exist:
-            raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
-        _check_is_wanted(target, source, wanted)
-        log.info("taking %s, which is already there; --overwrite makes it anew", target)
+            raise InputError(f"{target} already exists", "Give --overwrite, or another --out")
+        _check_matches(target, source, wanted)
+        log.info("using the existing %s; --overwrite exports it again", target)
         return target, {}
     require("torch", "onnx", "onnxscript", extra="train")
     require("onnxruntime", extra="cpu")
@@ -164,7 +166,7 @@ def _make_onnx(
     card = read_card(source)
     licence = wanted.licence or card.get("licence", "")
     if not licence:
-        log.warning("%s says no licence, and so will the model; give one with --licence", source)
+        log.warning("%s states no licence, so the model will state none; give one with --licence", source)
     provenance = card.get("provenance", provenance)
     log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
     origin = Origin(sha256_of(source), __version__, licence, provenance)
@@ -187,14 +189,14 @@ def _make_onnx(
     parity = built.parity
     lines.append(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
-        f"{parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}, "
-        f"over {parity.pictures} pictures"
+        f"{parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}, "
+        f"over {parity.pictures} images"
     )
     return target, {"sha256": facts["sha256"], "parity": parity.as_dict()}
 
 
 def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:
-    """Export the refiner that lies beside the weights, where there is one, and let the model name it."""
+    """Export the refiner beside the weights, if there is one, and name it in the model."""
     from stylematte import __version__
     from stylematte.files import sha256_of
     from stylematte.weights import REFINER, TRAINING, read_card
@@ -207,14 +209,14 @@ def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: l
 
     origin = Origin(sha256_of(refiner), __version__, licence, read_card(refiner).get("provenance", {}))
     save_beside(model, refiner, target, origin)
-    lines.append(f"{target}: looks at hair and fur again; keep it beside the model")
+    lines.append(f"{target}: refines hair and fur; keep it beside the model")
 
 
-def _check_is_wanted(target: Path, source: Path, wanted: ExportOptions) -> None:
-    """Make sure that a model file that is already there is the one that would be made.
+def _check_matches(target: Path, source: Path, wanted: ExportOptions) -> None:
+    """Check that an existing model file is the one that would be exported.
 
     Raises:
-        InputError: It is of other weights, or made in another way.
+        InputError: It has other weights or properties.
     """
     from stylematte.files import sha256_of
 
@@ -238,13 +240,13 @@ def _check_is_wanted(target: Path, source: Path, wanted: ExportOptions) -> None:
     ]
     if different:
         raise InputError(
-            f"{target} is already there and another model: {'; '.join(different)}",
-            "Give --overwrite to make it anew, or another --out",
+            f"{target} already exists and is another model: {'; '.join(different)}",
+            "Give --overwrite to replace it, or another --out",
         )
 
 
 def _own_size(source: Path) -> int:
-    """Working size of the network that weights are of."""
+    """Return the working size of the weights' network."""
     from models.presets import preset_of
     from stylematte.weights import read_metadata
 
@@ -262,15 +264,15 @@ def _write_card(target: Path, facts: dict[str, Any]) -> None:
 
 
 def _precision(fp16: bool, bf16: bool, int8: bool, photos: Path | None) -> "Precision":
-    """Read the three flags, of which one at most may be given."""
+    """Read the three flags, of which at most one may be given."""
     flags: dict[Precision, bool] = {"fp16": fp16, "bf16": bf16, "int8": int8}
     asked = [precision for precision, is_asked in flags.items() if is_asked]
     if len(asked) > 1:
         raise UsageError(f"--{' and --'.join(asked)} exclude each other", "Run export once for each")
     if int8 and photos is None:
         raise UsageError(
-            "--int8 needs --photos DIR: the ranges of 8 bits are set on them",
-            "Give a folder of photos of the kind that the file is for",
+            "--int8 needs --photos DIR for calibration",
+            "Give a folder of photos similar to those you will matte",
         )
     return asked[0] if asked else "fp32"
 
@@ -280,5 +282,7 @@ def _read_size(text: str | None) -> tuple[int, int] | None:
         return None
     match = re.fullmatch(r"(\d{2,4})x(\d{2,4})", text)
     if match is None:
-        raise UsageError(f"--fixed-size {text!r} is no size", "Give height and width: --fixed-size 480x640")
+        raise UsageError(
+            f"--fixed-size {text!r} is not a size", "Give height and width: --fixed-size 480x640"
+        )
     return int(match[1]), int(match[2])

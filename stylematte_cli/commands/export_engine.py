@@ -16,35 +16,35 @@ SECONDS_BETWEEN_LINES = 5
 log = logging.getLogger("stylematte")
 
 
-def check(precision: str, no_say: Sequence[str], plan_only: bool, device: str) -> None:
-    """Refuse at once what would fail after minutes.
+def check(precision: str, unusable: Sequence[str], plan_only: bool, device: str) -> None:
+    """Reject at once what would fail after minutes.
 
     Args:
-        precision: Of the model file.
-        no_say: Options that were given and have no say over a model file that is already made.
-        plan_only: Nothing is built here.
-        device: As it was given.
+        precision: Precision of the model file.
+        unusable: Given options that cannot be applied to an existing model file.
+        plan_only: Nothing is built on this machine.
+        device: The option --device.
 
     Raises:
-        UsageError: Options that do not go together.
-        MissingError: No TensorRT.
+        UsageError: The options cannot be combined.
+        MissingError: TensorRT is not installed.
     """
     if precision == "int8":
         raise UsageError(
             "TensorRT does not read int8 files made for CPUs, with int32 biases and uint8 activations",
-            "Take --fp16 or --bf16",
+            "Use --fp16 or --bf16",
         )
-    if no_say:
+    if unusable:
         raise UsageError(
-            f"{no_say[0]} has no say over an .onnx file", "Leave it out, or give trained weights"
+            f"{unusable[0]} cannot be applied to an existing .onnx file", "Omit it, or give trained weights"
         )
     if device == "cpu":
         raise UsageError("--format tensorrt needs a GPU, not --device cpu", "Use --device cuda")
     if not plan_only and find_spec("tensorrt") is None:
         raise MissingError(
             "TensorRT is not installed",
-            'pip install "stylematte[tensorrt]" on the machine with the GPU; here --plan-only writes all '
-            "that needs none",
+            'Run pip install "stylematte[tensorrt]" on the machine with the GPU; without one, --plan-only '
+            "writes the files that need no GPU",
         )
     require("onnx", extra="train")
     require("onnxruntime", extra="cpu")
@@ -52,32 +52,32 @@ def check(precision: str, no_say: Sequence[str], plan_only: bool, device: str) -
 
 
 def read_model(path: Path) -> Any:
-    """Read an ONNX file that needs no other.
+    """Read a self-contained ONNX file.
 
     Raises:
-        InputError: It is damaged, or keeps its weights in other files.
+        InputError: The file is damaged, or keeps its weights in other files.
     """
     import onnx
 
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # the library has no exception of its own for a damaged file
+    except Exception as error:  # onnx raises no specific exception for a damaged file
         raise InputError(f"{path}: not a readable ONNX file: {error}") from None
     constants = (entry.t for node in model.graph.node for entry in node.attribute)
     if any(tensor.external_data for tensor in (*model.graph.initializer, *constants)):
         raise InputError(
-            f"{path}: keeps its weights in other files, and a model here is one file",
-            "Make one with `stylematte export`",
+            f"{path}: keeps its weights in other files, but a model must be one file",
+            "Export one with `stylematte export`",
         )
     return model
 
 
 def given_model(path: Path, out: Path, overwrite: bool) -> Path:
-    """Take an ONNX file that is already made, into the folder of the results, its refiner along with it.
+    """Copy an existing ONNX file and its refiner to the output folder.
 
     Raises:
-        MissingError: There is none.
-        InputError: Not a file of ours, or another of its name lies in the folder.
+        MissingError: The file does not exist.
+        InputError: Not a StyleMatte model, or the folder has another file of this name.
     """
     if not path.is_file():
         raise MissingError(f"{path}: no such model file", "Give an .onnx file made by `stylematte export`")
@@ -96,7 +96,7 @@ def _copy(file: Path, target: Path, overwrite: bool) -> None:
         return
     if target.exists() and not overwrite:
         raise InputError(
-            f"{target} is already there, and another file than {file}", "Give --overwrite, or another --out"
+            f"{target} already exists and differs from {file}", "Give --overwrite, or another --out"
         )
     from stylematte.files import write_bytes
 
@@ -113,10 +113,10 @@ def make(
     overwrite: bool,
     lines: list[str],
 ) -> dict[str, Any]:
-    """Build an engine of a model file, prove it, and write it with its sidecar beside the file.
+    """Build an engine from a model file, check it, and write it with its sidecar beside the file.
 
     Returns:
-        Facts for --json; `lines` for people are added.
+        Facts for --json; adds output to `lines`.
     """
     from export import engine_plan
     from export.parity import PHOTOS, read_photos
@@ -124,19 +124,19 @@ def make(
     plan = engine_plan.plan_for(onnx_path.stem, read_model(onnx_path), size, batch_size)
     if plan_only:
         files = [str(path) for path in engine_plan.write_plan(plan, onnx_path, onnx_path.parent)]
-        lines += [f"to build the engine of {onnx_path} on the machine with the GPU:", *files]
+        lines += [f"build the engine of {onnx_path} on the machine with the GPU, with:", *files]
         return {"plan": files}
-    pictures = read_photos(photos or PHOTOS, 4)
+    check_photos = read_photos(photos or PHOTOS, 4)
     gpu, built_for = _gpu(device)
     identity = engine_plan.identify(plan, onnx_path, built_for)
     path = engine_plan.engine_path(plan, identity, onnx_path.parent)
     if engine_plan.is_built(path) and not overwrite:
-        lines.append(f"{path}: already built for this GPU, driver and TensorRT; --overwrite builds it anew")
+        lines.append(f"{path}: already built for this GPU, driver and TensorRT; --overwrite builds it again")
         return {"engine": str(path), "built": False}
-    parity, seconds = _build(plan, identity, path, pictures, gpu)
+    parity, seconds = _build(plan, identity, path, check_photos, gpu)
     lines.append(
         f"{path}: {path.stat().st_size / 1e6:.1f} MB in {seconds:.0f} s; alpha differs from ONNX Runtime's "
-        f"by at most {parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}"
+        f"by at most {parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}"
     )
     return {"engine": str(path), "built": True, "engine_parity": parity.as_dict()}
 
@@ -149,20 +149,22 @@ def _gpu(device: str) -> tuple[Any, dict[str, str]]:
     return gpu, machine_identity(gpu)
 
 
-def _build(plan: Any, identity: Any, path: Path, pictures: Any, gpu: Any) -> tuple[Any, float]:
-    """Build, prove, write; returns the parity and how long the build took."""
+def _build(plan: Any, identity: Any, path: Path, check_photos: Any, gpu: Any) -> tuple[Any, float]:
+    """Build, check and write an engine; returns the parity and the build time in seconds."""
     import tensorrt
 
     from export import tensorrt as export_tensorrt
     from stylematte import __version__
     from stylematte.engines.guided_filter import nvrtc
 
-    log.info("building %s for %s: minutes, and the GPU should have nothing else to do", path.name, plan.sizes)
+    log.info(
+        "building %s for %s; this takes minutes, and the GPU should be idle otherwise", path.name, plan.sizes
+    )
     started = time.perf_counter()
     engine = export_tensorrt.build_in_process(plan, _teller())
     seconds = time.perf_counter() - started
     run = export_tensorrt.run_engine(tensorrt, engine, plan, gpu)
-    parity = export_tensorrt.check_engine(plan, run, pictures)
+    parity = export_tensorrt.check_engine(plan, run, check_photos)
     facts = {
         "tool_version": __version__,
         "seconds": round(seconds, 1),
@@ -174,7 +176,7 @@ def _build(plan: Any, identity: Any, path: Path, pictures: Any, gpu: Any) -> tup
 
 
 def _teller() -> Any:
-    """Says how far TensorRT is, every few seconds: its phases are many and small."""
+    """Return a function that logs TensorRT's progress every few seconds."""
     next_line = time.monotonic() + SECONDS_BETWEEN_LINES
 
     def tell(phase: str, done: int, steps: int) -> None:

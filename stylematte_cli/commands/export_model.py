@@ -1,4 +1,4 @@
-"""`stylematte export --weights MODEL.onnx`: another precision of a model file, as of an imported network."""
+"""`stylematte export --weights MODEL.onnx`: convert a model file to another precision."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,12 +11,12 @@ if TYPE_CHECKING:
 
 
 def is_model(weights: str) -> bool:
-    """Whether weights are a model file that somebody imported, with nothing to export it from beside it."""
+    """Tell whether weights are a model file without training weights beside it, such as an imported one."""
     from stylematte.weights import MODEL, TRAINING, find
 
     try:
         path = find(weights)
-    except MissingError:  # told by who looks for weights of training
+    except MissingError:  # the search for training weights reports it
         return False
     return path.suffix == MODEL and (weights.endswith(MODEL) or not path.with_suffix(TRAINING).is_file())
 
@@ -30,11 +30,11 @@ def convert_model(
     overwrite: bool,
     lines: list[str],
 ) -> tuple[Path, dict[str, Any]]:
-    """Write the file and its card; facts for --json come back, `lines` for people are added.
+    """Write the file and its model card; returns facts for --json and adds output to `lines`.
 
     Raises:
-        UsageError: float32 is asked for, which the file is.
-        InputError: It is there already, or is no float32 model.
+        UsageError: No precision is given.
+        InputError: The target already exists, or the source is not a float32 model.
     """
     require("onnx", extra="networks")
     require("onnxruntime", extra="cpu")
@@ -46,18 +46,18 @@ def convert_model(
     source = find(weights)
     if precision == "fp32":
         raise UsageError(
-            f"{source} is a model file already", "Give --fp16, --bf16 or --int8, or --format tensorrt"
+            f"{source} is already a model file", "Give --fp16, --bf16 or --int8, or --format tensorrt"
         )
     target = out / f"{name or source.stem}_{precision}.onnx"
     if target.exists() and not overwrite:
-        raise InputError(f"{target} is already there", "Give --overwrite, or another --out")
+        raise InputError(f"{target} already exists", "Give --overwrite, or another --out")
     model, parity = convert(load_model(source), precision, photos, str(source))
     card = read_card(source)
     facts = {key: card[key] for key in ("licence", "summary", "provenance") if key in card}
     keep(target, facts | {"precision": precision}, lambda path: write_bytes(path, model.SerializeToString()))
     lines.append(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
-        f"{parity.max_difference:.1e}, in the mean by {parity.mean_difference:.1e}, "
+        f"{parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}, "
         f"over {parity.pictures} photos"
     )
     return target, {"sha256": sha256_of(target), "parity": parity.as_dict()}

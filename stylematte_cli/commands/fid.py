@@ -1,4 +1,4 @@
-"""`stylematte fid`: how far generated pictures are from real ones."""
+"""`stylematte fid`: score generated images against real ones."""
 
 import logging
 from functools import partial
@@ -22,19 +22,21 @@ GREY = "128,128,128"
 
 
 def fid(
-    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real pictures.")],
-    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of generated pictures.")],
-    kid: Annotated[bool, typer.Option("--kid", help="Add KID, which has no bias with few pictures.")] = False,
+    real: Annotated[Path, typer.Argument(metavar="REAL", help="Folder of real images.")],
+    fake: Annotated[Path, typer.Argument(metavar="FAKE", help="Folder of generated images.")],
+    kid: Annotated[
+        bool, typer.Option("--kid", help="Add KID, which is unbiased even for few images.")
+    ] = False,
     mode: Annotated[
         Literal["rgb", "composite"],
-        typer.Option("--mode", help="rgb drops an alpha; composite lays pictures with one on --backgrounds."),
+        typer.Option("--mode", help="rgb ignores alphas; composite puts images over --backgrounds."),
     ] = "rgb",
     backgrounds: Annotated[
         str | None,
         typer.Option(
             "--backgrounds",
             metavar="DIR|COLOUR",
-            help=f"Behind composites: pictures, chosen by the file's name, or a colour; {GREY} if not given.",
+            help=f"Background of composites: a folder of images or a colour (default: {GREY}).",
         ),
     ] = None,
     detector: Annotated[
@@ -42,27 +44,28 @@ def fid(
         typer.Option(
             "--detector",
             metavar="inception|NAME|FILE",
-            help="What sees the pictures: Inception, or a stand-in whose scores are of another scale: "
-            "mobilenet, nano, or a file.",
+            help="Feature extractor: inception, or a substitute with scores on another scale: mobilenet, "
+            "nano, or a file.",
         ),
     ] = "inception",
     device: Device = "auto",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")] = 32,
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass.")] = 32,
     cache: Annotated[
-        bool, typer.Option("--cache/--no-cache", help="Keep the statistics of a folder for the next time.")
+        bool, typer.Option("--cache/--no-cache", help="Cache the statistics of each folder.")
     ] = True,
     as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = 0,
 ) -> None:
-    """Score generated pictures against real ones: FID, and KID with --kid.
+    """Score generated images against real ones: FID, and KID with --kid.
 
-    Less is better. Scores compare only with the same detector, mode and number of pictures; the standard is
-    inception with 50000. Subfolders count, but those of labels and of what synth rejected.
+    Lower is better. Scores are only comparable with the same detector, mode and number of images; the
+    standard is inception with 50000 images. Subfolders are included, except labels and images that synth
+    rejected.
     """
     start_log(verbose, quiet)
     if backgrounds is not None and mode != "composite":
-        raise UsageError("--backgrounds stands behind composites", "Add --mode composite")
+        raise UsageError("--backgrounds needs --mode composite", "Add --mode composite")
     require("torch", "torchmetrics", extra="train")
     from stylematte.media.backdrop import Backdrop
     from training import fid as scores
@@ -92,7 +95,7 @@ def fid(
 
 
 def _conditions(sets: "list[FidImages]", detector: "Detector", mode: str, backgrounds: str) -> dict[str, Any]:
-    """All that a score depends on besides the pictures."""
+    """Return everything that a score depends on besides the images."""
     return {
         "detector": detector.name,
         "detector_sha256": detector.sha256,
@@ -107,11 +110,11 @@ def _conditions(sets: "list[FidImages]", detector: "Detector", mode: str, backgr
 def _print(report: dict[str, Any]) -> None:
     typer.echo(f"FID  {report['fid']:.4f}")
     if "kid" in report:
-        spread = report["kid"]["deviation"]  # of subsets; none where each subset is the whole set
+        spread = report["kid"]["deviation"]  # 0 if each subset is the whole set
         typer.echo(f"KID  {report['kid']['mean']:.6f}" + (f" ± {spread:.6f}" if spread else ""))
     mode = report["mode"] + (f" over {report['backgrounds']}" if report["backgrounds"] else "")
     typer.echo(
         f"detector {report['detector']} ({report['features']} features), mode {mode}, "
-        f"{report['real']['pictures']} real and {report['generated']['pictures']} generated pictures"
+        f"{report['real']['pictures']} real and {report['generated']['pictures']} generated images"
     )
-    typer.echo("Scores of another detector, mode or number of pictures do not compare with these.")
+    typer.echo("These scores are only comparable with the same detector, mode and number of images.")

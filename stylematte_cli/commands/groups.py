@@ -1,4 +1,4 @@
-"""Options in groups: a dataclass is a group, written once, that a command asks for as one parameter."""
+"""Groups of options: a dataclass is a group that commands take as one parameter."""
 
 import dataclasses
 import functools
@@ -8,23 +8,23 @@ from typing import Any, get_type_hints
 
 
 def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options of the groups it asks for.
+    """Expand a command's groups to options.
 
-    A parameter whose type is a dataclass stands for one option a field: Typer sees these, in the order of the
-    fields and with their defaults, and the command gets the dataclass made of their values.
+    A parameter whose type is a dataclass becomes one option per field for Typer, with the field's default.
+    The command receives an instance of the dataclass.
 
     Args:
-        command: Its other parameters are options and arguments as Typer reads them.
+        command: The command; its other parameters are Typer options and arguments.
 
     Returns:
-        What Typer registers as the command.
+        The function to register with Typer.
     """
     hints = get_type_hints(command, include_extras=True)
     parameters: list[inspect.Parameter] = []
     groups: dict[str, type] = {}
     for parameter in inspect.signature(command).parameters.values():
         hint = hints[parameter.name]
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             groups[parameter.name] = hint
             parameters += _options(hint)
         else:
@@ -40,7 +40,7 @@ def with_groups(command: Callable[..., Any]) -> Callable[..., Any]:
 
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    del run.__wrapped__  # type: ignore[attr-defined]
+    del run.__wrapped__
     return run
 
 

@@ -1,4 +1,4 @@
-"""`stylematte models import`: the released checkpoints become weights of ours."""
+"""`stylematte models import`: import the released checkpoints."""
 
 import shlex
 from pathlib import Path
@@ -15,21 +15,19 @@ def import_released(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="stylematte_pure.pth, stylematte_synth.pth, humans.pkl or animals.pkl, as released.",
+            help="Released file: stylematte_pure.pth, stylematte_synth.pth, humans.pkl or animals.pkl.",
         ),
     ],
-    name: Annotated[
-        str, typer.Option("--name", help="What to call them; the file's own name if not given.")
-    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the weights (default: the file's name).")] = "",
     licence: Annotated[str, typer.Option("--licence", help="Licence of the weights, for their card.")] = "",
     overwrite: Overwrite = False,
     quiet: Quiet = False,
 ) -> None:
-    """Import StyleMatte's released weights: of the matting network, or of the generator.
+    """Import StyleMatte's released weights of the matting network or the generator.
 
-    Reads every tensor strictly and without running code from the file, and keeps <name>.safetensors and its
-    card in the folder of your own weights. From there, `stylematte export --weights NAME` makes a model, or
-    `stylematte synth --weights NAME` draws pictures. Other generators of StyleGAN3's kinds T and R are read
+    Reads every tensor strictly, without running code from the file, and stores <name>.safetensors and its
+    card in the folder of your own weights. Then `stylematte export --weights NAME` exports a model, or
+    `stylematte synth --weights NAME` generates images. Other StyleGAN3 generators (T and R) can be imported
     too.
     """
     from stylematte.files import sha256_of
@@ -60,7 +58,7 @@ def _matting_network(file: Path, source: dict[str, str]) -> tuple[Any, dict[str,
     model = load_published(file)
     provenance = {"network": "StyleMatte, Chicherin and Efremyan, arXiv 2305.02981", **source}
     facts = {
-        "summary": "StyleMatte as its authors released it, for people; to be exported.",
+        "summary": "StyleMatte as released by its authors, for people; export it before use.",
         "provenance": provenance,
     }
     return lambda path: save_weights(model, path, provenance), facts
@@ -77,7 +75,7 @@ def _generator(file: Path, source: dict[str, str]) -> tuple[Any, dict[str, Any]]
         **source,
     }
     facts = {
-        "summary": f"StyleGAN3-{config.kind.upper()} that draws pictures of {config.size_px} px with "
+        "summary": f"StyleGAN3-{config.kind.upper()} for images of {config.size_px} px with "
         f"{config.channels} channels; for `stylematte synth`.",
         "provenance": provenance,
     }

@@ -1,4 +1,4 @@
-"""`stylematte matte`: photos, clips and folders in, mattes out."""
+"""`stylematte matte`: matte photos, clips and folders."""
 
 import logging
 import os
@@ -35,14 +35,14 @@ def matte(
         list[Path],
         typer.Argument(
             metavar="INPUT",
-            help="Photos, clips, sequences of pictures (shot.####.png), and folders; - reads a photo from "
-            "stdin and writes stdout.",
+            help="Photos, clips, image sequences (shot.####.png) and folders; - reads a photo from stdin and "
+            "writes to stdout.",
         ),
     ],
     out: Annotated[
         Path | None,
         typer.Option(
-            "--out", "-o", metavar="DIR", help="Folder for the results; input folders are mirrored."
+            "--out", "-o", metavar="DIR", help="Folder for the results, which mirrors input folders."
         ),
     ] = None,
     *,
@@ -53,9 +53,9 @@ def matte(
     output: options.Output,
     verbose: options.Verbose = 0,
 ) -> int:
-    """Matte photos and clips: alphas, cut-outs, foregrounds or composites.
+    """Matte photos and clips: write alphas, cut-outs, foregrounds or composites.
 
-    Finished files are kept, so the same command finishes a run that was broken off.
+    Existing results are kept, so the same command resumes an interrupted run.
     """
     with _own_stderr(verbose):
         options.start_log(verbose, output.quiet)
@@ -64,7 +64,7 @@ def matte(
         requests = read_requests(result, clips)
         if out is None:
             if requests.for_clips or result.kind in CLIP_FORMATS:
-                raise UsageError("- reads one picture, and these options are for clips")
+                raise UsageError("- reads one photo, but these options are for clips")
             return _matte_stdin(model.open(1), requests.photo)
         if work.layout == "dataset":
             check_dataset(result)
@@ -72,19 +72,19 @@ def matte(
 
 
 def _check_usage(inputs: list[Path], out: Path | None, as_json: bool, dry_run: bool, whole: str) -> None:
-    """Refuse what cannot be meant; `whole` is the line to type where --out is missing."""
+    """Reject invalid combinations; `whole` is the command line to suggest if --out is missing."""
     if STDIN not in inputs:
         if out is None:
-            raise UsageError("--out DIR is missing, the folder for the results", f"Type: {whole}")
+            raise UsageError("--out DIR is missing: give a folder for the results", f"Type: {whole}")
         return
     if len(inputs) > 1 or out is not None or as_json or dry_run:
         raise UsageError(
-            "- stands alone: one picture from stdin, its result to stdout",
-            "Leave out other inputs, --out, --json and --dry-run",
+            "- reads one photo from stdin and writes its result to stdout",
+            "Omit other inputs, --out, --json and --dry-run",
         )
     if sys.stdin.isatty() or sys.stdout.isatty():
         raise UsageError(
-            "- wants a picture on stdin and a file on stdout, not a terminal",
+            "- needs a photo on stdin and a file on stdout, not a terminal",
             "stylematte matte - < photo.jpg > matte.png",
         )
 
@@ -106,9 +106,9 @@ def _matte_stdin(matter: "Matter", request: "PhotoRequest") -> int:
 
 @contextmanager
 def _own_stderr(verbose: int) -> Iterator[None]:
-    """Keep stderr for our lines: libpng, libtiff and OpenCV print there too, with no way to ask them not to.
+    """Keep stderr for our own output: libpng, libtiff and OpenCV also print there and cannot be silenced.
 
-    Everything else that writes to file descriptor 2 writes to nowhere meanwhile; with -v it is let through.
+    Meanwhile everything else written to file descriptor 2 is discarded, except with -v.
     """
     try:
         saved = os.dup(2)

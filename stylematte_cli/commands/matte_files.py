@@ -1,11 +1,14 @@
-"""The files of `stylematte matte`: what goes together, how far the work is, and what became of each."""
+"""Processing of files by `stylematte matte`: checks, progress and summary."""
 
 import logging
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stylematte.errors import INTERRUPTED, UsageError
+from stylematte.errors import INTERRUPTED, InputError, UsageError
 from stylematte_cli.commands import options
 from stylematte_cli.commands.matte_layout import as_dataset, place_photos
 from stylematte_cli.commands.matte_options import Requests, WorkOptions
@@ -22,6 +25,7 @@ from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from stylematte.batch import Outcome
+    from stylematte.estimate import Estimate
     from stylematte.folder import Found, Plan
     from stylematte.matter import Matter
     from stylematte.media.manifest import State
@@ -30,12 +34,12 @@ if TYPE_CHECKING:
 log = logging.getLogger("stylematte")
 
 _VIDEO_HINT = "pip install 'stylematte[video]'"
-MOST_NAMES = 5  # on one line of stderr
+MAX_NAMES = 5  # in one line of stderr
 
 
 @dataclass
 class Tally:
-    """What became of a run."""
+    """Results of a run."""
 
     done: int = 0
     failed: list[dict[str, str]] = field(default_factory=list)
@@ -57,7 +61,7 @@ class Tally:
             self.fail(outcome.item.source, outcome.error.message, outcome.error.hint)
 
     def add_clip(self, outcome: "Outcome") -> None:
-        """Count a clip, and say how fast it went."""
+        """Count a clip, and log its speed."""
         if outcome.error is None:
             rate = round((outcome.frames or 0) / outcome.seconds["clips"], 2)
             log.info("%s: %d frames, %.1f frames/s", outcome.item.output, outcome.frames, rate)
@@ -72,12 +76,12 @@ class Tally:
         self.add(outcome)
 
     def tell(self, source: Path, note: str) -> None:
-        """Say something about an input that did not fail."""
+        """Record a warning about an input."""
         log.warning("warning: %s: %s", source, note)
         self.warnings.append({"input": str(source), "warning": note})
 
     def fail(self, source: Path, message: str, hint: str = "") -> None:
-        """Name an input that failed, at once and in the end."""
+        """Record and log a failed input."""
         log.error("failed: %s%s", message, f". {hint}" if hint else "")
         self.failed.append({"input": str(source), "error": message})
 
@@ -95,7 +99,7 @@ def matte_files(
     work: WorkOptions,
     output: options.Output,
 ) -> int:
-    """Find the files, do what is not done yet, and report.
+    """Process all files that are not done yet, and report.
 
     Returns:
         The exit code.
@@ -104,7 +108,12 @@ def matte_files(
     from stylematte.folder import find, make_plan, matte_clips, matte_photos, without_auto_detail
 
     started = time.perf_counter()
-    found = find(inputs, out, requests.photo.kind, requests.clip_kind)
+    found = find(
+        inputs, out, requests.photo.kind, requests.clip_kind, ".preview" if requests.is_preview else ""
+    )
+    if requests.is_preview and found.photos and found.clips:
+        log.info("--preview: %d photo(s) left out", len(found.photos))
+        found = replace(found, photos=[])
     clip_request = _check(requests, found)
     if work.layout == "dataset":
         found = as_dataset(found, out)
@@ -117,25 +126,30 @@ def matte_files(
     tally = Tally(passed_over=found.passed_over)
     _tell_found(found, (photos, clips), tally)
     if work.dry_run:
-        _print_plan((photos, clips), {} if matter.detail is None else matter.detail.settings, output.as_json)
+        detail = {} if matter.detail is None else matter.detail.settings
+        costs: dict[Path, Estimate] = {}
+        if clip_request is not None and find_spec("av") is not None:
+            costs = _estimate(clips, clip_matter, clip_request, cores, work.batch_size, tally)
+        _print_plan((photos, clips), detail, costs, output.as_json)
         return tally.exit_code
 
     for plan in (photos, clips):
         plan.remove_leftovers()
     try:
-        outcomes = matte_photos(photos, matter, requests.photo, workers, work.batch_size)
-        with closing(outcomes):
-            for outcome in with_progress(outcomes, len(photos.todo), "photo", output.quiet):
-                tally.add(outcome)
-        if work.layout == "dataset":
-            place_photos(found.photos, out)
-        if clip_request is not None and find_spec("av") is not None:
-            watch = partial(with_frame_progress, quiet=output.quiet)
-            for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):
-                tally.add_clip(outcome)
-        else:  # the clips fail by name, the photos are done
-            for item, _ in clips.todo:
-                tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
+        with ending_as_interrupted():
+            outcomes = matte_photos(photos, matter, requests.photo, workers, work.batch_size)
+            with closing(outcomes):
+                for outcome in with_progress(outcomes, len(photos.todo), "photo", output.quiet):
+                    tally.add(outcome)
+            if work.layout == "dataset":
+                place_photos(found.photos, out)
+            if clip_request is not None and find_spec("av") is not None:
+                watch = partial(with_frame_progress, quiet=output.quiet)
+                for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):
+                    tally.add_clip(outcome)
+            else:  # without PyAV the clips fail, but the photos are done
+                for item, _ in clips.todo:
+                    tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
     except KeyboardInterrupt:
         tally.is_interrupted = True
     seconds = time.perf_counter() - started
@@ -150,13 +164,13 @@ def matte_files(
 
 
 def _check(requests: Requests, found: "Found") -> "ClipRequest | None":
-    """Refuse what does not go together before any work starts; gives what to make of the clips."""
+    """Reject invalid combinations before any work starts; returns the request for clips."""
     if not found.clips and requests.for_clips:
-        raise UsageError(f"{', '.join(requests.for_clips)}: for clips, and there are none among the inputs")
+        raise UsageError(f"{', '.join(requests.for_clips)}: for clips, but there are none among the inputs")
     if found.photos and requests.backdrop is not None:
         raise UsageError(
-            f"--background {requests.backdrop}: a clip can be behind clips alone",
-            "Do the photos in a run of their own",
+            f"--background {requests.backdrop}: a clip can only be the background of clips",
+            "Process the photos in a separate run",
         )
     if not found.clips:
         return None
@@ -169,7 +183,7 @@ def _tell_found(found: "Found", plans: "Sequence[Plan]", tally: Tally) -> None:
     for path, reason in found.problems:
         tally.fail(path, f"{path}: {reason}")
     for (title, hint), count in found.passed_over.items():
-        log.warning("passed over: %d file(s) of kind %s. %s", count, title, hint)
+        log.warning("skipped: %d file(s) of type %s. %s", count, title, hint)
     _tell_kept(plans)
 
 
@@ -184,9 +198,62 @@ def _how_it_ran(matter: "Matter", photos: "Plan", workers: int) -> dict[str, Any
     }
 
 
-def _print_plan(plans: "Sequence[Plan]", detail: dict[str, Any], as_json: bool) -> None:
+@contextmanager
+def ending_as_interrupted() -> Iterator[None]:
+    """Let what ends a process from outside end it as Ctrl-C does: nothing half written is left."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _estimate(
+    plan: "Plan",
+    matter: "Matter",
+    request: "ClipRequest",
+    workers: int,
+    batch_size: int | None,
+    tally: Tally,
+) -> "dict[Path, Estimate]":
+    """Estimate the clips that are to be done; those that cannot be are told of as if they had been tried."""
+    from stylematte.batch import Network
+    from stylematte.estimate import Estimator
+
+    estimator = Estimator(Network(matter, batch_size), request, workers)
+    costs = {}
+    for item, _ in plan.todo:
+        try:
+            costs[item.output] = estimator(item)
+        except InputError as error:
+            tally.fail(item.source, error.message, error.hint)
+    return costs
+
+
+def _told(cost: "Estimate") -> str:
+    """Say in a few words what a clip will cost."""
+    if cost.frames is None or cost.seconds is None or cost.bytes is None or cost.work_seconds is None:
+        return "  length not known"
+    size = f"{cost.bytes / 1e6:.3g} MB" if cost.bytes < 1e9 else f"{cost.bytes / 1e9:.3g} GB"
+    length, work = (str(timedelta(seconds=round(value))) for value in (cost.seconds, cost.work_seconds))
+    return f"  {cost.frames} frames, {length} long, about {size}, about {work} of work"
+
+
+def _print_plan(
+    plans: "Sequence[Plan]", detail: dict[str, Any], costs: "dict[Path, Estimate]", as_json: bool
+) -> None:
     lines = [
         {"input": str(item.source), "output": str(item.output), "state": state}
+        | (asdict(costs[item.output]) if item.output in costs else {})
         for plan in plans
         for item, state in zip(plan.items, plan.states, strict=True)
     ]
@@ -195,13 +262,14 @@ def _print_plan(plans: "Sequence[Plan]", detail: dict[str, Any], as_json: bool) 
         return
     if detail and plans[0].todo:
         most = "all" if detail["detail"] == "max" else f"at most {detail['detail']:g} megapixels"
-        log.info("detail: of each photo %s around hair and fur looked at again", most)
+        log.info("detail: %s of hair and fur in each photo will be refined", most)
     for line in lines:
-        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
+        cost = costs.get(Path(line["output"]))
+        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}{_told(cost) if cost else ''}")
 
 
 def _tell_kept(plans: "Sequence[Plan]") -> None:
-    """Files that the manifest does not know may be anybody's: they stay, and that is said."""
+    """Warn about kept files that are not in the manifest, since anybody may have made them."""
     kept = [
         str(item.output)
         for plan in plans
@@ -209,10 +277,10 @@ def _tell_kept(plans: "Sequence[Plan]") -> None:
         if state == "kept"
     ]
     if kept:
-        names = ", ".join(kept[:MOST_NAMES]) + (", ..." if len(kept) > MOST_NAMES else "")
+        names = ", ".join(kept[:MAX_NAMES]) + (", ..." if len(kept) > MAX_NAMES else "")
         log.warning(
-            "kept %d file(s) that no run of this folder's manifest made, or that were changed since "
-            "(--overwrite makes them anew): %s",
+            "kept %d existing file(s) that are not in this folder's manifest or were changed since "
+            "(--overwrite replaces them): %s",
             len(kept),
             names,
         )
@@ -221,11 +289,11 @@ def _tell_kept(plans: "Sequence[Plan]") -> None:
 def _tell_end(tally: Tally, states: "list[State]", seconds: float) -> None:
     parts = [f"{tally.done} done"]
     if before := states.count("done"):
-        parts.append(f"{before} finished before")
+        parts.append(f"{before} already done")
     if tally.failed:
         parts.append(f"{len(tally.failed)} failed")
     if passed_over := tally.passed_over.total():
-        parts.append(f"{passed_over} passed over")
+        parts.append(f"{passed_over} skipped")
     photos = tally.done - len(tally.clips)
     rate = f", {photos / seconds:.2f} photos/s" if photos and not tally.clips else ""
     log.info("%s%s in %.1f s%s", "interrupted: " * tally.is_interrupted, ", ".join(parts), seconds, rate)

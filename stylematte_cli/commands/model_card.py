@@ -1,20 +1,20 @@
-"""What `stylematte models show` says of a model, for people: a few lines, and the rest with --json."""
+"""Output of `stylematte models show`: a few lines; --json has the rest."""
 
 import json
 from collections.abc import Iterator
 from typing import Any
 
-WIDTH = 100  # of what has no natural end
+WIDTH = 100  # of values with unlimited length
 
 
 def card_lines(facts: dict[str, Any]) -> Iterator[str]:
-    """Lay out the facts of `stylematte models show --json` in one screen.
+    """Format the facts of `stylematte models show --json` for one screen.
 
     Args:
-        facts: Of one file.
+        facts: Facts of one file.
     """
     yield f"{facts['name']}: {facts['summary']}" if facts["summary"] else str(facts["name"])
-    verified = "agrees with the card" if facts["sha256_agrees_with_card"] else "no card states one"
+    verified = "matches the card" if facts["sha256_agrees_with_card"] else "not stated by a card"
     rows = {
         "kind": _kind(facts),
         "file": f"{facts['file']} ({megabytes(facts['bytes'])}, {facts['where']})",
@@ -25,15 +25,15 @@ def card_lines(facts: dict[str, Any]) -> Iterator[str]:
         **{key: _said(key, value) for key, value in facts["provenance"].items()},
     }
     if not facts["provenance"]:
-        rows["made from"] = "not stated"
-    rows["all of it"] = "the same command with --json"
+        rows["trained on"] = "not stated"
+    rows["more"] = "run the same command with --json"
     width = max(map(len, rows)) + 2
     for key, value in rows.items():
         yield f"  {key.replace('_', ' ').ljust(width)}{value}"
 
 
 def megabytes(count: int) -> str:
-    """A size for people."""
+    """Format a size in MB."""
     return f"{count / 1e6:.1f} MB"
 
 
@@ -47,33 +47,35 @@ def _kind(facts: dict[str, Any]) -> str:
 
 
 def _network(known: dict[str, Any]) -> dict[str, str]:
-    """Rows of a model's contract, or of what weights say of their network."""
+    """Return rows for a model's contract, or for the network that weights name."""
     rows = {}
     if preset := known.get("preset"):
         parts = [str(preset)]
         if known.get("working_size"):
-            parts.append(f"sees about {known['working_size']}² pixels, sides multiples of {known['stride']}")
+            parts.append(
+                f"input of about {known['working_size']}² pixels, sides multiples of {known['stride']}"
+            )
         if good := known.get("good_sizes"):
-            parts.append(f"good at sizes from {good[0]} to {good[1]}")
+            parts.append(f"trained for sizes from {good[0]} to {good[1]}")
         if sizes := known.get("working_sizes"):
-            parts.append("takes " + ", ".join(f"{height}x{width}" for height, width in sizes) + " alone")
+            parts.append("only takes " + ", ".join(f"{height}x{width}" for height, width in sizes))
         if known.get("changes"):
             parts.append(f"with {_short(known['changes'])}")
         rows["network"] = "; ".join(parts)
     elif config := known.get("config"):
         rows["network"] = f"{known['network']}: {_short(config)}"
     if known.get("refiner"):
-        rows["refiner"] = f"{known['refiner']}, which looks at hair and fur again"
+        rows["refiner"] = f"{known['refiner']}, for hair and fur"
     if found := known.get("parity"):
         rows["parity"] = (
             f"alpha differs from {found.get('reference', 'its weights')} by at most "
-            f"{found.get('max_difference', float('nan')):.1e}, over {found.get('pictures', 0)} pictures"
+            f"{found.get('max_difference', float('nan')):.1e}, over {found.get('pictures', 0)} images"
         )
     return rows
 
 
 def _said(key: str, value: Any) -> str:
-    """One entry of the provenance, which holds whatever its training wrote."""
+    """Format one entry of the provenance, whose content depends on the training."""
     if isinstance(value, dict) and value and all(_count(entry) is not None for entry in value.values()):
         return ", ".join(f"{name.replace('_', ' ')} {_count(entry):,}" for name, entry in value.items())
     if isinstance(value, list) and value and all(isinstance(s, dict) and "name" in s for s in value):
@@ -88,7 +90,7 @@ def _said(key: str, value: Any) -> str:
 
 
 def _count(entry: Any) -> int | None:
-    """Pictures of a data set, where the entry says so."""
+    """Return the number of images of a data set, if the entry has it."""
     found = entry.get("trained_on") if isinstance(entry, dict) else entry
     return found if isinstance(found, int) and not isinstance(found, bool) else None
 

@@ -1,4 +1,4 @@
-"""`stylematte models`: which weights are here, and what they say about themselves."""
+"""`stylematte models`: list and show weights."""
 
 import dataclasses
 import json
@@ -14,18 +14,18 @@ from stylematte_cli.commands.verbs import Verb
 if TYPE_CHECKING:
     from stylematte.weights import Weights
 
-app = typer.Typer(help="List the models that are here, show, import, remove or pack them.")
+app = typer.Typer(help="List, show, import, remove or pack models.")
 
 
 @app.callback(invoke_without_command=True)
 def models(context: typer.Context) -> int:
-    """List the models that are here, show, import, remove or pack them."""
+    """List, show, import, remove or pack models."""
     return list_models() if context.invoked_subcommand is None else 0
 
 
 @app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
-    """List models and training weights that are here: name, kind, size, licence, place, summary."""
+    """List the available models and training weights: name, kind, size, licence, location, summary."""
     from stylematte.files import cache_folder
     from stylematte.weights import list_weights
 
@@ -67,18 +67,18 @@ def list_models(as_json: Json = False) -> int:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    typer.echo(f"\nFiles <name>.onnx and <name>.safetensors in {cache_folder()} are listed here too.")
+    typer.echo(f"\nFiles <name>.onnx and <name>.safetensors in {cache_folder()} are listed too.")
     return 0
 
 
 @app.command("show", cls=Verb)
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or a file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name from the list, or a file.")],
     as_json: Json = False,
 ) -> int:
-    """Show a model's card and contract, and check the file against the card's SHA-256.
+    """Show a model's card and contract, and check the file's SHA-256 against the card.
 
-    Of weights for training: their card, or what the file says of itself.
+    For training weights, shows their card or the file's own metadata.
     """
     from stylematte.engines import open_engine
     from stylematte.files import sha256_of
@@ -91,7 +91,7 @@ def show(
     if weights.sha256 and weights.sha256 != found_sha256:
         raise InputError(
             f"{weights.path}: SHA-256 is {found_sha256}, its card says {weights.sha256}",
-            "The file is damaged or was exchanged: install stylematte again, or export the weights again",
+            "The file is damaged or was replaced: install stylematte again, or export the weights again",
         )
     contract: dict[str, Any] = {}
     metadata = {} if weights.is_model else read_metadata(weights.path)
@@ -99,7 +99,7 @@ def show(
     try:
         if weights.is_model:
             contract = dataclasses.asdict(open_engine(weights.path, device="cpu").contract)
-    except MissingError as error:  # the card is worth showing where no runtime is installed
+    except MissingError as error:  # show the card even if no runtime is installed
         missing = error
     own = _read(metadata.get("provenance", ""))
     licence = weights.licence or contract.get("licence", "")
@@ -133,7 +133,7 @@ def _kind(weights: "Weights") -> str:
 
 
 def _network_of(metadata: dict[str, str]) -> dict[str, Any]:
-    """What weights say of the network that they are of; {} where they are of no network of ours."""
+    """Return what weights state about their network; {} for networks of other projects."""
     if config := metadata.get("config"):
         return {"network": metadata.get("network", ""), "config": _read(config)}
     if preset := metadata.get("preset"):

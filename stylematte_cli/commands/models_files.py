@@ -1,4 +1,4 @@
-"""`stylematte models remove`, `pack` and `unpack`: the files of weights, as files."""
+"""`stylematte models remove`, `pack` and `unpack`: delete and move weights files."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +11,10 @@ from stylematte_cli.commands.options import Json, Overwrite, print_json
 
 
 def remove(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Of your own weights.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Name of your own weights.")],
     as_json: Json = False,
 ) -> None:
-    """Remove weights of your own: the file, its card, its refiner and engines built from it."""
+    """Remove your own weights: the file, its card, its refiner, and engines built from it."""
     from stylematte.weights import files_of
 
     files = [path for name in dict.fromkeys(names) for path in files_of(name)]
@@ -38,7 +38,7 @@ def pack(
     from stylematte.bundles import pack as pack_files
 
     if out.exists() and not overwrite:
-        raise UsageError(f"{out} is already there", "Give --overwrite, or another --out")
+        raise UsageError(f"{out} already exists", "Give --overwrite, or another --out")
     packed = pack_files(list(dict.fromkeys(names)), out)
     if as_json:
         print_json({"file": str(out), "bytes": out.stat().st_size, "packed": [str(path) for path in packed]})
@@ -48,11 +48,11 @@ def pack(
 
 
 def unpack(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle of `stylematte models pack`.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A bundle made by `stylematte models pack`.")],
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Put packed weights into the folder of your own, each checked against its hash."""
+    """Unpack weights to the folder of your own weights, and check their hashes."""
     from stylematte.bundles import unpack as unpack_files
     from stylematte.errors import InputError
 
@@ -65,4 +65,4 @@ def unpack(
     for path in placed:
         typer.echo(f"{path}: {megabytes(path.stat().st_size)}")
     if not placed:
-        typer.echo("all of it is here already")
+        typer.echo("everything is already unpacked")

@@ -1,4 +1,4 @@
-"""`stylematte models import`: networks of others, and released weights, become weights of ours."""
+"""`stylematte models import`: import third-party networks and released weights."""
 
 import logging
 import shlex
@@ -26,8 +26,8 @@ def import_file(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="A network as an .onnx file; or stylematte_pure.pth, stylematte_synth.pth, humans.pkl or "
-            "animals.pkl, as released.",
+            help="An .onnx file of a network; or one of the released files stylematte_pure.pth, "
+            "stylematte_synth.pth, humans.pkl and animals.pkl.",
         ),
     ],
     family: Annotated[
@@ -35,24 +35,23 @@ def import_file(
         typer.Option(
             "--as",
             metavar="FAMILY",
-            help=f"What an .onnx file is, where its architecture does not tell: {FAMILY_NAMES}.",
+            help=f"Family of the .onnx file, if it is not recognised by its architecture: {FAMILY_NAMES}.",
         ),
     ] = "",
-    name: Annotated[
-        str, typer.Option("--name", help="What to call it; the file's own name if not given.")
-    ] = "",
-    licence: Annotated[
-        str, typer.Option("--licence", metavar="SPDX", help="Licence of the weights, as you know it.")
-    ] = "",
+    name: Annotated[str, typer.Option("--name", help="Name of the model (default: the file's name).")] = "",
+    licence: Annotated[str, typer.Option("--licence", metavar="SPDX", help="Licence of the weights.")] = "",
     output: Annotated[
-        str, typer.Option("--output", metavar="NAME", help="Output that is alpha; the first if not given.")
+        str,
+        typer.Option(
+            "--output", metavar="NAME", help="Name of the alpha output (default: the first output)."
+        ),
     ] = "",
     mean: Annotated[
         str | None,
-        typer.Option("--mean", metavar="R,G,B", help="Taken off the colours, which are in [0, 1]."),
+        typer.Option("--mean", metavar="R,G,B", help="Mean to subtract from RGB in [0, 1]."),
     ] = None,
     std: Annotated[
-        str | None, typer.Option("--std", metavar="R,G,B", help="What the colours are then divided by.")
+        str | None, typer.Option("--std", metavar="R,G,B", help="Standard deviation to divide by.")
     ] = None,
     size: Annotated[
         int | None,
@@ -61,31 +60,30 @@ def import_file(
             min=32,
             max=4096,
             metavar="PX",
-            help="Side that the network wants, where its file is free.",
+            help="Input side of the network, if its file does not fix it.",
         ),
     ] = None,
     fit: Annotated[
         Literal["stretch", "keep"] | None,
-        typer.Option("--fit", help="stretch: photos become squares; keep: they keep their shape."),
+        typer.Option("--fit", help="Stretch photos to squares, or keep their shape."),
     ] = None,
     activation: Annotated[
         Literal["none", "sigmoid", "minmax", "sigmoid+minmax"] | None,
-        typer.Option("--activation", help="What makes alpha of the output."),
+        typer.Option("--activation", help="Function that converts the output to alpha."),
     ] = None,
     overwrite: Overwrite = False,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Import a network of others, or StyleMatte's released weights.
+    """Import a third-party network, or StyleMatte's released weights.
 
-    An .onnx file that sees the photo alone (U²-Net, IS-Net, BiRefNet, RMBG, BEN2, MODNet, InSPyReNet ...)
-    becomes a model that every command takes: normalisation, resizing, the guided filter and alpha are put
-    around it, and the result is compared with the bare network. U²-Net and IS-Net are recognised. It is kept
-    as <name>.onnx with its card in the folder of your own weights.
+    An .onnx file of a network whose only input is the photo (U²-Net, IS-Net, BiRefNet, RMBG, BEN2, MODNet,
+    InSPyReNet ...) becomes a model for every command: the import adds normalisation, resizing, the guided
+    filter and alpha, and compares the result with the bare network. U²-Net and IS-Net are recognised
+    automatically. The model is stored as <name>.onnx with its card in the folder of your own weights.
 
-    Released checkpoints are read strictly and without running code from the file, and kept as
-    <name>.safetensors: `stylematte export` makes a model of a matting network, and `stylematte synth` draws
-    with a generator.
+    Released checkpoints are read strictly, without running code from the file, and stored as
+    <name>.safetensors, for `stylematte export` (matting networks) or `stylematte synth` (generators).
     """
     start_log(quiet=quiet or as_json)
     given = {
@@ -101,7 +99,7 @@ def import_file(
         raise InputError(f"{file}: no such file")
     if file.suffix.lower() != ".onnx":
         if asked := [option for option, value in given.items() if value]:
-            raise UsageError(f"{', '.join(asked)}: for .onnx files, and {file.name} is none")
+            raise UsageError(f"{', '.join(asked)}: only for .onnx files, which {file.name} is not")
         import_released(file, name, licence, overwrite, quiet)
         return
     from stylematte import __version__
@@ -134,17 +132,17 @@ def import_file(
 def _lines(target: Path, imported: "Imported") -> list[str]:
     proof, processing = imported.proof, imported.processing
     family = imported.family
-    how = "as told"
+    how = "described by the given options"
     if family is not None:
         how = f"{'recognised as' if imported.is_recognised else 'taken for'} {family.title}: {family.source}"
-    shape = "squeezed to" if processing.fit == "stretch" else "of about"
+    shape = "stretched to" if processing.fit == "stretch" else "resized to about"
     size = f"{processing.size}x{processing.size}"
-    differs = f"by at most {proof.max_difference:.1e}, in the mean by {proof.mean_difference:.1e}"
+    differs = f"by at most {proof.max_difference:.1e}, on average by {proof.mean_difference:.1e}"
     use = imported.provenance["commercial_use"]
     return [
         f"{target}: {megabytes(target.stat().st_size)}",
         how,
-        f"sees photos {shape} {size}; alpha differs from the bare network's {differs}, "
+        f"photos are {shape} {size}; alpha differs from the bare network's {differs}, "
         f"over {proof.images} photos",
         f"licence {imported.licence or 'not stated'}; commercial use: {use}",
         f"next: stylematte matte ./photos --out ./alphas --weights {shlex.quote(target.stem)}",
@@ -155,12 +153,12 @@ def _warn(imported: "Imported") -> None:
     family = imported.family
     if family is not None and not family.is_tried:
         log.warning(
-            "%s: written after its documentation, and not tried with a real file; look at the first mattes",
+            "%s: implemented from its documentation and not tested with a real file; check the first mattes",
             family.title,
         )
     if not imported.licence and family is not None:
         log.warning(
-            "no licence is stated; the authors state %s for theirs: if these are they, add --licence",
+            "no licence is stated; the authors' weights are licensed %s: add --licence if these are theirs",
             family.authors_licence,
         )
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, alone or in groups, and the log they ask for. Light to import."""
+"""Options that several commands share, and the log. This module must be quick to import."""
 
 import json
 import logging
@@ -14,24 +14,27 @@ if TYPE_CHECKING:
 
 Weights = Annotated[
     str,
-    typer.Option("--weights", metavar="NAME|FILE", help="Model: a name of `stylematte models`, or a file."),
+    typer.Option(
+        "--weights", metavar="NAME|FILE", help="Model: a name listed by `stylematte models`, or a file."
+    ),
 ]
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         metavar="auto|cpu|cuda[:i]",
-        help="Where the network runs; a device named is had or fails. OpenVINO: gpu, npu, too.",
+        help="Device of the network. A named device that is unavailable is an error. OpenVINO also accepts "
+        "gpu and npu.",
     ),
 ]
 ENGINES = "auto|onnx|openvino|tensorrt"
-Engine = Annotated[str, typer.Option("--engine", metavar=ENGINES, help="What runs the network.")]
+Engine = Annotated[str, typer.Option("--engine", metavar=ENGINES, help="Runtime of the network.")]
 EnginePrecision = Annotated[
     str,
     typer.Option(
         "--precision",
         metavar="auto|float32|bfloat16",
-        help="What OpenVINO computes in; auto is float32.",
+        help="Precision of OpenVINO; auto uses float32.",
     ),
 ]
 Policy = Annotated[
@@ -41,7 +44,7 @@ Policy = Annotated[
         envvar="STYLEMATTE_POLICY",
         metavar="any|commercial",
         show_envvar=True,
-        help="commercial: refuse weights whose licence does not clearly allow commercial use.",
+        help="With commercial, refuse weights whose licence does not clearly allow commercial use.",
     ),
 ]
 Size = Annotated[
@@ -51,7 +54,7 @@ Size = Annotated[
         min=32,
         max=4096,
         metavar="PX",
-        help="Side of the square with as many pixels as the network sees; the model's own if not given.",
+        help="Side of a square with as many pixels as the network's input (default: the model's).",
     ),
 ]
 Detail = Annotated[
@@ -59,33 +62,37 @@ Detail = Annotated[
     typer.Option(
         "--detail",
         metavar="auto|off|max|MP",
-        help="How much of hair and fur is looked at again at the photo's own size, in megapixels.",
+        help="How many megapixels of hair and fur to refine at full resolution.",
     ),
 ]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Make finished files anew.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but warnings and errors.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing results.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print only warnings and errors.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 Verbose = Annotated[
     int,
-    typer.Option("--verbose", "-v", count=True, show_default=False, metavar="", help="Say more on stderr."),
+    typer.Option("--verbose", "-v", count=True, show_default=False, metavar="", help="Print more on stderr."),
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="Folder for the results.")]
 
 Detector = Annotated[
     str,
     typer.Option(
-        "--detector", metavar="NAME|FILE|none", help="Scores a generator's pictures, see `stylematte fid`."
+        "--detector",
+        metavar="NAME|FILE|none",
+        help="Feature extractor for a generator's scores, see `stylematte fid`.",
     ),
 ]
 Count = Annotated[
     int,
-    typer.Option("--n", min=1, metavar="N", help="Generated pictures to keep; more than before go on."),
+    typer.Option(
+        "--n", min=1, metavar="N", help="Number of generated images to keep; a larger number adds images."
+    ),
 ]
 
 
 @dataclass(frozen=True)
 class Output:
-    """How a command speaks."""
+    """Output of a command."""
 
     quiet: Quiet = False
     as_json: Json = False
@@ -93,7 +100,7 @@ class Output:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model mattes, and how it runs."""
+    """The matting model and how to run it."""
 
     weights: Weights = "nano"
     engine: Engine = "auto"
@@ -104,7 +111,7 @@ class ModelOptions:
     detail: Detail = "auto"
 
     def open(self, lanes: int) -> "Matter":
-        """Open the model for as many threads as there are lanes."""
+        """Open the model for a number of threads (lanes)."""
         import stylematte
         from stylematte.licences import check_policy
 
@@ -123,7 +130,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Synthetic:
-    """Which generated pictures are kept: of synth and cycle."""
+    """Number, truncation and filter threshold of generated images, for synth and cycle."""
 
     count: Count = 100
     truncation: Annotated[
@@ -131,20 +138,23 @@ class Synthetic:
         typer.Option(
             "--truncation",
             metavar="T|LOW:HIGH",
-            help="How far from the mean picture, -1 to 1: less is safer and more alike. Of a range, each "
-            "picture has its own, and none within 0.1 of 0.",
+            help="Truncation ψ from -1 to 1; values near 0 give better but less varied images. With a range, "
+            "each image gets its own value, outside of -0.1 to 0.1.",
         ),
     ] = "0.7"
     threshold: Annotated[
         float | None,
         typer.Option(
-            "--threshold", min=0.0001, max=1, help="Of the filter: greatest mean difference of alpha; 0.05."
+            "--threshold",
+            min=0.0001,
+            max=1,
+            help="Largest mean alpha difference that the filter keeps (default: 0.05).",
         ),
     ] = None
 
 
 def start_log(verbose: int = 0, quiet: bool = False) -> None:
-    """Send the tool's log to stderr: warnings alone when quiet, decisions by default, everything with -v."""
+    """Send the log to stderr: only warnings if quiet, decisions by default, everything with -v."""
     log = logging.getLogger("stylematte")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(logging.Formatter("stylematte: %(message)s"))
@@ -154,5 +164,5 @@ def start_log(verbose: int = 0, quiet: bool = False) -> None:
 
 
 def print_json(value: dict[str, Any]) -> None:
-    """Print one JSON object on stdout, readable by people too."""
+    """Print one indented JSON object on stdout."""
     typer.echo(json.dumps(value, indent=2, ensure_ascii=False))

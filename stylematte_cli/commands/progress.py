@@ -1,4 +1,4 @@
-"""How far a run is, on stderr: a bar on a terminal, plain lines elsewhere."""
+"""Progress on stderr: a bar on a terminal, plain lines elsewhere."""
 
 import logging
 import sys
@@ -8,20 +8,20 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-QUIET_SECONDS = 2.0  # a short run needs no progress
+QUIET_SECONDS = 2.0  # short runs show no progress
 SECONDS_BETWEEN_LINES = 10.0
 
 log = logging.getLogger("stylematte")
 
 
 def with_progress(results: Iterable[T], total: int | None, unit: str, quiet: bool) -> Iterator[T]:
-    """Pass results on, and say how far we are when it takes more than a moment.
+    """Yield results, and show progress if it takes more than a moment.
 
     Args:
-        results: One for each piece of work.
-        total: How many there will be; None where that is not known.
-        unit: What one is called, `photo`.
-        quiet: Say nothing.
+        results: The results.
+        total: Number of results, or None if unknown.
+        unit: Name of a result, such as `photo`.
+        quiet: Show nothing.
     """
     if quiet:
         yield from results
@@ -43,16 +43,16 @@ def with_progress(results: Iterable[T], total: int | None, unit: str, quiet: boo
 def with_frame_progress(
     frames: Generator[tuple[int, int | None], None, T], name: str, quiet: bool, unit: str = "frame"
 ) -> T:
-    """Run a clip to its end, and say how far it is, how fast it goes and how long it will take.
+    """Process a clip to its end, and show progress, speed and remaining time.
 
     Args:
-        frames: Yields after each frame how many are done, and how many there are where that is known.
-        name: Of the clip.
-        quiet: Say nothing.
-        unit: What one is called.
+        frames: Yields after each frame the number of frames done and the total, if known.
+        name: Name of the clip.
+        quiet: Show nothing.
+        unit: Name of a unit.
 
     Returns:
-        What the generator returns.
+        The generator's return value.
     """
     bar = None
     if not quiet and sys.stderr.isatty():
@@ -83,7 +83,7 @@ def _pace(done: int, total: int | None, seconds: float, unit: str) -> str:
     rate = done / max(seconds, 1e-6)
     if total is None:
         return f"{done} {unit}s, {rate:.1f} {unit}s/s"
-    if not done:  # all that was made so far may have been thrown away
+    if not done:  # everything so far may have been rejected
         return f"0 of {total} {unit}s so far"
     left = max(0, total - done) / rate
     return f"{done} of {total} {unit}s, {rate:.1f} {unit}s/s, {int(left // 60)}:{int(left % 60):02} left"

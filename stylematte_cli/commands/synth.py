@@ -1,4 +1,4 @@
-"""`stylematte synth`: pictures with alpha, drawn from a generator."""
+"""`stylematte synth`: generate images with alpha."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -26,23 +26,23 @@ from stylematte_cli.commands.toolkit import require
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """What a generator draws, and as which files."""
+class GenerationOptions:
+    """What to generate, and in which format."""
 
     weights: Annotated[
         str,
-        typer.Option("--weights", metavar="NAME|FILE", help="The generator: a name, or a .safetensors file."),
+        typer.Option("--weights", metavar="NAME|FILE", help="Generator: a name or a .safetensors file."),
     ] = DEFAULT_GENERATOR
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")] = 0
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Pictures in one pass.")] = 8
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass.")] = 8
     form: Annotated[
         Literal["rgba", "pairs"],
-        typer.Option("--format", help="RGBA files, or RGB in image/ and alphas in alpha/."),
+        typer.Option("--format", help="Write RGBA files, or pairs in image/ and alpha/."),
     ] = "rgba"
     size: Annotated[
         int | None,
         typer.Option(
-            "--size", min=8, metavar="PX", help="Shrink to this side; the generator's own if not given."
+            "--size", min=8, metavar="PX", help="Downsample images to this side (default: the generator's)."
         ),
     ] = None
     jitter: Annotated[
@@ -50,20 +50,21 @@ class Drawing:
         typer.Option(
             "--jitter",
             metavar="SHIFT:DEG",
-            help="Vary the pose: shifted up to this share of the side, turned up to DEG degrees: 0.05:10.",
+            help="Shift images by up to this fraction of the side, and rotate them by up to DEG degrees: "
+            "0.05:10.",
         ),
     ] = ""
 
 
 @dataclass(frozen=True)
 class FilterOptions:
-    """What a matting network has to agree with."""
+    """Filter of the generated images."""
 
     use_filter: Annotated[
         bool,
         typer.Option(
             "--filter",
-            help="Keep only what the matting network agrees with; also for pictures already there.",
+            help="Keep only images whose alpha a matting network confirms; also applies to existing images.",
         ),
     ] = False
     matting: Annotated[
@@ -71,7 +72,7 @@ class FilterOptions:
     ] = "nano"
     backgrounds: Annotated[
         str,
-        typer.Option("--backgrounds", metavar="DIR|COLOUR", help="Behind the filter's composites."),
+        typer.Option("--backgrounds", metavar="DIR|COLOUR", help="Background of the filter's composites."),
     ] = "128,128,128"
 
 
@@ -80,12 +81,12 @@ def synth(
     out: Out = Path("synthetic"),
     *,
     synthetic: Synthetic,
-    drawing: Drawing,
+    generation: GenerationOptions,
     filtering: FilterOptions,
     preview: Annotated[
         Path | None,
         typer.Option(
-            "--preview", metavar="FILE", help="Write a sheet of the first pictures, on a chequered ground."
+            "--preview", metavar="FILE", help="Write a contact sheet of the first images over a checkerboard."
         ),
     ] = None,
     policy: Policy = "any",
@@ -94,17 +95,17 @@ def synth(
     output: Output,
     verbose: Verbose = 0,
 ) -> None:
-    """Draw pictures with alpha from a generator: training data for `stylematte train`.
+    """Generate images with alpha, as training data for `stylematte train`.
 
-    Picture number i depends on the weights, the seed and i alone, and the manifest has all that it takes to
-    draw it again. Near copies are refused, and the filter's rejects go to OUT/rejected; the manifest names
-    both, and others are drawn for them. The same command goes on with a run that was broken off, and with a
-    greater --n it adds.
+    Image number i depends only on the weights, the seed and i, and the manifest records everything needed to
+    generate it again. Near duplicates are rejected, and images rejected by the filter go to OUT/rejected. The
+    manifest lists both, and replacements are generated for them. The same command resumes an interrupted run;
+    with a larger --n it adds images.
     """
     start_log(verbose, output.quiet)
     if synthetic.threshold is not None and not filtering.use_filter:
-        raise UsageError("--threshold is the filter's", "Add --filter")
-    path = _find_generator(drawing.weights or DEFAULT_GENERATOR)
+        raise UsageError("--threshold needs --filter", "Add --filter")
+    path = _find_generator(generation.weights or DEFAULT_GENERATOR)
     check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     _check_preview(preview, out)
     require("torch", extra="train")
@@ -114,11 +115,11 @@ def synth(
     request = SynthesisRequest(
         out=out,
         weights=path,
-        plan=parse_plan(drawing.seed, synthetic.truncation, drawing.jitter),
+        plan=parse_plan(generation.seed, synthetic.truncation, generation.jitter),
         count=synthetic.count,
-        size_px=drawing.size,
-        form=drawing.form,
-        batch_size=drawing.batch_size,
+        size_px=generation.size,
+        form=generation.form,
+        batch_size=generation.batch_size,
         keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, filtering.backgrounds)
         if filtering.use_filter
         else None,
@@ -126,7 +127,7 @@ def synth(
         device=usable_device(device),
         overwrite=overwrite,
     )
-    report = synthesize(request, partial(with_frame_progress, quiet=output.quiet, unit="picture"))
+    report = synthesize(request, partial(with_frame_progress, quiet=output.quiet, unit="image"))
     if output.as_json:
         print_json(report)
     else:
@@ -140,7 +141,7 @@ def _find_generator(name_or_path: str) -> Path:
     except MissingError as error:
         if name_or_path != DEFAULT_GENERATOR:
             raise
-        message = f"weights {DEFAULT_GENERATOR!r}, the generator that draws if none is named, are not here"
+        message = f"weights {DEFAULT_GENERATOR!r}, the default generator, are missing"
         raise MissingError(message, WHERE_GENERATORS_COME_FROM) from error
 
 
@@ -148,8 +149,8 @@ def _check_preview(preview: Path | None, out: Path) -> None:
     if preview is None:
         return
     if preview.suffix.lower() not in (".png", ".jpg", ".webp"):
-        raise UsageError(f"--preview {preview}: a file .png, .jpg or .webp")
+        raise UsageError(f"--preview {preview}: give a .png, .jpg or .webp file")
     if out.resolve() in preview.resolve().parents:
         raise UsageError(
-            f"--preview {preview} lies in --out, and would be taken for training data", "Choose another place"
+            f"--preview {preview} is inside --out and would be used as training data", "Choose another folder"
         )

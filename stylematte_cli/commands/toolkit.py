@@ -1,4 +1,4 @@
-"""What commands need before they import a toolkit: its folder on the path, and its packages."""
+"""Preparations for importing a toolkit: its folder on the path, and its packages."""
 
 import os
 import sys
@@ -8,21 +8,23 @@ from pathlib import Path
 from stylematte.errors import EngineError, MissingError
 
 TOOLKITS = ("models", "export", "training")
-BUNDLED = Path(__file__).parents[1] / "_toolkit"  # where they lie in an installed wheel; a checkout has none
+BUNDLED = (
+    Path(__file__).parents[1] / "_toolkit"
+)  # location in an installed wheel; a checkout does not have it
 ROOT = BUNDLED if BUNDLED.is_dir() else Path(__file__).parents[2]
 
 
 def enable() -> None:
-    """Let this process import the toolkits of an installed wheel; they go before packages called the same."""
+    """Make the toolkits of an installed wheel importable, before other packages of the same names."""
     if ROOT == BUNDLED and str(BUNDLED) not in sys.path:
         sys.path.insert(0, str(BUNDLED))
 
 
 def require(*packages: str, extra: str) -> None:
-    """Make sure that packages are installed, and that the toolkits are ours.
+    """Check that packages are installed, and that the toolkits are this project's.
 
     Raises:
-        MissingError: One is not; the hint is the line that installs it.
+        MissingError: A package is missing; the hint is the command to install it.
         EngineError: This process has imported another package with the name of a toolkit.
     """
     for name in TOOLKITS:
@@ -37,9 +39,9 @@ def require(*packages: str, extra: str) -> None:
 
 
 def let_threads_sleep() -> None:
-    """Let OpenMP's threads sleep where they wait for each other; to be called before torch is imported.
+    """Let OpenMP threads sleep while they wait; call this before importing torch.
 
-    They spin otherwise, and beside other programs take from each other the time that they wait for: a step of
-    nano on two busy cores took four to nine times as long.
+    Otherwise they spin and slow each other down beside other programs: a training step of nano on two busy
+    cores took four to nine times as long.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

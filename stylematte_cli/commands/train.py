@@ -1,4 +1,4 @@
-"""`stylematte train`: data sets become weights, by a recipe that is named or that fits what is there."""
+"""`stylematte train`: train a network with a named recipe, or with one that fits the data."""
 
 import shlex
 from dataclasses import dataclass, replace
@@ -29,19 +29,20 @@ from stylematte_cli.commands.verbs import Verb, typed_line
 
 if TYPE_CHECKING:
     from training.config import Recipe
+    from training.run import TrainRequest
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 EVERY = 500  # steps between scores
 
 
 class TrainVerb(Verb):
-    """`train`; or `train gan`, with options of its own, where the recipe that is named trains a generator."""
+    """`train`, or `train gan` with its own options if the named recipe trains a generator."""
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
-        """Read the arguments, as those of the one verb or of the other."""
+        """Parse the arguments of either command."""
         gan = _gan_verb()
         if _names_generator(args, [*self.params, *gan.params]):
-            message = "is for recipes of matting networks, this one trains a generator"
+            message = "is for recipes of matting networks, but this one trains a generator"
             _refuse_options(args, gan, self, message)
             return gan.make_context(f"{info_name} gan", args, parent, **extra)
         _refuse_options(args, self, gan, "is for recipes that train a generator")
@@ -55,7 +56,7 @@ def _gan_verb() -> Any:
 
 
 def _names_generator(arguments: list[str], parameters: list[Any]) -> bool:
-    """Whether the recipe on the line trains a generator; what cannot be read is for the run to refuse."""
+    """Tell whether the named recipe trains a generator; unreadable recipes are reported by the run."""
     require(extra="train")
     from training.recipe_files import RecipeError, trains_generator
 
@@ -74,27 +75,28 @@ def _names_generator(arguments: list[str], parameters: list[Any]) -> bool:
 
 def _refuse_options(arguments: list[str], own: Any, other: Any, message: str) -> None:
     known = {name for parameter in own.params for name in parameter.opts}
-    strange = {name: p.opts[0] for p in other.params for name in p.opts if name not in known}
+    unknown = {name: p.opts[0] for p in other.params for name in p.opts if name not in known}
     for word in arguments:
-        if option := strange.get(word.partition("=")[0]):
-            raise UsageError(f"{option} {message}", f"Leave out {option}")
+        if option := unknown.get(word.partition("=")[0]):
+            raise UsageError(f"{option} {message}", f"Omit {option}")
 
 
 @dataclass(frozen=True)
 class MattingOptions:
-    """What is asked of a matting network alone."""
+    """Options for matting networks only."""
 
     image: Annotated[
-        Path | None, typer.Option("--image", metavar="DIR", help="Photos of your own, in place of --data.")
+        Path | None, typer.Option("--image", metavar="DIR", help="Your own photos, instead of --data.")
     ] = None
     mask: Annotated[
-        Path | None, typer.Option("--mask", metavar="DIR", help="Their masks, of the same names.")
+        Path | None, typer.Option("--mask", metavar="DIR", help="Masks of these photos, with the same names.")
     ] = None
     alpha: Annotated[
-        Path | None, typer.Option("--alpha", metavar="DIR", help="Their soft alphas, in place of --mask.")
+        Path | None,
+        typer.Option("--alpha", metavar="DIR", help="Soft alphas of these photos, instead of --mask."),
     ] = None
     stages: Annotated[
-        str, typer.Option("--stages", metavar="A,B", help="Only these stages of the recipe.")
+        str, typer.Option("--stages", metavar="A,B", help="Run only these stages of the recipe.")
     ] = ""
     init: Annotated[
         str,
@@ -102,7 +104,7 @@ class MattingOptions:
             "--init",
             "--weights",
             metavar="NAME|FILE|none",
-            help="Trained weights to begin with; the recipe's own if not given.",
+            help="Trained weights to start from (default: the recipe's).",
         ),
     ] = ""
     teacher: Annotated[
@@ -110,27 +112,28 @@ class MattingOptions:
         typer.Option(
             "--teacher",
             metavar="NAME|FILE",
-            help="Trained weights, or a model, that label what has no label. Models may be several: give it "
-            "again; where they differ, a label counts less.",
+            help="Trained weights or model that labels unlabelled photos. May be repeated: where models "
+            "differ, a label has less weight.",
         ),
     ] = None
     student: Annotated[
-        str, typer.Option("--student", metavar="NAME", help="Network to train, in place of the recipe's.")
+        str, typer.Option("--student", metavar="NAME", help="Network to train, instead of the recipe's.")
     ] = ""
     check_data: Annotated[
-        bool, typer.Option("--check-data", help="Look through the data sets for what is wrong, and stop.")
+        bool, typer.Option("--check-data", help="Check the data sets for problems, and stop.")
     ] = False
     full_check: Annotated[
         bool,
         typer.Option(
             "--full-check",
-            help="The same, but decode every file and look for near copies of scored photos among the "
-            "trained ones, and stop.",
+            help="Like --check-data, but decode every file and search for near duplicates of scored photos.",
         ),
     ] = False
     precision: Annotated[
         str,
-        typer.Option("--precision", metavar="fp32|bf16|fp16", help="Of the network; fp16 on GPUs."),
+        typer.Option(
+            "--precision", metavar="fp32|bf16|fp16", help="Precision of the network; fp16 needs a GPU."
+        ),
     ] = "fp32"
 
 
@@ -141,7 +144,7 @@ def train(
         str,
         typer.Argument(
             metavar="[RECIPE]",
-            help="A recipe of the package, or a .toml file; if not given, the one that fits the data.",
+            help="A bundled recipe or a .toml file (default: the recipe that fits the data).",
         ),
     ] = "",
     *,
@@ -150,19 +153,19 @@ def train(
     loop: LoopOptions,
     output: Output,
 ) -> None:
-    """Train a network, by a recipe that is named or by the one that fits the data.
+    """Train a network with a named recipe, or with the one that fits the data.
 
-    Looks into ./data, says what is there, which recipe fits, how long it will take and what it will write,
-    and trains into ./runs/RECIPE. Photos of your own: --image DIR --mask DIR, or folders
-    ./data/NAME/image and ./data/NAME/mask, fine-tune the model that ships.
+    Reports the data sets in ./data, the recipe that fits them, the expected time and disk space, and trains
+    into ./runs/RECIPE. To fine-tune the bundled model on your own photos, use --image DIR --mask DIR, or put
+    them in ./data/NAME/image and ./data/NAME/mask.
 
-    The run folder gets the weights (best.safetensors, last.safetensors), config.json, log.csv, TensorBoard
-    files and preview pictures. Stop it at any time, even with kill -9: the same command goes on where the
-    last saved state was. Start it with accelerate launch or torchrun for several processes; a recipe's
-    batch_size is that of all of them together.
+    The run folder contains the weights (best.safetensors, last.safetensors), config.json, log.csv,
+    TensorBoard files and preview images. You can stop a run at any time, even with kill -9: the same command
+    resumes from the last saved state. Use accelerate launch or torchrun for several processes; a recipe's
+    batch_size is for all of them together.
 
-    Recipes gan/... train a generator of RGBA pictures from photos and their mattes, and have options of their
-    own: stylematte train gan --help.
+    Recipes gan/... train a generator of RGBA images from photos and their mattes, with different options: see
+    stylematte train gan --help.
     """
     let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
@@ -197,23 +200,38 @@ def train(
     folder = run.folder(recipe)
     run.check_resume(folder)
     _check_usage(matting, device, loop.backbone_weights)
+    request = _read_request(chosen, root, folder, run, matting, loop, output)
+    facts = train_matting(recipe, choice, request, run.dry_run)
+    if output.as_json and is_first_process():
+        print_json(facts)
+
+
+def _read_request(
+    recipe: "Recipe",
+    root: Path,
+    folder: Path,
+    run: RunOfRecipe,
+    matting: MattingOptions,
+    loop: LoopOptions,
+    output: Output,
+) -> "TrainRequest":
     from training.loop import RunOptions
     from training.run import TrainRequest
 
-    weights = _init_of(chosen, matting, loop.backbone_weights)
+    weights = _init_of(recipe, matting, loop.backbone_weights)
     teachers = matting.teacher or []
     check_allowed(run.policy, weights, *teachers)
     mattes = loop.mattes or folder / "mattes"
     teacher, models = teachers_of(teachers)
     if models and not run.dry_run:
-        chosen = label_first(chosen, root, models, mattes, loop.device, say, output.quiet)
-    request = TrainRequest(
-        chosen,
+        recipe = label_first(recipe, root, models, mattes, loop.device, speaker(output), output.quiet)
+    return TrainRequest(
+        recipe,
         root,
         RunOptions(
             out=folder,
             mattes=mattes,
-            device=device,
+            device=loop.torch_device,
             precision=matting.precision,
             accumulate=run.accumulate,
             workers=loop.workers,
@@ -223,15 +241,12 @@ def train(
         teacher=teacher,
         backbone=loop.backbone_weights,
         quiet=output.quiet,
-        say=say,
+        say=speaker(output),
     )
-    facts = train_matting(recipe, choice, request, run.dry_run)
-    if output.as_json and is_first_process():
-        print_json(facts)
 
 
 def _train_generator(context: typer.Context, recipe: str) -> None:
-    """Go on as `train RECIPE` with what was typed, which named none."""
+    """Continue as `train RECIPE` with the typed options."""
     typed = shlex.split(typed_line(context))[len(context.command_path.split()) :]
     command: Any = context.command
     with command.make_context(context.info_name, [recipe, *typed], context.parent) as inner:
@@ -239,17 +254,19 @@ def _train_generator(context: typer.Context, recipe: str) -> None:
 
 
 def _check_own(matting: MattingOptions, data: Path | None) -> bool:
-    """Whether folders of one's own are named; refuses halves of a pair."""
+    """Tell whether own folders are given; rejects incomplete pairs."""
     image, labels = matting.image, [path for path in (matting.mask, matting.alpha) if path is not None]
     if image is None and not labels:
         return False
     if image is None or len(labels) != 1:
-        raise UsageError("--image goes with --mask or with --alpha", "Give two folders: photos, and labels")
+        raise UsageError("--image needs --mask or --alpha", "Give two folders: photos and labels")
     if data is not None:
-        raise UsageError("--image and --data exclude each other", "Give the one or the other")
+        raise UsageError("--image and --data exclude each other", "Give only one of them")
     for path in (image, *labels):
         if not path.is_dir():
-            raise InputError(f"{path}: no such folder", "--image and --mask are folders of files named alike")
+            raise InputError(
+                f"{path}: no such folder", "--image and --mask are folders of files with the same names"
+            )
     return True
 
 
@@ -259,7 +276,7 @@ def _explain_choice(choice: Choice, root: Path) -> list[str]:
 
 
 def _choose(name: str, overrides: list[str], matting: MattingOptions) -> "Recipe":
-    """The recipe with the values, the stages and the network that were asked for."""
+    """Return the recipe with the requested values, stages and network."""
     from models.presets import OFFERED, PRESETS
     from training.config import check_priors, load_recipe, select_stages
 
@@ -270,21 +287,21 @@ def _choose(name: str, overrides: list[str], matting: MattingOptions) -> "Recipe
         return recipe
     if student not in PRESETS:
         names = ", ".join(OFFERED)
-        raise UsageError(f"--student {student} is no network", f"There are {names}")
+        raise UsageError(f"--student {student} is not a network", f"Choose from {names}")
     recipe = replace(recipe, preset=student, network={})
     check_priors(recipe, "--student")
     return recipe
 
 
 def _with_data(name: str, recipe: "Recipe", data: Path, matting: MattingOptions) -> tuple[Path, "Recipe"]:
-    """The data root, and the recipe with the sets that it leaves open."""
+    """Return the data root, and the recipe with its open sets filled in."""
     from training.config import DataSet
     from training.data.found import find_sets, own_sets, with_sets
 
     if matting.image is not None:
         if not recipe.open_sets:
             raise UsageError(
-                f"--image: recipe {name} names its own data sets", f"Take {FINETUNE} or {SCRATCH}, or none"
+                f"--image: recipe {name} has its own data sets", f"Use {FINETUNE}, {SCRATCH} or no recipe"
             )
         photos = matting.image.resolve()
         labels = (matting.mask or matting.alpha or matting.image).resolve()
@@ -300,7 +317,7 @@ def _with_data(name: str, recipe: "Recipe", data: Path, matting: MattingOptions)
     if not data.is_dir():
         raise InputError(
             f"{data}: no such folder",
-            f"--data is the folder that holds the data sets; `stylematte train {name} --list` names them",
+            f"--data is the folder of the data sets; `stylematte train {name} --list` lists them",
         )
     if recipe.open_sets:
         sets = own_sets(find_sets(data))
@@ -314,7 +331,7 @@ def _with_data(name: str, recipe: "Recipe", data: Path, matting: MattingOptions)
 
 
 def _init_of(recipe: "Recipe", matting: MattingOptions, backbone: str) -> str:
-    """Weights to begin with: those named, else the recipe's; other networks and encoders begin without."""
+    """Return the initial weights: those given, or the recipe's; none for other networks and encoders."""
     if matting.init:
         return "" if matting.init == "none" else matting.init
     return "" if matting.student or backbone else recipe.init
@@ -336,10 +353,12 @@ def _check_data(recipe: "Recipe", data: Path, full: bool, workers: int, output: 
 def _check_usage(matting: MattingOptions, device: str, backbone: str) -> None:
     precision = matting.precision
     if precision not in PRECISIONS:
-        raise UsageError(f"--precision {precision} is not known", ", ".join(PRECISIONS))
+        raise UsageError(f"--precision {precision} is unknown", f"Choose from {', '.join(PRECISIONS)}")
     if precision == "fp16" and device == "cpu":
         raise UsageError("--precision fp16 needs a GPU", "Use bf16 or fp32")
     if backbone not in ("", "hub", "none") and not Path(backbone).exists():
-        raise MissingError(f"--backbone-weights: {backbone} is not there", "Give a file, hub or none")
+        raise MissingError(f"--backbone-weights: {backbone} does not exist", "Give a file, hub or none")
     if matting.init not in ("", "none") and backbone not in ("", "none"):
-        raise UsageError("--init and --backbone-weights exclude each other", "The former have an encoder")
+        raise UsageError(
+            "--init and --backbone-weights exclude each other", "Trained weights include an encoder"
+        )

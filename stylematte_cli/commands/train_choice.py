@@ -1,4 +1,4 @@
-"""`stylematte train` without a recipe: looks at the data, and takes the recipe that fits."""
+"""`stylematte train` without a recipe: choose a recipe that fits the data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ if TYPE_CHECKING:
     from training.data.found import FoundSet
     from training.gan.config import ImageSet
 
-FINETUNE, SCRATCH = "finetune", "scratch"  # recipes that take any photos with masks
-_NEEDS_GPU, _NEEDS_NO_GPU = ("stylematte",), ("nano",)  # recipes of public sets, the better one first
+FINETUNE, SCRATCH = "finetune", "scratch"  # recipes for any photos with masks
+_NEEDS_GPU, _NEEDS_NO_GPU = ("stylematte",), ("nano",)  # recipes for public sets, best first
 _GENERATORS = ("gan/faces-256", "gan/animals-512")
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A recipe, and why it is this one.
+    """A recipe, and the reason for choosing it.
 
     Attributes:
-        recipe: Its name.
-        why: One sentence.
-        found: What lies below the data root.
+        recipe: Name of the recipe.
+        why: The reason, in one sentence.
+        found: Data sets below the data root.
         others: A line for each other recipe that fits.
     """
 
@@ -35,50 +35,54 @@ class Choice:
 
 
 def choose_recipe(root: Path, has_gpu: bool, from_backbone: bool) -> Choice:
-    """Look at the data, and choose.
+    """Choose a recipe for the data.
 
     Args:
-        root: The data root; may be missing.
-        has_gpu: Whether the run will have a GPU; the large network is hopeless without.
-        from_backbone: Encoder weights were named: with photos of one's own, nothing else is begun with.
+        root: The data root, which may not exist.
+        has_gpu: Whether a GPU is available; the large network needs one.
+        from_backbone: Encoder weights were given, so own photos are trained from them, not from full weights.
 
     Raises:
-        InputError: Nothing fits; the message says what each recipe lacks, and where that is had.
+        InputError: No recipe fits; the message lists what each recipe needs, and where to get it.
     """
     from training.data.found import find_sets
 
     found = find_sets(root)
     labelled = [one.folder for one in found if one.kind in ("photos", "mattes")]
     own = SCRATCH if from_backbone else FINETUNE
-    reasons = {name: f"all that it needs is in {root}" for name in _NEEDS_NO_GPU if not missing(name, root)}
+    reasons = {
+        name: f"all of its data sets are in {root}" for name in _NEEDS_NO_GPU if not missing(name, root)
+    }
     if labelled:
         named = "the photos" if labelled == ["."] else ", ".join(labelled)
-        reasons[own] = f"it takes any photos with masks or alphas: {named} in {root}"
-    large = {name: f"all that it needs is in {root}" for name in _NEEDS_GPU if not missing(name, root)}
+        reasons[own] = f"it accepts any photos with masks or alphas: {named} in {root}"
+    large = {name: f"all of its data sets are in {root}" for name in _NEEDS_GPU if not missing(name, root)}
     reasons = large | reasons if has_gpu else reasons
-    reasons |= {name: f"all that it needs is in {root}" for name in _GENERATORS if not missing(name, root)}
+    reasons |= {
+        name: f"all of its data sets are in {root}" for name in _GENERATORS if not missing(name, root)
+    }
     if not reasons:
         raise InputError(
-            f"{root}: {'no data set that a recipe takes' if root.is_dir() else 'no such folder'}",
-            "One of these is needed",
+            f"{root}: {'no data set for any recipe' if root.is_dir() else 'no such folder'}",
+            "Provide one of these",
             list(_what_is_missing(root)),
         )
     recipe, *others = reasons
-    also = [f"{name} fits, too: stylematte train {name}" for name in others]
+    also = [f"{name} also fits: stylematte train {name}" for name in others]
     if not has_gpu:
-        also += [f"{name} fits, too, but takes a GPU: stylematte train {name}" for name in large]
+        also += [f"{name} also fits, but needs a GPU: stylematte train {name}" for name in large]
     return Choice(recipe, reasons[recipe], found, also)
 
 
 def missing(name: str, root: Path) -> "list[DataSet | ImageSet]":
-    """Sets that a recipe cannot do without and that are not below the data root."""
+    """Return the required sets of a recipe that do not exist below the data root."""
     from training.data.readers import has_set
 
     return [one for one in needed(name) if not has_set(root, one.folder, one.layout)]
 
 
 def needed(name: str) -> "list[DataSet | ImageSet]":
-    """Sets that a recipe cannot do without."""
+    """Return the required sets of a recipe."""
     from training.config import load_recipe
     from training.data.subjects import needed_sets
     from training.gan.config import load_gan_recipe
@@ -93,22 +97,22 @@ def needed(name: str) -> "list[DataSet | ImageSet]":
 
 
 def _what_is_missing(root: Path) -> Iterator[str]:
-    """For each recipe what it lacks and where that is had; the folders that only need another name first."""
+    """Yield the missing sets of each recipe and where to get them; misnamed folders come first."""
     from training.data.found import misnamed
 
     for name, known in misnamed(root).items():
-        yield f"{root / name} looks like {known}: rename it"
+        yield f"{root / name} looks like {known}; rename it"
     yield (
         f"{FINETUNE}: photos in {root / 'NAME' / 'image'} and masks in {root / 'NAME' / 'mask'}, "
         "or --image DIR --mask DIR"
     )
     for name in (*_NEEDS_GPU, *_NEEDS_NO_GPU, *_GENERATORS):
         lacking = [one.folder for one in missing(name, root)]
-        yield f"{name}: {', '.join(lacking)} ({where_had(name)})"
+        yield f"{name}: {', '.join(lacking)} ({where_to_get(name)})"
 
 
-def where_had(name: str) -> str:
-    """Where the sets of a recipe are had."""
+def where_to_get(name: str) -> str:
+    """Return where to get the sets of a recipe."""
     from training.data.found import SOURCES
 
     places = {SOURCES[one.folder]: None for one in needed(name) if one.folder in SOURCES}

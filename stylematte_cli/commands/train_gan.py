@@ -1,4 +1,4 @@
-"""`stylematte train gan`: photos and their mattes become a generator of RGBA pictures."""
+"""`stylematte train gan`: train a generator of RGBA images from photos and their mattes."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class GeneratorOptions:
-    """What is asked of a generator alone."""
+    """Options for generators only."""
 
     teacher: Annotated[
         str,
         typer.Option(
             "--teacher",
             metavar="NAME|FILE",
-            help="Model that mattes the photos that have no alpha; nano if not given.",
+            help="Model that mattes photos without an alpha (default: nano).",
         ),
     ] = ""
     detector: Detector = ""
@@ -45,7 +45,7 @@ class GeneratorOptions:
             "--stop-after",
             metavar="SECONDS",
             min=0,
-            help="End the run with a snapshot after so long; the same command goes on.",
+            help="Stop with a snapshot after this time; the same command resumes the run.",
         ),
     ] = None
 
@@ -53,17 +53,17 @@ class GeneratorOptions:
 @with_groups
 def train_gan(
     recipe: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="A recipe gan/... of the package, or a .toml file.")
+        str, typer.Argument(metavar="RECIPE", help="A bundled recipe gan/..., or a .toml file.")
     ],
     run: RunOfRecipe,
     generator: GeneratorOptions,
     loop: LoopOptions,
     output: Output,
 ) -> None:
-    """Train a generator of RGBA pictures from photos and their mattes.
+    """Train a generator of RGBA images from photos and their mattes.
 
-    Photos without an alpha are matted first, by nano or by the model named as --teacher. Goes on with the run
-    in --out, if there is one, and writes best.safetensors, last.safetensors, sheets of pictures and scores.
+    Photos without an alpha are matted first, with nano or the model given as --teacher. An existing run in
+    --out is resumed. Writes best.safetensors, last.safetensors, sample grids and scores.
     """
     let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
@@ -105,13 +105,13 @@ def train_gan(
 
 
 def _train(name: str, request: "GanRequest", run: RunOfRecipe) -> dict[str, Any]:
-    """Say what a recipe would do, or run it; facts for --json."""
+    """Describe a recipe's run, or run it; returns facts for --json."""
     from training.gan.data import list_samples, without_alpha
     from training.gan.run import run_gan
 
     recipe, out = request.recipe, request.options.out
     if not request.data.is_dir():
-        raise InputError(f"{request.data}: no such folder", "--data is a folder of pictures, or of data sets")
+        raise InputError(f"{request.data}: no such folder", "--data is a folder of images or of data sets")
     run.check_resume(out)
     samples = list_samples(recipe, request.data)
     lacking = len(without_alpha(samples, request.options.mattes))
@@ -128,7 +128,7 @@ def _train(name: str, request: "GanRequest", run: RunOfRecipe) -> dict[str, Any]
     if run.dry_run:
         for line in explain_generator(name, recipe):
             request.say(line)
-        request.say(f"  {len(samples)} pictures to train on, {lacking} of them to be matted first")
+        request.say(f"  {len(samples)} images to train on, of which {lacking} will be matted first")
         request.say(f"  {recipe.steps} steps, into {out}")
         return facts
     run_gan(request)

@@ -1,4 +1,4 @@
-"""`stylematte train` of a matting network: what a run will do, in words, and the run."""
+"""`stylematte train` of a matting network: description and execution of a run."""
 
 import dataclasses
 import os
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def train_matting(
     name: str, choice: "Choice | None", request: "TrainRequest", dry_run: bool
 ) -> dict[str, Any]:
-    """Say what a run will do, and do it unless it is a dry one.
+    """Describe a run, and execute it unless it is a dry run.
 
     Args:
-        name: Of the recipe.
-        choice: Why it is this recipe, where nobody named one.
+        name: Name of the recipe.
+        choice: Reason for the recipe, if the user named none.
         request: The run.
-        dry_run: Say what would be done.
+        dry_run: Only describe the run.
 
     Returns:
         Facts for --json.
@@ -33,13 +33,13 @@ def train_matting(
 
     options, say = request.options, request.say
     plan = make_plan(request.recipe, request.data)
-    goes_on = (options.out / "state.pt").exists()
+    resumes = (options.out / "state.pt").exists()
     facts = _facts(name, choice, request, plan)
     for line in explain_plan(name, plan):
         say(line)
-    say(f"  {'goes on with the run in' if goes_on else 'into'} {options.out}")
-    # Several processes would measure each other; what goes on has told before.
-    if not request.quiet and not goes_on and int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    say(f"  {'resumes the run in' if resumes else 'into'} {options.out}")
+    # Several processes would disturb each other's measurement; a resumed run has printed it before.
+    if not request.quiet and not resumes and int(os.environ.get("WORLD_SIZE", "1")) == 1:
         set_up_threads(options.device)
         estimate = estimate_run(plan.recipe, request.data, options)
         for line in explain_estimate(estimate, options.device):

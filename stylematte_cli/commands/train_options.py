@@ -1,4 +1,4 @@
-"""What verbs that train share: options, where they speak, and recipes that are listed or printed."""
+"""Shared by the commands that train: options, output, and listing and printing of recipes."""
 
 import os
 from collections.abc import Callable
@@ -21,7 +21,7 @@ DATA, RUNS = Path("data"), Path("runs")
 
 @dataclass(frozen=True)
 class LoopOptions:
-    """How networks are trained, whichever they are: of train, train gan and cycle."""
+    """Options of training loops: for train, train gan and cycle."""
 
     device: Device = "auto"
     backbone_weights: Annotated[
@@ -29,7 +29,7 @@ class LoopOptions:
         typer.Option(
             "--backbone-weights",
             metavar="hub|FILE|none",
-            help="Pretrained encoder; if not given, the hub's where the network has some there, else none.",
+            help="Pretrained encoder weights (default: hub if the network has any there, otherwise none).",
         ),
     ] = ""
     mattes: Annotated[
@@ -37,25 +37,25 @@ class LoopOptions:
         typer.Option(
             "--mattes",
             metavar="DIR",
-            help="Mattes solved from masks, shared by runs; OUT/mattes if not given.",
+            help="Folder for mattes solved from masks, which runs can share (default: OUT/mattes).",
         ),
     ] = None
-    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare pictures.")] = 2
+    workers: Annotated[int, typer.Option("--workers", min=0, help="Processes that prepare images.")] = 2
     every: Annotated[
         int | None,
         typer.Option(
             "--every",
             min=1,
-            help="Steps between scores, previews and saved states; 500 if not given, or the recipe's.",
+            help="Steps between scores, previews and saved states (default: 500, or the recipe's).",
         ),
     ] = None
 
     @property
     def torch_device(self) -> str:
-        """The device as torch calls it, looked for here.
+        """The torch device.
 
         Raises:
-            MissingError: There is none of that name.
+            MissingError: The device is not available.
         """
         from training.devices import usable_device
 
@@ -64,11 +64,11 @@ class LoopOptions:
 
 @dataclass(frozen=True)
 class RunOfRecipe:
-    """A recipe with its changes, the data it learns from, and the folder of the run."""
+    """A recipe with changes, its data, and the run folder."""
 
     data: Annotated[
         Path | None,
-        typer.Option("--data", metavar="DIR", help="Folder that holds the data sets; ./data if not given."),
+        typer.Option("--data", metavar="DIR", help="Folder of the data sets (default: ./data)."),
     ] = None
     out: Annotated[
         Path | None,
@@ -76,11 +76,11 @@ class RunOfRecipe:
             "--out",
             "-o",
             metavar="DIR",
-            help="Run folder; goes on with the run in it. ./runs/RECIPE if not given.",
+            help="Run folder; an existing run in it is resumed (default: ./runs/RECIPE).",
         ),
     ] = None
     list_recipes: Annotated[
-        bool, typer.Option("--list", help="Say what each recipe needs and gives, or one of them.")
+        bool, typer.Option("--list", help="Describe all recipes, or the named one, and stop.")
     ] = False
     print_recipe: Annotated[
         bool, typer.Option("--print", help="Print the recipe with every key, as TOML, and stop.")
@@ -90,15 +90,18 @@ class RunOfRecipe:
         typer.Option(
             "--set",
             metavar="KEY=VALUE",
-            help="Another value in the recipe: stages.matting.steps=100; may be given again.",
+            help="Override a value of the recipe, such as stages.matting.steps=100; may be repeated.",
         ),
     ] = None
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
     policy: Policy = "any"
     accumulate: Annotated[
-        int, typer.Option("--accumulate", min=1, help="Passes a step: so many times less memory.")
+        int,
+        typer.Option(
+            "--accumulate", min=1, help="Passes per step (gradient accumulation), which divides the memory."
+        ),
     ] = 1
-    resume: Annotated[bool, typer.Option("--resume", help="Insist that --out holds a run to go on with.")] = (
+    resume: Annotated[bool, typer.Option("--resume", help="Fail unless --out contains a run to resume.")] = (
         False
     )
 
@@ -113,33 +116,33 @@ class RunOfRecipe:
         return self.overrides or []
 
     def folder(self, recipe: str) -> Path:
-        """The run folder."""
+        """Return the run folder."""
         return self.out or RUNS / (Path(recipe).stem if recipe.endswith(".toml") else recipe)
 
     def check_resume(self, folder: Path) -> None:
-        """Refuse --resume where there is nothing to go on with.
+        """Reject --resume if there is no run.
 
         Raises:
-            InputError: The folder holds no run.
+            InputError: The folder contains no run.
         """
         if self.resume and not (folder / "state.pt").exists():
-            raise InputError(f"{folder} holds no run to go on with", "Give its folder, or leave out --resume")
+            raise InputError(f"{folder} contains no run to resume", "Give its folder, or omit --resume")
 
 
 def is_first_process() -> bool:
-    """Whether this process speaks for all that train together; accelerate and torchrun number them."""
+    """Tell whether this is the first of several training processes, which prints the output."""
     return os.environ.get("RANK", "0") == "0"
 
 
 def speaker(output: Output) -> Callable[[str], None]:
-    """Takes what there is to say: stdout, or stderr where stdout is for JSON."""
+    """Return a function that prints lines on stdout, or on stderr if stdout is for JSON."""
     if output.quiet or not is_first_process():
         return lambda line: None
     return lambda line: typer.echo(line, err=output.as_json)
 
 
 def list_recipes(name: str, overrides: list[str], as_json: bool) -> None:
-    """Say what each recipe needs and gives, or one of them."""
+    """Describe all recipes, or the named one."""
     if as_json:
         print_json(list_as_dict(name))
         return

@@ -1,4 +1,4 @@
-"""The classes behind the verbs: help that begins with an example, and the line that was typed."""
+"""Command classes: help that starts with an example, and access to the typed command line."""
 
 import shlex
 import textwrap
@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-# One line a command, by its path; every command has one.
+# One example per command, by its path.
 EXAMPLES = {
     "": "stylematte matte ./photos --out ./alphas",
     "matte": "stylematte matte ./photos --out ./alphas",
@@ -33,17 +33,17 @@ TYPED = "stylematte.typed"  # key of a context's `meta`
 
 
 def example_of(path: str) -> str:
-    """The example of a command, named by its path: "stylematte models show"."""
+    """Return the example of a command, given its path: "stylematte models show"."""
     return EXAMPLES[path.partition(" ")[2]]
 
 
 def typed_line(context: typer.Context) -> str:
-    """The command line that was typed, quoted for a shell."""
+    """Return the typed command line, quoted for a shell."""
     return str(context.meta[TYPED])
 
 
 class Verb(TyperCommand):
-    """A command whose help begins with its example."""
+    """A command whose help starts with its example."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
         """Write the help."""
@@ -51,19 +51,18 @@ class Verb(TyperCommand):
         super().format_help(ctx, formatter)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments, and remember them as they were typed."""
+        """Parse the arguments, and record them as typed."""
         ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
         return super().parse_args(ctx, args)
 
 
 class Verbs(TyperGroup):
-    """Commands, listed with one example each."""
+    """A group of commands, listed with one example each."""
 
     def get_help_option(self, ctx: Any) -> Any:
-        """The option --help, which is False where it is not given.
+        """Return the option --help, with the default False.
 
-        It is None as Typer makes it, which Typer then has pydantic read: a tenth of a second, for nothing,
-        before the help of any verb.
+        Typer's default is None, which it then passes to pydantic: that would take 0.1 s before any help.
         """
         option = super().get_help_option(ctx)
         if option is not None:
@@ -71,7 +70,7 @@ class Verbs(TyperGroup):
         return option
 
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; Ctrl-C is told of, where Typer would make a silent exit of it."""
+        """Run a command; report Ctrl-C, which Typer would turn into a silent exit."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:

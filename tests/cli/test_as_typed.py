@@ -144,7 +144,7 @@ def test_matte_photos(here):
 def test_train_where_there_is_no_data(here):
     code, _, lines = here.type(*TRAIN)
     assert code == 3
-    assert lines[0] == "stylematte: error: data: no such folder. One of these is needed"
+    assert lines[0] == "stylematte: error: data: no such folder. Provide one of these"
     assert len(lines) > 4
     assert here.names() == []
 
@@ -160,7 +160,7 @@ def test_train_on_photos_of_ones_own(here):
     assert lines[:2] == ["in data:", "  mine: 10 photos with masks, layout plain"]
     assert lines[2].startswith("recipe finetune: ")
     assert any(line.startswith("  a step takes about ") for line in lines)
-    assert any(line.startswith("  the run about ") for line in lines)
+    assert any(line.startswith("  the run takes about ") for line in lines)
     assert any(line.startswith("  writes about ") for line in lines)
     assert here.names() == ["data", "runs"]
     assert len(list((here.path / "runs" / "finetune" / "mattes").rglob("*.alpha.png"))) == 10

@@ -57,7 +57,7 @@ def test_measures_of_two_alphas():
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["nano", "photos"], 2, "1 model(s) named"),
+        (["nano", "photos"], 2, "1 model(s) given"),
         (["nano", "nano", "nowhere"], 3, "no such photo"),
         (["nano", "unknown", "."], 4, "unknown"),
     ],

@@ -64,7 +64,7 @@ def test_telemetry_is_off_unless_the_environment_has_it_on(assets, capsys, monke
 def test_the_report_for_people_says_the_same(assets, capsys):
     assert main(["doctor"]) == 0
     text = capsys.readouterr().out
-    assert "really got CPUExecutionProvider" in text
+    assert "uses CPUExecutionProvider" in text
     assert text.endswith("stylematte matte works here.\n")
 
 
@@ -179,7 +179,7 @@ def test_tensorrt_with_and_without_an_engine(assets, capsys, gpu, monkeypatch):
     gpu.gpus = 0
     finding = report(capsys)[1]["tensorrt"]
     assert finding["state"] == "warn"
-    assert "no GPU for it: no CUDA GPU can be used" in finding["detail"]
+    assert "no usable GPU: no CUDA GPU can be used" in finding["detail"]
 
 
 def test_an_engine_asked_for_by_name_and_not_there(assets, capsys, gpu):

@@ -92,7 +92,7 @@ def test_photos_in_the_place_of_alphas_are_named(tmp_path, alphas, capsys, rng):
     truth = write(tmp_path / "truth.png", alphas[1])
     photo = write(tmp_path / "photo.png", rng.integers(0, 256, (24, 31, 3), np.uint8))
     report = run_json(capsys, photo, truth)
-    said = "an image in colours, no alpha: its red channel is scored"
+    said = "a colour image, not an alpha; its red channel is scored"
     assert report["warnings"] == [f"{photo}: {said}"]
     assert main(["evaluate", str(truth), str(photo)]) == 0
     assert f"warning: {photo}: {said}" in capsys.readouterr().err
@@ -113,7 +113,9 @@ def test_masks_of_0_and_1_are_scored_as_what_they_mean(tmp_path, alphas, capsys,
     ones = write(tmp_path / "ones.png", mask)
     report = run_json(capsys, ones, whole)
     assert (report["mean"]["SAD"], report["mean"]["IoU"]) == (0.0, 1.0)
-    assert report["warnings"] == [f"{ones}: a mask of 0 and 1, scored as 0 and {np.iinfo(kind).max}"]
+    assert report["warnings"] == [
+        f"{ones}: a mask with values 0 and 1; it is scored as 0 and {np.iinfo(kind).max}"
+    ]
 
 
 def test_sixteen_bits_are_not_rounded_to_eight(tmp_path, capsys):
@@ -175,8 +177,8 @@ def test_files_without_a_partner_are_named(folders, capsys):
     assert report["without_prediction"] == ["a"]
     assert report["without_truth"] == ["extra"]
     assert report["images"] == 2
-    assert "1 in GT without a prediction, left out of the means: a" in captured.err
-    assert "1 in PRED without a ground truth, not scored: extra" in captured.err
+    assert "1 in GT have no prediction and are not part of the means: a" in captured.err
+    assert "1 in PRED have no ground truth and are not scored: extra" in captured.err
 
 
 def test_a_prediction_too_many_is_no_failure(folders, capsys):
@@ -250,7 +252,7 @@ def test_auto_trimap(tmp_path, alphas, capsys):
         expected(*alphas, trimap)
     )
     assert main(["evaluate", str(pred), str(gt), "--trimap", "auto:2"]) == 0
-    assert "shrunk by 2 px" in capsys.readouterr().out
+    assert "by 2 px" in capsys.readouterr().out
 
 
 def test_a_band_that_no_image_has_is_null_not_nan(tmp_path, capsys):
@@ -267,7 +269,7 @@ def test_a_band_that_no_image_has_is_null_not_nan(tmp_path, capsys):
     [
         (["pred", "gt/a.tiff"], 2, "one is a folder and one a file"),
         (["nowhere", "gt"], 3, "nowhere: no such file or folder"),
-        (["pred", "empty"], 3, "no two files have the same name"),
+        (["pred", "empty"], 3, "no files in these folders have the same name"),
         (["pred", "gt", "--trimap", "auto:wide"], 2, "auto:wide"),
         (["pred", "gt", "--trimap", "gt/a.tiff"], 2, "one file for two folders"),
         (["pred", "gt", "--trimap", "empty"], 3, "no trimap for a, sub/b, sub/c"),

@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_said(
     truth = write_clip(tmp_path / "truth.mkv", truths)
     short = write_clip(tmp_path / "short.mkv", predictions[:3])
     assert main(["evaluate", str(short), str(truth), "--quiet"]) == 3
-    assert "short.mkv: 3 frames, the other clip has more" in capsys.readouterr().err
+    assert "short.mkv: only 3 frames, but the other clip has more" in capsys.readouterr().err
     photo = save(tmp_path / "photo.png", predictions[0])
     assert main(["evaluate", str(photo), str(truth)]) == 2
     assert "one is a clip and one is not" in capsys.readouterr().err

@@ -249,7 +249,7 @@ def test_a_name_of_its_own_and_a_licence(weights, photos, tmp_path, capsys, trac
 @pytest.mark.parametrize("flags", [[], ["--json"], ["-q"]])
 def test_a_missing_licence_is_said(weights, photos, tmp_path, capsys, traced, flags):
     assert run(weights, tmp_path, "--photos", photos, *flags) == 0
-    words = f"{weights} says no licence, and so will the model; give one with --licence"
+    words = f"{weights} states no licence, so the model will state none; give one with --licence"
     assert words in capsys.readouterr().err
 
 

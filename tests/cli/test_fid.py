@@ -64,7 +64,7 @@ def test_report(folders, capsys):
     out, err = capsys.readouterr()
     assert out.startswith(f"FID  {report['fid']:.4f}")
     assert "detector means (3 features), mode rgb, 10 real and 10 generated" in out
-    assert "do not compare" in out
+    assert "only comparable with" in out
     assert "FID is too high" in err
 
 
@@ -118,7 +118,7 @@ def test_pairs_and_rejected_images(tmp_path, rng):
     key = sets[1].key(Means())
     save(tmp_path / "pairs/alpha/00.png", rgba[:4, :, 3])
     assert sets[1].key(Means()) != key
-    with pytest.raises(InputError, match="not of the size"):
+    with pytest.raises(InputError, match="its size differs from"):
         sets[1].read(sets[1].files[0])
 
 

@@ -29,9 +29,7 @@ def test_weights_and_card(home, tmp_path, capsys, name):
     assert "next: stylematte synth --weights humans " in capsys.readouterr().out
     card = json.loads((home / "humans.json").read_text())
     assert card["licence"] == "NVIDIA non-commercial"
-    assert card["summary"] == (
-        "StyleGAN3-T that draws images of 16 px with 4 channels; for `stylematte synth`."
-    )
+    assert card["summary"] == ("StyleGAN3-T for images of 16 px with 4 channels; for `stylematte synth`.")
     ours, provenance = load_generator(home / "humans.safetensors")
     assert provenance == card["provenance"]
     assert provenance["imported_from"] == name

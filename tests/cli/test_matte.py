@@ -191,7 +191,7 @@ def test_missing_out_background_and_weights(
     assert matte(photo) == 2
     assert "--out DIR is missing" in capsys.readouterr().err
     assert matte(photo, "--out", tmp_path / "out", "--background", tmp_path / "sky.jpg") == 3
-    assert "sky.jpg: no such picture" in capsys.readouterr().err
+    assert "sky.jpg: no such image" in capsys.readouterr().err
     assert main(["matte", str(photo), "--out", str(tmp_path / "out"), "--weights", "nonesuch"]) == 4
     assert "nonesuch" in capsys.readouterr().err
 

@@ -129,8 +129,8 @@ def test_a_folder_tells_what_it_passes_over(
     out, err = capfd.readouterr()
     expected = {"HEIC": 2, "camera raw file": 1, "Photoshop document": 1, "JPEG XL": 1}
     assert json.loads(out)["passed_over"] == expected
-    assert "2 file(s) of kind HEIC. pip install 'stylematte[heic]'" in err
-    assert "1 done, 5 passed over" in err
+    assert "2 file(s) of type HEIC. pip install 'stylematte[heic]'" in err
+    assert "1 done, 5 skipped" in err
 
 
 def test_an_animation_fails_by_name(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:
@@ -159,3 +159,46 @@ def test_light_survives_into_exr(tmp_path: Path, matte: Matte) -> None:
     assert read_image(tmp_path / "cutout" / "shot.exr").alpha[90, 10] < 1e-3
     assert matte(shot, "--out", tmp_path / "png", "--output", "composite", "--background", "#3cb44b") == 0
     assert load(tmp_path / "png" / "shot.png")[90, 10].tolist() == [0x3C, 0xB4, 0x4B]
+
+
+def test_layers_of_a_composite_make_it_up_again(tmp_path: Path, matte: Matte) -> None:
+    light = np.full((96, 128, 3), 0.18, np.float32)
+    rows, columns = red_region(96, 128)
+    light[rows, columns] = (4.0, -0.02, 0.0)
+    planes = {key: np.ascontiguousarray(light[:, :, index]) for index, key in enumerate("RGB")}
+    shot = tmp_path / "shot.exr"
+    OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(shot))
+    asked = ("--format", "exr", "--layers", "--exr-compression", "piz", "--background", "#3cb44b")
+    assert matte(shot, "--out", tmp_path / "out", *asked) == 0
+    part = OpenEXR.File(str(tmp_path / "out" / "shot.exr"), separate_channels=True).parts[0]
+    assert part.header["compression"] == OpenEXR.PIZ_COMPRESSION
+    found = {key: channel.pixels for key, channel in part.channels.items()}
+    for key in "RGB":
+        alpha = found["alpha.A"]
+        again = alpha * found[f"foreground.{key}"] + (1 - alpha) * found[f"background.{key}"]
+        np.testing.assert_allclose(again, found[key], atol=1e-5)
+    assert found["background.G"][0, 0] == pytest.approx(((0xB4 / 255 + 0.055) / 1.055) ** 2.4, abs=1e-5)
+
+    assert matte(shot, "--out", tmp_path / "b", "--format", "exr", "--output", "cutout", "--layers") == 0
+    part = OpenEXR.File(str(tmp_path / "b" / "shot.exr"), separate_channels=True).parts[0]
+    assert sorted(part.channels) == sorted(
+        ["R", "G", "B", "A", "alpha.A", "foreground.R", "foreground.G", "foreground.B"]
+    )
+    assert matte(shot, "--out", tmp_path / "c", "--layers") == 2
+
+
+def test_exr_frames_keep_their_light_layers_and_numbers(tmp_path: Path, matte: Matte) -> None:
+    light = np.full((48, 64, 3), 0.18, np.float32)
+    rows, columns = red_region(48, 64)
+    light[rows, columns] = (4.0, -0.02, 0.0)
+    planes = {key: np.ascontiguousarray(light[:, :, index]) for index, key in enumerate("RGB")}
+    for number in (1001, 1002):
+        OpenEXR.File({"type": OpenEXR.scanlineimage}, planes).write(str(tmp_path / f"shot.{number}.exr"))
+    asked = ("--output", "cutout", "--format", "exr", "--layers", "--exr-compression", "dwaa")
+    assert matte(tmp_path / "shot.####.exr", "--out", tmp_path / "out", *asked) == 0
+    for number in (1001, 1002):
+        path = tmp_path / "out" / "shot" / f"shot.{number}.exr"
+        part = OpenEXR.File(str(path), separate_channels=True).parts[0]
+        assert part.header["compression"] == OpenEXR.DWAA_COMPRESSION
+        assert part.channels["foreground.R"].pixels[12, 25] == pytest.approx(4, rel=0.05)
+        assert "alpha.A" in part.channels

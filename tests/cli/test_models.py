@@ -79,7 +79,7 @@ def test_show_verifies_the_file_and_reads_card_and_contract(places, capsys):
     assert facts["contract"]["working_size"] == 128
     assert main(["models", "show", "nano"]) == 0
     text = capsys.readouterr().out
-    assert "(agrees with the card)" in text
+    assert "(matches the card)" in text
     assert "red-detector" in text
 
 
@@ -123,7 +123,7 @@ def test_the_model_that_ships_fits_a_screen(capsys):
     assert not [line for line in lines if "{" in line or "}" in line]
     assert row(lines, "licence") == "CC-BY-NC-4.0"
     assert row(lines, "network").startswith(
-        "nano; sees about 480² pixels, sides multiples of 32; good at sizes"
+        "nano; input of about 480² pixels, sides multiples of 32; trained for sizes"
     )
     assert row(lines, "data").startswith("people portrait 788, people street 816")
     assert row(lines, "parity").startswith("alpha differs from torch by at most ")
@@ -153,7 +153,7 @@ def test_weights_that_say_nothing(tmp_path, capsys):
     path = tmp_path / "plain.safetensors"
     write_tensors(path, {"a": torch.zeros(1)}, {})
     lines = shown(capsys, path)
-    assert row(lines, "made from") == "not stated"
+    assert row(lines, "trained on") == "not stated"
     path.write_bytes(b"nothing")
     assert main(["models", "show", str(path)]) == 3
     assert "plain.safetensors: not a readable safetensors file" in capsys.readouterr().err

@@ -53,7 +53,7 @@ def test_a_bundle_brings_weights_card_and_refiner_to_another_machine(home, tmp_p
     assert (there / "mine.onnx").read_bytes() == b"mine.onnx"
     capsys.readouterr()
     assert main(["models", "unpack", str(bundle)]) == 0
-    assert "here already" in capsys.readouterr().out
+    assert "already unpacked" in capsys.readouterr().out
     (there / "mine.onnx").write_bytes(b"another")
     assert main(["models", "unpack", str(bundle)]) == 3
     assert (there / "mine.onnx").read_bytes() == b"another"

@@ -420,7 +420,7 @@ def package(tmp_path, monkeypatch) -> Path:
 def test_without_a_generator_one_line_says_where_one_is_had(package, capsys):
     assert main(["synth", "--n", "10000", "--truncation", "0.7"]) == 4
     err = capsys.readouterr().err
-    assert "weights 'faces', the generator that draws if none is named, are not here" in err
+    assert "weights 'faces', the default generator, are missing" in err
     assert "`stylematte models import humans.pkl --name faces`" in err
     assert "`stylematte train gan`" in err
     assert err.count("\n") == 1

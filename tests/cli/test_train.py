@@ -91,7 +91,7 @@ def test_one_recipe_is_explained_in_full(capsys, recipe):
 def test_data_and_out_are_folders_here_if_not_given(capsys, data, recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     line = refused(capsys, recipe, code=3)
-    assert line.startswith("stylematte: error: data: no such folder. --data is the folder that holds")
+    assert line.startswith("stylematte: error: data: no such folder. --data is the folder of")
     (tmp_path / "data").symlink_to(data)
     assert run(recipe, "--dry-run") == 0
     assert f"  into {Path('runs/mine')}\n" in capsys.readouterr().out
@@ -121,7 +121,7 @@ fine = {{ l2 = 1.0 }}
     assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
     assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
     assert f"  {drawn.PEOPLE}: {trained} images to train on, {10 - trained} held out\n" in said
-    assert f"stage cut-outs left out: {half_gone / drawn.CUTOUTS} is not there" in said
+    assert f"stage cut-outs skipped: {half_gone / drawn.CUTOUTS} does not exist" in said
     assert not (tmp_path / "out").exists()
     line = refused(capsys, tmp_path / "mine.toml", *arguments, "--stages", "cut-outs", code=3)
     assert f"{drawn.CUTOUTS}: no such data set folder" in line  # asked for by name, so it must be there
@@ -174,14 +174,14 @@ def test_options_that_cannot_be_meant(capsys, recipe, data, tmp_path):
     assert "fp16 needs a GPU" in refused(capsys, *there, "--precision", "fp16", code=2)
     line = refused(capsys, *there, "--accumulate", 3, code=3)
     assert "batch_size 4 is not a multiple of 1 processes times 3" in line
-    assert "--student giant is no network" in refused(capsys, *there, "--student", "giant", code=2)
+    assert "--student giant is not a network" in refused(capsys, *there, "--student", "giant", code=2)
     assert "--stages: unknown stage 'x'; the recipe has seg" in refused(
         capsys, *there, "--stages", "x", code=3
     )
     assert "--device tpu" in refused(capsys, *there, "--device", "tpu", code=4)
     assert "--device cuda:99" in refused(capsys, *there, "--device", "cuda:99", code=4)
     line = refused(capsys, *there, "--backbone-weights", tmp_path / "none.safetensors", code=4)
-    assert "none.safetensors is not there" in line
+    assert "none.safetensors does not exist" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -265,7 +265,7 @@ def test_a_folder_of_another_run_is_refused(capsys, data, trained, tmp_path):
 
 def test_resume_insists_on_a_run(capsys, recipe, data, tmp_path):
     line = refused(capsys, recipe, "--data", data, "--out", tmp_path / "out", "--resume", code=3)
-    assert "holds no run to go on with" in line
+    assert "contains no run to resume" in line
     assert not (tmp_path / "out").exists()
 
 
@@ -282,7 +282,7 @@ def test_ctrl_c_and_the_same_command_again(capsys, recipe, data, trained, tmp_pa
     capsys.readouterr()
     assert run(*arguments, "--every", 5) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert f"  goes on with the run in {out}" in lines
+    assert f"  resumes the run in {out}" in lines
     assert "resuming at stage 1, step 6" in lines
     assert lines[-1].startswith(f"weights: {out / 'best.safetensors'}; next: stylematte export")
     assert (out / "last.safetensors").read_bytes() == (trained / "last.safetensors").read_bytes()

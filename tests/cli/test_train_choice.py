@@ -64,14 +64,14 @@ def chosen(capsys, *arguments) -> dict:
 def test_nothing_there_is_said_for_every_recipe(capsys, here):
     assert run() == 3
     first, *lines = capsys.readouterr().err.splitlines()
-    assert first == "stylematte: error: data: no such folder. One of these is needed"
+    assert first == "stylematte: error: data: no such folder. Provide one of these"
     assert "  stylematte: P3M-10k (https://github.com/JizhiziLi/P3M)" in lines
     assert any(line.startswith("  finetune: photos in data/NAME/image and masks in") for line in lines)
     assert any(line.startswith("  gan/faces-256: FFHQ (https://") for line in lines)
     (here / "data" / "P3M10K" / "train").mkdir(parents=True)
     assert run("--json") == 3
     error = json.loads(capsys.readouterr().out)["error"]
-    assert error["message"] == "data: no data set that a recipe takes"
+    assert error["message"] == "data: no data set for any recipe"
     assert error["details"][0] == "data/P3M10K looks like P3M-10k: rename it"
     assert sorted(p.name for p in here.iterdir()) == ["data"]
 
@@ -82,7 +82,7 @@ def test_people_with_alphas_train_the_large_network_where_there_is_a_gpu(here, h
     choice = train_module.choose_recipe(Path("data"), has_gpu, from_backbone=False)
     assert choice.recipe == wanted
     assert [str(one) for one in choice.found] == ["P3M-10k: 1 photos with alphas, layout p3m-10k"]
-    other = {True: "finetune fits, too", False: "stylematte fits, too, but takes a GPU"}[has_gpu]
+    other = {True: "finetune also fits", False: "stylematte also fits, but needs a GPU"}[has_gpu]
     assert other in choice.others[0]
 
 
@@ -178,11 +178,11 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--image", "photos"], 2, "--image goes with --mask or with --alpha"),
-        (["--mask", "photos"], 2, "--image goes with --mask or with --alpha"),
+        (["--image", "photos"], 2, "--image needs --mask or --alpha"),
+        (["--mask", "photos"], 2, "--image needs --mask or --alpha"),
         (["--image", "photos", "--mask", "photos", "--data", "photos"], 2, "exclude each other"),
         (["--image", "photos", "--mask", "gone"], 3, "gone: no such folder"),
-        (["nano", "--image", "photos", "--mask", "photos"], 2, "recipe nano names its own data sets"),
+        (["nano", "--image", "photos", "--mask", "photos"], 2, "recipe nano has its own data sets"),
         (["finetune", "--data", "photos"], 3, "photos: no photos with masks in it"),
         (["--print"], 2, "--print needs the name of a recipe"),
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),

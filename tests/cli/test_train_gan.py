@@ -64,7 +64,10 @@ def test_recipes_explain_themselves(capsys):
     assert run("gan", "--list") == 0
     said = capsys.readouterr().out
     assert "  network StyleGAN3-T, 256 px, 4 channels\n  10000 kimg in batches of 32" in said
-    assert "  judged by clip, too: photos against composites\n  augmentation: adaptive, target 0.6\n" in said
+    assert (
+        "  second discriminator on clip: photos against composites\n  augmentation: adaptive, target 0.6\n"
+        in said
+    )
     assert "    FFHQ: photos, layout ffhq" in said
 
 
@@ -87,7 +90,7 @@ def test_what_only_matting_understands_is_refused(capsys, recipe, given, named):
 def test_what_cannot_be_meant(capsys, recipe, photos, tmp_path):
     assert "no such folder" in refused(capsys, recipe, "--data", tmp_path / "none", code=3)
     there = (recipe, "--data", photos, "--out", tmp_path / "out")
-    assert "holds no run to go on with" in refused(capsys, *there, "--resume", code=3)
+    assert "contains no run to resume" in refused(capsys, *there, "--resume", code=3)
     assert "no backbone" in refused(capsys, *there, "--backbone-weights", "x.safetensors", code=2)
     assert "--detector is for recipes that train a generator" in refused(
         capsys, "nano", "--detector", "nano", code=2

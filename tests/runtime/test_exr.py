@@ -109,6 +109,50 @@ def test_windows_layers_and_what_is_no_image() -> None:
             decode_image(whole[: int(len(whole) * share)], "x")
 
 
+@pytest.mark.parametrize("compression", ["zip", "piz", "dwaa", "none"])
+def test_compressions_are_as_asked_for(compression: exr.Compression, rng: np.random.Generator) -> None:
+    light = np.clip(scene(rng), -1, 4)
+    data = exr.encode_exr(light, LINEAR, 1, False, {}, compression=compression)
+    part = OpenEXR.File(io.BytesIO(data)).parts[0]
+    found = {"zip": "ZIP", "piz": "PIZ", "dwaa": "DWAA", "none": "NO"}[compression]
+    assert part.header["compression"] == getattr(OpenEXR, f"{found}_COMPRESSION")
+    slack = 0.1 if compression == "dwaa" else 2**-9
+    assert np.abs(decode_image(data, "x").pixels - light).max() <= slack
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_layers_have_names_and_colours_become_light_in_each(dtype: type, rng: np.random.Generator) -> None:
+    is_light = dtype == np.float32
+    values = rng.uniform(0, 1, (7, 9, 10)).astype(np.float32)
+    pixels = values if is_light else (values * 65535 + 0.5).astype(np.uint16)
+    cutout, composite, alpha = pixels[:, :, :4], pixels[:, :, :3], pixels[:, :, 3]
+    foreground, behind = pixels[:, :, 4:7], pixels[:, :, 7:]
+    light = values if is_light else exr.to_linear(pixels / 65535, SRGB)
+    opacity = values[:, :, 3] if is_light else alpha / 65535
+
+    def channels(array: NDArray, premultiplied: bool) -> dict[str, NDArray]:
+        data = exr.encode_exr(array, SRGB, 1, premultiplied, {}, is_single=True)
+        part = OpenEXR.File(io.BytesIO(data), separate_channels=True).parts[0]
+        return {key: channel.pixels for key, channel in part.channels.items()}
+
+    found = channels(exr.with_layers(cutout, alpha, foreground, None), True)
+    expected = {"A": opacity, "alpha.A": opacity}
+    expected |= {key: light[:, :, index] * opacity for index, key in enumerate("RGB")}
+    expected |= {f"foreground.{key}": light[:, :, 4 + index] for index, key in enumerate("RGB")}
+    assert found.keys() == expected.keys()
+    for key, plane in expected.items():
+        np.testing.assert_allclose(found[key], plane, atol=1e-6, err_msg=key)
+
+    found = channels(exr.with_layers(composite, alpha, foreground, behind), False)
+    expected = {"alpha.A": opacity}
+    expected |= {key: light[:, :, index] for index, key in enumerate("RGB")}
+    expected |= {f"foreground.{key}": light[:, :, 4 + index] for index, key in enumerate("RGB")}
+    expected |= {f"background.{key}": light[:, :, 7 + index] for index, key in enumerate("RGB")}
+    assert found.keys() == expected.keys()
+    for key, plane in expected.items():
+        np.testing.assert_allclose(found[key], plane, atol=1e-6, err_msg=key)
+
+
 def test_the_network_sees_primaries_and_highlights_toned() -> None:
     """A white of 1 stays white where nothing is brighter, and brighter light stays apart from it."""
     aces = (0.713, 0.293, 0.165, 0.830, 0.128, 0.044, 0.32168, 0.33767)

@@ -59,6 +59,7 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "output_mtime_ns": 0,
         "output_sha256": "",
         "seconds": {"read": 0.5},
+        "notes": [],
         "error": "",
     }
 

@@ -65,17 +65,17 @@ def test_a_refiner_that_is_not_the_models_is_refused(
     ):
         open_refiner(model, contract, "cpu")
     refiner.unlink()
-    with pytest.raises(MissingError, match="is not there"):
+    with pytest.raises(MissingError, match="does not exist"):
         open_refiner(model, contract, "cpu")
-    with pytest.raises(MissingError, match="is not there"):
+    with pytest.raises(MissingError, match="does not exist"):
         stylematte.load(model, device="cpu", detail="max")
     assert stylematte.load(model, device="cpu", detail="off").detail is None
-    assert "is not there" not in caplog.text
+    assert "does not exist" not in caplog.text
     with caplog.at_level("DEBUG", "stylematte"):
         assert stylematte.load(model, device="cpu").detail is None
     (told,) = (record for record in caplog.records if "looked at again" in record.message)
     assert told.levelname == "DEBUG"  # nobody asked for detail: -v alone says it
-    assert "red_refiner.onnx: the refiner that red.onnx names is not there" in caplog.text
+    assert "red_refiner.onnx: the refiner that red.onnx names does not exist" in caplog.text
 
 
 def test_a_file_that_is_no_refiner_is_refused(tmp_path: Path) -> None:

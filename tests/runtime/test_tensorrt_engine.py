@@ -168,7 +168,7 @@ def test_of_several_engines_the_one_for_this_machine_is_taken(gpu, tmp_path) -> 
     other = here.with_name("red.00000000.engine")
     other.write_bytes(here.read_bytes())
     facts = json.loads(tensorrt.sidecar_path(here).read_text())
-    facts["built_for"] = HERE | {"gpu": "Another Card"}
+    facts["built_for"] = HERE | {"gpu": "Another GPU"}
     tensorrt.sidecar_path(other).write_text(json.dumps(facts))
     assert open_engine(tmp_path / "red.onnx", "tensorrt").name == "tensorrt"
     here.unlink()
@@ -180,7 +180,7 @@ def test_of_several_engines_the_one_for_this_machine_is_taken(gpu, tmp_path) -> 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("gpu", "Another Card", "gpu Another GPU, here Drawn GPU 9000"),
+        ("gpu", "Another GPU", "gpu Another GPU, here Drawn GPU 9000"),
         ("compute_capability", "8.9", "compute capability 8.9, here 9.0"),
         ("driver", "570.0", "driver 570.0, here 580.1"),
         ("tensorrt", "11.3.0.1", "tensorrt 11.3.0.1, here 11.4.0.106"),

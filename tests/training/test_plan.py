@@ -45,7 +45,7 @@ def test_an_optional_stage_is_left_out_with_the_sets_that_it_alone_reads(recipe,
     assert [stage.name for stage in plan.recipe.stages] == ["people"]
     assert [s.folder for s in plan.recipe.sets] == [drawn.PEOPLE]
     assert plan.recipe.stages[0].shares == {}
-    assert plan.skipped == (f"stage cut-outs left out: {root / gone} is not there",)
+    assert plan.skipped == (f"stage cut-outs skipped: {root / gone} does not exist",)
 
 
 def test_what_a_stage_needs_that_is_not_optional_is_an_error(recipe, root):
@@ -60,7 +60,7 @@ def test_what_a_stage_needs_that_is_not_optional_is_an_error(recipe, root):
 
 def test_nothing_left_to_run(recipe, root):
     shutil.rmtree(root / drawn.CUTOUTS)
-    with pytest.raises(DataError, match="nothing to run; stage cut-outs left out"):
+    with pytest.raises(DataError, match="nothing to run; stage cut-outs skipped"):
         make_plan(dataclasses.replace(recipe, stages=(SECOND,)), root)
 
 

@@ -7,7 +7,7 @@ import torch
 from stylematte.errors import InputError
 from tests.training.generators import Discs
 from training.synthesis.drawing import (
-    LEAST_TRUNCATION,
+    MIN_TRUNCATION,
     NEAR_LEVELS,
     CopyMonitor,
     Gallery,
@@ -40,7 +40,7 @@ def test_a_range_of_truncations_is_even_and_leaves_out_the_mean_image():
     drawn = np.array([SamplingPlan(0, (-0.5, 0.9)).draft(i, 1).truncation for i in range(4000)])
     assert drawn.min() >= -0.5
     assert drawn.max() <= 0.9
-    assert np.abs(drawn).min() >= LEAST_TRUNCATION
+    assert np.abs(drawn).min() >= MIN_TRUNCATION
     counts, _ = np.histogram(drawn, [-0.5, -0.3, -0.1, 0.1, 0.3, 0.5, 0.7, 0.9])
     np.testing.assert_allclose(counts / 4000, [1 / 6, 1 / 6, 0, 1 / 6, 1 / 6, 1 / 6, 1 / 6], atol=0.03)
     assert {SamplingPlan(0, (0.7, 0.7)).draft(i, 1).truncation for i in range(9)} == {0.7}

@@ -117,7 +117,7 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(recipe, root, tmp_path, wh
 def test_stopped_by_time_it_goes_on_to_the_same_bits(recipe, root, tmp_path, whole):
     lines = []
     run(recipe, root, tmp_path / "run", lines.append, stop_after_s=0)
-    assert lines[-1] == "stopped after 0 s; the same command goes on"
+    assert lines[-1] == "stopped after 0 s; the same command resumes"
     assert load_state(tmp_path / "run" / "state.pt")["step"] == 1
     run(recipe, root, tmp_path / "run")
     states = [load_state(folder / "state.pt")["players"] for folder in (whole[0], tmp_path / "run")]
