@@ -33,11 +33,12 @@ import cv2
 import numpy as np
 
 from stylematte.batch import Network, opencv_threads, render
-from stylematte.clips import in_order, matte_clip, open_sink, open_source
+from stylematte.clips import matte_clip, open_sink, open_source
 from stylematte.engines import open_engine
 from stylematte.engines.base import usable_cores
 from stylematte.matter import Matter
 from stylematte.media.paths import CLIP_FORMATS, Item
+from stylematte.queues import in_order
 from stylematte.requests import ClipRequest
 from stylematte.weights import resolve
 

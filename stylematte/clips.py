@@ -5,53 +5,59 @@ a time; what they give is put back in order. The caller's thread encodes. Every 
 so the slowest stage sets the pace and the others wait.
 """
 
-import threading
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+import logging
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
-from queue import Empty, Full, Queue
 from typing import Any, TypeVar
 
+import av
+import cv2
 import numpy as np
 
 from stylematte.batch import Network, opencv_threads, render
+from stylematte.errors import InputError, StyleMatteError
 from stylematte.imaging.stabilise import FrameState, Stabiliser, look_at
 from stylematte.matter import Matte
+from stylematte.media.animation import Animation, is_animation
 from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
+from stylematte.media.looped import stretched, with_backdrop
 from stylematte.media.paths import DEEP_CLIP_FORMATS, Item
 from stylematte.media.pattern import is_pattern
 from stylematte.media.video import Clip, ClipInfo, Frame
 from stylematte.media.video_writer import VideoWriter, recipe_for
+from stylematte.queues import ahead, in_order
 from stylematte.requests import ClipRequest
 
+log = logging.getLogger("stylematte")
+
 T = TypeVar("T")
-R = TypeVar("R")
 
 DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
 MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
 # Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
 _BYTES_A_PIXEL = 16
 _FRAMES_A_WORKER = 3  # one in its hands, one on each side of it
-_POLL_SECONDS = 0.1  # how soon a thread whose queue is full sees that nobody wants its work any more
 
 
-Source = Clip | PictureSequence
+Source = Clip | PictureSequence | Animation
 Sink = VideoWriter | SequenceWriter
 
 
 def open_source(path: Path, job: ClipRequest) -> Source:
-    """Open a clip, or a sequence named by a pattern.
+    """Open a clip, a sequence named by a pattern, or an animated picture.
 
     Raises:
-        InputError: As for `Clip` and `PictureSequence`.
+        InputError: As for `Clip`, `PictureSequence` and `Animation`.
     """
     if is_pattern(path):
-        return PictureSequence(path, job.rate, job.span)
-    return Clip(path, job.span, fine=job.output != "alpha")
+        return PictureSequence(path, job.rate, job.span, job.reduction)
+    if is_animation(path):
+        return Animation(path, job.span, job.reduction)
+    return Clip(path, job.span, fine=job.output != "alpha", reduction=job.reduction)
 
 
 def open_sink(output: Path, source: Source, job: ClipRequest) -> Sink:
@@ -99,8 +105,29 @@ def matte_clip(
         InputError: It cannot be read or the result cannot be written.
         EngineError: The runtime failed.
     """
+    try:
+        return (yield from _matte_clip(item, network, job, workers, resume))
+    except StyleMatteError:
+        raise
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
+            raise InputError(f"{item.source}: {error}") from error
+        raise InputError(f"{item.source}: not enough memory", "Use fewer --workers") from None
+    except Exception as error:  # whatever a decoder, a filter, an encoder or a muxer happens to raise
+        log.debug("%s", item.source, exc_info=True)
+        reason = error.strerror if isinstance(error, av.error.FFmpegError) else None
+        raise InputError(
+            f"{item.source}: cannot be done: {reason or f'{type(error).__name__}: {error}'}",
+            "Try another --format, and -v shows where",
+        ) from error
+
+
+def _matte_clip(
+    item: Item, network: Network, job: ClipRequest, workers: int, resume: bool
+) -> Generator[tuple[int, int | None], None, ClipInfo]:
     done = 0
     with open_source(item.source, job) as source:
+        job = _in_shape(job, source.info.pixel_shape)
         sink = open_sink(item.output, source, job)
         is_there = _existing(sink, resume)
         height, width = source.info.size
@@ -113,11 +140,13 @@ def matte_clip(
                         sink.write(frame, prepared)
                     done += 1
                     yield done, source.info.frames
+            if not done:
+                raise InputError(f"{item.source}: no frames between --start and --end")
             sink.finish(source.sound_after)
         except BaseException:
             sink.discard()
             raise
-        return replace(source.info, frames=done)
+        return replace(source.info, frames=done, notes=(*source.notes, *sink.notes))
 
 
 def _frames(
@@ -147,7 +176,7 @@ def _frames(
         return sink.prepare(frame, render(frame.photo, found, own))
 
     with ThreadPoolExecutor(workers) as pool:
-        frames = ahead(_with_backdrop(source, job), DECODED_AHEAD)
+        frames = ahead(with_backdrop(source, job.backdrop), DECODED_AHEAD)
         mattes = in_order(pool, matte, frames, workers + 1)
         steady = steadied(mattes) if job.is_stabilised else mattes
         images = in_order(pool, image, steady, workers + 1)
@@ -174,120 +203,11 @@ def steadied(
             yield before[0], (replace(before[1], given_alpha=stabiliser.flush()), None)
 
 
-def _with_backdrop(source: Source, job: ClipRequest) -> Iterator[tuple[Frame, Any]]:
-    """Give each frame the image that is behind it at its time, where a clip is behind."""
-    if job.backdrop is None:
-        for frame in source.frames():
-            yield frame, None
-        return
-    base = source.info.time_base
-    first = None
-    with closing(_looped(job.backdrop)) as behind:
-        until, image = next(behind)
-        for frame in source.frames():
-            first = frame.pts if first is None else first
-            while (frame.pts - first) * base >= until:
-                until, image = next(behind)
-            yield frame, image
-
-
-def _looped(path: Path) -> Generator[tuple[Fraction, Any], None, None]:
-    """Images of a clip over and over, each with the time at which the next one comes."""
-    begun = Fraction(0)
-    while True:
-        with Clip(path) as clip:
-            first, last = None, None
-            for frame in clip.frames():
-                if last is not None and first is not None:
-                    yield begun + (frame.pts - first) * clip.info.time_base, last.photo.pixels
-                first = frame.pts if first is None else first
-                last = frame
-            assert first is not None
-            assert last is not None  # a clip without frames is an error
-            ticks = last.duration or round(1 / (clip.info.rate * clip.info.time_base))
-            begun += max(1, last.pts - first + ticks) * clip.info.time_base
-            yield begun, last.photo.pixels
-
-
-def ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run an iterator in a thread of its own, at most `depth` results ahead.
-
-    Args:
-        iterable: Closed in its thread when this generator is closed.
-        depth: Results that may wait.
-    """
-    queue: Queue[tuple[str, Any]] = Queue(depth)
-    is_unwanted = threading.Event()
-
-    def put(kind: str, value: Any) -> bool:
-        while not is_unwanted.is_set():
-            try:
-                queue.put((kind, value), timeout=_POLL_SECONDS)
-            except Full:
-                continue
-            return True
-        return False
-
-    def produce() -> None:
-        iterator = iter(iterable)
-        try:
-            for value in iterator:
-                if not put("value", value):
-                    break
-            else:
-                put("end", None)
-        except BaseException as error:
-            put("error", error)
-        finally:
-            if isinstance(iterator, Generator):
-                iterator.close()
-
-    thread = threading.Thread(target=produce, daemon=True)
-    thread.start()
-    try:
-        while True:
-            kind, value = queue.get()
-            if kind == "error":
-                raise value
-            if kind == "end":
-                return
-            yield value
-    finally:
-        is_unwanted.set()
-        try:
-            while True:
-                queue.get_nowait()
-        except Empty:
-            thread.join()
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[T], R], values: Iterable[T], depth: int
-) -> Generator[tuple[T, R], None, None]:
-    """Do work in a pool; yields each value with its result, in the order of the values.
-
-    Args:
-        pool: Where to.
-        work: What to do.
-        values: Closed when this generator is closed.
-        depth: Values in work at once.
-    """
-    waiting: deque[tuple[T, Future[R]]] = deque()
-    iterator = iter(values)
-    try:
-        for value in iterator:
-            waiting.append((value, pool.submit(work, value)))
-            if len(waiting) >= depth:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in waiting:
-            future.cancel()
-        if isinstance(iterator, Generator):
-            iterator.close()
+def _in_shape(job: ClipRequest, shape: Fraction | None) -> ClipRequest:
+    """Squeeze a picture behind a clip such that it looks right with the clip's pixels."""
+    if not isinstance(job.background, np.ndarray) or shape is None:
+        return job
+    return replace(job, background=stretched(job.background, None, shape))
 
 
 def _depth(info: ClipInfo, job: ClipRequest) -> int:

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import itertools
 import os
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -65,6 +66,29 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def copy_file(source: Path, target: Path, may_link: bool = False) -> None:
+    """Let a file stand in another folder, too, whole or not at all.
+
+    Args:
+        source: The file.
+        target: The other place; its folder is made where needed.
+        may_link: The same file where the file system allows it: nobody is going to edit it there.
+
+    Raises:
+        InputError: It cannot be written there.
+    """
+    temporary = temporary_path(target)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if not (may_link and _is_linked(source, temporary)):
+            shutil.copyfile(source, temporary)
+        os.replace(temporary, target)  # of two links to one file this leaves the first
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
 def temporary_path(path: Path) -> Path:
     """Name a file beside `path` to write to before it gets its name."""
     # Short, so that a name of the longest allowed length still works; the number of the process tells
@@ -94,6 +118,15 @@ def cache_folder() -> Path:
         return Path(home).expanduser()
     cache = os.environ.get("XDG_CACHE_HOME")
     return (Path(cache) if cache else Path.home() / ".cache") / "stylematte"
+
+
+def _is_linked(source: Path, target: Path) -> bool:
+    """Make a second name of a file, if it can be had."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        return False
+    return True
 
 
 def _is_written(path: Path, process: int) -> bool:

@@ -49,7 +49,9 @@ class Found:
     passed_over: "Counter[tuple[str, str]]"
 
 
-def find(inputs: Sequence[Path], out: Path, photo_kind: str = "png", clip_kind: str = "mp4") -> Found:
+def find(
+    inputs: Sequence[Path], out: Path, photo_kind: str = "png", clip_kind: str = "mp4", clip_mark: str = ""
+) -> Found:
     """Look for photos and clips, and say what their results will be called.
 
     Args:
@@ -57,11 +59,12 @@ def find(inputs: Sequence[Path], out: Path, photo_kind: str = "png", clip_kind: 
         out: Folder for the results; folders of input are mirrored below it.
         photo_kind: Format of photos, see `PhotoRequest`.
         clip_kind: Format of clips, see `ClipRequest`.
+        clip_mark: Between the name of a clip's result and its suffix, `.preview`.
 
     Raises:
         UsageError: Two inputs would write one file, or a result would replace an input.
     """
-    work = collect(list(inputs), out, SUFFIXES[photo_kind], CLIP_FORMATS.get(clip_kind, ""))
+    work = collect(list(inputs), out, SUFFIXES[photo_kind], clip_mark + CLIP_FORMATS.get(clip_kind, ""))
     work.pass_over_what_needs_more(list(inputs))
     # What is not there is told of now: if that is all, no folder is made for it.
     there: list[Item] = []
@@ -199,8 +202,9 @@ def _matte_one_clip(
         if request.is_sequence:
             manifest.record(item, "begun", facts)
         info = watch(frames, item.source.name)
-        outcome.size, outcome.frames = info.size, info.frames
-        facts |= {"size": info.size, "frames": info.frames, **describe_output(item.output)}
+        outcome.size, outcome.frames, outcome.notes = info.size, info.frames, info.notes
+        facts |= {"size": info.size, "frames": info.frames, "notes": info.notes}
+        facts |= describe_output(item.output)
     except EngineError as error:
         raise EngineError(f"{item.source}: {error.message}", error.hint) from error
     except StyleMatteError as error:

@@ -135,6 +135,7 @@ class ClipRequest(PhotoRequest):
         is_stabilised: Steady the mattes from frame to frame.
         backdrop: A clip behind a composite; it starts again where it is shorter. `background` stands in its
             place until it is open.
+        reduction: Divide height and width of every frame by this, as for a preview.
 
     Raises:
         UsageError: Values that do not go together.
@@ -145,6 +146,7 @@ class ClipRequest(PhotoRequest):
     rate: Fraction = Fraction(24)
     is_stabilised: bool = False
     backdrop: Path | None = None
+    reduction: int = 1
 
     def _check_format(self) -> None:
         """Refuse what the file format cannot hold."""
@@ -170,6 +172,8 @@ class ClipRequest(PhotoRequest):
         span = {"start": self.span.start, "end": self.span.end, "rate": self.rate}
         texts = {key: None if value is None else str(value) for key, value in span.items()}
         ours = {"stabilised": self.is_stabilised, **texts, "every": self.span.every}
+        if self.reduction != 1:
+            ours["reduction"] = self.reduction
         return super().settings(size) | ours
 
 

@@ -74,7 +74,10 @@ class DataSet:
         if not self.image:
             return LAYOUTS[self.layout]
         label = LABEL_OF_KIND[self.kind]
-        return Layout("two folders", (self.image,), {label: (self.labels,)}, (label,))
+        labels = {label: (self.labels,)}
+        if self.kind == "mattes":  # how far to believe them, where that lies beside them
+            labels["weight"] = (str(Path(self.labels).parent / "weight"),)
+        return Layout("two folders", (self.image,), labels, (label,))
 
 
 @dataclass(frozen=True)

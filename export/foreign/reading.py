@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError
 from onnx import TensorProto
 
 from stylematte.errors import InputError
@@ -166,7 +165,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: a text file, not an ONNX file", hint)
     try:
         model = onnx.load(path, load_external_data=False)
-    except (DecodeError, ValueError) as error:
+    except Exception as error:  # of protobuf, in a module without types
         raise InputError(
             f"{path}: not an ONNX file, or cut off: {_first_line(error)}", "Download it again"
         ) from None

@@ -55,7 +55,9 @@ class OnnxEngine:
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
         if self._takes_one and len(images) > 1:
-            known = [None] * len(images) if priors is None else priors[:, None]
+            known: Sequence[NDArray[np.float32] | None] = [None] * len(images)
+            if priors is not None:
+                known = list(priors[:, None])
             return one_by_one(self.coefficients, images, known)
         inputs = {"image": images, "guide": np.zeros((len(images), 3, 1, 1), np.float32)}
         if self.takes_prior:

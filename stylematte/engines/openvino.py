@@ -6,8 +6,10 @@ import json
 import logging
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -44,7 +46,7 @@ class OpenVinoEngine:
 
     def __init__(
         self, path: Path, core: Any, model: Any, device: str, precision: str, lanes: int, threads: int
-    ):
+    ) -> None:
         ports = {port.get_any_name(): port for port in model.inputs}
         self.contract = _contract(path, model)
         self.provider = CPU if device == "CPU" else device
@@ -67,7 +69,9 @@ class OpenVinoEngine:
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
         if len(images) > 1:
-            known = [None] * len(images) if priors is None else list(priors[:, None])
+            known: Sequence[NDArray[np.float32] | None] = [None] * len(images)
+            if priors is not None:
+                known = list(priors[:, None])
             return one_by_one(self.coefficients, images, known)
         height, width = images.shape[2:]
         inputs = {"image": np.ascontiguousarray(images)}
@@ -225,12 +229,11 @@ def _import_openvino() -> Any:
     # Its Python package would report uses of some of its tools; it takes the absence of this for a refusal.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        import openvino
+        return import_module("openvino")
     except ImportError as error:
         if error.name == "openvino":
             raise MissingError("OpenVINO is not installed", INSTALL_HINT) from None
         raise MissingError(f"OpenVINO does not start: {error}", INSTALL_HINT) from error
-    return openvino
 
 
 def _device_of(device: str, core: Any) -> str:
@@ -253,13 +256,11 @@ def _contract(path: Path, model: Any) -> Contract:
 
 def _without_alpha(path: Path, model: Any) -> Any:
     """The part that makes `coefficients`: alpha is made here, strip by strip, at the photo's own size."""
-    import openvino
-
     names = {port.get_any_name() for port in (*model.inputs, *model.outputs)}
     if lacking := {"image", "guide", "coefficients"} - names:
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
     inputs = [port.get_node() for port in model.inputs if port.get_any_name() != "guide"]
-    return openvino.Model([model.output("coefficients")], inputs, "coefficients")
+    return _import_openvino().Model([model.output("coefficients")], inputs, "coefficients")
 
 
 def _cached(key: str) -> Path:

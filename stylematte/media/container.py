@@ -1,5 +1,7 @@
 """What is to be known about a file with video before its frames are read."""
 
+from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,6 +9,17 @@ import av
 import numpy as np
 
 from stylematte.errors import InputError, MissingError
+
+_NOT_COUNTED = ("image2", "h264", "hevc", "m4v", "mpegvideo")  # whose lengths FFmpeg makes up
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """A chapter of a clip: where it begins and ends, in seconds, and its title."""
+
+    begin: Fraction
+    end: Fraction
+    title: str
 
 
 def open_clip(path: Path) -> av.container.InputContainer:
@@ -39,9 +52,59 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         raise InputError(f"{path}: no video in it", "Sound alone cannot be matted")
-    if streams[0].codec_context is None:
+    readable = [stream for stream in streams if stream.codec_context is not None]
+    if not readable:
         raise MissingError(f"{path}: this FFmpeg has no decoder for its video", "Convert it, to ProRes say")
-    return streams[0]
+    best = container.streams.best("video")  # as players choose: by default flag, size and rate
+    return best if isinstance(best, av.VideoStream) and best in readable else readable[0]
+
+
+def is_broadcast(container: av.container.InputContainer) -> bool:
+    """Say whether the format's times may begin anywhere and jump, as in MPEG transport streams."""
+    return bool(container.format.flags & cast(int, av.format.Flags.ts_discont.value))
+
+
+def said_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> int | None:
+    """Say how many frames a file says it has, a guess from its length where it does not; None for neither."""
+    total = stream.frames
+    seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
+    if total and seconds:  # a trimmed one says the frames that it has and the time that it shows
+        return min(total, round(seconds * rate))
+    if seconds is None and container.duration:
+        seconds = Fraction(container.duration, av.time_base)
+    if not total and seconds and container.format.name not in _NOT_COUNTED:
+        total = round(seconds * rate)
+    return total or None
+
+
+def chapters_of(
+    container: av.container.InputContainer, begin: Fraction, seconds: Fraction | None
+) -> tuple[Chapter, ...]:
+    """Read the chapters of a part.
+
+    Args:
+        container: An open clip.
+        begin: Where in the clip the part begins, in seconds; the chapters' times are counted from there.
+        seconds: How long it is; None for all of the rest.
+    """
+    found = []
+    for chapter in container.chapters():
+        unit = chapter["time_base"] or Fraction(1, 1000)
+        first, last = chapter["start"] * unit - begin, chapter["end"] * unit - begin
+        if last > 0 and (seconds is None or first < seconds):
+            last = last if seconds is None else min(last, seconds)
+            title = {key.lower(): value for key, value in chapter["metadata"].items()}.get("title", "")
+            found.append(Chapter(max(first, Fraction(0)), last, title))
+    return tuple(found)
+
+
+def losses_of(container: av.container.InputContainer, chosen: av.VideoStream) -> list[str]:
+    """Say which streams of a file no result has."""
+    cover = av.stream.Disposition.attached_pic
+    videos = [s for s in container.streams.video if not s.disposition & cover and s.index != chosen.index]
+    names = {"video": len(videos), "subtitles": len(container.streams.subtitles)}
+    texts = [f"{count} x {name}" for name, count in names.items() if count]
+    return [f"not kept: {', '.join(texts)}"] if texts else []
 
 
 def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:

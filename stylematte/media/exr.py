@@ -77,6 +77,11 @@ def decode_exr(data: bytes, name: str) -> Photo:
         raise InputError(f"{name}: an EXR with colours at half size is not read", "Save it as RGB")
     is_single = planes[0].dtype == np.float32
     colours = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1)
+    if not all(np.isfinite(plane).all() for plane in planes):
+        notes = (
+            *notes,
+            "numbers in it that are none (NaN or infinite) count as 0 or as the brightest there is",
+        )
     np.nan_to_num(colours, copy=False, nan=0.0, posinf=_MOST_HALF, neginf=-_MOST_HALF)
     alpha = channels.get(layer + "A")
     if alpha is not None:
@@ -86,7 +91,9 @@ def decode_exr(data: bytes, name: str) -> Photo:
     if alpha is not None and alpha.min() == 1:
         alpha = None
     primaries: Any = tuple(map(float, header.get("chromaticities", PRIMARIES[BT709])))
-    return Photo(colours, alpha, notes=notes, light=Light(primaries, is_single))
+    shape = float(header.get("pixelAspectRatio", 1.0))
+    shape = shape if 0.01 < shape < 100 else 1.0
+    return Photo(colours, alpha, notes=notes, light=Light(primaries, is_single, shape))
 
 
 def measure(data: bytes) -> tuple[int, int, int]:
@@ -132,6 +139,7 @@ def encode_exr(
     premultiplied: bool,
     facts: Mapping[str, str],
     is_single: bool = False,
+    pixel_shape: float = 1.0,
     compression: Compression = "zip",
 ) -> bytes:
     """Encode an image.
@@ -145,6 +153,7 @@ def encode_exr(
         premultiplied: Multiply the colours, once they are linear, by alpha; layers stay straight.
         facts: Text attributes.
         is_single: Write float instead of half.
+        pixel_shape: Width of a pixel over its height.
         compression: `dwaa` alone loses something.
 
     Raises:
@@ -172,6 +181,7 @@ def encode_exr(
         "compression": getattr(library_, f"{_COMPRESSIONS[compression]}_COMPRESSION"),
         "type": library_.scanlineimage,
         "chromaticities": chromaticities,
+        "pixelAspectRatio": pixel_shape,
         **facts,
     }
     file = io.BytesIO()

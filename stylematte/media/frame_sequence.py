@@ -1,8 +1,8 @@
 """Clips that are one image a frame: `shot.####.png`, in and out, each under its own number."""
 
 import glob
-import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
@@ -12,16 +12,16 @@ from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.files import write_bytes
+from stylematte.imaging.geometry import resize
 from stylematte.media import colour
 from stylematte.media.exr import Compression
 from stylematte.media.images import read_image
-from stylematte.media.pattern import find_frames
+from stylematte.media.pattern import digits_of, find_frames
+from stylematte.media.photo import Photo
 from stylematte.media.results import SUFFIXES, encode_result
 from stylematte.media.span import Span
 from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.yuv import BT709, FULL, RGB, Colour
-
-log = logging.getLogger("stylematte")
 
 LEAST_DIGITS = 4
 _SRGB = Colour(BT709, colour.SRGB, RGB, FULL)
@@ -34,13 +34,24 @@ class PictureSequence:
         pattern: As for `find_frames`.
         rate: Frames a second.
         span: Which part of it; numbers are those of the files.
+        reduction: Divide height and width by this.
+
+    Attributes:
+        notes: What is to be told about it; complete when the frames have been read.
 
     Raises:
         InputError: No frames, or none in the span.
     """
 
-    def __init__(self, pattern: Path, rate: Fraction, span: Span = Span()) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        pattern: Path,
+        rate: Fraction,
+        span: Span = Span(),  # noqa: B008 - frozen
+        reduction: int = 1,
+    ) -> None:
         frames = find_frames(pattern)
+        self.notes: list[str] = []
         first = frames[0][0]
         start = first + _ceil(span.start * rate) if isinstance(span.start, Fraction) else span.start
         end = first + _ceil(span.end * rate) - 1 if isinstance(span.end, Fraction) else span.end
@@ -48,20 +59,24 @@ class PictureSequence:
         if not frames:
             raise InputError(f"{pattern}: no frames between --start and --end")
         if len(frames) <= frames[-1][0] - frames[0][0]:
-            log.warning("warning: %s: numbers are missing between its frames", pattern)
+            self.notes.append("numbers are missing between its frames")
         self.sound_streams: list[Any] = []  # as a clip without sound
         self.sound_after: list[Any] = []
         self._frames = frames[:: span.every]
         self._every = span.every
+        self._reduction = reduction
         photo = read_image(frames[0][1])
+        self._size = photo.pixels.shape[:2]
         self.info = ClipInfo(
-            size=photo.pixels.shape[:2],
+            size=_smaller(photo, reduction).pixels.shape[:2],
             rate=rate / span.every,
             time_base=1 / rate,
             colour=_SRGB,
             is_deep=photo.pixels.dtype != np.uint8,
+            pixel_shape=_pixel_shape(photo),
             first_number=frames[0][0],
             frames=len(self._frames),
+            digits=digits_of(pattern, frames[0][1]),
         )
 
     def __enter__(self) -> Self:
@@ -76,12 +91,18 @@ class PictureSequence:
         Raises:
             InputError: A frame cannot be read, or its size differs from the first one's.
         """
+        said: set[str] = set()
         for number, path in self._frames:
             photo = read_image(path)
-            if photo.pixels.shape[:2] != self.info.size:
+            if photo.pixels.shape[:2] != self._size:
                 raise InputError(
-                    f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self.info.size}"
+                    f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self._size}"
                 )
+            for note in photo.notes:  # once, not for each of thousands of frames
+                if note not in said:
+                    said.add(note)
+                    self.notes.append(f"{path.name}: {note}")
+            photo = _smaller(photo, self._reduction)
             yield Frame(number, number - self.info.first_number, self._every, photo)
 
 
@@ -116,7 +137,8 @@ class SequenceWriter:
         self._facts = dict(facts)
         self._compression = compression
         last = info.first_number + (info.frames or 0)
-        self._digits = max(LEAST_DIGITS, len(str(last)))
+        self._digits = max(LEAST_DIGITS, info.digits, len(str(last)))
+        self.notes: list[str] = []
 
     def path_of(self, number: int) -> Path:
         """Name the file of a frame."""
@@ -140,6 +162,7 @@ class SequenceWriter:
             transfer=self._info.colour.transfer,
             primaries=self._info.colour.primaries,
             facts=self._facts,
+            pixel_shape=float(self._info.pixel_shape or 1),
             compression=self._compression,
         )
 
@@ -156,6 +179,20 @@ class SequenceWriter:
 
     def discard(self) -> None:
         """Keep the frames there are: they are whole, and the same command goes on after them."""
+
+
+def _smaller(photo: Photo, divisor: int) -> Photo:
+    if divisor == 1:
+        return photo
+    height, width = (max(1, round(side / divisor)) for side in photo.pixels.shape[:2])
+    alpha = None if photo.alpha is None else resize(photo.alpha, (height, width))
+    return replace(photo, pixels=resize(photo.pixels, (height, width)), alpha=alpha)
+
+
+def _pixel_shape(photo: Photo) -> Fraction | None:
+    """Width of a pixel over its height, which EXR files say; None for square ones."""
+    shape = 1.0 if photo.light is None else photo.light.pixel_shape
+    return None if shape == 1 else Fraction(shape).limit_denominator(1000)
 
 
 def _ceil(value: Fraction) -> int:

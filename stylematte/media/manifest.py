@@ -39,6 +39,7 @@ class Record:
         output_mtime_ns: When the result was written.
         output_sha256: Of the result of a photo.
         seconds: Time taken by each stage.
+        notes: What was told about it, as what could not be kept.
         error: What went wrong.
     """
 
@@ -58,6 +59,7 @@ class Record:
     output_mtime_ns: int = 0
     output_sha256: str = ""
     seconds: dict[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     error: str = ""
 
 

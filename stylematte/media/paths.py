@@ -11,9 +11,13 @@ from pathlib import Path
 from stylematte.errors import UsageError
 from stylematte.media import pattern
 from stylematte.media.formats import REFUSED, REFUSED_SUFFIXES, SUFFIXES, missing_extra
+from stylematte.media.sniff import sniff
 
 CLIP_SUFFIXES = frozenset(
-    ".mp4 .mov .m4v .mkv .webm .avi .mxf .mpg .mpeg .ts .m2ts .mts .wmv .flv .3gp .ogv .y4m .gif".split()
+    (
+        ".mp4 .mov .qt .m4v .f4v .mkv .webm .avi .mxf .mpg .mpeg .m2v .vob .ts .m2ts .mts .wmv .asf .flv "
+        ".3gp .3g2 .ogv .y4m .h264 .264 .h265 .hevc .ivf .dv .insv .rm .rmvb .gif .apng .avifs"
+    ).split()
 )
 
 CLIP_FORMATS = {"prores": ".mov", "webm": ".webm", "mp4": ".mp4", "hevc": ".mp4", "ffv1": ".mkv"}
@@ -151,6 +155,8 @@ def walk(
                 continue
             path = current / entry.name
             is_image = path.suffix.lower() in suffixes
+            if not path.suffix and passed_over is not None and os.path.isfile(path):
+                is_image = sniff(path) is not None
             # Of os.path, which takes what cannot be looked at for no folder, and raises nothing.
             if os.path.isdir(path):
                 if is_image:
@@ -166,6 +172,12 @@ def walk(
             elif passed_over is not None and (kind := REFUSED_SUFFIXES.get(path.suffix.lower())):
                 passed_over[REFUSED[kind].title, REFUSED[kind].hint] += 1
         stack.extend(reversed(subfolders))
+
+
+def is_clip_file(path: Path) -> bool:
+    """Say whether a file is a clip or an animated image: by its first bytes, else by its name."""
+    found = sniff(path)
+    return path.suffix.lower() in CLIP_SUFFIXES if found is None else found != "photo"
 
 
 def _is_forbidden(path: Path) -> bool:
@@ -198,7 +210,7 @@ def split_page(path: Path) -> tuple[Path, int | None]:
 
 
 def _item(source: Path, folder: Path, suffix: str, clip_suffix: str, page: int | None = None) -> Item:
-    is_clip = source.suffix.lower() in CLIP_SUFFIXES
+    is_clip = is_clip_file(source)
     stem = source.stem if page is None else f"{source.stem}[{page}]"
     return Item(source, folder / f"{stem}{clip_suffix if is_clip else suffix}", is_clip, page)
 

@@ -50,6 +50,13 @@ def find_frames(pattern: Path) -> list[tuple[int, Path]]:
     return sorted(found.items())
 
 
+def digits_of(pattern: Path, file: Path) -> int:
+    """Count the digits of the number in the name of a sequence's file."""
+    place = _PLACE.search(pattern.name)
+    assert place is not None
+    return len(file.name) - len(pattern.name) + len(place[0])
+
+
 def fingerprint(pattern: Path) -> dict[str, Any]:
     """Describe a sequence such that a later run knows it again: names, sizes and times of change."""
     digest, size, changed = hashlib.sha256(), 0, 0

@@ -15,10 +15,12 @@ class Light(NamedTuple):
     Attributes:
         primaries: x and y of red, green, blue and white.
         is_single: The file has float numbers, not half.
+        pixel_shape: Width of a pixel over its height.
     """
 
     primaries: tuple[float, float, float, float, float, float, float, float]
     is_single: bool
+    pixel_shape: float = 1.0
 
 
 @dataclass(eq=False)

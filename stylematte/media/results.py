@@ -24,6 +24,7 @@ def encode_result(
     transfer: int = colour.SRGB,
     primaries: int = colour.BT709,
     facts: Mapping[str, str] | None = None,
+    pixel_shape: float = 1.0,
     compression: exr.Compression = "zip",
 ) -> bytes:
     """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
@@ -41,6 +42,7 @@ def encode_result(
         transfer: Of the colours, for an exr; as in H.273.
         primaries: Likewise.
         facts: Text for an exr.
+        pixel_shape: Width of a pixel over its height, for an exr; where the photo does not say it.
         compression: Of an exr.
 
     Raises:
@@ -48,17 +50,27 @@ def encode_result(
     """
     if kind == "exr":
         facts = facts or {}
+        shape = pixel_shape if photo.light is None else photo.light.pixel_shape
         if pixels.ndim == 3 and photo.light is not None:
             light = photo.light
             return exr.encode_exr(
-                pixels, colour.LINEAR, light.primaries, premultiplied, facts, light.is_single, compression
+                pixels,
+                colour.LINEAR,
+                light.primaries,
+                premultiplied,
+                facts,
+                light.is_single,
+                shape,
+                compression,
             )
         if pixels.ndim == 3 and not colour.is_srgb(photo.icc):
             pixels = pixels.copy()
             for first in exr.colour_groups(pixels.shape[2]):
                 colours = np.ascontiguousarray(pixels[:, :, first : first + 3])
                 pixels[:, :, first : first + 3] = colour.to_srgb(colours, photo.icc)
-        return exr.encode_exr(pixels, transfer, primaries, premultiplied, facts, compression=compression)
+        return exr.encode_exr(
+            pixels, transfer, primaries, premultiplied, facts, pixel_shape=shape, compression=compression
+        )
     if is_alpha:
         return encode_image(pixels, kind, lossless=True)
     exif = metadata.chosen(photo.exif, policy)

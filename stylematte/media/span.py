@@ -17,11 +17,51 @@ class Span:
         start: First frame: by its number, or the first at or after so many seconds. None from the beginning.
         end: Last frame, by its number, which is still done; or the seconds at which to stop, which are not.
         every: Take each n-th frame, beginning with the first.
+
+    Raises:
+        UsageError: It ends before it begins.
     """
 
     start: Moment | None = None
     end: Moment | None = None
     every: int = 1
+
+    def __post_init__(self) -> None:
+        if self.end == 0 and (isinstance(self.end, Fraction) or not self.start):
+            raise UsageError(
+                "--end 0: nothing comes before", "Times count from the first frame on, frames from 1"
+            )
+        start = self.start or 0
+        if self.end is None or type(start) is not type(self.end):
+            return
+        if self.end < start or (self.end == start and isinstance(start, Fraction)):
+            texts = (f"{float(m):g}" if isinstance(m, Fraction) else f"{m}f" for m in (self.end, start))
+            raise UsageError("--end {} lies before --start {}".format(*texts), "Exchange them")
+
+    def count(self, total: int | None, first: int, rate: Fraction) -> int | None:
+        """Guess how many frames are to be done.
+
+        Args:
+            total: How many the whole has; None or 0 where that is not known.
+            first: How many lie before the span.
+            rate: Frames a second.
+        """
+        last = self.end
+        if isinstance(last, Fraction):
+            last = round(last * rate)
+        if not total:
+            if last is None:
+                return None
+            total = last
+        last = total if last is None else min(last, total)
+        return max(1, -(-(last - first) // self.every))
+
+    @property
+    def seconds(self) -> Fraction | None:
+        """How long it is, where times alone say that."""
+        if isinstance(self.end, Fraction) and isinstance(self.start or Fraction(0), Fraction):
+            return self.end - (self.start or 0)
+        return None
 
 
 def parse_moment(text: str, option: str) -> Moment:
@@ -54,6 +94,20 @@ def parse_rate(text: str) -> Fraction:
     if rate <= 0:
         raise UsageError(f"--rate {text}: no frames a second", "For example 25 or 30000/1001")
     return rate
+
+
+def timecode_for(timecode: str, frames: int, rate: Fraction, every: int) -> str:
+    """Say the time code of a result's first frame.
+
+    Args:
+        timecode: Of the clip's first frame.
+        frames: How many come before.
+        rate: Frames a second of the clip.
+        every: The result has each n-th frame. At such a rate no numbers are dropped: the new one counts all.
+    """
+    shifted = shift_timecode(timecode, frames, rate)
+    match = re.fullmatch(r"(\d\d:\d\d:\d\d)[:;.](\d\d+)", shifted)
+    return shifted if match is None or every == 1 else f"{match[1]}:{int(match[2]) // every:02}"
 
 
 def shift_timecode(timecode: str, frames: int, rate: Fraction) -> str:

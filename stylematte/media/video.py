@@ -3,26 +3,42 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 
 import av
 
 from stylematte.errors import InputError
-from stylematte.media.container import alpha_decoder, open_clip, orientation_of, video_stream
+from stylematte.media.container import (
+    Chapter,
+    alpha_decoder,
+    chapters_of,
+    is_broadcast,
+    losses_of,
+    open_clip,
+    orientation_of,
+    said_frames,
+    video_stream,
+)
 from stylematte.media.decode import TURNS
 from stylematte.media.photo import Photo
-from stylematte.media.span import Moment, Span, shift_timecode
-from stylematte.media.yuv import RGB, Colour, to_photo
+from stylematte.media.sound import Sound
+from stylematte.media.span import Moment, Span, timecode_for
+from stylematte.media.timeline import FrameClock, Timeline, begin_of, move
+from stylematte.media.yuv import FULL, RGB, UNSPECIFIED, Colour, reduced, to_photo
 
 log = logging.getLogger("stylematte")
 
 FALLBACK_RATE = Fraction(25)  # where a file says nothing
-Sound: TypeAlias = "list[av.Packet[Any]]"
 LOST_SECONDS = Fraction(1, 2)  # a file may end this much before its header says
+_LOST_FRAMES = 2  # the same for MOV and MP4, whose header knows every frame
+_UNREADABLE = 1000  # packets before the first frame that may fail: a recording that begins between key frames
+_SOUND_BEHIND = 5  # seconds that sound may lie behind its frames in a file
 _WITH_INDEX = ("mov", "matroska", "avi", "mxf", "asf")
+_WITHOUT_ORDER = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # timestamps, if any, are those of decoding
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
@@ -42,6 +58,9 @@ class ClipInfo:
         frames: How many are to be done; a guess where the file does not say, None where there is none.
         timecode: Of the first frame that is done; None where the clip has none.
         tags: Title, time of recording and the like.
+        chapters: Of the part that is done.
+        digits: Of the numbers of a sequence's files; 0 for a clip.
+        notes: What is to be told about the clip and its result, a line each.
     """
 
     size: tuple[int, int]
@@ -54,6 +73,9 @@ class ClipInfo:
     frames: int | None = None
     timecode: str | None = None
     tags: dict[str, str] = field(default_factory=dict)
+    chapters: tuple[Chapter, ...] = ()
+    digits: int = 0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(eq=False)
@@ -62,8 +84,8 @@ class Frame:
 
     Attributes:
         number: Its place in the clip, see `ClipInfo.first_number`.
-        pts: When it is shown, in `ClipInfo.time_base`. As in the source; counted from the first frame that is
-            done where that is not the source's first.
+        pts: When it is shown, in `ClipInfo.time_base`. Counted from the first frame that is done where that
+            is not the source's first, and where the format's times begin anywhere; else as in the source.
         duration: How long, likewise; 0 where not known.
         photo: Its pixels.
         sound: Packets that come before it, their times moved likewise.
@@ -76,50 +98,75 @@ class Frame:
     sound: Sound = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class _Start:
-    """The first frame to do: how many come before it, and its timestamp."""
-
-    index: int
-    pts: int
+_Shown = tuple[av.VideoFrame, int]  # a decoded frame and when it is shown
 
 
 class Clip:
     """An open clip; to be used in a `with` block, and its frames to be read once.
 
+    Frames are what the decoder gives, in the order in which they are shown: those before the span are decoded
+    and counted, so numbers are the same whatever part of a clip is done.
+
     Args:
         path: The file.
         span: Which part of it.
         fine: See `yuv.to_photo`.
+        reduction: Divide height and width by this.
+        is_behind: It is the background of another clip, of which messages should not speak.
 
     Attributes:
         info: What is known about it.
         sound_streams: Of the open file, to be copied from.
         sound_after: Packets that come after the last frame; complete when the frames have been read.
+        notes: What is to be told about it; complete when the frames have been read.
 
     Raises:
         InputError: No clip, no video in it, a damaged one, or the span lies beyond its end.
         MissingError: This FFmpeg cannot decode it.
     """
 
-    def __init__(self, path: Path, span: Span = Span(), fine: bool = True) -> None:  # noqa: B008 - frozen
+    def __init__(
+        self,
+        path: Path,
+        span: Span = Span(),  # noqa: B008 - frozen
+        fine: bool = True,
+        reduction: int = 1,
+        is_behind: bool = False,
+    ) -> None:
         self._path = path
         self._span = span
         self._fine = fine
+        self._reduction = reduction
+        self._is_behind = is_behind
         self.sound_after: Sound = []
+        self._sound: Sound = []  # read, and not given to a frame yet
         self._mended = 0  # frames that FFmpeg had to guess parts of
         self._read_until = Fraction(0)  # seconds, over all streams
+        self._seen_until = Fraction(0)  # the same of the video
         self._whole = 0  # frames from the clip's beginning to the last one that could be read
-        first = self._first_frame()
-        self._orientation = orientation_of(first)
-        self._first_pts = first.pts or 0
         self._container = open_clip(path)
-        self._stream = video_stream(self._container, path)
-        self._start = self._locate(span.start) if span.start else _Start(0, self._first_pts)
-        self._stream.thread_type = "AUTO"
-        self.sound_streams = [stream for stream in self._container.streams.audio if stream.codec_context]
-        self.info = self._read_info(first)
-        self._decoder = alpha_decoder(self._stream)
+        try:
+            self._stream = video_stream(self._container, path)
+            stream = self._stream  # whose codec writes its own opinion over the file's when it decodes
+            self._said_colour = Colour(
+                stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range
+            )
+            self.notes = losses_of(self._container, self._stream)
+            self._stream.thread_type = "AUTO"
+            self.sound_streams = list(self._container.streams.audio)
+            self._format = self._container.format.name.split(",")[0]
+            self._timeline = Timeline(self._stream.index, is_broadcast(self._container))
+            self._decoder = alpha_decoder(self._stream)
+            self._packets = self._read_packets()
+            self._shown = self._decode()
+            self._first_pts, self._start, self._begin = self._skip_to(span.start)
+            self._orientation = orientation_of(self._begin[0])
+            self._coded_size = self._begin[0].height, self._begin[0].width
+            self._shift = self._shift_seconds()
+            self.info = self._read_info(self._begin[0])
+        except BaseException:
+            self._container.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -133,41 +180,45 @@ class Clip:
         Raises:
             InputError: The file is damaged or cut short.
         """
-        start, every = self._start, self._span.every
-        index = start.index
-        shift = start.pts if start.index else 0
-        end_pts, end_index = self._end()
-        sound: Sound = []
-        last_pts: int | None = None
-        if start.index and self._is_indexed():
-            self._container.seek(start.pts, stream=self._stream)
-        for decoded in self._decode(sound, end_pts):
-            pts = decoded.pts
-            if pts is None:  # some old containers number nothing
-                pts = self._first_pts if last_pts is None else last_pts + self._frame_ticks()
-            if pts < start.pts:
-                continue
-            if last_pts is not None and pts <= last_pts:  # would be refused by every container
-                pts = last_pts + 1
-            last_pts = pts
+        every, end = self._span.every, self._span.end
+        index, shift = self._start, round(self._shift / self._time_base)
+        end_pts: int | None = None
+        if isinstance(end, Fraction):
+            end_pts = self._first_pts + math.ceil(end / self._time_base)
+        for decoded, pts in chain((self._begin,), self._rest()):
             if end_pts is not None and pts >= end_pts:
                 break
+            if isinstance(end, int) and index >= end:
+                end_pts = pts
+                break
             self._mended += decoded.is_corrupt
-            if (index - start.index) % every == 0:
+            if (index - self._start) % every == 0:
                 ticks = int(decoded.duration or 0) * every
-                yield Frame(index + 1, pts - shift, ticks, self._photo(decoded), _moved(sound, shift, self))
-                sound.clear()
+                sound = self._sound_until(pts * self._time_base, end_pts)
+                yield Frame(index + 1, pts - shift, ticks, self._photo(decoded), sound)
             index += 1
             self._whole = index
-            if end_index is not None and index >= end_index:
-                break
         else:
-            if index == start.index:
-                raise InputError(f"{self._path}: no frames")
+            if not self._is_enough():
+                self._check_length()
+        if self._timeline.joins:
+            self.notes.append("its timestamps begin anew on the way; they are joined")
         if self._mended:
-            log.warning("warning: %s: %d damaged frames, done as FFmpeg mends them", self._path, self._mended)
-        self._read_sound(sound, end_pts)
-        self.sound_after = _moved(sound, shift, self)
+            self.notes.append(f"{self._mended} damaged frames, done as FFmpeg mends them")
+        if end_pts is not None:
+            self._read_sound_until(end_pts)
+        self.sound_after = self._sound_until(None, end_pts)
+
+    def _is_enough(self) -> bool:
+        """Say whether the last frame asked for has been read: what is wrong behind it is no matter."""
+        return isinstance(self._span.end, int) and self._whole >= self._span.end
+
+    def _rest(self) -> Iterator[_Shown]:
+        try:
+            yield from self._shown
+        except InputError:
+            if not self._is_enough():
+                raise
 
     def _photo(self, frame: av.VideoFrame) -> Photo:
         if (frame.height, frame.width) != self._coded_size:
@@ -176,195 +227,214 @@ class Clip:
                 f"{(frame.height, frame.width)} (height, width) on the way",
                 "Cut the clip there",
             )
-        photo = to_photo(frame, self.info.colour, self._fine)
+        photo = to_photo(reduced(frame, self._reduction), self.info.colour, self._fine)
         turn = TURNS.get(self._orientation)
         if turn is not None:
             photo = Photo(turn(photo.pixels), None if photo.alpha is None else turn(photo.alpha))
         return photo
 
-    def _decode(self, sound: Sound, end_pts: int | None) -> Iterator[av.VideoFrame]:
-        """Decode all video packets; sound packets within the span go to `sound`."""
-        packets = 0
+    def _skip_to(self, start: Moment | None) -> tuple[int, int, _Shown]:
+        """Decode up to the span: the clip's first timestamp, the frames before the span, and its first frame.
+
+        Of the sound on the way only what may belong to the span is kept.
+        """
+        first_pts: int | None = None
+        count = 0
+        for shown in self._shown:
+            pts = shown[1]
+            first_pts = pts if first_pts is None else first_pts
+            if isinstance(start, Fraction):
+                is_there = (pts - first_pts) * self._time_base >= start
+            else:
+                is_there = count >= (start or 1) - 1
+            if is_there:
+                return first_pts, count, shown
+            count += 1
+            self._whole = count
+            now = pts * self._time_base
+            self._sound = [packet for packet in self._sound if begin_of(packet) >= now]
+        if count:
+            raise InputError(f"{self._path}: ends before --start: it has {count} frames")
+        raise InputError(f"{self._path}: no frames")
+
+    def _shift_seconds(self) -> Fraction:
+        """What is to be taken from all times."""
+        if self._start or is_broadcast(self._container):  # whose clocks begin anywhere
+            return self._begin[1] * self._time_base
+        first = Fraction(self._container.start_time or 0, av.time_base)
+        if self._format == "mov" or first <= 0:  # a late start is meant, there
+            return Fraction(0)
+        return min(first, self._begin[1] * self._time_base)
+
+    def _read_packets(self) -> "Iterator[av.Packet[Any]]":
+        """Read all packets of the video and of sound, each with its place in time."""
+        streams = [s for s in self.sound_streams if s.codec_context is not None]
+        for packet in self._container.demux(self._stream, *streams):
+            if packet.pts is not None:
+                end = (packet.pts + (packet.duration or 0)) * packet.time_base
+                self._read_until = max(self._read_until, end)
+                if packet.stream.index == self._stream.index:
+                    self._seen_until = max(self._seen_until, end)
+            yield from self._timeline.feed(packet)
+        yield from self._timeline.rest()
+
+    def _decode(self) -> Iterator[_Shown]:
+        """Decode all video packets; sound is put aside."""
+        rate = self._stream.average_rate or self._stream.guessed_rate or FALLBACK_RATE
+        ticks = max(1, round(1 / (rate * self._time_base)))
+        clock = FrameClock(self._format in _WITHOUT_ORDER, ticks)
+        failures, shown = 0, 0
         try:
-            for packet in self._container.demux(self._stream, *self.sound_streams):
-                if packet.pts is not None:
-                    end = (packet.pts + (packet.duration or 0)) * packet.time_base
-                    self._read_until = max(self._read_until, end)
-                if packet.stream.type == "audio":
-                    if self._is_within(packet, end_pts):
-                        sound.append(packet)
+            for packet in self._packets:
+                if packet.stream.index != self._stream.index:
+                    self._hear(packet)
                     continue
-                packets += packet.dts is not None or packet.size > 0
-                yield from (self._decoder or self._stream).decode(packet)
+                clock.saw(packet)
+                try:
+                    decoded = (self._decoder or self._stream).decode(packet)
+                except av.error.FFmpegError:
+                    failures += 1
+                    if shown or failures > _UNREADABLE:
+                        raise
+                    continue
+                for frame in decoded:
+                    shown += 1
+                    yield frame, clock.time_of(frame)
         except av.error.FFmpegError as error:
             raise InputError(
                 f"{self._path}: damaged after {self._whole} frames: {error.strerror}", self._hint()
             ) from None
-        if self._start.index == 0 and packets < self._stream.frames:
-            raise InputError(
-                f"{self._path}: cut short: {packets} of {self._stream.frames} frames are there", self._hint()
-            )
-        seconds = self._said_seconds()
-        if seconds is not None and self._read_until < seconds - LOST_SECONDS:
-            raise InputError(
-                f"{self._path}: cut short or damaged: it ends at {float(self._read_until):.2f} s of "
-                f"{float(seconds):.2f} s",
-                self._hint(),
-            )
 
-    def _is_indexed(self) -> bool:
-        """Say whether the file knows its length and its key frames; a transport stream is read through."""
-        return self._container.format.name.split(",")[0] in _WITH_INDEX
+    def _hear(self, packet: "av.Packet[Any]") -> None:
+        if packet.pts is None:
+            packet.pts = packet.dts
+        if packet.pts is not None and packet.size:
+            self._sound.append(packet)
 
-    def _said_seconds(self) -> Fraction | None:
-        """When the file ends, says its header; None where FFmpeg's guess is all there is."""
-        container = self._container
-        if not container.duration or not self._is_indexed():
-            return None
-        return Fraction((container.start_time or 0) + container.duration, av.time_base)
+    def _sound_until(self, seconds: Fraction | None, end_pts: int | None) -> Sound:
+        """Take what sound of the span comes up to a time, or all; its times are moved as those of frames.
+
+        A packet belongs to the span in which it begins.
+        """
+        begin = self._shift if self._shift > 0 else None
+        end = None if end_pts is None else end_pts * self._time_base
+        taken, waiting = [], []
+        for packet in self._sound:
+            at = begin_of(packet)
+            if seconds is not None and at > seconds:
+                waiting.append(packet)
+            elif (begin is None or at >= begin) and (end is None or at < end):
+                move(packet, -self._shift)
+                taken.append(packet)
+        self._sound = waiting
+        return taken
+
+    def _read_sound_until(self, end_pts: int) -> None:
+        """Read what sound the span still has when its frames are done and the file is not."""
+        end = end_pts * self._time_base
+        open_streams = {stream.index for stream in self.sound_streams}
+        for packet in self._sound:
+            if begin_of(packet) >= end:
+                open_streams.discard(packet.stream.index)
+        try:
+            for packet in self._packets:
+                if not open_streams:
+                    return
+                time = packet.pts if packet.dts is None else packet.dts
+                is_video = packet.stream.index == self._stream.index
+                if time is None or time * packet.time_base < end + (_SOUND_BEHIND if is_video else 0):
+                    if not is_video:
+                        self._hear(packet)
+                elif is_video:
+                    return
+                else:
+                    open_streams.discard(packet.stream.index)
+        except av.error.FFmpegError as error:
+            self.notes.append(f"sound is damaged after the last frame: {error.strerror}")
+
+    def _check_length(self) -> None:
+        """Compare where the file ends with what its header says.
+
+        Raises:
+            InputError: Much is missing.
+        """
+        container, stream = self._container, self._stream
+        if self._format not in _WITH_INDEX:  # else the length is a guess of FFmpeg
+            return
+        if container.duration:
+            seconds = Fraction(container.duration, av.time_base)
+            if self._read_until < seconds - LOST_SECONDS:
+                raise InputError(
+                    f"{self._path}: cut short or damaged: it ends at {float(self._read_until):.2f} s of "
+                    f"{float(seconds):.2f} s",
+                    self._hint(),
+                )
+        if self._format == "mov" and stream.duration and stream.frames:
+            seconds = ((stream.start_time or 0) + stream.duration) * self._time_base
+            missing = round((seconds - self._seen_until) * self._rate)
+            if missing > _LOST_FRAMES:
+                raise InputError(
+                    f"{self._path}: cut short: {self._whole} of {self._whole + missing} frames are there",
+                    self._hint(),
+                )
 
     def _hint(self) -> str:
+        if self._is_behind:
+            return "Give another background, or get this one anew"
         return f"--end {self._whole}f does what is whole" if self._whole else "Get the file anew"
-
-    def _is_within(self, packet: "av.Packet[Any]", end_pts: int | None) -> bool:
-        """Say whether a packet of sound belongs to the span; half ones at its start do not."""
-        if packet.pts is None or packet.size == 0:
-            return False
-        seconds = packet.pts * packet.time_base
-        if self._start.index and seconds < self._start.pts * self._time_base:
-            return False
-        return end_pts is None or seconds < end_pts * self._time_base
-
-    def _read_sound(self, sound: Sound, end_pts: int | None) -> None:
-        """Read what sound the span still has when its frames are done and the file is not."""
-        open_streams = {stream.index for stream in self.sound_streams}
-        if end_pts is None or not open_streams:
-            return
-        try:
-            for packet in self._container.demux(*self.sound_streams):
-                if self._is_within(packet, end_pts):
-                    sound.append(packet)
-                elif packet.pts is None or packet.pts * packet.time_base >= end_pts * self._time_base:
-                    open_streams.discard(packet.stream.index)
-                    if not open_streams:
-                        return
-        except av.error.FFmpegError as error:
-            log.warning("warning: %s: sound is damaged after the last frame: %s", self._path, error.strerror)
-
-    def _end(self) -> tuple[int | None, int | None]:
-        """Say at which timestamp the span ends and how many frames lie before that, where it does."""
-        end = self._span.end
-        if isinstance(end, Fraction):
-            return self._first_pts + math.ceil(end / self._time_base), None
-        if end is None:
-            return None, None
-        times = self._times(number=end + 1)
-        return (times[end] if len(times) > end else None), end
 
     @property
     def _time_base(self) -> Fraction:
         return self._stream.time_base or Fraction(1, 1000)
 
-    def _frame_ticks(self) -> int:
-        return max(1, round(1 / (self.info.rate * self._time_base)))
-
-    def _first_frame(self) -> av.VideoFrame:
-        with open_clip(self._path) as container:
-            stream = video_stream(container, self._path)
-            try:
-                for frame in container.decode(stream):
-                    self._coded_size = frame.height, frame.width
-                    return frame
-            except av.error.FFmpegError as error:
-                raise InputError(f"{self._path}: damaged: {error.strerror}", "Get the file anew") from None
-        raise InputError(f"{self._path}: no frames")
-
-    def _locate(self, start: Moment) -> _Start:
-        """Find the first frame of the span."""
-        if isinstance(start, Fraction):
-            wanted = self._first_pts + math.ceil(start / self._time_base)
-            times = self._times(wanted=wanted)
-            index = sum(time < wanted for time in times)
-        else:
-            times, index = self._times(number=start), start - 1
-        if index >= len(times):
-            raise InputError(f"{self._path}: ends before --start: it has {len(times)} frames")
-        return _Start(index, times[index])
-
-    def _times(self, number: int | None = None, wanted: int | None = None) -> list[int]:
-        """List the timestamps of frames in order, up to a number of them or a timestamp, or a few more.
-
-        Packets are read, nothing is decoded.
-        """
-        times: list[int] = []
-        with open_clip(self._path) as container:
-            for packet in container.demux(video_stream(container, self._path)):
-                if packet.size == 0 or packet.is_discard:
-                    continue
-                pts, dts = packet.pts, packet.dts
-                times.append(pts if pts is not None else dts if dts is not None else len(times))
-                if wanted is None and number is not None and len(times) >= number:
-                    wanted = sorted(times)[number - 1]
-                # Frames are stored before those that they are needed for, so an earlier one may still come.
-                if wanted is not None and dts is not None and dts > wanted:
-                    break
-        return sorted(times)
+    @property
+    def _rate(self) -> Fraction:
+        return self._stream.average_rate or self._stream.guessed_rate or FALLBACK_RATE
 
     def _read_info(self, first: av.VideoFrame) -> ClipInfo:
-        stream, span = self._stream, self._span
-        rate = stream.average_rate or stream.guessed_rate or FALLBACK_RATE
+        stream, span, rate = self._stream, self._span, self._rate
         if first.interlaced_frame:
-            log.warning(
-                "warning: %s: interlaced; its frames are done whole, deinterlace it first", self._path
-            )
-        height, width = self._coded_size
+            self.notes.append("interlaced; its frames are done whole, deinterlace it first")
+        small = reduced(first, self._reduction)
+        height, width = small.height, small.width
         shape = stream.sample_aspect_ratio
         shape = None if shape is None or shape <= 0 or shape == 1 else Fraction(shape)
         if self._orientation in _QUARTER_TURNS:
             height, width = width, height
             shape = 1 / shape if shape else None
-        total = stream.frames
-        seconds = stream.duration * self._time_base if stream.duration else None
-        if seconds is None and self._container.duration:
-            seconds = Fraction(self._container.duration, av.time_base)
-        if not total and seconds:
-            total = round(seconds * rate)
-        if total:
-            last = total if span.end is None else span.end
-            if isinstance(last, Fraction):
-                last = round(last * rate)
-            total = max(1, -(-(min(last, total) - self._start.index) // span.every))
         # Matroska writes keys in capitals.
         tags = {key.lower(): value for key, value in self._container.metadata.items()}
         timecode = {key.lower(): value for key, value in stream.metadata.items()}.get("timecode")
         timecode = timecode or tags.get("timecode")
-        is_rgb = first.format.is_rgb
         return ClipInfo(
             size=(height, width),
             rate=rate / span.every,
             time_base=self._time_base,
-            colour=Colour(
-                stream.color_primaries,
-                stream.color_trc,
-                RGB if is_rgb else stream.colorspace,
-                2 if first.format.name.startswith("yuvj") else stream.color_range,
-            ),
+            colour=_colour_of(self._said_colour, first),
             is_deep=max(part.bits for part in first.format.components) > 8,
             pixel_shape=shape,
-            first_number=self._start.index + 1,
-            frames=total or None,
-            timecode=timecode and shift_timecode(timecode, self._start.index, rate),
+            first_number=self._start + 1,
+            frames=span.count(said_frames(self._container, stream, rate), self._start, rate),
+            timecode=timecode and timecode_for(timecode, self._start, rate, span.every),
             tags={key: value for key, value in tags.items() if key in _TAGS},
+            chapters=chapters_of(self._container, self._shift, span.seconds),
         )
 
 
+def _colour_of(said: Colour, first: av.VideoFrame) -> Colour:
+    """How the numbers are to be read: as the file says, else as the codec does, else as players guess."""
+    own = Colour(first.color_primaries, first.color_trc, int(first.colorspace), int(first.color_range))
+    is_rgb = first.format.is_rgb
+    colour = Colour(
+        own.primaries if said.primaries in _NOT_SAID else said.primaries,
+        own.transfer if said.transfer in _NOT_SAID else said.transfer,
+        RGB if is_rgb else own.matrix if said.matrix in _NOT_SAID else said.matrix,
+        FULL if first.format.name.startswith("yuvj") else said.range or own.range,
+    )
+    if colour.matrix == RGB and not is_rgb:
+        colour = replace(colour, matrix=UNSPECIFIED)
+    return colour.as_players_take_it(first.height, first.width)
+
+
+_NOT_SAID = (0, UNSPECIFIED, 3)
 _TAGS = {"title", "artist", "author", "copyright", "date", "creation_time", "description"}
-
-
-def _moved(sound: Sound, shift: int, clip: Clip) -> Sound:
-    """Count times from the first frame of the span; half a unit of rounding at most."""
-    for packet in sound if shift else ():
-        units = round(shift * clip.info.time_base / packet.time_base)
-        packet.pts = None if packet.pts is None else packet.pts - units
-        packet.dts = None if packet.dts is None else packet.dts - units
-    return list(sound)

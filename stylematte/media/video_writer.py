@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import av
 from numpy.typing import NDArray
@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from stylematte.errors import InputError, MissingError
 from stylematte.files import temporary_path
 from stylematte.imaging import compose
-from stylematte.media.video import ClipInfo, Frame, Sound
+from stylematte.media.sound import Sound, SoundWriter
+from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
 
 log = logging.getLogger("stylematte")
@@ -39,13 +40,6 @@ class Recipe:
     options: Mapping[str, str]
 
 
-_SOUND_CODECS = {
-    "webm": "libopus",
-    "mp4": "aac",
-    "mov": "pcm_s16le",
-    "matroska": "flac",
-}  # in place of another
-_SOUND_RATE = 48000
 # No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
 # veryfast: a third of the time of fast, for a tenth more bytes at the same error.
 _X264 = {"crf": "13", "preset": "veryfast", "bf": "0"}
@@ -54,14 +48,6 @@ _VP9 = {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1
 _FFV1 = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
 _PRORES_HQ = {"profile": "hq", "vendor": "apl0"}
 _PRORES_4444 = {"profile": "4444", "vendor": "apl0", "alpha_bits": "16"}
-
-
-@dataclass(frozen=True)
-class _Sound:
-    """A sound stream of the result, and what decodes its source where it is not copied."""
-
-    stream: av.AudioStream
-    decoder: av.AudioStream | None
 
 
 def recipe_for(kind: str, channels: int, size: tuple[int, int], is_deep: bool) -> Recipe:
@@ -101,6 +87,9 @@ class VideoWriter:
         premultiplied: Multiply colours by alpha.
         facts: Text for the file's own tags; `comment` can be read everywhere.
 
+    Attributes:
+        notes: What could not be kept, a line each; complete after `finish`.
+
     Raises:
         InputError: The file cannot be written there.
         MissingError: This FFmpeg lacks the encoder.
@@ -120,6 +109,8 @@ class VideoWriter:
         self._info = info
         self._premultiplied = premultiplied
         self._colour = _colour_for(recipe, info)
+        self.notes: list[str] = []
+        self._durations: dict[int | None, int] = {}  # of the frames that the encoder has
         self._temporary = temporary_path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,8 +121,10 @@ class VideoWriter:
             raise self._cannot(error) from None
         try:
             self._stream = self._add_video()
-            self._sound = self._add_sound(sound_streams)
+            self._sound = SoundWriter(self._container, sound_streams)
+            self.notes += self._sound.notes
             self._container.metadata.update({**info.tags, **facts})
+            self._add_chapters()
         except BaseException:
             self.discard()
             raise
@@ -159,8 +152,8 @@ class VideoWriter:
             InputError: The disk is full, or the file cannot be written.
         """
         try:
-            self._write_sound(frame.sound)
-            self._container.mux(self._stream.encode(image))
+            self._sound.write(frame.sound)
+            self._encode(image)
         except OSError as error:
             raise self._cannot(error) from None
 
@@ -171,13 +164,23 @@ class VideoWriter:
             InputError: As for `write`; nothing is left then.
         """
         try:
-            self._container.mux(self._stream.encode(None))
-            self._write_sound(sound_after)
-            self._end_sound()
+            self._encode(None)
+            self._sound.write(sound_after)
+            self.notes += self._sound.end()
             self._container.close()
             os.replace(self._temporary, self._path)
         except OSError as error:
             raise self._cannot(error) from None
+
+    def _encode(self, image: av.VideoFrame | None) -> None:
+        """Encode and write; PyAV loses how long a frame is shown, which of the last one nothing else says."""
+        if image is not None and image.pts is not None:
+            self._durations[image.pts] = image.duration
+        for packet in self._stream.encode(image):
+            duration = self._durations.pop(packet.pts, 0)
+            if duration and packet.time_base == self._info.time_base:
+                packet.duration = duration
+            self._container.mux(packet)
 
     def discard(self) -> None:
         """Take away what was written so far."""
@@ -205,7 +208,7 @@ class VideoWriter:
         if info.pixel_shape is not None:
             context.sample_aspect_ratio = info.pixel_shape
             if recipe.container in ("webm", "matroska"):  # PyAV does not hand it to these
-                log.warning("warning: %s: says square pixels; the source's are not", self._path)
+                self.notes.append("the result says square pixels; the source's are not")
         context.color_primaries = info.colour.primaries
         context.color_trc = info.colour.transfer
         context.colorspace = self._colour.matrix
@@ -217,45 +220,20 @@ class VideoWriter:
             stream.metadata["timecode"] = info.timecode
         return stream
 
-    def _add_sound(self, streams: Sequence[av.AudioStream]) -> dict[int, "_Sound"]:
-        """Copy the sound streams that the container can hold, re-encode the rest; by the source's index."""
-        ours = {}
-        for source in streams:
-            try:
-                stream = self._container.add_stream_from_template(source)
-                decoder = None
-            except ValueError:
-                codec = _SOUND_CODECS[self._recipe.container]
-                log.warning(
-                    "warning: %s: a %s cannot hold sound in %s; it becomes %s (--format prores copies it)",
-                    self._path,
-                    self._recipe.suffix,
-                    source.codec_context.name,
-                    codec,
-                )
-                stream = cast(av.AudioStream, self._container.add_stream(codec, rate=_SOUND_RATE))
-                stream.codec_context.layout = source.codec_context.layout
-                decoder = source
-            stream.metadata.update(source.metadata)
-            ours[source.index] = _Sound(stream, decoder)
-        return ours
-
-    def _write_sound(self, packets: Sound) -> None:
-        for packet in packets:
-            sound = self._sound[packet.stream_index]
-            if sound.decoder is None:
-                packet.stream = sound.stream
-                self._container.mux(packet)
-                continue
-            for frame in sound.decoder.decode(packet):
-                self._container.mux(sound.stream.encode(frame))
-
-    def _end_sound(self) -> None:
-        for sound in self._sound.values():
-            if sound.decoder is not None:
-                for frame in sound.decoder.decode(None):
-                    self._container.mux(sound.stream.encode(frame))
-                self._container.mux(sound.stream.encode(None))
+    def _add_chapters(self) -> None:
+        unit = Fraction(1, 1000)
+        self._container.set_chapters(
+            [
+                {
+                    "id": number,
+                    "start": round(chapter.begin / unit),
+                    "end": round(chapter.end / unit),
+                    "time_base": unit,
+                    "metadata": {"title": chapter.title} if chapter.title else {},
+                }
+                for number, chapter in enumerate(self._info.chapters, 1)
+            ]
+        )
 
     def _cannot(self, error: OSError) -> InputError:
         return InputError(
@@ -269,7 +247,7 @@ def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
     if not recipe.pixel_format.startswith("yuv"):
         return Colour(colour.primaries, colour.transfer, RGB, FULL)
     is_limited = recipe.codec == "prores_ks" or colour.range != FULL or colour.matrix == RGB
-    matrix = colour.matrix_for(info.size[0]) if colour.matrix != UNSPECIFIED else UNSPECIFIED
+    matrix = colour.matrix_for(*info.size) if colour.matrix != UNSPECIFIED else UNSPECIFIED
     return Colour(colour.primaries, colour.transfer, matrix, LIMITED if is_limited else FULL)
 
 

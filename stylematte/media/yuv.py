@@ -5,7 +5,7 @@ bits off. So it converts what has 8 bits; deeper frames are converted here, in f
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import av
@@ -38,7 +38,7 @@ _SCALER_NAMES = {
     BT709: "ITU709",
     BT2020: "BT2020",
 }
-HD_LINES = 720
+SD_LINES, HD_COLUMNS = 576, 1280  # more of the ones, or as many of the others, and it is HD
 
 _FAST = int(Interpolation.BICUBIC)
 # Chroma interpolated, not repeated: it shows along the edges that a matte is about.
@@ -61,19 +61,34 @@ class Colour:
     matrix: int = UNSPECIFIED
     range: int = 0
 
-    def matrix_for(self, height: int) -> int:
-        """Say the matrix that holds: where it is not said, that of HD from 720 lines, else that of SD.
+    def as_players_take_it(self, height: int, width: int) -> "Colour":
+        """Say the matrix where the stream does not: players go by the size of its frames."""
+        if self.matrix not in (UNSPECIFIED, 3):
+            return self
+        return replace(self, matrix=self.matrix_for(height, width))
+
+    def matrix_for(self, height: int, width: int = 0) -> int:
+        """Say the matrix that holds: where it is not said, that of HD or of SD by the size of the frames.
 
         Raises:
             InputError: A matrix that the tool does not know, as YCgCo or ICtCp.
         """
         if self.matrix in (UNSPECIFIED, RGB, 3):
-            return BT709 if height >= HD_LINES or self.matrix == RGB else SMPTE170M
+            is_hd = height > SD_LINES or width >= HD_COLUMNS or self.matrix == RGB
+            return BT709 if is_hd else SMPTE170M
         if self.matrix not in MATRICES:
             raise InputError(
                 f"colours in matrix {self.matrix} of H.273 are not read", "Convert to BT.709 first"
             )
         return self.matrix
+
+
+def reduced(frame: av.VideoFrame, divisor: int) -> av.VideoFrame:
+    """Make a frame smaller: height and width divided, and even."""
+    if divisor == 1:
+        return frame
+    height, width = (max(2, 2 * round(side / divisor / 2)) for side in (frame.height, frame.width))
+    return frame.reformat(width=width, height=height, interpolation=Interpolation.AREA, threads=1)
 
 
 def to_photo(frame: av.VideoFrame, colour: Colour, fine: bool = True) -> Photo:
@@ -92,7 +107,7 @@ def to_photo(frame: av.VideoFrame, colour: Colour, fine: bool = True) -> Photo:
     """
     has_alpha = frame.format.name.startswith(("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya", "pal8"))
     is_full = colour.range == FULL or frame.format.name.startswith("yuvj")
-    matrix = colour.matrix_for(frame.height)
+    matrix = colour.matrix_for(frame.height, frame.width)
     if max(component.bits for component in frame.format.components) <= 8:
         form: dict[str, Any] = {}
         if not frame.format.is_rgb:
@@ -131,7 +146,7 @@ def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.Vide
         frame = av.VideoFrame.from_ndarray(pixels, source)
         return frame if source == pixel_format else _scale(frame, pixel_format)
 
-    matrix, is_full = colour.matrix_for(height), colour.range == FULL
+    matrix, is_full = colour.matrix_for(height, width), colour.range == FULL
     if channels == 1:
         frame = _grey_frame(pixels, pixel_format, bits, is_full)
     elif bits == 8:
@@ -206,7 +221,11 @@ def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16
     table = np.arange(np.iinfo(grey.dtype).max + 1) * (scale / np.iinfo(grey.dtype).max) + base
-    plane(frame, 0)[:] = np.round(table).astype(dtype)[grey]
+    codes = np.round(table).astype(dtype)
+    if grey.dtype == np.uint8:
+        cv2.LUT(np.ascontiguousarray(grey), codes, dst=plane(frame, 0))
+    else:
+        plane(frame, 0)[:] = codes[grey]
     for index in (1, 2):
         plane(frame, index)[:] = 1 << (bits - 1)
     return frame

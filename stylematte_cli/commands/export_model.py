@@ -40,7 +40,7 @@ def convert_model(
     require("onnxruntime", extra="cpu")
     from export.convert import convert
     from export.foreign.reading import load_model
-    from stylematte.files import sha256_of
+    from stylematte.files import sha256_of, write_bytes
     from stylematte.weights import find, keep, read_card
 
     source = find(weights)
@@ -54,7 +54,7 @@ def convert_model(
     model, parity = convert(load_model(source), precision, photos, str(source))
     card = read_card(source)
     facts = {key: card[key] for key in ("licence", "summary", "provenance") if key in card}
-    keep(target, facts | {"precision": precision}, lambda path: path.write_bytes(model.SerializeToString()))
+    keep(target, facts | {"precision": precision}, lambda path: write_bytes(path, model.SerializeToString()))
     lines.append(
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
         f"{parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}, "

@@ -15,6 +15,7 @@ from stylematte.media.paths import CLIP_FORMATS
 from stylematte_cli.commands import options
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.matte_files import matte_files
+from stylematte_cli.commands.matte_layout import check_dataset
 from stylematte_cli.commands.matte_options import ClipOptions, ResultOptions, WorkOptions, read_requests
 from stylematte_cli.commands.verbs import typed_line
 
@@ -65,6 +66,8 @@ def matte(
             if requests.for_clips or result.kind in CLIP_FORMATS:
                 raise UsageError("- reads one photo, but these options are for clips")
             return _matte_stdin(model.open(1), requests.photo)
+        if work.layout == "dataset":
+            check_dataset(result)
         return matte_files(inputs, out, requests, model, work, output)
 
 

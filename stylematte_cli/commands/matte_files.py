@@ -1,11 +1,14 @@
 """Processing of files by `stylematte matte`: checks, progress and summary."""
 
 import logging
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import closing
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import timedelta
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,14 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from stylematte.errors import INTERRUPTED, UsageError
+from stylematte.errors import INTERRUPTED, InputError, UsageError
 from stylematte_cli.commands import options
+from stylematte_cli.commands.matte_layout import as_dataset, place_photos
 from stylematte_cli.commands.matte_options import Requests, WorkOptions
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from stylematte.batch import Outcome
+    from stylematte.estimate import Estimate
     from stylematte.folder import Found, Plan
     from stylematte.matter import Matter
     from stylematte.media.manifest import State
@@ -103,8 +108,15 @@ def matte_files(
     from stylematte.folder import find, make_plan, matte_clips, matte_photos, without_auto_detail
 
     started = time.perf_counter()
-    found = find(inputs, out, requests.photo.kind, requests.clip_kind)
+    found = find(
+        inputs, out, requests.photo.kind, requests.clip_kind, ".preview" if requests.is_preview else ""
+    )
+    if requests.is_preview and found.photos and found.clips:
+        log.info("--preview: %d photo(s) left out", len(found.photos))
+        found = replace(found, photos=[])
     clip_request = _check(requests, found)
+    if work.layout == "dataset":
+        found = as_dataset(found, out)
     cores = work.workers or usable_cores()
     workers = min(cores, max(1, len(found.photos)))
     matter = model.open(cores if found.clips else workers)
@@ -114,23 +126,30 @@ def matte_files(
     tally = Tally(passed_over=found.passed_over)
     _tell_found(found, (photos, clips), tally)
     if work.dry_run:
-        _print_plan((photos, clips), {} if matter.detail is None else matter.detail.settings, output.as_json)
+        detail = {} if matter.detail is None else matter.detail.settings
+        costs: dict[Path, Estimate] = {}
+        if clip_request is not None and find_spec("av") is not None:
+            costs = _estimate(clips, clip_matter, clip_request, cores, work.batch_size, tally)
+        _print_plan((photos, clips), detail, costs, output.as_json)
         return tally.exit_code
 
     for plan in (photos, clips):
         plan.remove_leftovers()
     try:
-        outcomes = matte_photos(photos, matter, requests.photo, workers, work.batch_size)
-        with closing(outcomes):
-            for outcome in with_progress(outcomes, len(photos.todo), "photo", output.quiet):
-                tally.add(outcome)
-        if clip_request is not None and find_spec("av") is not None:
-            watch = partial(with_frame_progress, quiet=output.quiet)
-            for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):
-                tally.add_clip(outcome)
-        else:  # without PyAV the clips fail, but the photos are done
-            for item, _ in clips.todo:
-                tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
+        with ending_as_interrupted():
+            outcomes = matte_photos(photos, matter, requests.photo, workers, work.batch_size)
+            with closing(outcomes):
+                for outcome in with_progress(outcomes, len(photos.todo), "photo", output.quiet):
+                    tally.add(outcome)
+            if work.layout == "dataset":
+                place_photos(found.photos, out)
+            if clip_request is not None and find_spec("av") is not None:
+                watch = partial(with_frame_progress, quiet=output.quiet)
+                for outcome in matte_clips(clips, clip_matter, clip_request, cores, work.batch_size, watch):
+                    tally.add_clip(outcome)
+            else:  # without PyAV the clips fail, but the photos are done
+                for item, _ in clips.todo:
+                    tally.fail(item.source, f"{item.source}: a clip needs PyAV", _VIDEO_HINT)
     except KeyboardInterrupt:
         tally.is_interrupted = True
     seconds = time.perf_counter() - started
@@ -179,9 +198,62 @@ def _how_it_ran(matter: "Matter", photos: "Plan", workers: int) -> dict[str, Any
     }
 
 
-def _print_plan(plans: "Sequence[Plan]", detail: dict[str, Any], as_json: bool) -> None:
+@contextmanager
+def ending_as_interrupted() -> Iterator[None]:
+    """Let what ends a process from outside end it as Ctrl-C does: nothing half written is left."""
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = {name: signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def _estimate(
+    plan: "Plan",
+    matter: "Matter",
+    request: "ClipRequest",
+    workers: int,
+    batch_size: int | None,
+    tally: Tally,
+) -> "dict[Path, Estimate]":
+    """Estimate the clips that are to be done; those that cannot be are told of as if they had been tried."""
+    from stylematte.batch import Network
+    from stylematte.estimate import Estimator
+
+    estimator = Estimator(Network(matter, batch_size), request, workers)
+    costs = {}
+    for item, _ in plan.todo:
+        try:
+            costs[item.output] = estimator(item)
+        except InputError as error:
+            tally.fail(item.source, error.message, error.hint)
+    return costs
+
+
+def _told(cost: "Estimate") -> str:
+    """Say in a few words what a clip will cost."""
+    if cost.frames is None or cost.seconds is None or cost.bytes is None or cost.work_seconds is None:
+        return "  length not known"
+    size = f"{cost.bytes / 1e6:.3g} MB" if cost.bytes < 1e9 else f"{cost.bytes / 1e9:.3g} GB"
+    length, work = (str(timedelta(seconds=round(value))) for value in (cost.seconds, cost.work_seconds))
+    return f"  {cost.frames} frames, {length} long, about {size}, about {work} of work"
+
+
+def _print_plan(
+    plans: "Sequence[Plan]", detail: dict[str, Any], costs: "dict[Path, Estimate]", as_json: bool
+) -> None:
     lines = [
         {"input": str(item.source), "output": str(item.output), "state": state}
+        | (asdict(costs[item.output]) if item.output in costs else {})
         for plan in plans
         for item, state in zip(plan.items, plan.states, strict=True)
     ]
@@ -192,7 +264,8 @@ def _print_plan(plans: "Sequence[Plan]", detail: dict[str, Any], as_json: bool) 
         most = "all" if detail["detail"] == "max" else f"at most {detail['detail']:g} megapixels"
         log.info("detail: %s of hair and fur in each photo will be refined", most)
     for line in lines:
-        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}")
+        cost = costs.get(Path(line["output"]))
+        typer.echo(f"{line['state']:<8}{line['input']} -> {line['output']}{_told(cost) if cost else ''}")
 
 
 def _tell_kept(plans: "Sequence[Plan]") -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import typer
 
 from stylematte.errors import InputError, UsageError
-from stylematte.media.paths import CLIP_FORMATS, CLIP_SUFFIXES
+from stylematte.media.paths import CLIP_FORMATS, is_clip_file
 from stylematte_cli.commands import options
 from stylematte_cli.commands.toolkit import require
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stylematte.requests import ClipRequest, PhotoRequest
 
 DEFAULT_RATE = "24"
+PREVIEW = 4  # how much smaller, and which frames
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,13 @@ class ClipOptions:
             "--rate", metavar="FPS", help="For image sequences: frames per second, such as 24 or 30000/1001."
         ),
     ] = DEFAULT_RATE
+    preview: Annotated[
+        bool,
+        typer.Option(
+            "--preview",
+            help="For clips: process every fourth frame at quarter size, into clip.preview.mp4.",
+        ),
+    ] = False
 
     @property
     def given(self) -> list[str]:
@@ -139,6 +147,7 @@ class ClipOptions:
             "--end": self.end,
             "--every": self.every > 1,
             "--rate": self.rate != DEFAULT_RATE,
+            "--preview": self.preview,
         }
         return [name for name, is_given in given.items() if is_given]
 
@@ -157,8 +166,21 @@ class WorkOptions:
             "--workers", min=1, metavar="N", help="Images processed in parallel (default: one per core)."
         ),
     ] = None
+    layout: Annotated[
+        Literal["mirror", "dataset"],
+        typer.Option(
+            "--layout",
+            help="Of --out: as the input lies, or image/ and alpha/, as `stylematte train` reads it.",
+        ),
+    ] = "mirror"
     overwrite: options.Overwrite = False
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be done, and stop.")] = False
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Print what would be done, for clips with frames, duration, size and time, and stop.",
+        ),
+    ] = False
 
 
 class Background(NamedTuple):
@@ -180,6 +202,7 @@ class Requests:
         clip_kind: Format of clips.
         backdrop: A clip used as the background of clips.
         for_clips: Given options that are only for clips.
+        is_preview: Clips are processed small and in part, photos are not.
     """
 
     photo: "PhotoRequest"
@@ -187,6 +210,7 @@ class Requests:
     clip_kind: str
     backdrop: Path | None
     for_clips: tuple[str, ...]
+    is_preview: bool = False
 
 
 def read_requests(result: ResultOptions, clips: ClipOptions) -> Requests:
@@ -231,14 +255,15 @@ def read_requests(result: ResultOptions, clips: ClipOptions) -> Requests:
         span=Span(
             None if clips.start is None else parse_moment(clips.start, "--start"),
             None if clips.end is None else parse_moment(clips.end, "--end"),
-            clips.every,
+            clips.every * (PREVIEW if clips.preview else 1),
         ),
         rate=parse_rate(clips.rate),
         is_stabilised=clips.stabilize,
         backdrop=behind.clip,
+        reduction=PREVIEW if clips.preview else 1,
     )
     for_clips = (*clips.given, *([f"--format {kind}"] if kind in CLIP_FORMATS else []))
-    return Requests(photo, make_clip, clip_kind, behind.clip, for_clips)
+    return Requests(photo, make_clip, clip_kind, behind.clip, for_clips, clips.preview)
 
 
 def _read_background(text: str | None) -> Background:
@@ -249,7 +274,7 @@ def _read_background(text: str | None) -> Background:
     from stylematte.media.manifest import identify, read_and_identify
 
     path = Path(text)
-    if path.is_file() and path.suffix.lower() in CLIP_SUFFIXES:
+    if path.is_file() and is_clip_file(path):
         return Background((0, 0, 0), f"clip {identify(path)['sha256']}", path)
     if path.is_file():
         data, identity = read_and_identify(path)

@@ -103,6 +103,7 @@ def import_file(
         import_released(file, name, licence, overwrite, quiet)
         return
     from stylematte import __version__
+    from stylematte.files import write_bytes
     from stylematte.weights import MODEL, keep, new_path
 
     target = new_path(name or file.stem, overwrite, MODEL)
@@ -119,7 +120,7 @@ def import_file(
         "summary": f"{imported.family.title if imported.family else 'A network'}, imported from {file.name}.",
         "provenance": imported.provenance,
     }
-    keep(target, card, lambda path: path.write_bytes(imported.model.SerializeToString()))
+    keep(target, card, lambda path: write_bytes(path, imported.model.SerializeToString()))
     if as_json:
         proof = imported.proof.as_dict()
         print_json({"file": str(target), "recognised": imported.is_recognised, **card, "parity": proof})
@@ -142,7 +143,7 @@ def _lines(target: Path, imported: "Imported") -> list[str]:
         f"{target}: {megabytes(target.stat().st_size)}",
         how,
         f"photos are {shape} {size}; alpha differs from the bare network's {differs}, "
-        f"over {proof.pictures} photos",
+        f"over {proof.images} photos",
         f"licence {imported.licence or 'not stated'}; commercial use: {use}",
         f"next: stylematte matte ./photos --out ./alphas --weights {shlex.quote(target.stem)}",
     ]

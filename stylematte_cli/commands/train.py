@@ -24,6 +24,7 @@ from stylematte_cli.commands.train_options import (
     print_recipe,
     speaker,
 )
+from stylematte_cli.commands.train_teachers import label_first, teachers_of
 from stylematte_cli.commands.verbs import Verb, typed_line
 
 if TYPE_CHECKING:
@@ -107,9 +108,14 @@ class MattingOptions:
         ),
     ] = ""
     teacher: Annotated[
-        str,
-        typer.Option("--teacher", metavar="NAME|FILE", help="Trained model that labels unlabelled photos."),
-    ] = ""
+        list[str] | None,
+        typer.Option(
+            "--teacher",
+            metavar="NAME|FILE",
+            help="Trained weights or model that labels unlabelled photos. May be repeated: where models "
+            "differ, a label has less weight.",
+        ),
+    ] = None
     student: Annotated[
         str, typer.Option("--student", metavar="NAME", help="Network to train, instead of the recipe's.")
     ] = ""
@@ -213,13 +219,18 @@ def _read_request(
     from training.run import TrainRequest
 
     weights = _init_of(recipe, matting, loop.backbone_weights)
-    check_allowed(run.policy, weights, matting.teacher)
+    teachers = matting.teacher or []
+    check_allowed(run.policy, weights, *teachers)
+    mattes = loop.mattes or folder / "mattes"
+    teacher, models = teachers_of(teachers)
+    if models and not run.dry_run:
+        recipe = label_first(recipe, root, models, mattes, loop.device, speaker(output), output.quiet)
     return TrainRequest(
         recipe,
         root,
         RunOptions(
             out=folder,
-            mattes=loop.mattes or folder / "mattes",
+            mattes=mattes,
             device=loop.torch_device,
             precision=matting.precision,
             accumulate=run.accumulate,
@@ -227,7 +238,7 @@ def _read_request(
             every=loop.every or EVERY,
         ),
         weights=weights,
-        teacher=matting.teacher,
+        teacher=teacher,
         backbone=loop.backbone_weights,
         quiet=output.quiet,
         say=speaker(output),

@@ -34,8 +34,9 @@ def clip(tmp_path: Path) -> Path:
     return draw_clip(tmp_path / "in" / "clip.mp4", frames=100, size=(360, 480))
 
 
-def test_ctrl_c_leaves_no_half_clip_and_the_finished_ones(
-    tmp_path: Path, red_model: Path, clip: Path
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_leave_no_half_clip_and_the_finished_ones(
+    tmp_path: Path, red_model: Path, clip: Path, number: signal.Signals
 ) -> None:
     draw_clip(tmp_path / "in" / "a.mp4", frames=2)
     out = tmp_path / "out"
@@ -43,7 +44,7 @@ def test_ctrl_c_leaves_no_half_clip_and_the_finished_ones(
     process = start(command)
     wait_for(process, out, "a.mp4")
     wait_for(process, out, ".*-part")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, stderr = process.communicate(timeout=30)
     assert process.returncode == 130, stderr
     assert "Traceback" not in stderr

@@ -41,7 +41,7 @@ def test_the_environment_says_it_for_all_commands(home, capsys, monkeypatch):
     for command in (
         ["matte", str(home / "photo.png"), "--weights", "closed", "--out", out],
         ["export", "--weights", "nano", "--out", out],
-        ["train", "finetune", "--data", str(home), "--dry-run", "--out", out],
+        ["train", "distill", "--data", str(home), "--teacher", "nano", "--dry-run", "--out", out],
     ):
         assert main(command) == 3, command
         assert "CC-BY-NC-4.0, which forbids commercial use" in capsys.readouterr().err

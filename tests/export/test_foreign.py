@@ -83,6 +83,14 @@ def test_sigmoid_is_added_where_it_is_lacking_and_only_there(tmp_path, rng):
         assert not found.is_recognised
 
 
+def test_a_second_sigmoid_is_refused_where_the_graph_does_not_show_the_first(tmp_path):
+    path = save(network(ends_in="HardSigmoid"), tmp_path / "a.onnx")
+    with pytest.raises(InputError, match=r"in \[0, 1\] already") as error:
+        imported(path, Description("birefnet"))
+    assert "--activation none" in error.value.hint
+    assert imported(path, Description("birefnet", activation="none")).proof.max_difference < 1e-5
+
+
 @pytest.mark.parametrize("batch", [1, "N"])
 def test_several_images_at_once(tmp_path, rng, batch):
     found = imported(save(network(batch=batch), tmp_path / "a.onnx"))

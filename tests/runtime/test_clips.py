@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from stylematte.batch import Network
-from stylematte.clips import ahead, in_order, matte_clip
+from stylematte.clips import matte_clip
 from stylematte.engines import open_engine
 from stylematte.errors import InputError
 from stylematte.matter import Matte, Matter
 from stylematte.media.paths import Item
+from stylematte.queues import ahead, in_order
 from stylematte.requests import ClipRequest
 from tests.clips import draw_clip, probe
 

@@ -27,7 +27,7 @@ def item(tmp_path: Path) -> Item:
 
 
 def record(folder: Path, item: Item, outcome: str = "ok") -> None:
-    manifest = Manifest(folder / "out", SETTINGS, MODEL)
+    manifest = Manifest(folder / "out", SETTINGS, MODEL, "MIT")
     manifest.open()
     _, identity = read_and_identify(item.source)
     manifest.record(item, outcome, {**identity, "size": (4, 5), "seconds": {"read": 0.5}})
@@ -48,6 +48,7 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "outcome": "ok",
         "settings": SETTINGS,
         **MODEL,
+        "licence": "MIT",
         # sha256sum of "photo"
         "sha256": "55c64d0fcd6f9d5f7c828093857e3fdfda68478bb4e9bd24d481ef391c7804e8",
         "bytes": 5,
@@ -58,6 +59,7 @@ def test_line_says_everything(tmp_path: Path, item: Item) -> None:
         "output_mtime_ns": 0,
         "output_sha256": "",
         "seconds": {"read": 0.5},
+        "notes": [],
         "error": "",
     }
 

@@ -64,7 +64,7 @@ def test_norms_are_measured_on_photos_of_every_kind_that_are_there(data_root, tm
 def test_a_missing_layer_is_named(data_root, tmp_path, weights, layer):
     del weights[layer]
     save_file(weights, tmp_path / "w.safetensors")
-    with pytest.raises(DataError, match=f"w.safetensors: no layer '{layer}'"):
+    with pytest.raises(DataError, match=f"w.safetensors: layer '{layer}' is missing"):
         load_backbone(build_model("test"), tmp_path / "w.safetensors", RECIPE, data_root)
 
 
@@ -146,5 +146,5 @@ def test_fills_the_encoder_from_efficientnet_lites_pickle(data_root, tmp_path):
         torch.testing.assert_close(features, same, atol=1e-3, rtol=1e-3)
     del theirs["_blocks.1._bn2.bias"]
     torch.save(theirs, tmp_path / "lite.pth")
-    with pytest.raises(DataError, match=r"lite\.pth: no layer '_blocks\.1\._bn2\.bias'"):
+    with pytest.raises(DataError, match=r"lite\.pth: layer '_blocks\.1\._bn2\.bias' is missing"):
         load_backbone(build_model("test"), tmp_path / "lite.pth", RECIPE, data_root)

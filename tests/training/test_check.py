@@ -68,7 +68,7 @@ def test_sound_data(sound, full):
     assert train.megapixels == pytest.approx(90 * 120 / 1e6)
     assert train.twins == (0 if full else None)
     lines = report.lines()
-    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 images of 0.01 megapixels, 6 with alpha")
+    assert lines[0].startswith(f"{SET} (mattes, layout p3m-10k): 6 images with 0.01 megapixels, 6 with alpha")
     assert lines[-2].startswith("full check" if full else "quick check")
     assert lines[-1] == "0 errors, 0 warnings"
     plain = json.loads(json.dumps(report.as_dict()))
@@ -131,7 +131,7 @@ def test_errors_of_single_files(root, file, damage, message, full):
 @pytest.mark.parametrize("read", [read_rgb, read_grey, read_plane])
 def test_what_opencv_does_not_read_is_an_error_of_the_data(tmp_path, read):
     beyond_opencv(tmp_path / "wide.png")
-    with pytest.raises(DataError, match=r"wide\.png: too large a (image|label) to be read"):
+    with pytest.raises(DataError, match=r"wide\.png: this (image|label) is too large to read"):
         read(tmp_path / "wide.png")
 
 

@@ -44,7 +44,7 @@ def test_values_arrive(tmp_path):
         ("seed = 3", "seed = 'x'", "seed = 'x' is no int"),
         ("seed = 3", "seed = true", "seed = True is no int"),
         ('preset = "test"', "", "preset is missing"),
-        ('preset = "test"', 'preset = "giant"', "'giant' ; choose from nano, tiny, base, official$"),
+        ('preset = "test"', 'preset = "giant"', "'giant'; choose from nano, tiny, base, official$"),
         ("batch_size = 4", "batchsize = 4", r"\[\[stages\]\]: unknown key batchsize"),
         ("batch_size = 4", "", r"\[\[stages\]\]: batch_size is missing"),
         ("batch_size = 4", "batch_size = 0", "segmentation: batch_size must be"),
@@ -108,7 +108,7 @@ def test_values_arrive(tmp_path):
         (
             'preset = "test"\nseed = 3',
             "preset = 'test_swin'\nnetwork = { upsampler = 'fine_gf' }",
-            r"\[network\]: upsampler fine_gf needs features at stride 2, and swinv2_test has none",
+            r"\[network\]: upsampler fine_gf needs features at stride 2, which swinv2_test does not have",
         ),
         (
             "seed = 3",
@@ -164,7 +164,9 @@ def test_priors_are_for_networks_that_take_them(tmp_path):
     assert [(stage.prior, stage.pairs) for stage in recipe.stages] == [(0.5, 0.2), (0.0, 0.0)]
     changed = text.replace("[[stages]]", "network = { prior = true }\n[[stages]]", 1)
     assert load(tmp_path, changed).build_preset().prior
-    with pytest.raises(RecipeError, match=r"^--student: segmentation: prior must be 0, network test"):
+    with pytest.raises(
+        RecipeError, match=r"^--student: segmentation: prior must be 0, as network test takes none"
+    ):
         check_priors(dataclasses.replace(recipe, preset="test"), "--student")
 
 

@@ -268,5 +268,5 @@ def test_labels_are_their_channel_0(tmp_path):
     for name, label in (("grey", ALPHA), ("rgb", odd), ("rgba", np.dstack([odd, ALPHA // 3]))):
         save(tmp_path / f"{name}.png", label)
         np.testing.assert_array_equal(read_label(tmp_path / f"{name}.png"), ALPHA)
-    with pytest.raises(DataError, match=r"none\.png: not a label"):
+    with pytest.raises(DataError, match=r"none\.png: not a readable label"):
         read_label(tmp_path / "none.png")

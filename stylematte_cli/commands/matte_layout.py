@@ -1,0 +1,60 @@
+"""`stylematte matte --layout dataset`: photos and alphas side by side, as training reads them."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stylematte.errors import UsageError
+from stylematte_cli.commands.matte_options import ResultOptions
+
+if TYPE_CHECKING:
+    from stylematte.folder import Found
+    from stylematte.media.paths import Item
+
+HASH_LETTERS = 8
+
+
+def check_dataset(result: ResultOptions) -> None:
+    """Refuse what training does not read as an alpha.
+
+    Raises:
+        UsageError: Another output or format.
+    """
+    if result.made != "alpha" or result.kind not in (None, "png", "webp"):
+        raise UsageError("--layout dataset holds alphas as png or webp", "Leave out --output and --format")
+
+
+def as_dataset(found: "Found", out: Path) -> "Found":
+    """Name alphas in one folder, whatever folders the photos lie in: a data set is flat.
+
+    Args:
+        found: Photos; their outputs lie below `out`.
+        out: Gets alpha/ and image/.
+
+    Raises:
+        UsageError: A clip, or a page of a file.
+    """
+    items = [*found.photos, *found.clips]
+    names = ["-".join(item.output.relative_to(out).with_suffix("").parts) for item in items]
+    counts = Counter(names)
+    placed = []
+    for item, name in zip(items, names, strict=True):
+        if item.is_clip or not item.source.is_file():
+            raise UsageError(f"--layout dataset is for photos, and {item.source} is none", "Leave it out")
+        if counts[name] > 1:  # a/b-c.jpg and a-b/c.jpg
+            name += f"-{hashlib.sha256(str(item.source).encode()).hexdigest()[:HASH_LETTERS]}"
+        placed.append(replace(item, output=out / "alpha" / f"{name}{item.output.suffix}"))
+    return replace(found, photos=placed)
+
+
+def place_photos(items: "Sequence[Item]", out: Path) -> None:
+    """Copy the photos whose alphas are there beside them, under the same names."""
+    from stylematte.files import copy_file
+
+    for item in items:
+        photo = out / "image" / f"{item.output.stem}{item.source.suffix.lower()}"
+        if item.output.is_file() and not photo.exists():
+            copy_file(item.source, photo)
