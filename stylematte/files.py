@@ -1,7 +1,6 @@
 """Files that appear whole or not at all, their hashes, and the folder for what is kept between runs."""
 
 import errno
-import hashlib
 import itertools
 import os
 import shutil
@@ -107,6 +106,8 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 
 def sha256_of(path: Path) -> str:
     """Hex digest of a file, read in pieces."""
+    import hashlib  # loads OpenSSL, and no help needs it
+
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -3,7 +3,6 @@
 import glob
 import json
 import shlex
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -278,6 +277,8 @@ def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> Non
         card: Licence, summary and provenance; name, size and SHA-256 are added.
         write: Makes the file at the path it is given.
     """
+    import tempfile  # takes long, and no help needs it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=path.parent) as staging:
         made = Path(staging) / path.name

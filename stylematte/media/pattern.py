@@ -1,6 +1,5 @@
 """Names of numbered images that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
 
-import hashlib
 import os
 import re
 from pathlib import Path
@@ -59,6 +58,8 @@ def digits_of(pattern: Path, file: Path) -> int:
 
 def fingerprint(pattern: Path) -> dict[str, Any]:
     """Describe a sequence such that a later run knows it again: names, sizes and times of change."""
+    import hashlib  # loads OpenSSL, and no help needs it
+
     digest, size, changed = hashlib.sha256(), 0, 0
     for _, path in find_frames(pattern):
         status = path.stat()

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -375,6 +374,8 @@ def _failure(name: str, error: StyleMatteError) -> Finding:
 
 
 def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version  # takes long, and no help needs it
+
     try:
         return version(package)
     except PackageNotFoundError:

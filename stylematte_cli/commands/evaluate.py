@@ -6,7 +6,6 @@ import logging
 import math
 import re
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -242,6 +241,8 @@ def _score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
             return score(pair, radius_px)
         except StyleMatteError as error:
             return Result(pair, {}, [], error)
+
+    from concurrent.futures import ThreadPoolExecutor  # takes long, and no help needs it
 
     pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cores()))
     try:

@@ -5,7 +5,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -47,6 +46,8 @@ def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
             "Give two clips, two patterns like shot.####.png, or two folders with --sequence",
         )
     require("av", extra="video")
+    from fractions import Fraction  # takes long, and no help needs it
+
     from stylematte.media.frame_sequence import PictureSequence
     from stylematte.media.pattern import is_pattern
     from stylematte.media.video import Clip

@@ -1,6 +1,5 @@
 """`stylematte matte --layout dataset`: photos and alphas side by side, as training reads them."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -37,6 +36,8 @@ def as_dataset(found: "Found", out: Path) -> "Found":
     Raises:
         UsageError: A clip, or a page of a file.
     """
+    import hashlib  # loads OpenSSL, and no help needs it
+
     items = [*found.photos, *found.clips]
     names = ["-".join(item.output.relative_to(out).with_suffix("").parts) for item in items]
     counts = Counter(names)
