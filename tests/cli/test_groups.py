@@ -98,9 +98,9 @@ def test_a_generator_that_is_chosen_by_the_data_is_trained_as_one(
     (tmp_path / "data" / "FFHQ" / "00000" / "f.png").write_bytes(b"")
     assert main(["train", "--dry-run", "--set", "kimg=32"]) == 0
     said = capsys.readouterr().out
-    assert "recipe gan/faces-256: all that it needs is in data" in said
+    assert "recipe gan/faces-256: all of its data sets are in data" in said
     assert (
-        "1 pictures to train on, 1 of them to be matted first\n  1000 steps, into runs/gan/faces-256" in said
+        "1 images to train on, of which 1 will be matted first\n  1000 steps, into runs/gan/faces-256" in said
     )
     assert main(["train", "--dry-run", "--stages", "matting"]) == 2
     assert "--stages is for recipes of matting networks" in capsys.readouterr().err
