@@ -22,6 +22,9 @@ class Chapter:
     title: str
 
 
+_DEFAULT_PIXELS = 5_000_000  # what ffmpeg adds for the flag
+
+
 def open_clip(path: Path) -> av.container.InputContainer:
     """Open a file for reading.
 
@@ -43,7 +46,10 @@ def open_clip(path: Path) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """Choose the video of a file; the image on the cover of a song is none.
+    """Choose the video of a file as ffmpeg does: the largest, where a default flag counts as pixels.
+
+    The image on the cover of a song is none. libavformat's own choice took the smaller of two in a transport
+    stream.
 
     Raises:
         InputError: There is none.
@@ -55,8 +61,13 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     readable = [stream for stream in streams if stream.codec_context is not None]
     if not readable:
         raise MissingError(f"{path}: this FFmpeg has no decoder for its video", "Convert it, to ProRes say")
-    best = container.streams.best("video")  # as players choose: by default flag, size and rate
-    return best if isinstance(best, av.VideoStream) and best in readable else readable[0]
+    return max(readable, key=_rank)
+
+
+def _rank(stream: av.VideoStream) -> tuple[int, int]:
+    context = stream.codec_context
+    is_default = bool(stream.disposition & av.stream.Disposition.default)
+    return context.width * context.height + _DEFAULT_PIXELS * is_default, -stream.index
 
 
 def is_broadcast(container: av.container.InputContainer) -> bool:

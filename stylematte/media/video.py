@@ -201,6 +201,8 @@ class Clip:
         else:
             if not self._is_enough():
                 self._check_length()
+        if index == self._start:
+            raise InputError(f"{self._path}: no frames between --start and --end")
         if self._timeline.joins:
             self.notes.append("its timestamps begin anew on the way; they are joined")
         if self._mended:
