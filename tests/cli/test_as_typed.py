@@ -161,7 +161,7 @@ def test_train_on_photos_of_ones_own(here):
     assert lines[2].startswith("recipe finetune: ")
     assert any(line.startswith("  a step takes about ") for line in lines)
     assert any(line.startswith("  the run takes about ") for line in lines)
-    assert any(line.startswith("  writes about ") for line in lines)
+    assert any(line.startswith("  the run writes about ") for line in lines)
     assert here.names() == ["data", "runs"]
     assert len(list((here.path / "runs" / "finetune" / "mattes").rglob("*.alpha.png"))) == 10
 

@@ -35,7 +35,7 @@ def test_a_model_agrees_with_itself(red_model, photos, tmp_path, capsys):
     assert sheet.shape[0] == 28 + 2 * 244
     assert sheet.shape[1] == 3 * (320 + 4)
     assert main(command) == 3
-    assert "already there" in capsys.readouterr().err
+    assert "already exists" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 1
     assert "SECONDS" in capsys.readouterr().out
 

@@ -123,7 +123,7 @@ def test_other_settings_are_refused(done, words, capsys):
         others[others.index(option) + 1] = value
         assert main([*others, "--out", str(done)]) == 3
         line = capsys.readouterr().err.splitlines()[-1]
-        said = f"steps/synth.json  has a different {named}; give another --out,  or delete this file and"
+        said = f"steps/synth.json has a different {named}; give another --out, or delete this file and"
         assert said in line
 
 

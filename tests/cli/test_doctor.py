@@ -94,6 +94,7 @@ def test_damaged_weights(assets, capsys):
 
 def test_no_onnx_runtime(assets, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     code, findings = report(capsys)
     assert code == 4
     assert 'pip install "stylematte[cpu]"' in findings["onnxruntime"]["fix"]

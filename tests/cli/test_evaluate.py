@@ -242,7 +242,7 @@ def test_trimap_with_127_is_scored_the_same_and_warned_of(tmp_path, alphas, caps
     report = run_json(capsys, pred, gt, "--trimap", write(tmp_path / "t127.png", off))
     assert report["mean"] == right["mean"]
     assert len(report["warnings"]) == 1
-    assert "t127.png: value 127 counted as unknown" in report["warnings"][0]
+    assert "t127.png: value 127 is counted as unknown" in report["warnings"][0]
 
 
 def test_auto_trimap(tmp_path, alphas, capsys):
@@ -267,7 +267,7 @@ def test_a_band_that_no_image_has_is_null_not_nan(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["pred", "gt/a.tiff"], 2, "one is a folder and one a file"),
+        (["pred", "gt/a.tiff"], 2, "one is a folder and the other a file"),
         (["nowhere", "gt"], 3, "nowhere: no such file or folder"),
         (["pred", "empty"], 3, "no files in these folders have the same name"),
         (["pred", "gt", "--trimap", "auto:wide"], 2, "auto:wide"),

@@ -100,7 +100,7 @@ def test_what_does_not_fit_is_said(
     assert "short.mkv: only 3 frames, but the other clip has more" in capsys.readouterr().err
     photo = save(tmp_path / "photo.png", predictions[0])
     assert main(["evaluate", str(photo), str(truth)]) == 2
-    assert "one is a clip and one is not" in capsys.readouterr().err
+    assert "one is a clip and the other is not" in capsys.readouterr().err
     assert main(["evaluate", str(short), str(truth), "--trimap", str(photo)]) == 2
     assert "auto:R" in capsys.readouterr().err
     large = draw_clip(tmp_path / "large.mkv", frames=1, codec="ffv1", pixel_format="yuv444p")

@@ -121,7 +121,7 @@ def test_a_line_for_people(weights, photos, tmp_path, capsys, traced):
     assert run(weights, tmp_path, "--photos", photos) == 0
     captured = capsys.readouterr()
     assert captured.out.startswith(f"{tmp_path / 'mine.onnx'}: ")
-    assert "over 4 pictures" in captured.out
+    assert "over 4 images" in captured.out
     assert "(test, fp32)" in captured.err
 
 
@@ -212,7 +212,7 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
     for number in range(24):
         drawn.save(folder / f"{number:02}.png", drawn.sample_image(np.random.default_rng(number))[0])
     assert run(weights, tmp_path, "--int8", "--photos", folder) == 0
-    assert "over 8 pictures" in capsys.readouterr().out  # six photos, noise, a batch
+    assert "over 8 images" in capsys.readouterr().out  # six photos, noise, a batch
     assert json.loads((tmp_path / "mine_int8.json").read_text())["calibration_photos"] == 18
 
 
@@ -220,7 +220,7 @@ def test_int8_is_calibrated_on_three_quarters_and_proven_on_the_rest(
 def test_too_few_photos_for_int8_are_said_first_and_truly(weights, tmp_path, capsys, monkeypatch, count):
     """16 set the ranges, and of four photos one proves: 22 are as few as do."""
     assert fewest_photos() == 22
-    assert "22 at least" in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
+    assert "at least 22" in (ROOT / "docs" / "export.md").read_text(encoding="utf-8")
     monkeypatch.setattr("export.build.export_onnx", lambda *_: pytest.fail("it is traced"))
     folder = tmp_path / "few"
     folder.mkdir()

@@ -235,7 +235,7 @@ def test_a_model_in_several_files_is_refused(capsys, tmp_path) -> None:
 def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, capsys, monkeypatch) -> None:
     monkeypatch.setattr(export_engine, "find_spec", lambda name: None)
     line = refused(capsys, run(model_file, tmp_path / "out"), 4)
-    assert line.startswith("stylematte: error: TensorRT is not installed. pip install")
+    assert line.startswith("stylematte: error: TensorRT is not installed. Run pip install")
     assert "--plan-only" in line
     assert not (tmp_path / "out").exists()
 
@@ -250,7 +250,7 @@ def test_without_tensorrt_one_line_says_what_to_install(model_file, tmp_path, ca
         (["--int8", "--photos", "."], 2, "int8 files made for CPUs"),
         (["--device", "cpu"], 2, "needs a GPU"),
         (["--fp16", "--bf16"], 2, "exclude each other"),
-        (["--fixed-size", "64"], 2, "--fixed-size '64' is no size"),
+        (["--fixed-size", "64"], 2, "--fixed-size '64' is not a size"),
     ],
 )
 def test_what_cannot_be_meant(gpu, model_file, tmp_path, capsys, more, code, message) -> None:

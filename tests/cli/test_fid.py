@@ -178,4 +178,4 @@ def test_a_missing_detector_is_named_with_its_place(folders, tmp_path, capsys, m
 def test_a_set_that_cannot_be_kept_is_scored_all_the_same(folders, tmp_path, capsys):
     (tmp_path / "home").write_text("no folder")
     assert main(["fid", *map(str, folders), "--device", "cpu"]) == 0
-    assert "not kept" in capsys.readouterr().err
+    assert "cannot be written: Not a directory" in capsys.readouterr().err

@@ -133,11 +133,11 @@ def test_a_folder_tells_what_it_passes_over(
     assert "1 done, 5 skipped" in err
 
 
-def test_an_animation_fails_by_name(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_animation_is_a_clip(tmp_path: Path, matte: Matte) -> None:
     frames = [Image.fromarray(red_image()), Image.fromarray(255 - red_image())]
     frames[0].save(tmp_path / "a.webp", save_all=True, append_images=frames[1:])
-    assert matte(tmp_path / "a.webp", "--out", tmp_path / "out") == 1
-    assert "an animation of 2 frames" in capfd.readouterr().err
+    assert matte(tmp_path / "a.webp", "--out", tmp_path / "out") == 0
+    assert [path.name for path in (tmp_path / "out").glob("a.*")] == ["a.mp4"]
 
 
 def test_light_survives_into_exr(tmp_path: Path, matte: Matte) -> None:

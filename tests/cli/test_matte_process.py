@@ -116,7 +116,7 @@ def test_stdin_to_stdout(tmp_path: Path, red_model: Path) -> None:
         command = tool(*arguments, *extra)
         done = subprocess.run(command, cwd=ROOT, input=photo.read_bytes(), capture_output=True, timeout=60)
         assert done.returncode == 2
-        assert b"stands alone" in done.stderr
+        assert b"reads one photo from stdin" in done.stderr
 
 
 def test_libraries_stay_quiet(tmp_path: Path, red_model: Path) -> None:

@@ -101,6 +101,7 @@ def test_show_refuses_a_file_that_is_not_what_its_card_says(places, capsys):
 
 def test_show_without_a_runtime_prints_the_card_and_says_what_is_missing(places, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     assert main(["models", "show", "nano"]) == 4
     captured = capsys.readouterr()
     assert "Finds what is red." in captured.out
@@ -127,7 +128,7 @@ def test_the_model_that_ships_fits_a_screen(capsys):
     )
     assert row(lines, "data").startswith("people portrait 788, people street 816")
     assert row(lines, "parity").startswith("alpha differs from torch by at most ")
-    assert row(lines, "steps") == "13,360"
+    assert row(lines, "steps") == "15,509"
 
 
 def test_weights_without_a_card_say_what_stands_in_them(tmp_path, capsys):
@@ -141,7 +142,7 @@ def test_weights_without_a_card_say_what_stands_in_them(tmp_path, capsys):
     assert row(lines, "network") == 'test; with {"radius_px": 2}'
     assert row(lines, "steps") == "1,200"
     assert row(lines, "scores") == "iou 0.9123, best 3"
-    assert row(lines, "all of it") == "the same command with --json"
+    assert row(lines, "more") == "run the same command with --json"
     assert main(["models", "show", str(path), "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["provenance"] == {"steps": 1200, "scores": {"iou": 0.91234567, "best": 3}}

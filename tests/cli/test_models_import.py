@@ -49,7 +49,7 @@ def test_by_name_of_a_family_it_is_said_to_be_untried(tmp_path, home, capsys):
     assert main(["models", "import", str(file), "--as", "birefnet", "--name", "big"]) == 0
     said = capsys.readouterr().err
     assert "not tested with a real file" in said
-    assert "state MIT" in said
+    assert "licensed MIT" in said
     assert (home / "big.onnx").is_file()
 
 

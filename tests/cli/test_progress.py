@@ -18,5 +18,5 @@ def test_a_line_before_anything_was_kept(caplog, monkeypatch, done, said):
         return "finished"
 
     with caplog.at_level(logging.INFO, "stylematte"):
-        assert progress.with_frame_progress(drawing(), "filter", quiet=False, unit="picture") == "finished"
+        assert progress.with_frame_progress(drawing(), "filter", quiet=False, unit="image") == "finished"
     assert said in caplog.text

@@ -119,7 +119,7 @@ fine = {{ l2 = 1.0 }}
     said = capsys.readouterr().out
     trained = sum(1 for p in sorted((data / drawn.PEOPLE / "image").iterdir()) if not held_out(p))
     assert f"  segmentation: {-(-3 * trained // 4)} steps of 4 photos" in said
-    assert f"draws {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
+    assert f"samples {drawn.PEOPLE} 86%, {drawn.BACKGROUNDS} 14%" in said
     assert f"  {drawn.PEOPLE}: {trained} images to train on, {10 - trained} held out\n" in said
     assert f"stage cut-outs skipped: {half_gone / drawn.CUTOUTS} does not exist" in said
     assert not (tmp_path / "out").exists()
@@ -133,7 +133,7 @@ def held_out(photo: Path) -> bool:
 
 def test_the_data_is_checked(capsys, data, recipe, tmp_path):
     assert run(recipe, "--data", data, "--check-data") == 0
-    assert f"{drawn.PEOPLE} (photos, layout plain): 10 pictures" in capsys.readouterr().out
+    assert f"{drawn.PEOPLE} (photos, layout plain): 10 images" in capsys.readouterr().out
     broken = Path(shutil.copytree(data, tmp_path / "data"))
     (broken / drawn.PEOPLE / "mask" / "photo_1.png").unlink()
     assert run(recipe, "--data", broken, "--check-data", "--json") == 3
@@ -149,7 +149,7 @@ def test_near_copies_of_held_out_photos_are_found_by_a_full_check(capsys, data, 
         folder = copied / drawn.PEOPLE / kind
         shutil.copy(folder / scored.name, folder / twin.name)
     assert run(recipe, "--data", copied, "--check-data") == 0
-    assert "near duplicate" not in capsys.readouterr().out
+    assert "have a near duplicate" not in capsys.readouterr().out
     assert run(recipe, "--data", copied, "--full-check", "--json") == 0
     report = json.loads(capsys.readouterr().out)
     assert report["is_full"]
@@ -211,7 +211,7 @@ def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypa
     arguments = (recipe, "--data", data, "--out", tmp_path / "out", "--mattes", trained / "mattes")
     arguments += ("--workers", 0, "--stages", "matting")
     line = refused(capsys, *arguments, "--init", "nano", code=3)
-    assert "nano.safetensors: weights of preset nano, and the recipe trains test" in line
+    assert "nano.safetensors: weights of preset nano, but the recipe trains test" in line
     line = refused(capsys, *arguments, "--init", "nanno", code=4)
     assert "--init: weights 'nanno' are not here" in line
     best = trained / "best.safetensors"

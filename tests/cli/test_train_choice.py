@@ -72,7 +72,7 @@ def test_nothing_there_is_said_for_every_recipe(capsys, here):
     assert run("--json") == 3
     error = json.loads(capsys.readouterr().out)["error"]
     assert error["message"] == "data: no data set for any recipe"
-    assert error["details"][0] == "data/P3M10K looks like P3M-10k: rename it"
+    assert error["details"][0] == "data/P3M10K looks like P3M-10k; rename it"
     assert sorted(p.name for p in here.iterdir()) == ["data"]
 
 
@@ -188,7 +188,7 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),
         (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
-        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; there are small"),
+        (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; choose from small"),
         (["nano", "--print", "--set", "stages.steps=3"], 3, "this is a list of tables; name one"),
         (["nano", "--print", "--set", "seed.x=3"], 3, "seed is not a table"),
         (["gan", "--print", "--set", "generator.size_px=100"], 3, "[generator]"),
@@ -250,7 +250,7 @@ def test_of_several_processes_one_speaks(capsys, here, monkeypatch):
 def test_networks_for_tests_are_not_offered(capsys):
     assert run("nano", "--print", "--student", "giant") == 2
     line = capsys.readouterr().err
-    assert "There are" in line
+    assert "Choose from" in line
     assert "test" not in line
 
 

@@ -108,7 +108,7 @@ def test_a_dry_run_counts(capsys, recipe, photos, tmp_path):
     where = ("--data", photos, "--out", tmp_path / "run")
     assert run(recipe, *where, "--dry-run") == 0
     said = capsys.readouterr().out
-    assert "  9 images to train on, 9 of them to be matted first\n  10 steps, into " in said
+    assert "  9 images to train on, of which 9 will be matted first\n  10 steps, into " in said
     assert run(recipe, *where, "--dry-run", "--json", "--set", "kimg=0.16") == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["pictures"], found["to_matte"], found["steps"], found["dry_run"]) == (9, 9, 20, True)

@@ -86,5 +86,5 @@ def test_export_takes_a_model(imported, photos, tmp_path, capsys, monkeypatch):
     assert main(["matte", photo, "--out", out, "--weights", str(tmp_path / "out" / "drawn_int8.onnx")]) == 0
     assert main([*command, "--int8", "--photos", str(photos)]) == 3
     assert main(command) == 2
-    assert "a model file already" in capsys.readouterr().err
+    assert "is already a model file" in capsys.readouterr().err
     assert main([*command, "--fp16", "--size", "64"]) == 2

@@ -64,5 +64,5 @@ def test_weights_are_written_and_read(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="unknown refiner 'other'; choose from nano_refiner"):
         load_refiner(path)
     write_tensors(path, model.state_dict(), {"refiner": "nano_refiner"})
-    with pytest.raises(CheckpointError, match="wants"):
+    with pytest.raises(CheckpointError, match="the network expects"):
         load_refiner(path)

@@ -156,7 +156,7 @@ def test_networks_without_a_prior_refuse_one(images):
     image, guide = images
     with pytest.raises(ValueError, match="preset test does not take a prior"):
         build_model("test")(image, guide, image[:, :1])
-    with pytest.raises(ValueError, match="encoder swinv2_test takes no prior"):
+    with pytest.raises(ValueError, match="encoder swinv2_test does not take a prior"):
         replace(PRESETS["test_swin"], prior=True)
 
 

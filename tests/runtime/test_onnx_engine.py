@@ -192,6 +192,7 @@ def test_no_runtime_names_the_line_that_installs_one(
     red_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingError, match="ONNX Runtime is not installed") as error:
         open_engine(red_model)
     assert 'pip install "stylematte[cpu]"' in error.value.hint
@@ -201,8 +202,8 @@ def test_no_runtime_names_the_line_that_installs_one(
     ("options", "error", "message"),
     [
         ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a GPU"),
-        ({"engine": "openvino"}, UsageError, "engine 'openvino'"),
-        ({"device": "gpu"}, UsageError, "device 'gpu'"),
+        ({"engine": "coreml"}, UsageError, "engine 'coreml'"),
+        ({"device": "gpu"}, UsageError, "device gpu is Intel's"),
         ({"device": "cuda:x"}, UsageError, "device 'cuda:x'"),
         ({"threads": 0}, UsageError, "threads 0"),
         ({"lanes": 0}, UsageError, "lanes 0"),

@@ -514,7 +514,7 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
     model, _ = load_weights(tmp_path / "last.safetensors")
     assert model.preset == recipe.build_preset()
     assert model.head.weight.shape == (1, 8, 3, 3)
-    with pytest.raises(CheckpointError, match="of preset test, and the recipe trains test with other"):
+    with pytest.raises(CheckpointError, match="of preset test, but the recipe trains test with other"):
         load_start(tmp_path / "last.safetensors", PRESETS["test"])
     assert load_start(tmp_path / "last.safetensors", recipe.build_preset()).preset.eps == 1e-3
 
@@ -533,7 +533,7 @@ def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, matte
     monkeypatch.setattr(loop, "join_processes", with_scaler)
     recipe, whole, resumed = drawn.recipe(FIRST, SECOND), tmp_path / "whole", tmp_path / "resumed"
     run(data_root, mattes, whole, recipe)
-    killed_and_resumed(data_root, mattes, resumed, monkeypatch, 5, recipe)
+    killed_and_resumed(data_root, mattes, resumed, 5, recipe)
     state = load_state(resumed / "state.pt")
     assert state["scaler"]["scale"] == 2.0**13  # doubled after every third of ten steps
     assert_same_state(state, load_state(whole / "state.pt"))
