@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from export.functions import OPSET
+from export.names import name_after_modules
 from export.onnx import Origin, save_onnx
 from export.parity import ParityError
 from export.precision import set_metadata
@@ -71,6 +72,7 @@ def export_refiner(model: Refiner, origin: Origin, tiles: int = TILES) -> onnx.M
         raise EngineError(f"torch cannot export this refiner: {error}") from error
     assert program is not None  # only the exporter before dynamo returns None
     result = program.model_proto
+    name_after_modules(result.graph, keep={"alpha"})
     result.producer_name, result.producer_version = "stylematte", origin.tool_version
     values = {
         "refiner_contract": CONTRACT_VERSION,

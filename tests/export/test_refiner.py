@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import stylematte
 from export.onnx import Origin
 from export.parity import ParityError
 from export.refiner import _check_parity, export_refiner, save_beside
@@ -46,6 +47,19 @@ def test_shapes_are_static_and_operators_plain(exported: onnx.ModelProto) -> Non
     assert shapes == {"image": [2, 3, 64, 64], "coarse": [2, 1, 64, 64], "alpha": [2, 1, 64, 64]}
     assert not exported.functions
     assert {entry.domain for entry in exported.opset_import} == {""}
+
+
+def test_nothing_of_the_machine_is_in_the_file(exported: onnx.ModelProto) -> None:
+    """Torch writes stack traces, with the paths of its own and our files, into every node."""
+    data = exported.SerializeToString()
+    assert str(Path(torch.__file__).parent).encode() not in data
+    assert b".py" not in data
+    assert "down.0.0.0/Conv" in {node.name for node in exported.graph.node}
+
+
+def test_what_ships_has_nothing_of_the_machine_in_it() -> None:
+    for path in Path(stylematte.__file__).with_name("assets").glob("*.onnx"):
+        assert b".py" not in path.read_bytes(), path
 
 
 def test_another_network_is_noticed(lively: Refiner, exported: onnx.ModelProto) -> None:
