@@ -20,8 +20,8 @@ matte: $(VENV)/.matte ## install the tool alone into .venv and matte examples/ph
 	$(BIN)/stylematte matte $(PHOTOS) --out $(MATTES)
 	@echo "The mattes are in $(abspath $(MATTES))"
 
-test: $(VENV)/.setup ## run the tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.setup ## run the tests, in two processes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.setup ## lint, formatting, types and import rules
 	$(BIN)/ruff check .
