@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stylematte.errors import StyleMatteError
-from stylematte.imaging.geometry import resize
+from stylematte.imaging.geometry import convert, resize
 from stylematte.matter import Matter
 from stylematte.media.images import read_image
 
@@ -78,7 +78,7 @@ def compare(photos: Sequence[Path], matters: Sequence[Matter]) -> Iterator[Compa
     for path in photos:
         result = Compared(path)
         try:
-            pixels = read_image(path).pixels
+            pixels = convert(read_image(path).srgb, np.uint8)
         except StyleMatteError as error:
             result.error = error
             yield result
@@ -91,7 +91,7 @@ def compare(photos: Sequence[Path], matters: Sequence[Matter]) -> Iterator[Compa
         for first, second in itertools.combinations(range(len(matters)), 2):
             result.pairs[first, second] = compare_alphas(alphas[first], alphas[second])
         small = _cell_size(*pixels.shape[:2])
-        image = _as_bytes(resize(pixels, small))
+        image = resize(pixels, small)
         result.cells = [image, *(_over_squares(image, resize(alpha, small)) for alpha in alphas)]
         yield result
 
@@ -153,14 +153,6 @@ def draw_sheet(results: Sequence[Compared], names: Sequence[str], most: int) -> 
 def _cell_size(height: int, width: int) -> tuple[int, int]:
     scale = min(THUMB_PX / height, WIDEST * THUMB_PX / width)
     return max(1, round(height * scale)), max(1, round(width * scale))
-
-
-def _as_bytes(image: NDArray[Any]) -> NDArray[np.uint8]:
-    if image.dtype == np.uint16:
-        return np.asarray(image >> 8, np.uint8)
-    if image.dtype == np.uint8:
-        return image.astype(np.uint8, copy=False)
-    return np.asarray(np.clip(image, 0, 1) * 255 + 0.5, np.float32).astype(np.uint8)
 
 
 def _over_squares(image: NDArray[np.uint8], alpha: Alpha) -> NDArray[np.uint8]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import stylematte
 from stylematte.engines.base import usable_cores
 from stylematte.files import copy_file, sha256_of, write_bytes
+from stylematte.imaging.geometry import convert
 from stylematte.matter import Matter
 from stylematte.media.images import encode_image, read_bytes, read_image
 from training.config import DataSet, Recipe
@@ -129,8 +130,7 @@ def make_labels(
         image = out / "image" / f"{name}{photo.suffix.lower()}"
         if paths["weight"].is_file() and image.is_file():
             return
-        pixels = read_image(photo).pixels
-        label = label_photo(_eight_bits(pixels), matters)
+        label = label_photo(convert(read_image(photo).srgb, np.uint8), matters)
         copy_file(photo, image, may_link=True)
         for part, plane in (("alpha", label.alpha), ("weight", label.confidence)):
             write_bytes(paths[part], encode_image((plane * 255 + 0.5).astype(np.uint8), "png"))
@@ -159,9 +159,3 @@ def _as_mattes(data_set: DataSet, folder: str, place: Path) -> DataSet:
         image=str((place / "image").resolve()),
         labels=str((place / "alpha").resolve()),
     )
-
-
-def _eight_bits(pixels: NDArray[np.generic]) -> NDArray[np.uint8]:
-    if pixels.dtype == np.uint16:
-        return np.asarray(pixels >> 8, np.uint8)  # type: ignore[operator]
-    return np.asarray(pixels, np.uint8)

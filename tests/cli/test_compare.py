@@ -5,9 +5,13 @@ import json
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
-from stylematte.comparison import compare_alphas
+from stylematte.comparison import compare, compare_alphas
+from stylematte.matter import Matte
+from stylematte.media.images import read_image
 from stylematte_cli.app import main
+from tests.runtime.test_photos import P3_GAMMA
 
 
 @pytest.fixture
@@ -38,6 +42,26 @@ def test_a_model_agrees_with_itself(red_model, photos, tmp_path, capsys):
     assert "already exists" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 1
     assert "SECONDS" in capsys.readouterr().out
+
+
+def test_models_see_srgb_at_any_depth(tmp_path):
+    image = np.full((60, 80, 3), (40, 200, 90), np.uint8)
+    Image.fromarray(image).save(tmp_path / "p3.png", icc_profile=P3_GAMMA)
+    cv2.imwrite(
+        str(tmp_path / "deep.png"), np.full((60, 80, 3), 51520, np.uint16)
+    )  # 200.47 of 255, and 201.25 of 256
+    seen = []
+
+    def matter(image):
+        seen.append(image)
+        return Matte(image, np.zeros((2, 1, 1), np.float32), None, given_alpha=np.zeros((60, 80), np.float32))
+
+    for result in compare([tmp_path / "p3.png", tmp_path / "deep.png"], [matter, matter]):
+        assert result.error is None
+    np.testing.assert_array_equal(seen[0], read_image(tmp_path / "p3.png").srgb)
+    assert np.abs(seen[0].astype(int) - image).max() > 10
+    assert seen[2].dtype == np.uint8
+    assert (seen[2] == 200).all()
 
 
 def test_measures_of_two_alphas():

@@ -6,15 +6,18 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from PIL import Image
 
 from stylematte.engines import open_engine
 from stylematte.errors import InputError
 from stylematte.matter import Matter
+from stylematte.media.images import read_image
 from tests.conftest import red_detector
+from tests.runtime.test_photos import P3_GAMMA
 from training import teacher_labels
 from training.config import load_recipe
 from training.data.subjects import read_data_set, read_subject
-from training.teacher_labels import label_photo, make_labels, with_labels
+from training.teacher_labels import Label, label_photo, make_labels, with_labels
 
 
 @pytest.fixture
@@ -62,6 +65,25 @@ def test_teachers_that_differ_are_doubted(models, photos):
     label = label_photo(image, [matter, Contrary()])
     assert label.confidence[:, :30].max() < 0.1
     assert label.alpha == pytest.approx(0.5, abs=1e-3)
+
+
+def test_teachers_see_srgb(models, tmp_path, monkeypatch):
+    """A network that sees the numbers of another profile, or of 16 bits cut short, sees another photo."""
+    image = np.full((64, 96, 3), (40, 200, 90), np.uint8)
+    Image.fromarray(image).save(tmp_path / "p3.png", icc_profile=P3_GAMMA)
+    cv2.imwrite(
+        str(tmp_path / "deep.png"), np.full((64, 96, 3), 51520, np.uint16)
+    )  # 200.47 of 255, and 201.25 of 256
+    seen = []
+    monkeypatch.setattr(
+        teacher_labels, "label_photo", lambda image, _: seen.append(image) or Label(*np.zeros((2, 64, 96)))
+    )
+    run(make_labels([tmp_path / "p3.png", tmp_path / "deep.png"], models, tmp_path / "labels", "cpu"))
+    p3, deep = sorted(seen, key=np.mean)
+    np.testing.assert_array_equal(p3, read_image(tmp_path / "p3.png").srgb)
+    assert np.abs(p3.astype(int) - image).max() > 10
+    assert {deep.dtype, p3.dtype} == {np.dtype(np.uint8)}
+    assert (deep == 200).all()
 
 
 def test_labels_are_made_once_and_anew_for_a_changed_photo(models, photos, tmp_path, monkeypatch):
