@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,10 +55,7 @@ class OnnxEngine:
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
         if self._takes_one and len(images) > 1:
-            known: Sequence[NDArray[np.float32] | None] = [None] * len(images)
-            if priors is not None:
-                known = list(priors[:, None])
-            return one_by_one(self.coefficients, images, known)
+            return one_by_one(self.coefficients, images, priors)
         inputs = {"image": images, "guide": np.zeros((len(images), 3, 1, 1), np.float32)}
         if self.takes_prior:
             inputs["prior"] = self._no_prior(images.shape) if priors is None else priors
@@ -119,10 +116,11 @@ def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxE
 def one_by_one(
     run: Callable[..., NDArray[np.float32] | list[DeviceCoefficients]],
     images: NDArray[np.float32],
-    priors: Sequence[NDArray[np.float32] | None],
+    priors: NDArray[np.float32] | None,
 ) -> NDArray[np.float32] | list[DeviceCoefficients]:
     """Run a network that takes one image on several; arguments and result as of `Engine.coefficients`."""
-    results = [run(image[None], prior) for image, prior in zip(images, priors, strict=True)]
+    known = [None] * len(images) if priors is None else priors[:, None]
+    results = [run(image[None], prior) for image, prior in zip(images, known, strict=True)]
     if isinstance(results[0], np.ndarray):
         return np.concatenate([result for result in results if isinstance(result, np.ndarray)])
     return [one for result in results for one in result]

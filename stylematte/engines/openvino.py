@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
@@ -69,10 +68,7 @@ class OpenVinoEngine:
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
         """Run the network; see `Engine.coefficients`."""
         if len(images) > 1:
-            known: Sequence[NDArray[np.float32] | None] = [None] * len(images)
-            if priors is not None:
-                known = list(priors[:, None])
-            return one_by_one(self.coefficients, images, known)
+            return one_by_one(self.coefficients, images, priors)
         height, width = images.shape[2:]
         inputs = {"image": np.ascontiguousarray(images)}
         if self.takes_prior:
