@@ -33,17 +33,6 @@ from tests.images import (
 Matte = Callable[..., int]
 
 
-@pytest.fixture
-def matte(red_model: Path) -> Matte:
-    """Runs `stylematte matte` with the red detector, in this process."""
-
-    def run(*arguments: object) -> int:
-        words = [str(argument) for argument in arguments]
-        return main(["matte", *words, "--weights", str(red_model), "--device", "cpu"])
-
-    return run
-
-
 def files(folder: Path) -> list[str]:
     found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in found if name != "manifest.jsonl")

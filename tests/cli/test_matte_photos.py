@@ -12,7 +12,6 @@ from PIL import Image
 from stylematte.media import colour, formats
 from stylematte.media.decode import decode_image
 from stylematte.media.images import encode_image, read_image
-from stylematte_cli.app import main
 from tests.images import exif_of, load, red_image, red_region, save
 from tests.runtime.test_photos import (
     ADOBE,
@@ -26,14 +25,6 @@ from tests.runtime.test_photos import (
 )
 
 Matte = Callable[..., int]
-
-
-@pytest.fixture
-def matte(red_model: Path) -> Matte:
-    def run(*arguments: object) -> int:
-        return main(["matte", *map(str, arguments), "--weights", str(red_model), "--device", "cpu"])
-
-    return run
 
 
 def shown(path: Path) -> np.ndarray:

@@ -20,14 +20,6 @@ __all__ = ["command"]  # a fixture
 Matte = Callable[..., int]
 
 
-@pytest.fixture
-def matte(red_model: Path) -> Matte:
-    def run(*arguments: object) -> int:
-        return main(["matte", *map(str, arguments), "--weights", str(red_model), "--device", "cpu"])
-
-    return run
-
-
 def errors_of(capfd: pytest.CaptureFixture[str]) -> str:
     err = capfd.readouterr().err
     assert "Traceback" not in err
