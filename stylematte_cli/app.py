@@ -1,5 +1,6 @@
 """The `stylematte` command: its subcommands, and the handling of errors as one line and an exit code."""
 
+import atexit
 import gc
 import logging
 import os
@@ -157,6 +158,8 @@ def _second_interrupt_ends() -> Iterator[None]:
 
     def first(_number: int, _frame: FrameType | None) -> None:
         signal.signal(signal.SIGINT, second)  # also while the interpreter ends and waits for threads
+        # The interpreter ends without handlers: a third Ctrl-C would change the exit code.
+        atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGINT, first)
