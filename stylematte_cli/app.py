@@ -10,55 +10,48 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
-from stylematte_cli.commands import (
-    bench,
-    compare,
-    cycle,
-    doctor,
-    evaluate,
-    export,
-    fid,
-    matte,
-    models,
-    models_files,
-    models_import,
-    synth,
-    toolkit,
-    train,
-)
+from stylematte_cli.commands import toolkit
 from stylematte_cli.commands.options import print_json
-from stylematte_cli.commands.verbs import Verb, Verbs
+from stylematte_cli.commands.verbs import LazyCommands, Verbs
+
+# Module and attribute of each command, in the order of the help. Only the module of the command that runs is
+# imported, and none may import anything heavy at the top.
+COMMANDS = {
+    "matte": "matte:matte",
+    "train": "train:command",
+    "synth": "synth:synth",
+    "cycle": "cycle:cycle",
+    "export": "export:export",
+    "evaluate": "evaluate:evaluate",
+    "fid": "fid:fid",
+    "compare": "compare:compare",
+    "models": "models:app",
+    "doctor": "doctor:doctor",
+    "bench": "bench:bench",
+}
+
+
+class StyleMatteVerbs(Verbs):
+    """The commands of `stylematte`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = LazyCommands(COMMANDS)  # type: ignore[assignment]
+
 
 app = typer.Typer(
-    cls=Verbs,
+    cls=StyleMatteVerbs,
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help loads in half the time and works in pipes
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-
-# Commands in the order of the help. Command modules must not import anything heavy at the top.
-app.command("matte", cls=Verb)(matte.matte)
-app.command("train", cls=train.TrainVerb)(train.train)
-app.command("synth", cls=Verb)(synth.synth)
-app.command("cycle", cls=Verb)(cycle.cycle)
-app.command("export", cls=Verb)(export.export)
-app.command("evaluate", cls=Verb)(evaluate.evaluate)
-app.command("fid", cls=Verb)(fid.fid)
-app.command("compare", cls=Verb)(compare.compare)
-models.app.command("import", cls=Verb)(models_import.import_file)
-models.app.command("remove", cls=Verb)(models_files.remove)
-models.app.command("pack", cls=Verb)(models_files.pack)
-models.app.command("unpack", cls=Verb)(models_files.unpack)
-app.add_typer(models.app, name="models", cls=Verbs)
-app.command("doctor", cls=Verb)(doctor.doctor)
-app.command("bench", cls=Verb)(bench.bench)
 
 
 def _print_version(wanted: bool) -> None:

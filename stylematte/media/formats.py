@@ -41,7 +41,7 @@ FORMATS = (
         "jpeg",
         "JPEG",
         (".jpg", ".jpeg", ".jpe", ".jfif"),
-        "libvips",
+        "simplejpeg, libvips",
         ("VipsForeignLoadJpeg",),
         pixels="8 bits: RGB, grey, CMYK; baseline and progressive. Of an Ultra HDR photo the SDR picture",
     ),

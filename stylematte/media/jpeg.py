@@ -1,8 +1,9 @@
 """JPEG: whether the data fills the image. The decoder fills what is missing with grey and goes on."""
 
+import importlib
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from numpy.typing import NDArray
 
@@ -40,7 +41,11 @@ def load(data: bytes) -> tuple[Array, str]:
     Raises:
         pyvips.Error: No image comes out of it.
     """
-    pixels, is_suspicious = vips.messages.run(lambda: _decoded(data), _SIGN)
+    without_complaint = _decoded_without_complaint(data)
+    if without_complaint is None:
+        pixels, is_suspicious = vips.messages.run(lambda: _decoded(data), _SIGN)
+    else:
+        pixels, is_suspicious = without_complaint, False
     layout = _layout_of(data)
     start, end = layout.start, layout.end
     is_progressive = len(layout.scans) > 1
@@ -96,6 +101,18 @@ def _layout_of(data: bytes) -> _Layout:
             return _Layout(tuple(scans), found.start(), True)
         scans.append(found.start())
     return _Layout(tuple(scans), len(data), False)
+
+
+def _decoded_without_complaint(data: bytes) -> Array | None:
+    """Decode grey and RGB, in two thirds of libvips's time; None if libjpeg says anything, and for CMYK."""
+    simplejpeg: Any = importlib.import_module("simplejpeg")  # takes 2 ms of a start
+    try:
+        space = simplejpeg.decode_jpeg_header(data)[2]
+        if space not in ("Gray", "YCbCr", "RGB"):
+            return None
+        return cast(Array, simplejpeg.decode_jpeg(data, "GRAY" if space == "Gray" else "RGB"))
+    except ValueError:
+        return None
 
 
 def _decoded(data: bytes, fail_on: str = "none") -> Array:

@@ -28,6 +28,7 @@ BASE = (
     "pyvips",
     "pyvips-binary",
     "safetensors",
+    "simplejpeg",
     "tqdm",
     "typer",
 )

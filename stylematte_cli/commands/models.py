@@ -8,13 +8,17 @@ import typer
 
 from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.model_card import card_lines, megabytes
+from stylematte_cli.commands.models_files import pack, remove, unpack
+from stylematte_cli.commands.models_import import import_file
 from stylematte_cli.commands.options import Json, print_json, start_log
-from stylematte_cli.commands.verbs import Verb
+from stylematte_cli.commands.verbs import Verb, Verbs
 
 if TYPE_CHECKING:
     from stylematte.weights import Weights
 
-app = typer.Typer(help="List, show, import, remove or pack models.")
+app = typer.Typer(
+    cls=Verbs, help="List, show, import, remove or pack models.", rich_markup_mode=None, add_completion=False
+)
 
 
 @app.callback(invoke_without_command=True)
@@ -147,3 +151,9 @@ def _read(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+app.command("import", cls=Verb)(import_file)
+app.command("remove", cls=Verb)(remove)
+app.command("pack", cls=Verb)(pack)
+app.command("unpack", cls=Verb)(unpack)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.main
 
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.weights import check_allowed
@@ -25,7 +24,7 @@ from stylematte_cli.commands.train_options import (
     speaker,
 )
 from stylematte_cli.commands.train_teachers import label_first, teachers_of
-from stylematte_cli.commands.verbs import Verb, typed_line
+from stylematte_cli.commands.verbs import Verb, command_of, typed_line
 
 if TYPE_CHECKING:
     from training.config import Recipe
@@ -40,19 +39,13 @@ class TrainVerb(Verb):
 
     def make_context(self, info_name: str | None, args: list[str], parent: Any = None, **extra: Any) -> Any:
         """Parse the arguments of either command."""
-        gan = _gan_verb()
+        gan = command_of(train_gan, "gan")
         if _names_generator(args, [*self.params, *gan.params]):
             message = "is for recipes of matting networks, but this one trains a generator"
             _refuse_options(args, gan, self, message)
             return gan.make_context(f"{info_name} gan", args, parent, **extra)
         _refuse_options(args, self, gan, "is for recipes that train a generator")
         return super().make_context(info_name, args, parent, **extra)
-
-
-def _gan_verb() -> Any:
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
-    app.command(cls=Verb)(train_gan)
-    return typer.main.get_command(app)
 
 
 def _names_generator(arguments: list[str], parameters: list[Any]) -> bool:
@@ -362,3 +355,6 @@ def _check_usage(matting: MattingOptions, device: str, backbone: str) -> None:
         raise UsageError(
             "--init and --backbone-weights exclude each other", "Trained weights include an encoder"
         )
+
+
+command = command_of(train, "train", TrainVerb)

@@ -1,10 +1,13 @@
 """Command classes: help that starts with an example, and access to the typed command line."""
 
+import importlib
 import shlex
 import textwrap
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import typer
+import typer.main
 from typer.core import TyperCommand, TyperGroup
 
 # One example per command, by its path.
@@ -54,6 +57,42 @@ class Verb(TyperCommand):
         """Parse the arguments, and record them as typed."""
         ctx.meta[TYPED] = shlex.join([*ctx.command_path.split(), *args])
         return super().parse_args(ctx, args)
+
+
+def command_of(function: Callable[..., Any], name: str, cls: type[Verb] = Verb) -> Any:
+    """Build the command that runs a function."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app.command(name, cls=cls)(function)
+    return typer.main.get_command(app)
+
+
+class LazyCommands(Mapping[str, Any]):
+    """Commands by name; each is imported when it is asked for.
+
+    Args:
+        places: Name → "module:attribute" of `stylematte_cli.commands`: a function, a command, or an app.
+    """
+
+    def __init__(self, places: dict[str, str]) -> None:
+        self._places = places
+        self._commands: dict[str, Any] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in self._commands:
+            module, _, attribute = self._places[name].partition(":")
+            found = getattr(importlib.import_module(f"stylematte_cli.commands.{module}"), attribute)
+            if isinstance(found, typer.Typer):
+                found = typer.main.get_command(found)
+            elif not isinstance(found, TyperCommand):
+                found = command_of(found, name)
+            self._commands[name] = found
+        return self._commands[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
 
 
 class Verbs(TyperGroup):
