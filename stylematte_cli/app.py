@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import toolkit
 from stylematte_cli.commands.options import print_json
-from stylematte_cli.commands.verbs import LazyCommands, Verbs
+from stylematte_cli.commands.verbs import lazy_verbs
 
 # Module and attribute of each command, in the order of the help. Only the module of the command that runs is
 # imported, and none may import anything heavy at the top.
@@ -36,16 +36,8 @@ COMMANDS = {
 }
 
 
-class StyleMatteVerbs(Verbs):
-    """The commands of `stylematte`."""
-
-    def __init__(self, **settings: Any) -> None:
-        super().__init__(**settings)
-        self.commands = LazyCommands(COMMANDS)  # type: ignore[assignment]
-
-
 app = typer.Typer(
-    cls=StyleMatteVerbs,
+    cls=lazy_verbs(COMMANDS),
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,  # plain help loads in half the time and works in pipes

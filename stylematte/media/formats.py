@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-Reader = Literal["libvips", "Pillow", "pi-heif", "OpenEXR"]
+Reader = Literal["simplejpeg, libvips", "libvips", "Pillow", "pi-heif", "OpenEXR"]
 
 
 @dataclass(frozen=True)

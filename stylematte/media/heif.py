@@ -51,7 +51,7 @@ def read(data: bytes, name: str) -> Heic:
     """
     try:
         image = _open(data)
-        pixels = np.asarray(image)
+        pixels = np.array(image)[:, : image.size[0]]  # a copy: pi-heif frees its memory with `image`
         pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
         is_deep = pixels.dtype == np.uint16
         if is_deep:  # the numbers of a file of 10 or 12 bits

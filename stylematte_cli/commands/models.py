@@ -8,16 +8,25 @@ import typer
 
 from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.model_card import card_lines, megabytes
-from stylematte_cli.commands.models_files import pack, remove, unpack
-from stylematte_cli.commands.models_import import import_file
 from stylematte_cli.commands.options import Json, print_json, start_log
-from stylematte_cli.commands.verbs import Verb, Verbs
+from stylematte_cli.commands.verbs import lazy_verbs
 
 if TYPE_CHECKING:
     from stylematte.weights import Weights
 
+COMMANDS = {
+    "list": "models:list_models",
+    "show": "models:show",
+    "import": "models_import:import_file",
+    "remove": "models_files:remove",
+    "pack": "models_files:pack",
+    "unpack": "models_files:unpack",
+}
 app = typer.Typer(
-    cls=Verbs, help="List, show, import, remove or pack models.", rich_markup_mode=None, add_completion=False
+    cls=lazy_verbs(COMMANDS),
+    help="List, show, import, remove or pack models.",
+    rich_markup_mode=None,
+    add_completion=False,
 )
 
 
@@ -27,7 +36,6 @@ def models(context: typer.Context) -> int:
     return list_models() if context.invoked_subcommand is None else 0
 
 
-@app.command("list", cls=Verb)
 def list_models(as_json: Json = False) -> int:
     """List the available models and training weights: name, kind, size, licence, location, summary."""
     from stylematte.files import cache_folder
@@ -75,7 +83,6 @@ def list_models(as_json: Json = False) -> int:
     return 0
 
 
-@app.command("show", cls=Verb)
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name from the list, or a file.")],
     as_json: Json = False,
@@ -151,9 +158,3 @@ def _read(text: str) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
-
-
-app.command("import", cls=Verb)(import_file)
-app.command("remove", cls=Verb)(remove)
-app.command("pack", cls=Verb)(pack)
-app.command("unpack", cls=Verb)(unpack)

@@ -135,3 +135,14 @@ class Verbs(TyperGroup):
 
 def _write_example(ctx: Any, formatter: Any) -> None:
     formatter.write(f"Example: {example_of(ctx.command_path)}\n\n")
+
+
+def lazy_verbs(places: dict[str, str]) -> type[Verbs]:
+    """Make the class of a group whose commands are imported when they are asked for, see `LazyCommands`."""
+
+    class LazyVerbs(Verbs):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__(**settings)
+            self.commands = LazyCommands(places)  # type: ignore[assignment]
+
+    return LazyVerbs

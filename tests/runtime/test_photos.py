@@ -577,6 +577,16 @@ def test_heic_upright_with_alpha_and_ten_bits() -> None:
             assert exif_of(metadata.chosen(photo.exif, "public")) == {0x010F: "Cam", 0x0112: 1}
 
 
+def test_pixels_of_a_heic_stay_when_others_are_decoded() -> None:
+    """pi-heif's arrays lie in memory that it frees with its image."""
+    pytest.importorskip("pi_heif")
+    files = [(ASSETS / f"{name}.heic").read_bytes() for name in ("red_alpha", "red_turned", "red_ten_bits")]
+    photos = [decode_image(data, "x") for data in files * 20]
+    for photo in photos:
+        white = np.iinfo(photo.pixels.dtype).max
+        assert np.abs(photo.pixels[15, 30] / white - (1, 0, 0)).max() < 0.01
+
+
 def test_heic_without_its_extra_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pi_heif", None)
     with pytest.raises(MissingError) as failure:
