@@ -11,11 +11,10 @@ from stylematte.imaging.geometry import ImageArray, resize, to_dtype, to_float
 
 REGULARISER = 1e-5  # of the smoothness term, where alpha is flat
 ALPHA_WEIGHT = 0.1  # of the smoothness term, for each unit of alpha's change between neighbours
-COARSE_PX = 1 << 18  # the colours are spread over the whole image at this many pixels
+COARSE_PX = 1 << 16  # the colours are spread over the whole image at this many pixels
 COARSE_SIDE = 4096  # ... and sides no longer than this, well inside what cv2.warpAffine can address
 SMALL_SIDE, SMALL_ITERATIONS = 128, 10  # on small levels, where colours travel far
 COARSE_ITERATIONS = 6
-FINE_ITERATIONS = 3
 TILE = 128
 CLEAR = 0.5 / 255  # alpha that rounds to 0 in 8 bits counts as 0, and likewise for 1
 OPAQUE = 1 - CLEAR
@@ -26,9 +25,9 @@ Planes = NDArray[np.float32]  # (..., height, width)
 def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     """Estimate the foreground colour of every pixel from image = α · F + (1 - α) · B.
 
-    Colours are first spread coarse to fine over a small copy of the image, then refined at full size in
-    tiles, so memory is little more than the result. Opaque pixels keep their colour bit for bit; clear ones
-    get that of the subject next to them.
+    Foreground and background are spread coarse to fine over a small copy of the image and enlarged. What they
+    leave of the image equation then corrects each pixel, tile by tile, so memory is little more than the
+    result. Opaque pixels keep their colour bit for bit; clear ones get that of the subject next to them.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
@@ -38,8 +37,9 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
         (H, W, 3) un-premultiplied foreground, dtype of `image`.
 
     Reference:
-        Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020. Here with
-        Jacobi iterations, which NumPy does for all pixels at once, and the last level in tiles.
+        Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020, for the small copy,
+        with Jacobi iterations, which NumPy does for all pixels at once; Forte, "Approximate Fast Foreground
+        Colour Estimation", 2021, eq. 6, for the correction.
     """
     height, width = image.shape[:2]
     scale = min(1.0, (COARSE_PX / (height * width)) ** 0.5)
@@ -52,20 +52,23 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     coarse = [np.ascontiguousarray(planes.transpose(1, 2, 0)) for planes in spread]
 
     result = np.empty_like(image, order="C")
-    for inner, outer in _tiles(height, width):
-        tile_alpha = to_float(alpha[outer])
+    for tile in _tiles(height, width):
+        tile_alpha = to_float(alpha[tile])
         if tile_alpha.min() >= OPAQUE:
-            result[inner] = image[inner]
+            result[tile] = image[tile]
             continue
-        colours = _lift(coarse, (height, width), outer)
-        tile_image = np.ascontiguousarray(to_float(image[outer]).transpose(2, 0, 1))
+        foreground = _lift(coarse[0], (height, width), tile)
         if tile_alpha.max() > CLEAR:
-            colours = _relax(colours, tile_image, tile_alpha, FINE_ITERATIONS)
-        crop = tuple(slice(i.start - o.start, i.stop - o.start) for i, o in zip(inner, outer, strict=True))
-        tile = np.ascontiguousarray(colours[0].transpose(1, 2, 0)[crop])
-        result[inner] = to_dtype(tile, image.dtype)
-        opaque = tile_alpha[crop] >= OPAQUE
-        result[inner][opaque] = image[inner][opaque]
+            background = _lift(coarse[1], (height, width), tile)
+            opacity = cv2.merge([tile_alpha] * 3)
+            # What the image equation leaves over, I - α F - (1 - α) B, is α parts the foreground's.
+            left_over = to_float(image[tile]) - background
+            left_over -= opacity * (foreground - background)
+            foreground += opacity * left_over
+            np.clip(foreground, 0, 1, out=foreground)
+        result[tile] = to_dtype(foreground, image.dtype)
+        opaque = tile_alpha >= OPAQUE
+        result[tile][opaque] = image[tile][opaque]
     return result
 
 
@@ -144,19 +147,21 @@ def _relax(colours: Planes, image: Planes, alpha: NDArray[np.float32], iteration
     return colours
 
 
-def _lift(coarse: list[NDArray[np.float32]], size: tuple[int, int], tile: tuple[slice, slice]) -> Planes:
+def _lift(
+    coarse: NDArray[np.float32], size: tuple[int, int], tile: tuple[slice, slice]
+) -> NDArray[np.float32]:
     """Enlarge the part of the coarse colours that covers a tile, pixel edges aligned as in cv2.resize.
 
     Args:
-        coarse: Foreground and background, (h, w, 3) each.
+        coarse: Foreground or background, (h, w, 3).
         size: (height, width) of the full image.
         tile: Rows and columns of the full image.
 
     Returns:
-        (2, 3, rows, columns).
+        (rows, columns, 3).
     """
     rows, columns = tile
-    scale_y, scale_x = coarse[0].shape[0] / size[0], coarse[0].shape[1] / size[1]
+    scale_y, scale_x = coarse.shape[0] / size[0], coarse.shape[1] / size[1]
     inverse_map = np.array(
         [
             [scale_x, 0, (columns.start + 0.5) * scale_x - 0.5],
@@ -165,26 +170,13 @@ def _lift(coarse: list[NDArray[np.float32]], size: tuple[int, int], tile: tuple[
     )
     shape = columns.stop - columns.start, rows.stop - rows.start
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    halves = [
-        cv2.warpAffine(half, inverse_map, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE)
-        for half in coarse
-    ]
-    return np.stack([half.transpose(2, 0, 1) for half in halves])
+    return np.asarray(
+        cv2.warpAffine(coarse, inverse_map, shape, flags=flags, borderMode=cv2.BORDER_REPLICATE), np.float32
+    )
 
 
-def _tiles(height: int, width: int) -> Iterator[tuple[tuple[slice, slice], tuple[slice, slice]]]:
-    """Cut an image into tiles.
-
-    Yields:
-        Rows and columns of a tile; the same with a margin as wide as colours travel, so no seam is left.
-    """
-    margin = FINE_ITERATIONS
+def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an image into tiles: rows and columns of each."""
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
-            bottom, right = min(top + TILE, height), min(left + TILE, width)
-            inner = slice(top, bottom), slice(left, right)
-            outer = (
-                slice(max(0, top - margin), min(height, bottom + margin)),
-                slice(max(0, left - margin), min(width, right + margin)),
-            )
-            yield inner, outer
+            yield slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))

@@ -41,8 +41,8 @@ class Recipe:
 
 
 # No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
-# veryfast: a third of the time of fast, for a tenth more bytes at the same error.
-_X264 = {"crf": "13", "preset": "veryfast", "bf": "0"}
+# veryfast with subme 1: a quarter of the time of fast, for a quarter more bytes at the same error.
+_X264 = {"crf": "13", "preset": "veryfast", "bf": "0", "x264-params": "subme=1"}
 _X265 = {"crf": "14", "preset": "fast", "x265-params": "bframes=0:log-level=none"}
 _VP9 = {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"}
 _FFV1 = {"level": "3", "g": "1", "slices": "16", "slicecrc": "1"}
