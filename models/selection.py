@@ -1,0 +1,66 @@
+"""Selection: a prior says which subject is wanted."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812
+
+from models.encoders import ConvNorm
+from models.fpn import Context
+
+KEYS, WIDTH, FINE_WIDTH = 64, 64, 16
+
+
+class Selection(nn.Module):
+    """Raise the logits of the subject that a prior marks, and lower the others'.
+
+    A prior marks a subject by a point in it, a box, or a part of its alpha. Every pixel at stride 16 is
+    compared with the mean of the pixels under the prior (masked average pooling); large windows pass on what
+    belongs together; features at stride 4 draw the edge. A prior of zeros changes nothing.
+
+    Args:
+        encoder_channels: Channels of the encoder's maps; the last two have strides 16 and 32.
+        channels: Channels of the features at stride 4.
+
+    Reference:
+        Zhang et al., "SG-One: Similarity Guidance Network for One-Shot Semantic Segmentation", 2020, eq. 1.
+    """
+
+    def __init__(self, encoder_channels: list[int], channels: int) -> None:
+        super().__init__()
+        self.keys = nn.ModuleList(nn.Conv2d(inputs, KEYS, 1) for inputs in encoder_channels[-2:])
+        self.enter = ConvNorm(2 * KEYS + 6, WIDTH)
+        self.context = nn.Sequential(*(Context(WIDTH) for _ in range(3)))
+        self.leave = ConvNorm(WIDTH, FINE_WIDTH, active=False)
+        self.lateral = ConvNorm(channels, FINE_WIDTH, active=False)
+        self.last = nn.Conv2d(FINE_WIDTH, 1, 3, padding=1)
+        for parameter in self.last.parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, logits: Tensor, features: Tensor, maps: list[Tensor], prior: Tensor) -> Tensor:
+        """Change the logits.
+
+        Args:
+            logits: (B, 1, h/4, w/4) of all subjects.
+            features: (B, C, h/4, w/4) that they were computed from.
+            maps: The encoder's, up to (B, c, h/16, w/16) and (B, c, h/32, w/32).
+            prior: (B, 1, h, w) in [0, 1].
+
+        Returns:
+            (B, 1, h/4, w/4) float32.
+        """
+        near, peak = F.avg_pool2d(prior, 16), F.max_pool2d(prior, 16)  # (B, 1, h/16, w/16)
+        around = [F.avg_pool2d(near, window, 1, window // 2) for window in (9, 17)]  # 144 and 272 px
+        found = F.avg_pool2d(logits.sigmoid(), 4)
+        keys = self.keys[0](maps[-2]) + _enlarged(self.keys[1](maps[-1]), 2)  # (B, K, h/16, w/16)
+        mean = (keys * near).sum((2, 3), keepdim=True) / (near.sum((2, 3), keepdim=True) + 1e-3)
+        products = keys * mean
+        likeness = products.mean(1, keepdim=True)
+        x = self.enter(torch.cat([keys, products, likeness, near, peak, *around, found], 1))
+        x = _enlarged(self.leave(self.context(x)), 4)  # (B, FINE_WIDTH, h/4, w/4)
+        change = self.last(torch.relu(x + self.lateral(features))).float()
+        is_given = (2 * peak.amax((2, 3), keepdim=True)).clamp(max=1)  # (B, 1, 1, 1)
+        return logits + change * is_given
+
+
+def _enlarged(x: Tensor, factor: int) -> Tensor:
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
