@@ -66,9 +66,9 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
             left_over -= opacity * (foreground - background)
             foreground += opacity * left_over
             np.clip(foreground, 0, 1, out=foreground)
-        result[tile] = to_dtype(foreground, image.dtype)
-        opaque = tile_alpha >= OPAQUE
-        result[tile][opaque] = image[tile][opaque]
+        colours = to_dtype(foreground, image.dtype)
+        opaque = (tile_alpha >= OPAQUE).view(np.uint8)
+        result[tile] = cv2.copyTo(np.ascontiguousarray(image[tile]), opaque, colours)
     return result
 
 
