@@ -17,7 +17,7 @@ import typer
 from stylematte.errors import INTERRUPTED, InputError, MissingError, StyleMatteError, UsageError
 from stylematte_cli.commands import toolkit
 from stylematte_cli.commands.options import print_json
-from stylematte_cli.commands.verbs import lazy_verbs
+from stylematte_cli.commands.verbs import lazy_app
 
 # Module and attribute of each command, in the order of the help. Only the module of the command that runs is
 # imported, and none may import anything heavy at the top.
@@ -35,14 +35,11 @@ COMMANDS = {
     "bench": "bench:bench",
 }
 
-
-app = typer.Typer(
-    cls=lazy_verbs(COMMANDS),
+app = lazy_app(
+    COMMANDS,
     help="Image matting: photos in, soft alphas out.",
     context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,  # plain help loads in half the time and works in pipes
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 
 

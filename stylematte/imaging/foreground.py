@@ -39,7 +39,7 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     Reference:
         Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020, for the small copy,
         with Jacobi iterations, which NumPy does for all pixels at once; Forte, "Approximate Fast Foreground
-        Colour Estimation", 2021, eq. 6, for the correction.
+        Colour Estimation", 2021, for the correction.
     """
     height, width = image.shape[:2]
     scale = min(1.0, (COARSE_PX / (height * width)) ** 0.5)

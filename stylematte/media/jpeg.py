@@ -105,7 +105,7 @@ def _layout_of(data: bytes) -> _Layout:
 
 def _decoded_without_complaint(data: bytes) -> Array | None:
     """Decode grey and RGB, in two thirds of libvips's time; None if libjpeg says anything, and for CMYK."""
-    simplejpeg: Any = importlib.import_module("simplejpeg")  # takes 2 ms of a start
+    simplejpeg: Any = importlib.import_module("simplejpeg")  # not needed for other formats
     try:
         space = simplejpeg.decode_jpeg_header(data)[2]
         if space not in ("Gray", "YCbCr", "RGB"):

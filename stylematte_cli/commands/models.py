@@ -9,7 +9,7 @@ import typer
 from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.model_card import card_lines, megabytes
 from stylematte_cli.commands.options import Json, print_json, start_log
-from stylematte_cli.commands.verbs import lazy_verbs
+from stylematte_cli.commands.verbs import lazy_app
 
 if TYPE_CHECKING:
     from stylematte.weights import Weights
@@ -22,12 +22,7 @@ COMMANDS = {
     "pack": "models_files:pack",
     "unpack": "models_files:unpack",
 }
-app = typer.Typer(
-    cls=lazy_verbs(COMMANDS),
-    help="List, show, import, remove or pack models.",
-    rich_markup_mode=None,
-    add_completion=False,
-)
+app = lazy_app(COMMANDS, help="List, show, import, remove or pack models.")
 
 
 @app.callback(invoke_without_command=True)

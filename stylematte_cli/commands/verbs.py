@@ -59,9 +59,14 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
 
+def new_app(**settings: Any) -> typer.Typer:
+    """Make an app with the settings that all share: plain help loads in half the time and works in pipes."""
+    return typer.Typer(rich_markup_mode=None, add_completion=False, **settings)
+
+
 def command_of(function: Callable[..., Any], name: str, cls: type[Verb] = Verb) -> Any:
     """Build the command that runs a function."""
-    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+    app = new_app()
     app.command(name, cls=cls)(function)
     return typer.main.get_command(app)
 
@@ -137,12 +142,12 @@ def _write_example(ctx: Any, formatter: Any) -> None:
     formatter.write(f"Example: {example_of(ctx.command_path)}\n\n")
 
 
-def lazy_verbs(places: dict[str, str]) -> type[Verbs]:
-    """Make the class of a group whose commands are imported when they are asked for, see `LazyCommands`."""
+def lazy_app(places: dict[str, str], **settings: Any) -> typer.Typer:
+    """Make an app whose commands are imported when they are asked for, see `LazyCommands`."""
 
     class LazyVerbs(Verbs):
         def __init__(self, **settings: Any) -> None:
             super().__init__(**settings)
             self.commands = LazyCommands(places)  # type: ignore[assignment]
 
-    return LazyVerbs
+    return new_app(cls=LazyVerbs, **settings)
