@@ -86,7 +86,9 @@ def synth(
     preview: Annotated[
         Path | None,
         typer.Option(
-            "--preview", metavar="FILE", help="Write a contact sheet of the first images over a checkerboard."
+            "--preview",
+            metavar="FILE",
+            help="Contact sheet of the first images over a checkerboard (default: OUT.preview.png).",
         ),
     ] = None,
     policy: Policy = "any",
@@ -107,7 +109,8 @@ def synth(
         raise UsageError("--threshold needs --filter", "Add --filter")
     path = _find_generator(generation.weights or DEFAULT_GENERATOR)
     check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
-    _check_preview(preview, out)
+    sheet = preview or out.resolve().with_name(f"{out.resolve().name}.preview.png")
+    _check_preview(sheet, out)
     require("torch", extra="train")
     from training.devices import usable_device
     from training.synthesis.run import Filter, SynthesisRequest, parse_plan, report_lines, synthesize
@@ -123,7 +126,7 @@ def synth(
         keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, filtering.backgrounds)
         if filtering.use_filter
         else None,
-        preview=preview,
+        preview=sheet,
         device=usable_device(device),
         overwrite=overwrite,
     )
@@ -133,6 +136,7 @@ def synth(
     else:
         for line in report_lines(report, out):
             typer.echo(line)
+        typer.echo(f"the first ones: {sheet}")
 
 
 def _find_generator(name_or_path: str) -> Path:
@@ -145,9 +149,7 @@ def _find_generator(name_or_path: str) -> Path:
         raise MissingError(message, WHERE_GENERATORS_COME_FROM) from error
 
 
-def _check_preview(preview: Path | None, out: Path) -> None:
-    if preview is None:
-        return
+def _check_preview(preview: Path, out: Path) -> None:
     if preview.suffix.lower() not in (".png", ".jpg", ".webp"):
         raise UsageError(f"--preview {preview}: give a .png, .jpg or .webp file")
     if out.resolve() in preview.resolve().parents:

@@ -261,9 +261,12 @@ def test_training_reads_it(tmp_path, weights, form):
     assert subject.image[16, 16, 0] > subject.image[16, 16, 1]  # RGB: the disc is red
 
 
-def test_preview(tmp_path, weights, capsys):
-    out, sheet = tmp_path / "out", tmp_path / "sheet.png"
-    run(out, weights, "--n", 5, "--preview", sheet)
+@pytest.mark.parametrize("is_named", [True, False])
+def test_preview(tmp_path, weights, capsys, is_named):
+    out = tmp_path / "out"
+    sheet = tmp_path / ("sheet.png" if is_named else "out.preview.png")
+    run(out, weights, "--n", 5, *(["--preview", sheet] if is_named else []))
+    assert str(sheet) in capsys.readouterr().out
     pixels = cv2.imread(str(sheet))[..., ::-1]
     assert pixels.shape == (64, 96, 3)
     assert pixels[16, 16, 0] > 170  # a disc
