@@ -156,6 +156,19 @@ def test_sets_that_are_inverted_or_empty(root, how, said):
     assert any(line.startswith(said) for line in report.sets[0].errors)
 
 
+def test_a_confidence_is_no_mask(root):
+    """Weights of two values are neither scaled nor labels of a subject."""
+    for number in range(10):
+        size = cv2.imread(str(root / drawn.PEOPLE / "image" / f"photo_{number}.png")).shape[:2]
+        weight = np.full(size, 255, np.uint8)
+        weight[:3] = 50
+        drawn.save(root / drawn.PEOPLE / "weight" / f"photo_{number}.png", weight)
+    (report,) = check_data(PHOTOS, root, full=True, quiet=True).sets
+    assert (report.errors, report.labels["weight"]) == ([], 10)
+    assert not any("weight" in line or "inverted" in line for line in report.warnings)
+    assert label_notes(PHOTOS, root) == []
+
+
 def test_a_quick_check_says_at_how_many_labels_it_looked(tmp_path):
     for number in range(103):
         image = np.full((12, 12, 3), number, np.uint8)

@@ -1,5 +1,7 @@
 """Drawing of images: what each depends on, truncation, jitter, near copies."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -112,6 +114,24 @@ def test_pixels_are_rounded_and_clipped():
 def test_a_smaller_side_averages():
     full, half = (generate(Discs(), [SamplingPlan().draft(0, 4)], side_px=s)[0].rgba for s in (None, 16))
     np.testing.assert_allclose(half, full.reshape(16, 2, 16, 2, 4).mean((1, 3)), atol=0.51)
+
+
+def test_gallery_finds_what_a_search_of_all_finds(rng):
+    """Copies differ in one channel alone, just below and just above the limit."""
+    gallery, kept = Gallery(), []
+    for index in range(400):
+        base = rng.integers(20, 236, 3)
+        small = np.clip(base + rng.normal(0, 2, (64, 3)), 0, 255).astype(np.uint8).reshape(-1)
+        if index % 4 == 3:
+            limit = NEAR_LEVELS * math.sqrt(3)  # of a difference in one channel
+            other = kept[rng.integers(len(kept))].reshape(64, 3).astype(int)
+            other[:, rng.integers(3)] += rng.choice([-1, 1]) * int(limit + rng.integers(0, 2))
+            small = np.clip(other, 0, 255).astype(np.uint8).reshape(-1)
+        differences = [np.sqrt(np.square(small.astype(float) - k).mean()) for k in kept]
+        wanted = int(np.argmin(differences)) if differences and min(differences) < NEAR_LEVELS else None
+        assert gallery.near(small) == wanted
+        gallery.add(len(kept), small)
+        kept.append(small)
 
 
 def test_gallery_finds_near_copies_and_no_others(rng):

@@ -125,6 +125,8 @@ def _inspect_label(kind: str, path: Path, label: Pixels, found: Inspection) -> N
     if kind == "trimap":
         found.odd_values = [int(v) for v in np.unique(label) if v not in (0, 128, 255)]
         return
+    if kind == "weight":  # a confidence of any values, read as it is
+        return
     meaning = label_meaning(label, path)
     if meaning.kind == "mask":
         found.scaled[kind] = meaning.values

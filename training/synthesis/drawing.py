@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import cv2
 import numpy as np
@@ -170,32 +171,37 @@ def small_copy(rgba: Pixels) -> Pixels:
 
 
 class Gallery:
-    """Thumbnails of the kept images, to reject near duplicates."""
+    """Thumbnails of the kept images, to reject near duplicates.
+
+    Near duplicates have similar mean colours, so each image is only compared with those in neighbouring cells
+    of a grid of mean colours.
+    """
 
     def __init__(self) -> None:
-        self.indices: list[int] = []
-        self._copies = np.zeros((64, 3 * SMALL_PX**2), np.float32)
-        self._squares = np.zeros(64, np.float32)
+        self._cells: dict[tuple[int, ...], list[tuple[int, NDArray[np.int16]]]] = {}
 
     def add(self, index: int, small: Pixels) -> None:
         """Add a thumbnail."""
-        count = len(self.indices)
-        if count == len(self._copies):
-            self._copies = np.concatenate([self._copies, np.zeros_like(self._copies)])
-            self._squares = np.concatenate([self._squares, np.zeros_like(self._squares)])
-        centred = small.astype(np.float32) - 128  # smaller numbers, so float32 is exact enough
-        self._copies[count], self._squares[count] = centred, centred @ centred
-        self.indices.append(index)
+        self._cells.setdefault(_cell(small), []).append((index, small.astype(np.int16)))
 
     def near(self, small: Pixels) -> int | None:
         """Return the number of an image that this is a near duplicate of, or None."""
-        count = len(self.indices)
-        if not count:
+        own = _cell(small)
+        cells = (tuple(map(sum, zip(own, step, strict=True))) for step in product((-1, 0, 1), repeat=3))
+        found = [entry for cell in cells for entry in self._cells.get(cell, ())]
+        if not found:
             return None
-        centred = small.astype(np.float32) - 128
-        squares = self._squares[:count] - 2 * (self._copies[:count] @ centred) + centred @ centred
+        differences = np.stack([other for _, other in found]) - small.astype(np.int16)
+        squares = np.square(differences, dtype=np.int32).sum(1)
         nearest = int(squares.argmin())
-        return self.indices[nearest] if squares[nearest] < NEAR_LEVELS**2 * len(small) else None
+        return found[nearest][0] if squares[nearest] < NEAR_LEVELS**2 * len(small) else None
+
+
+def _cell(small: Pixels) -> tuple[int, ...]:
+    # If the RMS difference of all values is below NEAR_LEVELS, that of one channel in three is below √3 times
+    # that, and so is the difference of its means: near duplicates are in the same cell or in adjacent ones.
+    means = small.reshape(-1, 3).mean(0)
+    return tuple(int(x) for x in means // (NEAR_LEVELS * math.sqrt(3)))
 
 
 class CopyMonitor:
