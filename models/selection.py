@@ -41,6 +41,7 @@ class Selection(nn.Module):
         self.apart = nn.Parameter(torch.tensor(0.0))
         for parameter in (*self.last.parameters(), self.gate.weight):
             nn.init.zeros_(parameter)
+        assert self.gate.bias is not None
         nn.init.constant_(self.gate.bias, GATE_BIAS)
 
     def forward(self, logits: Tensor, features: Tensor, maps: list[Tensor], prior: Tensor) -> Tensor:
