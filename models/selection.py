@@ -60,8 +60,9 @@ class Selection(nn.Module):
         around = [F.avg_pool2d(near, window, 1, window // 2) for window in (9, 17)]  # 144 and 272 px
         found = F.avg_pool2d(logits.sigmoid(), 4)
         keys = self.keys[0](maps[-2]) + _enlarged(self.keys[1](maps[-1]), 2)  # (B, K, h/16, w/16)
-        mean = (keys * near).sum((2, 3), keepdim=True) / (near.sum((2, 3), keepdim=True) + 1e-3)
-        products = keys * mean
+        weights = near.flatten(2).transpose(1, 2)  # (B, h/16 * w/16, 1)
+        mean = keys.flatten(2) @ weights / (weights.sum(1, keepdim=True) + 1e-3)  # (B, K, 1)
+        products = keys * mean.unsqueeze(3)
         likeness = products.mean(1, keepdim=True)
         reached = connected(peak, found)
         x = self.enter(torch.cat([keys, products, likeness, near, peak, *around, found, reached], 1))
