@@ -22,7 +22,6 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -95,18 +94,27 @@ def session(source: bytes | str, threads: int) -> Any:
 
 
 def without_prior(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The same network, with three channels in its stem; None where it has no prior."""
+    """The same network without its selection; None where it has no prior."""
     if not any(port.name == "prior" for port in model.graph.input):
         return None
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    (join,) = (node for node in graph.node if "prior" in node.input)
+    behind = {"prior"}  # what depends on the prior, up to the logits that it changes
     for node in graph.node:
-        node.input[:] = [join.input[0] if name == join.output[0] else name for name in node.input]
-    (kernel,) = (tensor for tensor in graph.initializer if tensor.name == "encoder.stem.conv.weight")
-    kernel.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(kernel)[:, :3], kernel.name))
-    graph.node.remove(join)
+        if behind & set(node.input):
+            if node.name.startswith("selection") and node.op_type == "Add" and "head" in node.input[0]:
+                changed, unchanged = node.output[0], node.input[0]
+                break
+            behind |= set(node.output)
+    for node in graph.node:
+        node.input[:] = [unchanged if name == changed else name for name in node.input]
+    wanted = {port.name for port in graph.output}
+    for node in reversed(list(graph.node)):
+        if wanted & set(node.output):
+            wanted |= set(node.input)
+        else:
+            graph.node.remove(node)
     graph.input.remove(next(port for port in graph.input if port.name == "prior"))
     return result
 

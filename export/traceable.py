@@ -14,7 +14,6 @@ from unittest.mock import patch
 import torch
 from torch import Tensor
 
-from models.encoders import PriorConv
 from models.stylematte import StyleMatte
 from models.swin import Swin
 
@@ -28,8 +27,7 @@ def traceable(model: StyleMatte) -> Iterator[None]:
     The classes of `transformers` are patched meanwhile, so no other thread should build or run its networks.
     """
     if not isinstance(model.encoder, Swin):
-        with _one_stem(model):
-            yield
+        yield
         return
     from transformers.models.mask2former import modeling_mask2former as mask2former
     from transformers.models.swin.modeling_swin import SwinLayer
@@ -49,19 +47,6 @@ def traceable(model: StyleMatte) -> Iterator[None]:
             yield
     finally:
         backbone.set_attn_implementation(before)
-
-
-@contextmanager
-def _one_stem(model: StyleMatte) -> Iterator[None]:
-    """Merge the kernels of image and prior into one, which has the stem's name in the file."""
-    stem: Any = model.encoder.stem
-    before = stem.conv
-    if isinstance(before, PriorConv):
-        stem.conv = before.joined()
-    try:
-        yield
-    finally:
-        stem.conv = before
 
 
 def deformable_attention(

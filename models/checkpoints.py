@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from models.archives import check_archive
 from models.encoder import Encoder
-from models.encoders import PRIOR, MobileNet, build_encoder, from_signed_range, load_folded
+from models.encoders import MobileNet, build_encoder, from_signed_range, load_folded
 from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 from stylematte.errors import InputError
@@ -105,14 +105,19 @@ def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
         model = build_model(preset)
     except (TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{path}: this version cannot build the network: {error}") from None
-    fill(model, without_prior(model) | tensors, str(path))
+    fill(model, with_selection(model, tensors), str(path))
     return model.eval()
 
 
-def without_prior(model: StyleMatte) -> dict[str, Tensor]:
-    """Return zero weights for the prior, so that weights trained without one load and behave as before."""
-    name = f"encoder.{PRIOR}"
-    return {name: torch.zeros_like(model.state_dict()[name])} if model.preset.prior else {}
+def with_selection(model: StyleMatte, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add an untrained selection to weights without one, so that they load, and ignore priors.
+
+    Weights of 0.1 may instead have a kernel in the stem for the prior, which had no effect.
+    """
+    tensors = {name: tensor for name, tensor in tensors.items() if name != "encoder.stem.conv.prior"}
+    if model.selection is None or any(name.startswith("selection.") for name in tensors):
+        return tensors
+    return {f"selection.{name}": tensor for name, tensor in model.selection.state_dict().items()} | tensors
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

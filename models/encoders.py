@@ -3,16 +3,12 @@
 from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812
 
 from models import swin
-from models.encoder import ENCODER_LEVELS, Encoder
-
-PRIOR = "stem.conv.prior"  # kernel that reads the prior, in encoders that take one
+from models.encoder import Encoder
 
 
 @dataclass(frozen=True)
@@ -66,49 +62,19 @@ class ConvNorm(nn.Module):
         stride: int = 1,
         groups: int = 1,
         active: bool = True,
-        kind: type[nn.Conv2d] = nn.Conv2d,
     ) -> None:
         super().__init__()
         # Stride 2 pads one more at the right and bottom, like the ImageNet weights (TensorFlow's SAME).
         reach = kernel // 2
         self.pad = nn.ZeroPad2d((reach - 1, reach, reach - 1, reach)) if stride == 2 else nn.Identity()
         padding = 0 if stride == 2 else reach
-        self.conv = kind(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, groups=groups, bias=False)
         self.norm = nn.BatchNorm2d(outputs)
         self.activation = nn.ReLU6() if active else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, h, w) → (B, outputs, h / stride, w / stride)."""
         return self.activation(self.norm(self.conv(self.pad(x))))
-
-
-class PriorConv(nn.Conv2d):
-    """Convolution of an image and, as a fourth channel, of an alpha estimated earlier (the prior).
-
-    The fourth channel's kernel is a separate parameter that starts at zero: it can learn while the image's
-    kernel is frozen, and files without it belong to networks without a prior.
-    """
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.prior = nn.Parameter(torch.zeros_like(self.weight[:, :1]))
-
-    @torch.no_grad()
-    def joined(self) -> nn.Conv2d:
-        """Return an equivalent convolution with one four-channel kernel, for export."""
-        kernel, stride, padding = self.kernel_size, self.stride, self.padding
-        joined = nn.Conv2d(4, self.out_channels, kernel, stride, padding, bias=False)  # type: ignore[arg-type]
-        joined.weight.copy_(torch.cat([self.weight, self.prior], 1))
-        return joined
-
-    def forward(self, input: Tensor) -> Tensor:
-        """(B, 3, h, w) normalised RGB, or (B, 4, h, w) with the prior → (B, outputs, h', w')."""
-        prior: Tensor = self.prior
-        if input.shape[1] == self.in_channels:
-            # The prior is zeros, so its gradient is zero: detach it, so that no gradient is propagated
-            # through frozen levels for it.
-            input, prior = F.pad(input, (0, 0, 0, 0, 0, 1)), prior.detach()
-        return F.conv2d(input, torch.cat([self.weight, prior], 1), None, self.stride, self.padding)
 
 
 class InvertedResidual(nn.Module):
@@ -141,9 +107,9 @@ class MobileNet(Encoder):
         version that TensorFlow published in 2020.
     """
 
-    def __init__(self, shape: MobileNetShape, prior: bool = False) -> None:
+    def __init__(self, shape: MobileNetShape) -> None:
         super().__init__()
-        self.stem = ConvNorm(3, shape.stem, 3, 2, kind=PriorConv if prior else nn.Conv2d)
+        self.stem = ConvNorm(3, shape.stem, 3, 2)
         blocks: list[nn.Module] = []
         inputs, stride, ends = shape.stem, 2, {}
         for expansion, outputs, repeats, row_stride, kernel in shape.rows:
@@ -160,8 +126,7 @@ class MobileNet(Encoder):
         """Extract features.
 
         Args:
-            x: (B, 3, h, w) normalised RGB, h and w multiples of 32; or (B, 4, h, w) with an alpha in [0, 1]
-                as the fourth channel, if the stem takes a prior. Three channels mean a prior of zeros.
+            x: (B, 3, h, w) normalised RGB, h and w multiples of 32.
 
         Returns:
             Five maps, (B, c, h/2, w/2) to (B, c, h/32, w/32), with c from `channels`.
@@ -175,13 +140,8 @@ class MobileNet(Encoder):
         return features
 
     def level_of(self, parameter_name: str) -> int:
-        """See `Encoder.level_of`.
-
-        The prior's kernel counts as the deepest level: it has no ImageNet weights.
-        """
+        """See `Encoder.level_of`."""
         part, _, rest = parameter_name.partition(".")
-        if parameter_name == PRIOR:
-            return ENCODER_LEVELS - 1
         if part == "stem":
             return 0
         block = int(rest.partition(".")[0])
@@ -189,16 +149,14 @@ class MobileNet(Encoder):
         return max(1, bisect_right(self.ends, block))
 
 
-def build_encoder(name: str, prior: bool = False) -> Encoder:
+def build_encoder(name: str) -> Encoder:
     """Build an encoder by name, with random weights.
 
     Args:
         name: See `models.presets`.
-        prior: Let the stem take a prior; not for Swin Transformers.
     """
     if name in _SHAPES:
-        return MobileNet(_SHAPES[name], prior)
-    assert not prior, "see `Preset.__post_init__`"
+        return MobileNet(_SHAPES[name])
     return swin.Swin(swin.SHAPES[name])
 
 
@@ -207,7 +165,7 @@ def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -
     """Load ImageNet weights whose batch norms were folded into the convolutions.
 
     Each norm takes the statistics of `photos` and undoes them with its scale and shift, so the function is
-    unchanged and training can continue as usual. The prior does not affect this.
+    unchanged and training can continue as usual.
 
     Args:
         encoder: Network to load the weights into.
@@ -223,8 +181,6 @@ def load_folded(encoder: MobileNet, folded: dict[str, Tensor], photos: Tensor) -
         if not isinstance(layer, ConvNorm):
             continue
         layer.conv.weight.copy_(folded[f"{name}.weight"])
-        if isinstance(layer.conv, PriorConv):
-            layer.conv.prior.zero_()
         hooks.append(layer.norm.register_forward_pre_hook(_measured_norm(folded[f"{name}.bias"])))
     training = encoder.training
     encoder.eval()

@@ -28,8 +28,7 @@ class Preset:
         eps: Regulariser of the fast guided filter, in squared units of the normalised guide.
         working_size: Side of a square with as many pixels as the images that the network is trained on.
         stride: Height and width of the network's input are multiples of this.
-        prior: Whether the network takes an earlier alpha as a fourth channel, see `StyleMatte.forward`;
-            only with "light_fpn".
+        prior: Whether the network takes an earlier alpha, see `StyleMatte.forward`; only with "light_fpn".
         least_size: Smallest working size it was trained on; 0 if unknown.
         most_size: Largest working size it was trained on; 0 if unknown.
         hub: Repository on the Hugging Face hub with weights to start training from, or empty.

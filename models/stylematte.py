@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from models.encoders import build_encoder
 from models.pixel_decoder import build_decoder
 from models.presets import OFFERED, PRESETS, Preset
+from models.selection import Selection
 from models.upsamplers import build_upsampler
 
 MEAN = (0.485, 0.456, 0.406)  # ImageNet statistics, RGB in [0, 1]
@@ -63,10 +64,11 @@ class StyleMatte(nn.Module):
     def __init__(self, preset: Preset) -> None:
         super().__init__()
         self.preset = preset
-        self.encoder = build_encoder(preset.encoder, preset.prior)
+        self.encoder = build_encoder(preset.encoder)
         self.pixel_decoder, self.fpn = build_decoder(preset, self.encoder.channels[-4:])
         self.head = nn.Conv2d(preset.fpn_channels, 1, 3, padding=1)
         self.upsampler = build_upsampler(preset, self.encoder.channels[0])
+        self.selection = Selection(self.encoder.channels, preset.fpn_channels) if preset.prior else None
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -76,13 +78,15 @@ class StyleMatte(nn.Module):
 
     def coarse(self, image: Tensor, prior: Tensor | None = None) -> Coarse:
         """Run the part that works at working size; `image` and `prior` as in `forward`."""
-        if prior is not None and not self.preset.prior:
+        if prior is not None and self.selection is None:
             raise ValueError(f"preset {self.preset.name} does not take a prior")
         normalised = self.normalise(image)
-        maps = self.encoder(normalised if prior is None else torch.cat([normalised, prior], 1))
+        maps = self.encoder(normalised)
         levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
         features = self.fpn(levels)  # (B, C, h/4, w/4)
         logits = self.head(features).float()  # (B, 1, h/4, w/4)
+        if prior is not None and self.selection is not None:
+            logits = self.selection(logits, features, maps, prior)
         grey = normalised.mean(1, keepdim=True)  # (B, 1, h, w)
         guide = F.interpolate(grey, scale_factor=0.25, mode="bicubic", align_corners=True)
         return Coarse(guide, logits, features, maps[0], grey)  # guide (B, 1, h/4, w/4)

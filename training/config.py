@@ -126,6 +126,7 @@ class Stage:
         layer_decay: Factor on the encoder's learning rate per level, from the deepest level to the stem.
         frozen: Number of encoder levels to freeze, from the stem up, including their norms. The first two
             levels take half the time of a step.
+        only_selection: Freeze all but the module that follows priors: results without a prior stay.
         freeze_norms: Keep the statistics of batch norms; for batches too small to measure them.
         augmentation: This project's "own" augmentation, or the one "published" with StyleMatte.
         optional: Skip the stage if one of its sets does not exist below the data root.
@@ -148,6 +149,7 @@ class Stage:
     epochs: float = 0.0
     layer_decay: Annotated[float, Field(gt=0, le=1)] = 1.0
     frozen: Annotated[int, Field(ge=0, le=ENCODER_LEVELS)] = 0
+    only_selection: bool = False
     freeze_norms: bool = False
     augmentation: Augmentation = "own"
     optional: bool = False
@@ -308,5 +310,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: no losses")
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
+    if stage.only_selection and not (stage.prior and recipe.build_preset().prior):
+        raise RecipeError(f"{where}: only_selection needs prior above 0, and a network that takes one")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:
         raise RecipeError(f"{where}: give either steps or epochs, above 0")

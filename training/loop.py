@@ -233,8 +233,8 @@ class Run:
             self.average.load_state_dict(state["average"])
         if accelerator.device.type == "cpu":
             spare_wide_depthwise(self.model)
-        # Frozen parameters, a learned upsampler without fine losses, and the prior's kernel in a batch
-        # without priors get no gradients; processes must not wait for them.
+        # Frozen parameters, a learned upsampler without fine losses, and the selection in a batch without
+        # priors get no gradients; processes must not wait for them.
         learned = any(True for _ in self.model.upsampler.parameters())
         all_fine = all(stage.fine for stage in recipe.stages)
         frozen = any(stage.frozen for stage in recipe.stages)

@@ -26,20 +26,24 @@ class Objective(nn.Module):
     def begin(self, stage: Stage) -> None:
         """Start a stage: set its losses and freeze exactly the parameters that it freezes."""
         self.stage = stage
-        encoder = self.model.encoder
-        for name, parameter in encoder.named_parameters():
-            parameter.requires_grad_(encoder.level_of(name) >= stage.frozen)
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(not self._is_frozen(name))
 
     def train(self, mode: bool = True) -> "Objective":
         """Set the training mode; frozen norms stay in evaluation mode."""
         super().train(mode)
         for name, module in self.model.named_modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                inside = name.removeprefix("encoder.")
-                is_frozen = inside != name and self.model.encoder.level_of(inside) < self.stage.frozen
-                if is_frozen or self.stage.freeze_norms:
-                    module.eval()
+            is_norm = isinstance(module, nn.modules.batchnorm._BatchNorm)
+            if is_norm and (self._is_frozen(name) or self.stage.freeze_norms):
+                module.eval()
         return self
+
+    def _is_frozen(self, name: str) -> bool:
+        """Tell whether the stage freezes a parameter or a norm."""
+        if self.stage.only_selection:
+            return not name.startswith("selection.")
+        inside = name.removeprefix("encoder.")
+        return inside != name and self.model.encoder.level_of(inside) < self.stage.frozen
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """Predict and compute the losses.

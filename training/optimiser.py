@@ -5,31 +5,25 @@ import math
 import torch
 
 from models.encoder import ENCODER_LEVELS
-from models.encoders import PRIOR
 from models.stylematte import StyleMatte
 from training.config import Stage
-
-# The prior's kernel starts at zero, beside pretrained kernels. At the encoder's rate it stayed so small that
-# the network still ignored every prior after 1,200 steps.
-PRIOR_FACTOR = 10.0
 
 
 def make_optimiser(model: StyleMatte, weight_decay: float) -> torch.optim.AdamW:
     """Make an AdamW with a group per encoder level and one for the rest; norms and biases do not decay.
 
-    The prior's kernel has its own group. The optimiser serves the whole run: `set_rates` sets its groups'
-    rates for a stage.
+    The optimiser serves the whole run: `set_rates` sets its groups' rates for a stage.
     """
-    groups: dict[tuple[int | None, bool, float], list[torch.nn.Parameter]] = {}
+    groups: dict[tuple[int | None, float], list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         inside = name.removeprefix("encoder.")
         level = model.encoder.level_of(inside) if inside != name else None
         decay = weight_decay if parameter.ndim > 1 else 0.0
-        groups.setdefault((level, inside == PRIOR, decay), []).append(parameter)
+        groups.setdefault((level, decay), []).append(parameter)
     return torch.optim.AdamW(
         [
-            {"params": parameters, "level": level, "reads_prior": reads_prior, "weight_decay": decay}
-            for (level, reads_prior, decay), parameters in groups.items()
+            {"params": parameters, "level": level, "weight_decay": decay}
+            for (level, decay), parameters in groups.items()
         ]
     )
 
@@ -38,8 +32,7 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
     """Set the learning rate of every group for a step of a stage.
 
     Decoder and head use the stage's rate. Level l of the encoder uses it times
-    encoder_rate · layer_decay ^ (4 − l): early layers are already general, and learn slowest. The prior's
-    kernel uses the stage's rate times `PRIOR_FACTOR`.
+    encoder_rate · layer_decay ^ (4 − l): early layers are already general, and learn slowest.
     """
     rate = learning_rate(stage, step)
     for group in optimiser.param_groups:
@@ -47,8 +40,6 @@ def set_rates(optimiser: torch.optim.Optimizer, stage: Stage, step: int) -> None
         factor = (
             1.0 if level is None else stage.encoder_rate * stage.layer_decay ** (ENCODER_LEVELS - 1 - level)
         )
-        if group["reads_prior"]:
-            factor = PRIOR_FACTOR
         group["lr"] = rate * factor
 
 

@@ -3,7 +3,6 @@
 import torch
 from torch import nn
 
-from models.encoders import PriorConv
 from models.presets import Preset
 from models.stylematte import StyleMatte, build_model
 from models.upsamplers import ConvGuidedFilter, FineGuidedFilter
@@ -35,8 +34,8 @@ def lively(preset: str | Preset, seed: int = 0) -> StyleMatte:
         spread = model(image, image).coarse_logits.std()
         model.eval()
         model.head.weight *= 1.5 / spread
-        for conv in (m for m in model.modules() if isinstance(m, PriorConv)):
-            conv.prior.normal_(0, 0.5, generator=generator)
+        if model.selection is not None:
+            model.selection.last.weight.normal_(0, 0.3, generator=generator)
         for norm in norms:
             norm.momentum = 0.1
     return model

@@ -57,24 +57,33 @@ def test_weights_that_know_no_prior_make_the_network_they_were(tmp_path, preset)
             torch.testing.assert_close(loaded(image, guide, prior).fine_logits, wanted, atol=1e-4, rtol=1e-5)
 
 
-def test_the_shipped_weights_load_whether_they_know_a_prior_or_not():
+def test_a_kernel_for_the_prior_in_the_stem_is_left_out(tmp_path):
+    """As in the weights of 0.1, whose networks ignored priors."""
+    old = lively(dataclasses.replace(PRESETS["test_nano"], prior=False))
+    tensors = {name: tensor.contiguous() for name, tensor in old.state_dict().items()}
+    tensors["encoder.stem.conv.prior"] = torch.rand(8, 1, 3, 3)
+    save_file(tensors, tmp_path / "old.safetensors", metadata={"preset": "test_nano"})
+    loaded, _ = load_weights(tmp_path / "old.safetensors")
+    image = torch.rand(1, 3, 64, 96)
+    with torch.inference_mode():
+        wanted = old.coarse(image).logits
+        torch.testing.assert_close(loaded.coarse(image, torch.rand(1, 1, 64, 96)).logits, wanted)
+
+
+def test_the_shipped_weights_load():
     model, _ = load_weights(ASSETS / "nano.safetensors")
-    stored = load_file(ASSETS / "nano.safetensors")
-    assert model.preset.prior
     own = model.state_dict()
-    for name, tensor in stored.items():
+    for name, tensor in load_file(ASSETS / "nano.safetensors").items():
         assert torch.equal(own[name], tensor.float() if tensor.is_floating_point() else tensor), name
-    assert own.keys() - stored.keys() <= {"encoder.stem.conv.prior"}
-    if "encoder.stem.conv.prior" not in stored:
-        assert not own["encoder.stem.conv.prior"].any()
+    assert model.selection.last.weight.any()
 
 
-def test_a_prior_comes_back(tmp_path):
+def test_a_selection_comes_back(tmp_path):
     model = lively("test_nano")
     save_weights(model, tmp_path / "w.safetensors")
     loaded, _ = load_weights(tmp_path / "w.safetensors")
-    assert torch.equal(loaded.encoder.stem.conv.prior, model.encoder.stem.conv.prior)
-    assert loaded.encoder.stem.conv.prior.any()
+    assert torch.equal(loaded.selection.last.weight, model.selection.last.weight)
+    assert loaded.selection.last.weight.any()
 
 
 def test_same_weights_make_the_same_file(tmp_path, model):

@@ -112,44 +112,39 @@ def test_no_prior_and_a_prior_of_zeros_are_the_same(preset, images):
     assert (half.coarse_logits - without.coarse_logits).abs().mean() > 0.01
 
 
-def test_the_stem_is_one_convolution_of_image_and_prior(images):
-    image, _ = images
-    model = lively("test_nano")
-    prior = torch.rand(3, 1, 64, 96)
-    stem = model.encoder.stem.conv
-    normalised = (image - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    padded = [torch.nn.functional.pad(x, (0, 1, 0, 1)) for x in (normalised, prior)]
-    wanted = torch.nn.functional.conv2d(padded[0], stem.weight, stride=2)
-    wanted = wanted + torch.nn.functional.conv2d(padded[1], stem.prior, stride=2)
-    seen = []
-    stem.register_forward_hook(lambda _, __, out: seen.append(out))
-    with torch.inference_mode():
-        model.coarse(image, prior)
-    torch.testing.assert_close(seen[0], wanted, atol=1e-5, rtol=1e-5)
-
-
-def test_a_fresh_network_does_not_know_what_a_prior_is_good_for(images):
+def test_a_fresh_network_ignores_priors(images):
     image, _ = images
     model = build_model("test_nano").eval()
     with torch.inference_mode():
         coarse = model.coarse(image, torch.rand(3, 1, 64, 96))
-        assert torch.equal(coarse.features, model.coarse(image).features)
-        assert coarse.features.std() > 0
+        assert torch.equal(coarse.logits, model.coarse(image).logits)
+        assert coarse.logits.std() > 0
 
 
-def test_the_prior_is_learned_where_the_stem_is_frozen(images):
+def test_a_prior_counts_where_it_lies_and_as_far_as_it_is_strong(images):
+    image, _ = images
+    model = lively("test_nano")
+    prior = torch.zeros(3, 1, 64, 96)
+    prior[0, :, :32, :32] = 1
+    prior[1, :, 32:, 64:] = 1
+    prior[2, :, :32, :32] = 0.1
+    with torch.inference_mode():
+        image = image[:1].expand(3, -1, -1, -1)
+        changes = model.coarse(image, prior).logits - model.coarse(image).logits
+    left, right, weak = changes.abs().mean((1, 2, 3))
+    assert not torch.allclose(changes[0], changes[1], atol=1e-2)
+    assert 0 < weak < left / 2
+    assert right > 0
+
+
+def test_the_selection_learns_alone(images):
     image, _ = images
     model = build_model("test_nano").train()
-    for name, parameter in model.encoder.named_parameters():
-        parameter.requires_grad_(model.encoder.level_of(name) >= 2)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("selection."))
     model.coarse(image, torch.rand(3, 1, 64, 96)).logits.square().mean().backward()
-    stem = model.encoder.stem.conv
-    assert stem.weight.grad is None
-    assert stem.prior.grad.abs().max() > 0
-    stem.prior.grad = None
-    maps = model.encoder(model.normalise(image))
-    assert not maps[0].requires_grad  # nothing goes back through frozen levels without a prior
-    assert maps[-1].requires_grad
+    assert model.selection.last.weight.grad.abs().max() > 0
+    assert all(p.grad is None for name, p in model.named_parameters() if not name.startswith("selection."))
 
 
 def test_networks_without_a_prior_refuse_one(images):
@@ -172,7 +167,6 @@ def test_a_changed_preset_builds_what_it_says():
 def test_levels_of_small_encoders(preset):
     encoder = build_model(preset).encoder
     levels = {name: encoder.level_of(name) for name, _ in encoder.named_parameters()}
-    assert levels.pop("stem.conv.prior", 4) == 4  # learns at the deepest level's rate
     assert {level for name, level in levels.items() if name.startswith("stem.")} == {0}
     image, heights = torch.zeros(1, 3, 64, 64), {}
     for index, block in enumerate(encoder.blocks):

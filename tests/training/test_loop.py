@@ -24,7 +24,7 @@ from training.data.readers import DataError
 from training.held_out import held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
-from training.optimiser import PRIOR_FACTOR, learning_rate, make_optimiser, set_rates, update_average
+from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
 from training.processes import join_processes, reseed
 
 FIRST = Stage(
@@ -409,17 +409,6 @@ def test_learning_rate_rises_then_falls_to_a_fiftieth():
     assert rates[55] == pytest.approx(0.02 + 0.98 / 2)  # half of the cosine
     assert learning_rate(stage, 100) == pytest.approx(0.02)
     assert (np.diff(rates[10:]) < 0).all()
-
-
-def test_what_reads_the_prior_learns_faster():
-    model = build_model(dataclasses.replace(PRESETS["test"], prior=True))
-    optimiser = make_optimiser(model, weight_decay=0.01)
-    set_rates(optimiser, SECOND, step=2)
-    (group,) = (
-        g for g in optimiser.param_groups if any(p is model.encoder.stem.conv.prior for p in g["params"])
-    )
-    assert len(group["params"]) == 1
-    assert group["lr"] == pytest.approx(PRIOR_FACTOR * learning_rate(SECOND, 2))
 
 
 def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
