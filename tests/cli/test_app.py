@@ -164,7 +164,7 @@ def test_with_json_an_error_is_an_object_on_stdout(
         ["export", "--weights", "gone.safetensors", "--out", "out"],
         ["export", "--int8", "--photos", "gone", "--out", "out"],
         ["synth", "--weights", "gone", "--out", "out"],
-        ["synth", "--out", "out"],
+        ["synth", "--weights", "gone.safetensors", "--out", "out"],
         ["train", "nano", "--data", "gone", "--out", "out"],
         ["train", "nano", "--data", ".", "--out", "out"],
         ["train", "gan", "--data", ".", "--out", "out"],
