@@ -19,7 +19,6 @@ References:
 
 import argparse
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
@@ -28,12 +27,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from training.fid import Statistics, fid, kid, load_detector, statistics
+from stylematte.media.backdrop import Backdrop
+from training.fid import Statistics, fid, kid, load_detector
+from training.fid_images import FidImages, read_statistics
 
 NEIGHBOURS = 3
 SMALL_PX = 16
 BATCH = 32
 PAIRS = 12  # on the sheet
+MODES = {"rgb": None, "composite": Backdrop("128,128,128")}
 Pixels = NDArray[np.uint8]
 
 
@@ -49,58 +51,40 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="the drawn images nearest to training images, beside them")
     arguments = parser.parse_args()
     detector = load_detector(arguments.detector).eval()
-    drawn, trained_on, held_out = (
-        read_folder(folder) for folder in (arguments.drawn, arguments.trained_on, arguments.held_out)
-    )
+    folders = (arguments.drawn, arguments.trained_on, arguments.held_out)
+    sets = {mode: [FidImages.find(folder, behind) for folder in folders] for mode, behind in MODES.items()}
+    drawn, trained_on, held_out = ([one.read(path) for path in one.files] for one in sets["composite"])
     report: dict[str, object] = {
         "detector": detector.name,
         "drawn": len(drawn),
         "trained_on": len(trained_on),
         "held_out": len(held_out),
     }
-    for mode in ("rgb", "composite"):
+    for mode, found in sets.items():
         ours, train, rest = (
-            statistics(detector, batches(images, mode), keep_features=True)
-            for images in (drawn, trained_on, held_out)
+            read_statistics(one, detector, True, BATCH, cache=True, progress=lambda groups, _: groups)
+            for one in found
         )
         report[mode] = {
             name: compare(real, ours) for name, real in (("all", joined(train, rest)), ("held_out", rest))
         }
     distances, nearest = nearest_of(drawn, trained_on)
-    threshold = float(np.percentile(nearest_of(held_out, trained_on)[0], 1))
+    no_copies, _ = nearest_of(held_out, trained_on)
+    threshold = float(np.percentile(no_copies, 1))
     report["copies"] = {
         "threshold": threshold,
         "below": float((distances < threshold).mean()),
         "smallest": float(distances.min()),
         "median": float(np.median(distances)),
-        "median_held_out": float(np.median(nearest_of(held_out, trained_on)[0])),
+        "median_held_out": float(np.median(no_copies)),
     }
     print(json.dumps(report, indent=2))
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=2) + "\n")
     if arguments.sheet:
         order = np.argsort(distances)[:PAIRS]
-        columns = [np.vstack([over_grey(drawn[i]), over_grey(trained_on[nearest[i]])]) for i in order]
+        columns = [np.vstack([drawn[i], trained_on[nearest[i]]]) for i in order]
         cv2.imwrite(str(arguments.sheet), np.hstack(columns)[..., ::-1])
-
-
-def read_folder(folder: Path) -> list[Pixels]:
-    """Read the PNG files of a folder as (H, W, 4) uint8 RGBA."""
-    images = [cv2.imread(str(path), cv2.IMREAD_UNCHANGED) for path in sorted(folder.glob("*.png"))]
-    return [cv2.cvtColor(image, cv2.COLOR_BGRA2RGBA) for image in images]
-
-
-def over_grey(image: Pixels) -> Pixels:
-    """Composite (H, W, 4) over grey."""
-    alpha = image[..., 3:].astype(np.float32) / 255
-    return np.round(image[..., :3] * alpha + 128 * (1 - alpha)).astype(np.uint8)
-
-
-def batches(images: list[Pixels], mode: str) -> Iterator[Tensor]:
-    for start in range(0, len(images), BATCH):
-        part = images[start : start + BATCH]
-        shown = [image[..., :3] if mode == "rgb" else over_grey(image) for image in part]
-        yield torch.from_numpy(np.stack(shown)).permute(0, 3, 1, 2)
 
 
 def joined(one: Statistics, other: Statistics) -> Statistics:
@@ -142,7 +126,7 @@ def nearest_of(images: list[Pixels], others: list[Pixels]) -> tuple[NDArray[np.f
 
 
 def thumbnail(image: Pixels) -> NDArray[np.float32]:
-    small = cv2.resize(over_grey(image), (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
+    small = cv2.resize(image, (SMALL_PX, SMALL_PX), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32).reshape(-1)
 
 

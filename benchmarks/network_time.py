@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from onnx.utils import Extractor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
@@ -90,7 +91,6 @@ def session(source: bytes | str, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3  # the network without prior has weights that no node reads
     return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
@@ -110,14 +110,8 @@ def without_prior(model: onnx.ModelProto) -> onnx.ModelProto | None:
             behind |= set(node.output)
     for node in graph.node:
         node.input[:] = [unchanged if name == changed else name for name in node.input]
-    wanted = {port.name for port in graph.output}
-    for node in reversed(list(graph.node)):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
-        else:
-            graph.node.remove(node)
-    graph.input.remove(next(port for port in graph.input if port.name == "prior"))
-    return result
+    inputs = [port.name for port in graph.input if port.name != "prior"]
+    return Extractor(result).extract_model(inputs, [port.name for port in graph.output])
 
 
 def main() -> None:

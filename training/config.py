@@ -310,7 +310,7 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: no losses")
     if not 0 < stage.side[0] <= stage.side[1]:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
-    if stage.only_selection and not (stage.prior and recipe.build_preset().prior):
-        raise RecipeError(f"{where}: only_selection needs prior above 0, and a network that takes one")
+    if stage.only_selection and not stage.prior:
+        raise RecipeError(f"{where}: only_selection needs prior above 0")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:
         raise RecipeError(f"{where}: give either steps or epochs, above 0")

@@ -86,6 +86,12 @@ def test_values_arrive(tmp_path):
             "segmentation: augmentation 'none' is none of own",
         ),
         ("steps = 6", "steps = 6\nfrozen = 6", "segmentation: frozen must be from 0 to 5"),
+        ("steps = 6", "steps = 6\nonly_selection = true", "segmentation: only_selection needs prior above 0"),
+        (
+            "steps = 6",
+            "steps = 6\nonly_selection = true\nprior = 0.5",
+            "segmentation: prior must be 0, as network test takes none",
+        ),
         ("steps = 6", "steps = 6\nfreeze_norms = 1", "freeze_norms = 1 is no bool"),
         ("steps = 6", "steps = 6\ncomposite = 1.1", "segmentation: composite must be from 0 to 1"),
         ("steps = 6", "steps = 6\npairs = -0.1", "segmentation: pairs must be from 0 to 1"),
