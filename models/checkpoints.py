@@ -18,8 +18,7 @@ from models.presets import PRESETS, Preset, preset_of
 from models.stylematte import MEAN, STD, StyleMatte, build_model
 from stylematte.errors import InputError
 from stylematte.files import writing
-
-GENERATOR = "stylegan3"  # value of the metadata key "network" in generator files
+from stylematte.weights import GENERATOR
 
 
 class CheckpointError(InputError):

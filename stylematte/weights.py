@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.files import cache_folder, sha256_of
@@ -21,6 +21,7 @@ WHERE_GENERATORS_COME_FROM = (
 ASSETS = Path(__file__).parent / "assets"
 TRAINING = ".safetensors"  # what weights for training are kept in
 MODEL = ".onnx"
+GENERATOR = "stylegan3"  # value of the metadata key "network" in a generator's training weights
 REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
 
 
@@ -64,6 +65,16 @@ class Weights:
     def is_model(self) -> bool:
         """An engine opens it; other weights are for `stylematte export` and `stylematte train`."""
         return self.path.suffix != TRAINING
+
+    @property
+    def kind(self) -> Literal["model", "training", "generator", "damaged"]:
+        """A model, training weights of a matting network or of a generator, or a damaged file."""
+        if self.is_model:
+            return "model"
+        try:
+            return "generator" if read_metadata(self.path).get("network") == GENERATOR else "training"
+        except InputError:
+            return "damaged"
 
 
 def resolve(name_or_path: str | Path = DEFAULT) -> Path:

@@ -5,9 +5,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from models.checkpoints import GENERATOR, CheckpointError, fill, read_tensors, write_tensors
+from models.checkpoints import CheckpointError, fill, read_tensors, write_tensors
 from models.gan.generator import Generator, GeneratorConfig
 from stylematte.errors import InputError
+from stylematte.weights import GENERATOR
 
 
 def save_generator(generator: Generator, path: Path, provenance: dict[str, Any], half: bool = False) -> None:

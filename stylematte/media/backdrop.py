@@ -1,5 +1,7 @@
 """What stands behind cut-outs: a colour, or a folder of images of which each cut-out has its own."""
 
+import hashlib
+import json
 import zlib
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -59,6 +61,10 @@ class Backdrop:
     def facts(self) -> list[Any]:
         """What tells it from others, for a key: the colour, or the files with their sizes and times."""
         return [identity_of(path, path.parent) for path in self.files] or list(self.colour)
+
+    def sha256(self) -> str:
+        """Return a hash of the facts."""
+        return hashlib.sha256(json.dumps(self.facts()).encode()).hexdigest()
 
 
 def list_images(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, ...]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +10,6 @@ from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.model_card import card_lines, megabytes
 from stylematte_cli.commands.options import Json, print_json, start_log
 from stylematte_cli.commands.verbs import lazy_app
-
-if TYPE_CHECKING:
-    from stylematte.weights import Weights
 
 COMMANDS = {
     "list": "models:list_models",
@@ -49,7 +46,7 @@ def list_models(as_json: Json = False) -> int:
                         "commercial_use": weights.commercial,
                         "source": weights.source,
                         "shipped": weights.shipped,
-                        "kind": _kind(weights),
+                        "kind": weights.kind,
                         "summary": weights.summary,
                     }
                     for weights in known
@@ -63,7 +60,7 @@ def list_models(as_json: Json = False) -> int:
         rows.append(
             (
                 weights.name,
-                _kind(weights),
+                weights.kind,
                 megabytes(weights.bytes),
                 weights.licence or "not stated",
                 weights.commercial,
@@ -111,7 +108,7 @@ def show(
     licence = weights.licence or contract.get("licence", "")
     facts: dict[str, Any] = {
         "name": weights.name,
-        "kind": _kind(weights),
+        "kind": weights.kind,
         "file": str(weights.path),
         "where": "shipped with the package" if weights.shipped else "a file of yours",
         "bytes": weights.bytes,
@@ -132,10 +129,6 @@ def show(
     if missing:
         raise missing
     return 0
-
-
-def _kind(weights: "Weights") -> str:
-    return "model" if weights.is_model else "training"
 
 
 def _network_of(metadata: dict[str, str]) -> dict[str, Any]:

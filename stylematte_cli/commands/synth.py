@@ -36,9 +36,21 @@ class GenerationOptions:
     seed: Annotated[int, typer.Option("--seed", min=0, help="Random seed.")] = 0
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per pass.")] = 8
     form: Annotated[
-        Literal["rgba", "pairs"],
-        typer.Option("--format", help="Write RGBA files, or pairs in image/ and alpha/."),
-    ] = "rgba"
+        Literal["rgba", "pairs", "composites"] | None,
+        typer.Option(
+            "--format",
+            help="Write RGBA files, pairs in image/ and alpha/, or pairs with composites over --backgrounds "
+            "(default: rgba, or composites if --backgrounds is given).",
+        ),
+    ] = None
+    backgrounds: Annotated[
+        str,
+        typer.Option(
+            "--backgrounds",
+            metavar="DIR|COLOUR",
+            help="Background of the composites, and of what the filter sees (default: grey).",
+        ),
+    ] = ""
     size: Annotated[
         int | None,
         typer.Option(
@@ -70,10 +82,6 @@ class FilterOptions:
     matting: Annotated[
         str, typer.Option("--matting", metavar="NAME|FILE", help="Matting network of the filter.")
     ] = "nano"
-    backgrounds: Annotated[
-        str,
-        typer.Option("--backgrounds", metavar="DIR|COLOUR", help="Background of the filter's composites."),
-    ] = "128,128,128"
 
 
 @with_groups
@@ -107,23 +115,28 @@ def synth(
     start_log(verbose, output.quiet)
     if synthetic.threshold is not None and not filtering.use_filter:
         raise UsageError("--threshold needs --filter", "Add --filter")
+    form = generation.form or ("composites" if generation.backgrounds else "rgba")
+    if generation.backgrounds and form != "composites" and not filtering.use_filter:
+        raise UsageError(f"--backgrounds has no effect with --format {form}", "Leave out one of them")
     path = _find_generator(generation.weights or DEFAULT_GENERATOR)
     check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     sheet = preview or out.resolve().with_name(f"{out.resolve().name}.preview.png")
     _check_preview(sheet, out)
     require("torch", extra="train")
     from training.devices import usable_device
-    from training.synthesis.run import Filter, SynthesisRequest, parse_plan, report_lines, synthesize
+    from training.synthesis.run import GREY, Filter, SynthesisRequest, parse_plan, report_lines, synthesize
 
+    backgrounds = generation.backgrounds or GREY
     request = SynthesisRequest(
         out=out,
         weights=path,
         plan=parse_plan(generation.seed, synthetic.truncation, generation.jitter),
         count=synthetic.count,
         size_px=generation.size,
-        form=generation.form,
+        form=form,
+        backgrounds=backgrounds,
         batch_size=generation.batch_size,
-        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, filtering.backgrounds)
+        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, backgrounds)
         if filtering.use_filter
         else None,
         preview=sheet,
@@ -136,7 +149,6 @@ def synth(
     else:
         for line in report_lines(report, out):
             typer.echo(line)
-        typer.echo(f"the first ones: {sheet}")
 
 
 def _find_generator(name_or_path: str) -> Path:

@@ -6,8 +6,10 @@ import json
 import shutil
 import sys
 
+import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from models.checkpoints import save_weights, write_tensors
 from models.gan.checkpoints import save_generator
@@ -60,6 +62,21 @@ def test_list_as_json(places, capsys):
     assert (mine["name"], mine["shipped"], mine["licence"]) == ("mine", False, "")
     assert nano["kind"] == mine["kind"] == "model"
     assert nano["bytes"] == (places[0] / "nano.onnx").stat().st_size
+
+
+def test_list_says_what_a_file_is_for_even_a_damaged_one(places, capsys):
+    save_file({"x": np.zeros(1, np.float32)}, places[1] / "portraits.safetensors", {"network": "stylegan3"})
+    save_file({"x": np.zeros(1, np.float32)}, places[1] / "own.safetensors", {"preset": "nano"})
+    (places[1] / "cut.safetensors").write_bytes(b"half")
+    assert main(["models", "list", "--json"]) == 0
+    kinds = {m["name"]: m["kind"] for m in json.loads(capsys.readouterr().out)["models"]}
+    assert kinds == {
+        "nano": "model",
+        "mine": "model",
+        "portraits": "generator",
+        "own": "training",
+        "cut": "damaged",
+    }
 
 
 def test_list_of_nothing_says_where_models_would_lie(places, capsys):

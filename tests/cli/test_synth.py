@@ -244,6 +244,56 @@ def test_pairs_and_sizes(tmp_path, weights):
         np.testing.assert_array_equal(np.dstack([image, alpha]), whole)
 
 
+@pytest.fixture
+def backgrounds(tmp_path) -> Path:
+    """Two plain images, of different colours and sizes."""
+    folder = tmp_path / "backgrounds"
+    folder.mkdir()
+    for name, colour, side in (("a", (10, 200, 30), 40), ("b", (250, 0, 90), 64)):
+        cv2.imwrite(str(folder / f"{name}.png"), np.full((side, side, 3), colour, np.uint8))
+    return folder
+
+
+def test_composites_over_backgrounds(tmp_path, weights, backgrounds, capsys):
+    rgba, over = tmp_path / "rgba", tmp_path / "over"
+    run(rgba, weights, "--n", 12)
+    run(over, weights, "--n", 12, "--backgrounds", backgrounds)
+    behind = set()
+    for i in range(12):
+        whole = cv2.imread(str(rgba / f"{i:08}.png"), cv2.IMREAD_UNCHANGED)
+        image = cv2.imread(str(over / "image" / f"{i:08}.png"), cv2.IMREAD_UNCHANGED)
+        alpha = cv2.imread(str(over / "alpha" / f"{i:08}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(alpha, whole[..., 3])
+        assert alpha[0, 0] == 0
+        behind.add(colour := tuple(map(int, image[0, 0])))
+        opacity = alpha[..., None] / 255
+        np.testing.assert_allclose(image, whole[..., :3] * opacity + (1 - opacity) * colour, atol=1)
+    assert behind == {(10, 200, 30), (250, 0, 90)}
+    assert_manifest_tells_the_truth(over)
+    sheet = cv2.imread(str(tmp_path / "over.preview.png"))
+    assert {tuple(map(int, p)) for p in sheet[0, ::31]} <= behind  # no checkerboard
+
+    before = files(over)
+    run(over, weights, "--n", 13, "--backgrounds", backgrounds)
+    assert before.items() <= {k: v for k, v in files(over).items() if k in before}.items()
+    cv2.imwrite(str(backgrounds / "c.png"), np.zeros((8, 8, 3), np.uint8))
+    capsys.readouterr()
+    run(over, weights, "--n", 14, "--backgrounds", backgrounds, code=3)
+    assert "different settings: backgrounds" in capsys.readouterr().err
+
+
+def test_filter_sees_the_composites_that_are_written(tmp_path, weights, red_model, monkeypatch, backgrounds):
+    monkeypatch.setattr(synthesis_run, "open_generator", lambda path, device: Holed())
+    at_once, after = tmp_path / "at_once", tmp_path / "after"
+    options = ("--n", 8, "--batch-size", 3, "--backgrounds", backgrounds)
+    filtering = ("--filter", "--matting", red_model)
+    run(at_once, weights, *options, *filtering)
+    assert {line["outcome"] for line in manifest(at_once)} == {"ok", "rejected"}
+    run(after, weights, *options)
+    run(after, weights, *options, *filtering)
+    assert files(after) == files(at_once)
+
+
 @pytest.mark.parametrize("form", ["rgba", "pairs"])
 def test_training_reads_it(tmp_path, weights, form):
     run(tmp_path / "data/synthetic", weights, "--n", 4, "--format", form)
@@ -283,6 +333,7 @@ def test_filter_keeps_what_the_matting_network_agrees_with(tmp_path, weights, re
     options = ("--n", 8, "--filter", "--matting", red_model, "--batch-size", 3)
     run(out, weights, *options, "--json")
     report = json.loads(capsys.readouterr().out)
+    assert report["preview"] == str(tmp_path / "out.preview.png")
     outcomes = {line["index"]: line["outcome"] for line in manifest(out)}
     assert outcomes == {i: "rejected" if i % 3 == 2 else "ok" for i in range(len(outcomes))}
     assert (report["pictures"], report["rejected"]) == (8, 3)
@@ -318,6 +369,7 @@ def test_another_file_of_the_same_matting_weights_and_other_backgrounds_filter_a
 
     def measured() -> dict[int, str]:
         options = ("--n", 8, "--filter", "--matting", model, "--threshold", 1, "--backgrounds", behind)
+        options += ("--format", "rgba")
         before = len(manifest(out)) if out.exists() else 0
         run(out, weights, *options)
         return {line["index"]: line["filter"]["model_sha256"] for line in manifest(out)[before:]}
@@ -395,6 +447,8 @@ def test_a_folder_holds_images_of_one_kind(tmp_path, weights, capsys):
         (("--jitter", "0.9:5"), 2, "--jitter 0.9:5"),
         (("--size", 64), 2, "images have 32 px"),
         (("--threshold", 0.1), 2, "--filter"),
+        (("--backgrounds", "#000", "--format", "rgba"), 2, "--backgrounds has no effect with --format rgba"),
+        (("--backgrounds", "no such folder"), 2, "no such folder"),
         (("--weights", "gone"), 4, "'gone' are not here"),
         (("--device", "cuda:7"), 4, "cuda:7"),
     ],
@@ -438,7 +492,7 @@ def test_a_generator_that_ships_draws_if_none_is_named(package, capsys):
     assert report["settings"]["weights_sha256"] == hashlib.sha256(b"weights of discs").hexdigest()
     assert main(["models", "list", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["models"]
-    assert (listed["name"], listed["kind"], listed["shipped"]) == ("faces", "training", True)
+    assert (listed["name"], listed["kind"], listed["shipped"]) == ("faces", "generator", True)
     with pytest.raises(UsageError, match="a model that ships is called so"):
         weights_module.new_path("faces")
 

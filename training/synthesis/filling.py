@@ -158,13 +158,22 @@ def refilter(
         some = there[first : first + batch_size]
         facts = {index: folder.lines[index].get("filter", {}) for index in some}
         unmet = [index for index in some if not image_filter.has_measured(facts[index])]
-        measured = image_filter.measure([(index, folder.read(index)) for index in unmet]) if unmet else []
+        measured = _measure(folder, image_filter, unmet) if unmet else []
         facts |= dict(zip(unmet, measured, strict=True))
         for index in some:
             outcome = image_filter.outcome(facts[index])
             if index in unmet or outcome != folder.lines[index]["outcome"]:
                 folder.settle(index, outcome, {"filter": facts[index]})
         yield first + len(some), len(there)
+
+
+def _measure(
+    folder: SampleFolder, image_filter: AgreementFilter, indices: Sequence[int]
+) -> list[dict[str, Any]]:
+    there = [(index, folder.read(index)) for index in indices]
+    if folder.backdrop is None:
+        return image_filter.measure(there)
+    return image_filter.measure_composites([(rgba[..., :3], rgba[..., 3]) for _, rgba in there])
 
 
 def filter_report(folder: SampleFolder, threshold: float) -> dict[str, Any]:

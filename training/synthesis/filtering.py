@@ -1,7 +1,5 @@
 """Filter synthetic images: keep those whose alpha agrees with the matting network."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,11 +8,10 @@ from numpy.typing import NDArray
 
 import stylematte
 from stylematte.engines.base import made_by
-from stylematte.imaging.compose import composite
 from stylematte.imaging.geometry import to_float
 from stylematte.media.backdrop import Backdrop
 from training.synthesis.agreement import agreement
-from training.synthesis.drawing import file_name
+from training.synthesis.folder import composite_over
 
 # For 40 portraits with solved mattes, at 64 to 256 px over grey, 90 % differ by less than 0.033 and 95 % by
 # less than 0.037; with a hole in the head, 90 % differ by more than 0.094.
@@ -43,7 +40,7 @@ class AgreementFilter:
         self.conditions = {
             **made_by(model.engine),
             "backgrounds": backdrop.text,
-            "backgrounds_sha256": hashlib.sha256(json.dumps(backdrop.facts()).encode()).hexdigest(),
+            "backgrounds_sha256": backdrop.sha256(),
             "size": model.size,
         }
 
@@ -53,17 +50,16 @@ class AgreementFilter:
         Returns:
             One record per image, for the manifest.
         """
-        images = [
-            composite(
-                np.ascontiguousarray(rgba[..., :3]),
-                np.ascontiguousarray(rgba[..., 3]),
-                self.backdrop.behind(file_name(index)),
-            )
-            for index, rgba in pictures
-        ]
+        return self.measure_composites(
+            [(composite_over(self.backdrop, index, rgba), rgba[..., 3]) for index, rgba in pictures]
+        )
+
+    def measure_composites(self, pictures: Sequence[tuple[Pixels, Pixels]]) -> list[dict[str, Any]]:
+        """Measure composites (H, W, 3) with their generated alphas (H, W), both uint8."""
         records = []
-        for (_, rgba), matte in zip(pictures, self.matter.batch(images), strict=True):
-            found = agreement(to_float(rgba[..., 3]), matte.alpha)
+        images = [np.ascontiguousarray(image) for image, _ in pictures]
+        for (_, alpha), matte in zip(pictures, self.matter.batch(images), strict=True):
+            found = agreement(to_float(alpha), matte.alpha)
             band = None if found.band is None else round(found.band, 6)
             records.append({"difference": round(found.difference, 6), "band": band, **self.conditions})
         return records

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.files import remove_leftovers, write_bytes
+from stylematte.imaging.compose import composite
+from stylematte.media.backdrop import Backdrop
 from stylematte.media.images import encode_image, read_alpha, read_image
 from stylematte.media.json_lines import JsonLines, read_lines
 from stylematte.media.manifest import NAME
@@ -30,7 +32,8 @@ class Settings:
         shift: Shift of the jitter.
         turn_deg: Rotation of the jitter.
         size_px: Side of the images.
-        form: `rgba`, or `pairs` of an image and its alpha.
+        form: `rgba`, `pairs` of an image and its alpha, or `composites` over backgrounds and their alpha.
+        backgrounds_sha256: Hash of the backgrounds of composites; "" for other forms.
     """
 
     weights_sha256: str
@@ -40,6 +43,7 @@ class Settings:
     turn_deg: float
     size_px: int
     form: str
+    backgrounds_sha256: str = ""
 
 
 class SampleFolder:
@@ -49,13 +53,18 @@ class SampleFolder:
         out: The folder, which may not exist yet.
         settings: Settings of this run.
         overwrite: Delete the images in the manifest, and start over.
+        backdrop: Backgrounds of composites.
 
     Raises:
         InputError: The folder has images with other settings, or images without a manifest.
     """
 
-    def __init__(self, out: Path, settings: Settings, overwrite: bool = False) -> None:
-        self.out, self.settings = out, settings
+    def __init__(
+        self, out: Path, settings: Settings, overwrite: bool = False, backdrop: Backdrop | None = None
+    ) -> None:
+        if (settings.form == "composites") != (backdrop is not None):
+            raise ValueError("composites need backgrounds, and other forms have none")
+        self.out, self.settings, self.backdrop = out, settings, backdrop
         self.lines: dict[int, dict[str, Any]] = {}
         for line in read_lines(out / NAME):
             if isinstance(line.get("index"), int) and line.get("outcome") in ("ok", "rejected", "duplicate"):
@@ -77,7 +86,8 @@ class SampleFolder:
     def _check(self) -> None:
         expected = _plain(self.settings)
         for line in self.lines.values():
-            if differing := [k for k, v in expected.items() if line.get("settings", {}).get(k) != v]:
+            found = line.get("settings", {})
+            if differing := [k for k in expected | found if found.get(k) != expected.get(k)]:
                 raise InputError(
                     f"{self.out} contains images with different settings: "
                     f"{', '.join(name.removesuffix('_sha256') for name in differing)}",
@@ -115,9 +125,9 @@ class SampleFolder:
     def _paths(self, index: int, outcome: str) -> list[Path]:
         below = self.out / REJECTED if outcome == "rejected" else self.out
         name = file_name(index)
-        if self.settings.form == "pairs":
-            return [below / "image" / name, below / "alpha" / name]
-        return [below / name]
+        if self.settings.form == "rgba":
+            return [below / name]
+        return [below / "image" / name, below / "alpha" / name]
 
     def write(self, index: int, outcome: str, rgba: Pixels) -> None:
         """Write an image atomically; called from several threads.
@@ -126,11 +136,13 @@ class SampleFolder:
             InputError: The image cannot be written.
         """
         parts = [rgba] if self.settings.form == "rgba" else [rgba[..., :3], rgba[..., 3]]
+        if self.backdrop is not None:
+            parts[0] = composite_over(self.backdrop, index, rgba)
         for path, pixels in zip(self._paths(index, outcome), parts, strict=True):
             write_bytes(path, encode_image(np.ascontiguousarray(pixels), "png"))
 
     def read(self, index: int) -> Pixels:
-        """Read an image, (H, W, 4); see `read_image` for errors."""
+        """Read an image and its alpha, (H, W, 4); see `read_image` for errors."""
         paths = self.paths_of(self.lines[index])
         photo = read_image(paths[0])
         alpha = read_alpha(paths[-1])
@@ -183,5 +195,14 @@ class SampleFolder:
         return self._paths(index, outcome)[0].relative_to(self.out).as_posix()
 
 
+def composite_over(backdrop: Backdrop, index: int, rgba: Pixels) -> Pixels:
+    """Return the composite (H, W, 3) of image `index`, given as (H, W, 4), over its background."""
+    colours, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
+    return np.asarray(composite(colours, alpha, backdrop.behind(file_name(index))), np.uint8)
+
+
 def _plain(settings: Settings) -> dict[str, Any]:
-    return {**asdict(settings), "truncation": list(settings.truncation)}
+    plain = {**asdict(settings), "truncation": list(settings.truncation)}
+    if not settings.backgrounds_sha256:
+        del plain["backgrounds_sha256"]
+    return plain

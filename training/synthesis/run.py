@@ -52,7 +52,8 @@ class SynthesisRequest:
         plan: Seed, truncation and jitter.
         count: Images to keep.
         size_px: Side of the images; None keeps the generator's.
-        form: `rgba`, or `pairs` of an image and its alpha.
+        form: `rgba`, `pairs` of an image and its alpha, or `composites` and their alpha.
+        backgrounds: Background of composites: a folder or a colour.
         batch_size: Images per pass.
         keep: The filter; None keeps all.
         preview: Sheet of the first images; None writes none.
@@ -66,6 +67,7 @@ class SynthesisRequest:
     count: int = 100
     size_px: int | None = None
     form: str = "rgba"
+    backgrounds: str = GREY
     batch_size: int = 8
     keep: Filter | None = None
     preview: Path | None = None
@@ -114,11 +116,12 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
     plan = request.plan
     generator = open_generator(request.weights, request.device)
     side_px = _choose_side(request.size_px, generator.config.size_px)
+    backdrop = Backdrop.parse(request.backgrounds) if request.form == "composites" else None
     settings = Settings(
         *(sha256_of(request.weights), plan.seed, plan.truncation, plan.shift, plan.turn_deg),
-        *(side_px, request.form),
+        *(side_px, request.form, "" if backdrop is None else backdrop.sha256()),
     )
-    folder = SampleFolder(request.out, settings, request.overwrite)
+    folder = SampleFolder(request.out, settings, request.overwrite, backdrop)
     image_filter = None
     if request.keep is not None:
         behind = Backdrop.parse(request.keep.backgrounds)
@@ -128,7 +131,7 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
     seconds = _fill(folder, request, generator, image_filter, watch)
     if request.preview is not None:
         write_sheet(request.preview, folder)
-    return _report(folder, image_filter, seconds)
+    return _report(folder, image_filter, seconds, request.preview)
 
 
 def report_lines(report: dict[str, Any], out: Path) -> Iterator[str]:
@@ -139,6 +142,8 @@ def report_lines(report: dict[str, Any], out: Path) -> Iterator[str]:
         rejected = f"{found['rejected']} rejected images are in {out / 'rejected'}"
         yield f"the filter kept {found['kept_share']:.1%}; {rejected}"
     yield f"{report['pictures']} images in {out}" + (f", {copies} near copies refused" if copies else "")
+    if report["preview"]:
+        yield f"the first ones: {report['preview']}"
 
 
 def open_generator(path: Path, device: str) -> Network:
@@ -194,7 +199,9 @@ def _fill(
         folder.close()
 
 
-def _report(folder: SampleFolder, image_filter: AgreementFilter | None, seconds: float) -> dict[str, Any]:
+def _report(
+    folder: SampleFolder, image_filter: AgreementFilter | None, seconds: float, preview: Path | None
+) -> dict[str, Any]:
     outcomes = Counter(line["outcome"] for line in folder.lines.values())
     report = {
         "out": str(folder.out),
@@ -203,6 +210,7 @@ def _report(folder: SampleFolder, image_filter: AgreementFilter | None, seconds:
         "rejected": outcomes["rejected"],
         "seconds": round(seconds, 2),
         "settings": dataclasses.asdict(folder.settings),
+        "preview": None if preview is None else str(preview),
     }
     return (
         report if image_filter is None else report | {"filter": filter_report(folder, image_filter.threshold)}

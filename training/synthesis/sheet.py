@@ -17,7 +17,7 @@ _CELL_PX = 160
 
 
 def write_sheet(path: Path, folder: SampleFolder) -> None:
-    """Write a contact sheet of the first kept images over a checkerboard.
+    """Write a contact sheet of the first kept images: cut-outs over a checkerboard, composites as they are.
 
     Args:
         path: Path of the sheet, .png, .jpg or .webp.
@@ -29,6 +29,8 @@ def write_sheet(path: Path, folder: SampleFolder) -> None:
     kept = [index for index, line in sorted(folder.lines.items()) if line["outcome"] == "ok"][:MAX_IMAGES]
     side = min(_CELL_PX, folder.settings.size_px)
     images = np.stack([resize(folder.read(index), (side, side)) for index in kept])
+    if folder.settings.form == "composites":
+        images[..., 3] = 255
     planes = torch.from_numpy(images).permute(0, 3, 1, 2) / 255
     sheet = checker_sheet(planes, math.ceil(math.sqrt(len(kept))))
     write_bytes(path, encode_image(sheet, path.suffix.lower()[1:]))
