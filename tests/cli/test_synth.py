@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator, GeneratorConfig, rgba_of
@@ -485,11 +486,12 @@ def test_without_a_generator_one_line_says_where_one_is_had(package, capsys):
 
 
 def test_a_generator_that_ships_draws_if_none_is_named(package, capsys):
-    (package / "faces.safetensors").write_bytes(b"weights of discs")
+    path = package / "faces.safetensors"
+    save_file({"x": np.zeros(1, np.float32)}, path, {"network": "stylegan3"})
     assert main(["synth", "--n", "2", "--device", "cpu", "--json"]) == 0
     report = json.loads(capsys.readouterr().out)
     assert (report["out"], report["pictures"]) == ("synthetic", 2)
-    assert report["settings"]["weights_sha256"] == hashlib.sha256(b"weights of discs").hexdigest()
+    assert report["settings"]["weights_sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert main(["models", "list", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["models"]
     assert (listed["name"], listed["kind"], listed["shipped"]) == ("faces", "generator", True)

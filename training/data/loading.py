@@ -1,6 +1,9 @@
-"""Data loaders that pass on errors of worker processes unchanged."""
+"""Data loaders that pass on errors of worker processes unchanged, and start workers undisturbed by Ctrl-C."""
 
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
@@ -51,7 +54,34 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         StyleMatteError: The error of a sample.
     """
-    for batch in loader:
+    with deferred_interrupts():
+        batches = iter(loader)  # starts the workers
+    for batch in batches:
         if isinstance(batch, StyleMatteError):
             raise batch
         yield batch
+
+
+@contextmanager
+def deferred_interrupts() -> Iterator[None]:
+    """Handle Ctrl-C only after the block; processes started in it never see Ctrl-C.
+
+    A process that is interrupted while it starts, or whose parent is, prints a traceback. Worker processes
+    end with their parent.
+    """
+    if threading.current_thread() is not threading.main_thread():  # has no say in signals
+        yield
+        return
+    interrupts: list[Any] = []
+    before = signal.signal(signal.SIGINT, lambda *arguments: interrupts.append(arguments))
+    can_block = hasattr(signal, "pthread_sigmask")  # not on Windows
+    if can_block:
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # inherited by new processes
+    try:
+        yield
+    finally:
+        if can_block:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, before)
+        if interrupts and callable(before):
+            before(*interrupts[0])

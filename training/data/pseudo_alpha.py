@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from stylematte.files import write_bytes
 from training.data.label_cleanup import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
+from training.data.loading import deferred_interrupts
 from training.data.readers import DataError, Sample, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
@@ -192,7 +193,8 @@ def _make_each(
         folder.mkdir(parents=True, exist_ok=True)
     # Spawn: a forked child crashes if numba's OpenMP threads have run in its parent.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(make, s, cache) for s in todo]
+        with deferred_interrupts():
+            jobs = [pool.submit(make, s, cache) for s in todo]  # starts the processes
         try:
             for job in tqdm(jobs, desc=f"{what} for {samples[0].folder}", unit="photo", disable=None):
                 job.result()
