@@ -126,7 +126,6 @@ def synth(
     from training.devices import usable_device
     from training.synthesis.run import GREY, Filter, SynthesisRequest, parse_plan, report_lines, synthesize
 
-    backgrounds = generation.backgrounds or GREY
     request = SynthesisRequest(
         out=out,
         weights=path,
@@ -134,9 +133,9 @@ def synth(
         count=synthetic.count,
         size_px=generation.size,
         form=form,
-        backgrounds=backgrounds,
+        backgrounds=generation.backgrounds or GREY,
         batch_size=generation.batch_size,
-        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold, backgrounds)
+        keep=Filter(filtering.matting, synthetic.threshold or Filter.threshold)
         if filtering.use_filter
         else None,
         preview=sheet,

@@ -34,12 +34,10 @@ class Filter:
     Attributes:
         matting: Name or file of the network.
         threshold: Largest mean difference.
-        backgrounds: Background of the composites that the network sees: a folder or a colour.
     """
 
     matting: str = "nano"
     threshold: float = THRESHOLD
-    backgrounds: str = GREY
 
 
 @dataclass(frozen=True)
@@ -53,7 +51,7 @@ class SynthesisRequest:
         count: Images to keep.
         size_px: Side of the images; None keeps the generator's.
         form: `rgba`, `pairs` of an image and its alpha, or `composites` and their alpha.
-        backgrounds: Background of composites: a folder or a colour.
+        backgrounds: Background of composites, and of what the filter sees: a folder or a colour.
         batch_size: Images per pass.
         keep: The filter; None keeps all.
         preview: Sheet of the first images; None writes none.
@@ -116,7 +114,8 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
     plan = request.plan
     generator = open_generator(request.weights, request.device)
     side_px = _choose_side(request.size_px, generator.config.size_px)
-    backdrop = Backdrop.parse(request.backgrounds) if request.form == "composites" else None
+    behind = Backdrop.parse(request.backgrounds)
+    backdrop = behind if request.form == "composites" else None
     settings = Settings(
         *(sha256_of(request.weights), plan.seed, plan.truncation, plan.shift, plan.turn_deg),
         *(side_px, request.form, "" if backdrop is None else backdrop.sha256()),
@@ -124,14 +123,14 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
     folder = SampleFolder(request.out, settings, request.overwrite, backdrop)
     image_filter = None
     if request.keep is not None:
-        behind = Backdrop.parse(request.keep.backgrounds)
         image_filter = AgreementFilter(
             request.keep.matting, request.keep.threshold, behind, request.device, side_px
         )
     seconds = _fill(folder, request, generator, image_filter, watch)
     if request.preview is not None:
         write_sheet(request.preview, folder)
-    return _report(folder, image_filter, seconds, request.preview)
+    report = _report(folder, image_filter, seconds)
+    return report | {"preview": None if request.preview is None else str(request.preview)}
 
 
 def report_lines(report: dict[str, Any], out: Path) -> Iterator[str]:
@@ -199,9 +198,7 @@ def _fill(
         folder.close()
 
 
-def _report(
-    folder: SampleFolder, image_filter: AgreementFilter | None, seconds: float, preview: Path | None
-) -> dict[str, Any]:
+def _report(folder: SampleFolder, image_filter: AgreementFilter | None, seconds: float) -> dict[str, Any]:
     outcomes = Counter(line["outcome"] for line in folder.lines.values())
     report = {
         "out": str(folder.out),
@@ -210,7 +207,6 @@ def _report(
         "rejected": outcomes["rejected"],
         "seconds": round(seconds, 2),
         "settings": dataclasses.asdict(folder.settings),
-        "preview": None if preview is None else str(preview),
     }
     return (
         report if image_filter is None else report | {"filter": filter_report(folder, image_filter.threshold)}
