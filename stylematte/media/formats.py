@@ -43,7 +43,7 @@ FORMATS = (
         (".jpg", ".jpeg", ".jpe", ".jfif"),
         "simplejpeg, libvips",
         ("VipsForeignLoadJpeg",),
-        pixels="8 bits: RGB, grey, CMYK; baseline and progressive. Of an Ultra HDR photo the SDR picture",
+        pixels="8 bits: RGB, grey, CMYK; baseline and progressive. The SDR image of Ultra HDR photos",
     ),
     Format(
         "png",
@@ -51,8 +51,8 @@ FORMATS = (
         (".png",),
         "libvips",
         ("VipsForeignLoadPng",),
-        pixels="1 to 16 bits: RGB, grey, palette, alpha, tRNS, interlaced. Colour as cICP, iCCP, sRGB or "
-        "cHRM and gAMA say, in this order; PQ and HLG as light. APNG is refused",
+        pixels="1 to 16 bits: RGB, grey, palette, alpha, tRNS, interlaced. Colour from cICP, iCCP, sRGB or "
+        "cHRM and gAMA, in this order; PQ and HLG become linear. Not APNG",
     ),
     Format(
         "webp",
@@ -60,7 +60,7 @@ FORMATS = (
         (".webp",),
         "libvips",
         ("VipsForeignLoadWebp",),
-        pixels="8 bits: RGB, alpha; lossy and lossless. Animations are refused",
+        pixels="8 bits: RGB, alpha; lossy and lossless. Not animations",
     ),
     Format(
         "tiff",
@@ -68,7 +68,7 @@ FORMATS = (
         (".tif", ".tiff"),
         "libvips",
         ("VipsForeignLoadTiff",),
-        pixels="1 to 16 bits, and float as linear light: RGB, grey, min-is-white, palette, CMYK, Lab "
+        pixels="1 to 16 bits, and linear float: RGB, grey, min-is-white, palette, CMYK, Lab "
         "(Pillow), alpha straight or premultiplied; strips, tiles, planes, BigTIFF; none, LZW, deflate, "
         "packbits, JPEG, CCITT, zstd, WebP. Pages by `name[2]`",
         kept="RGB profile",
@@ -87,8 +87,8 @@ FORMATS = (
         (".avif",),
         "libvips",
         ("VipsForeignLoadHeif",),
-        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour as the profile or nclx says; PQ and HLG as "
-        "light. Sequences are refused",
+        pixels="8, 10 and 12 bits: RGB, grey, alpha. Colour from the profile or nclx; PQ and HLG become "
+        "linear. Not sequences",
     ),
     Format(
         "heic",
@@ -96,7 +96,7 @@ FORMATS = (
         (".heic", ".heif"),
         "pi-heif",
         extra="heic",
-        pixels="8, 10 and 12 bits: RGB, alpha. Colour as the profile or nclx says; PQ and HLG as light",
+        pixels="8, 10 and 12 bits: RGB, alpha. Colour from the profile or nclx; PQ and HLG become linear",
     ),
     Format(
         "exr",
@@ -136,12 +136,12 @@ REFUSED = {
         tuple(".dng .cr2 .cr3 .crw .nef .nrw .arw .sr2 .raf .orf .rw2 .pef .srw .x3f .3fr .iiq .erf".split()),
         _RAW_HINT,
     ),
-    "svg": Refused("SVG drawing", (".svg", ".svgz"), "Draw it into a PNG first"),
-    "pdf": Refused("PDF document", (".pdf",), "Draw its page into a PNG first"),
-    "hdr": Refused("Radiance HDR picture", (".hdr", ".rgbe"), "Convert it to EXR first"),
-    "gif": Refused("GIF", (), "A GIF is a clip: give it by its name, with the extra `video` installed"),
+    "svg": Refused("SVG drawing", (".svg", ".svgz"), "Render it to PNG first"),
+    "pdf": Refused("PDF document", (".pdf",), "Render its page to PNG first"),
+    "hdr": Refused("Radiance HDR image", (".hdr", ".rgbe"), "Convert it to EXR first"),
+    "gif": Refused("GIF", (), "GIF files are clips: name the file, and install the extra `video`"),
     "other": Refused(
-        "picture of a kind that is not read",
+        "image of an unsupported format",
         tuple(".tga .ppm .pgm .pbm .pnm .pcx .dds .ico .icns .qoi .dpx .sgi".split()),
         _CONVERT,
     ),
