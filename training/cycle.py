@@ -22,7 +22,6 @@ from training.held_out import preview_sheet
 from training.loop import RunOptions, make_validator
 
 SYNTHETIC = "synthetic"  # folder of the generated images, below the data root
-SYNTHETIC_SHARE = 0.3  # fraction of the fine-tuning samples
 _RATE = 0.25  # of the last stage's learning rate, to avoid forgetting
 
 Result = dict[str, Any]
@@ -165,7 +164,7 @@ def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
     return target
 
 
-def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Recipe:
+def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool = True) -> Recipe:
     """Return the recipe of the fine-tuning: a stage like the last one, with generated images added.
 
     If the recipe already has a stage for the set `synthetic`, that stage is used; `steps` replaces its
@@ -174,6 +173,7 @@ def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Reci
     Args:
         recipe: Recipe that the network was trained with.
         steps: Steps of the stage.
+        share: Fraction of generated images among the samples; not used if the recipe has such a stage.
         with_synthetic: False leaves out only the generated images, as a control for the effect of more
             training.
     """
@@ -185,7 +185,7 @@ def fine_tuning(recipe: Recipe, steps: int, with_synthetic: bool = True) -> Reci
     if not own:
         shares.pop(SYNTHETIC, None)
         others = sum(shares.values())
-        shares[SYNTHETIC] = others * SYNTHETIC_SHARE / (1 - SYNTHETIC_SHARE)
+        shares[SYNTHETIC] = others * share / (1 - share)
         generated = DataSet(SYNTHETIC, "cutouts", shares[SYNTHETIC])
         sets = (*(s for s in recipe.sets if s.folder != SYNTHETIC), generated)
     if not with_synthetic:

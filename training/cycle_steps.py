@@ -44,6 +44,7 @@ class CycleRequest:
         truncation: Truncation of the synthetic images, see `training.synthesis.run.parse_plan`.
         threshold: Threshold of the filter.
         steps: Steps of the fine-tuning.
+        share: Fraction of generated images in the fine-tuning, see `training.cycle.fine_tuning`.
         mattes: Folder of prepared mattes.
         backbone: Backbone weights for pretraining, see `training.run.run_recipe`.
         detector: Feature extractor for the generator's scores.
@@ -68,6 +69,7 @@ class CycleRequest:
     truncation: str
     threshold: float
     steps: int
+    share: float
     mattes: Path
     backbone: str
     detector: str
@@ -302,7 +304,7 @@ def _synth(request: CycleRequest) -> Step:
 
 def _finetune(request: CycleRequest, with_synthetic: bool) -> Step:
     name = "finetune" if with_synthetic else "control"
-    recipe = fine_tuning(request.recipe, request.steps, with_synthetic)
+    recipe = fine_tuning(request.recipe, request.steps, request.share, with_synthetic)
 
     def settings() -> Result:
         found = {"recipe": recipe.digest(), "weights": sha256_of(request.before)}

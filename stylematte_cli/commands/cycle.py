@@ -62,6 +62,16 @@ class SyntheticForTraining(Synthetic):
     """Generated images for fine-tuning."""
 
     count: Count = 2000
+    share: Annotated[
+        float,
+        typer.Option(
+            "--share",
+            min=0.01,
+            max=0.99,
+            help="Fraction of generated images in the fine-tuning, unless the recipe has its own "
+            "stage for them.",
+        ),
+    ] = 0.3
 
 
 @with_groups
@@ -116,6 +126,7 @@ def cycle(
         "n": request.count,
         "truncation": request.truncation,
         "steps": steps,
+        "share": synthetic.share,
         "threshold": request.threshold,
     }
     write_report(out, settings, results, scores)
@@ -157,6 +168,7 @@ def _read_request(
         truncation=synthetic.truncation,
         threshold=synthetic.threshold or THRESHOLD,
         steps=steps,
+        share=synthetic.share,
         mattes=loop.mattes or out / "mattes",
         backbone=loop.backbone_weights,
         detector=detector,

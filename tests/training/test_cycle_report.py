@@ -1,6 +1,19 @@
-"""The report of a cycle is a page: what it tells of stands in it as it is."""
+"""A cycle's report, and the recipe of its fine-tuning."""
 
-from training.cycle import write_report
+import pytest
+
+from training.config import load_recipe
+from training.cycle import SYNTHETIC, fine_tuning, write_report
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5])
+def test_share_of_generated_images(share):
+    recipe = load_recipe("nano")
+    (stage,) = fine_tuning(recipe, 10, share).stages
+    assert stage.shares[SYNTHETIC] / sum(stage.shares.values()) == pytest.approx(share)
+    (control,) = fine_tuning(recipe, 10, share, with_synthetic=False).stages
+    assert SYNTHETIC not in control.shares
+    assert control.shares == {name: value for name, value in stage.shares.items() if name != SYNTHETIC}
 
 
 def test_names_of_files_are_no_markup(tmp_path):
