@@ -42,22 +42,23 @@ def convert(
     contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where)
     if contract.precision != "fp32":
         raise InputError(
-            f"{where}: computes in {contract.precision}, and float32 is converted", "Give the float32 file"
+            f"{where}: computes in {contract.precision}, but only float32 files can be converted",
+            "Give the float32 file",
         )
     images = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
     if precision == "int8":
         calibration = [p for i, p in enumerate(images.values()) if i % PROOF_SHARE]
         if len(calibration) < FEWEST_PHOTOS:
             raise InputError(
-                f"{len(images)} photos are too few for int8: {FEWEST_PHOTOS} set its ranges, and one in "
-                f"{PROOF_SHARE} proves the file",
+                f"{len(images)} photos are too few for int8: it needs {FEWEST_PHOTOS} for "
+                f"calibration, and one in {PROOF_SHARE} to check the result",
                 "Give a larger folder as --photos",
             )
         images = {name: p for i, (name, p) in enumerate(images.items()) if i % PROOF_SHARE == 0}
         converted = to_int8(model, [_as_seen(photo, contract) for photo in calibration])
         run = run_onnx(converted)
     elif precision == "fp32":
-        raise InputError(f"{where}: a float32 file already", "Give --fp16, --bf16 or --int8")
+        raise InputError(f"{where}: already a float32 file", "Give --fp16, --bf16 or --int8")
     else:
         converted = to_half(model, precision)
         run = run_onnx(rounded_in_float32(converted))

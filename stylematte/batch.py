@@ -179,7 +179,7 @@ def _render_light(
 ) -> NDArray[Any]:
     """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
     if request.light_wrap_px:
-        raise InputError("a light wrap has no place in scene-linear pictures", "Leave out --light-wrap")
+        raise InputError("--light-wrap does not work with scene-linear images", "Leave out --light-wrap")
     alpha = matte.alpha
     opacity = alpha if photo.alpha is None else alpha * photo.alpha
     foreground = estimate_foreground_light(photo.pixels, alpha)

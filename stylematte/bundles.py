@@ -38,7 +38,9 @@ def pack(names: Sequence[str], target: Path) -> list[Path]:
     for name in names:
         for path in _with_companions(find(name)):
             if files.setdefault(path.name, path) != path:
-                raise UsageError(f"{files[path.name]} and {path}: two files of one name", "Pack one of them")
+                raise UsageError(
+                    f"{files[path.name]} and {path}: two files with the same name", "Pack only one of them"
+                )
     contents: dict[str, Any] = {"version": VERSION, "files": {}}
     with writing(target) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as bundle:
         for name, path in files.items():
@@ -76,7 +78,9 @@ def unpack(source: Path, overwrite: bool = False) -> list[Path]:
             for path, place in zip(new, placed, strict=True):
                 path.replace(place)
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise InputError(f"{source}: no bundle of `stylematte models pack`, or damaged: {error}") from None
+        raise InputError(
+            f"{source}: damaged, or not a bundle from `stylematte models pack`: {error}"
+        ) from None
     return placed
 
 
@@ -91,12 +95,12 @@ def _staged(source: Path, bundle: zipfile.ZipFile, folder: Path) -> list[Path]:
     """Unpack beside the place where the files shall lie, each checked against its hash."""
     contents = json.loads(bundle.read(CONTENTS))
     if not isinstance(contents, dict) or contents.get("version") != VERSION:
-        raise InputError(f"{source}: a bundle of another version of stylematte", "Update stylematte")
+        raise InputError(f"{source}: a bundle from another version of stylematte", "Update stylematte")
     staged = []
     for name, facts in contents["files"].items():
         if name != Path(name).name or name.startswith(".") or Path(name).suffix not in _SUFFIXES:
             raise InputError(
-                f"{source}: {name!r} is no name of weights", "Take a bundle of `stylematte models pack`"
+                f"{source}: {name!r} is not a name of weights", "Use a bundle from `stylematte models pack`"
             )
         path = folder / name
         digest = hashlib.sha256()
@@ -105,7 +109,7 @@ def _staged(source: Path, bundle: zipfile.ZipFile, folder: Path) -> list[Path]:
                 digest.update(piece)
                 file.write(piece)
         if digest.hexdigest() != facts["sha256"]:
-            raise InputError(f"{source}: {name} is not what was packed: its SHA-256 differs", "Copy it again")
+            raise InputError(f"{source}: {name} differs from the packed file (SHA-256)", "Copy it again")
         staged.append(path)
     return staged
 
@@ -116,7 +120,7 @@ def _is_here(path: Path, folder: Path, overwrite: bool) -> bool:
     if shipped.is_file():
         if sha256_of(shipped) != sha256_of(path):
             raise InputError(
-                f"{path.name}: another version of a model that ships", "Install that version of stylematte"
+                f"{path.name}: another version of an included model", "Install that version of stylematte"
             )
         return True
     if not own.is_file():

@@ -23,11 +23,12 @@ from stylematte.errors import InputError, StyleMatteError
 from stylematte.imaging.stabilise import FrameState, Stabiliser, look_at
 from stylematte.matter import Matte
 from stylematte.media.animation import Animation, is_animation
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.frame_sequence import PictureSequence, SequenceWriter
 from stylematte.media.looped import stretched, with_backdrop
 from stylematte.media.paths import DEEP_CLIP_FORMATS, Item
 from stylematte.media.pattern import is_pattern
-from stylematte.media.video import Clip, ClipInfo, Frame
+from stylematte.media.video import Clip
 from stylematte.media.video_writer import VideoWriter, recipe_for
 from stylematte.queues import ahead, in_order
 from stylematte.requests import ClipRequest
@@ -117,8 +118,8 @@ def matte_clip(
         log.debug("%s", item.source, exc_info=True)
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else None
         raise InputError(
-            f"{item.source}: cannot be done: {reason or f'{type(error).__name__}: {error}'}",
-            "Try another --format, and -v shows where",
+            f"{item.source}: cannot be processed: {reason or f'{type(error).__name__}: {error}'}",
+            "Try another --format; -v shows details",
         ) from error
 
 

@@ -9,9 +9,9 @@ import av
 
 from stylematte.batch import Network
 from stylematte.clips import matte_clip, open_source
+from stylematte.media.clip_frame import ClipInfo
 from stylematte.media.paths import Item
 from stylematte.media.span import Span
-from stylematte.media.video import ClipInfo
 from stylematte.requests import ClipRequest
 
 SAMPLE_FRAMES = 16

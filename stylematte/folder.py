@@ -27,7 +27,7 @@ from stylematte.media.results import SUFFIXES
 from stylematte.requests import ClipRequest, PhotoRequest
 
 if TYPE_CHECKING:
-    from stylematte.media.video import ClipInfo
+    from stylematte.media.clip_frame import ClipInfo
 
 Frames = Generator[tuple[int, int | None], None, "ClipInfo"]  # as `stylematte.clips.matte_clip` gives them
 

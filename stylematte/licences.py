@@ -75,7 +75,7 @@ def check_policy(policy: str, what: str, licence: str) -> None:
         )
         raise InputError(
             f"policy commercial: {what}: {stated}, {reason}",
-            "`stylematte models list` shows which weights are allowed; --policy any lifts the rule",
+            "`stylematte models list` shows which weights are allowed; --policy any allows all",
         )
 
 

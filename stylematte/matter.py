@@ -188,7 +188,7 @@ def open_detail(
     if refiner is None:
         if text != "auto":
             raise UsageError(
-                f"detail {text}: model {engine.contract.preset} has no refiner", "Leave it out, or give off"
+                f"detail {text}: model {engine.contract.preset} has no refiner", "Omit detail, or give off"
             )
         return None
     return Detail(refiner, budget_px)
@@ -285,12 +285,13 @@ class Matter:
         """The priors that there are, by the number of their image."""
         if priors is not None and len(priors) != len(images):
             raise UsageError(
-                f"{len(priors)} priors for {len(images)} images", "Give None where there is none"
+                f"{len(priors)} priors for {len(images)} images", "Give None for images without a prior"
             )
         known = {index: as_alpha(prior) for index, prior in enumerate(priors or ()) if prior is not None}
         if known and not self.engine.takes_prior:
             raise UsageError(
-                f"model {self.engine.contract.preset} takes no prior", "Give none, or a model that takes one"
+                f"model {self.engine.contract.preset} takes no prior",
+                "Omit the prior, or use a model that takes one",
             )
         return known
 

@@ -66,21 +66,21 @@ class PhotoRequest:
             raise UsageError("a composite needs a background", "For example --background white")
         if self.output != "composite" and self.background is not None:
             raise UsageError(
-                f"a background has no place in output {self.output}",
+                f"output {self.output} does not take a background",
                 "Use --output composite, or leave it out",
             )
         self._check_format()
         if self.layers and (self.kind != "exr" or self.output not in ("cutout", "composite")):
             raise UsageError(
-                "layers are those of a cut-out or a composite in an exr", "Add --format exr --output cutout"
+                "layers are for cut-outs and composites in exr", "Add --format exr --output cutout"
             )
         if self.exr_compression != "zip" and self.kind != "exr":
-            raise UsageError(f"{self.exr_compression} is a compression of exr", "Add --format exr")
+            raise UsageError(f"{self.exr_compression} is a compression for exr", "Add --format exr")
         if self.light_wrap_px and self.output != "composite":
-            raise UsageError("a light wrap has no place without a background", "Add --background")
+            raise UsageError("light wrap needs a background", "Add --background")
         if self.despill is not None and self.output == "alpha":
             raise UsageError(
-                "there are no colours in an alpha to despill", "Use --output cutout, for example"
+                "despill has no effect on alphas, which have no colours", "Use --output cutout, for example"
             )
 
     def _check_format(self) -> None:

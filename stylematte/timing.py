@@ -159,7 +159,7 @@ def measure_apart(case: Case) -> Timing:
     except EOFError:
         process.join()
         raise EngineError(
-            f"{case.path}: the process that timed it died with exit code {process.exitcode}",
+            f"{case.path}: the measuring process ended with exit code {process.exitcode}",
             "A smaller --size or --batch-size needs less memory",
         ) from None
     finally:

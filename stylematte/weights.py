@@ -100,7 +100,7 @@ def resolve(name_or_path: str | Path = DEFAULT) -> Path:
         )
     raise InputError(
         f"{what} for training, not a model file",
-        f"Run {shlex.join(['stylematte', 'models', 'import', str(path)])} if they are StyleMatte's",
+        f"Run {shlex.join(['stylematte', 'models', 'import', str(path)])} if it has StyleMatte's weights",
     )
 
 
@@ -140,7 +140,7 @@ def find_trained(name_or_path: str, option: str = "--weights") -> Path:
                 )
             return path
     raise MissingError(
-        f"{option}: weights {name_or_path!r} are not here",
+        f"{option}: weights {name_or_path!r} do not exist",
         "Give a .safetensors file made by `stylematte train`",
     )
 
@@ -171,12 +171,12 @@ def files_of(name: str) -> list[Path]:
     if not any(path.suffix != ".json" for path in found):
         if any((ASSETS / f"{name}{suffix}").exists() for suffix in (MODEL, TRAINING)):
             raise UsageError(
-                f"{name} ships with stylematte", "It goes with the package: pip uninstall stylematte"
+                f"{name} ships with stylematte", "It is removed with the package: pip uninstall stylematte"
             )
         own_names = (
             ", ".join(path.stem for path in _known_files().values() if path.parent == folder) or "none"
         )
-        raise MissingError(f"weights {name!r} are not in {folder}", f"Names there: {own_names}")
+        raise MissingError(f"weights {name!r} are not in {folder}", f"It contains {own_names}")
     return found + sorted(folder.glob(f"{glob.escape(name)}.*.engine*"))
 
 
@@ -225,11 +225,11 @@ def read_card(path: Path) -> dict[str, Any]:
         card = json.loads(card_path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(
-            f"{card_path}: the model card is damaged: {error}", "Mend it, or move it away"
+            f"{card_path}: the model card is damaged: {error}", "Repair it, or move it away"
         ) from None
     if not isinstance(card, dict):
         raise InputError(
-            f"{card_path}: the model card is damaged: no JSON object", "Mend it, or move it away"
+            f"{card_path}: the model card is damaged: not a JSON object", "Repair it, or move it away"
         )
     return card
 
@@ -256,7 +256,7 @@ def check_name(name: str) -> None:
         UsageError: It cannot.
     """
     if name != Path(name).name or name.startswith("."):
-        raise UsageError(f"--name {name!r} is not the name of a file", "Give a name without folders")
+        raise UsageError(f"--name {name!r} is not a file name", "Give a name without folders")
 
 
 def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path:
@@ -268,14 +268,14 @@ def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path
     """
     check_name(name)
     if any((ASSETS / f"{name}{kind}").exists() for kind in (MODEL, TRAINING)):
-        raise UsageError(f"--name {name}: a model that ships is called so", "Give another name")
+        raise UsageError(f"--name {name}: an included model has this name", "Give another name")
     path = cache_folder() / f"{name}{suffix}"
     if path.exists() and not overwrite:
         raise InputError(f"{path} is already there", "Give --overwrite, or another --name")
     other = path.with_name(f"{name}{MODEL if suffix == TRAINING else TRAINING}")
     if other.exists():
         raise InputError(
-            f"{other} is already there, and two files cannot share a card", "Give another --name"
+            f"{other} is already there, and two files cannot share a model card", "Give another --name"
         )
     return path
 

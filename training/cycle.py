@@ -19,7 +19,7 @@ from stylematte.errors import EngineError, InputError
 from stylematte.files import sha256_of, write_text
 from training.config import DataSet, Recipe
 from training.held_out import preview_sheet
-from training.loop import RunOptions, make_validator
+from training.validator import make_validator
 
 SYNTHETIC = "synthetic"  # folder of the generated images, below the data root
 _RATE = 0.25  # of the last stage's learning rate, to avoid forgetting
@@ -224,7 +224,7 @@ def compare(
         DataError: No images are held out.
         CheckpointError: Weights cannot be read.
     """
-    validator = make_validator(recipe, root, RunOptions(images, mattes), teacher=None)
+    validator = make_validator(recipe, root, mattes)
     side = float(recipe.stages[-1].side[1])
     scores = {}
     for name, path in weights.items():

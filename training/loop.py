@@ -4,10 +4,10 @@ import copy
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,10 +18,10 @@ from models.checkpoints import fill, save_weights
 from models.stylematte import StyleMatte, build_model
 from stylematte.errors import InputError
 from training.checkpoint import TrainingError, load_state, save_state
-from training.config import Recipe, RecipeError, Stage
+from training.config import Recipe, Stage
 from training.data.dataset import MattingDataset, ResumableBatchSampler, as_batch
 from training.data.loading import open_loader, read_batches
-from training.held_out import HeldOutSplit, Shown, preview_sheet
+from training.held_out import preview_sheet
 from training.log import Log
 from training.objective import Batch, Objective
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
@@ -30,28 +30,12 @@ from training.processes import check_batches, join_processes, reseed, spare_wide
 from training.progress import Progress
 from training.provenance import write_config
 from training.teacher import Teacher
-from training.validation import ValidationSets
+from training.validator import PER_SET, Validator, make_validator
 
 STEPS_PER_ROW = 50
 FIRST_LOOK_STEPS = 50  # the first validation is early, to check that training works, not to select weights
 
 OnStep = Callable[[int, int, dict[str, float]], None]
-
-
-class Validator(Protocol):
-    """Scores a network and compares scores."""
-
-    def score(self, model: StyleMatte, side: float) -> dict[str, float]:
-        """Return scores by name; `side` as in `Stage.side`."""
-
-    def error(self, scores: dict[str, float]) -> float:
-        """Return a single number, lower is better."""
-
-    def headline(self, scores: dict[str, float]) -> dict[str, float]:
-        """Return the scores for a progress line; the log has all of them."""
-
-    def shown(self) -> Iterable[Shown]:
-        """Yield images for the previews."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class RunOptions:
     accumulate: int = 1
     workers: int = 2
     every: int = 500
-    per_set: int = 30
+    per_set: int = PER_SET
     origin: dict[str, str] | None = None
 
 
@@ -122,7 +106,7 @@ def train(
     plan = make_plan(recipe, root)
     recipe = plan.recipe
     check_batches(recipe, accelerator)
-    validator = make_validator(recipe, root, options, teacher)
+    validator = make_validator(recipe, root, options.mattes, options.per_set, teacher)
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.build_preset())
 
@@ -170,20 +154,6 @@ def _progress(
 def _work(stage: Stage) -> float:
     """Return the cost of a step: the pixels of the network's inputs."""
     return stage.batch_size * (stage.side[0] + stage.side[1]) ** 2 / 4
-
-
-def make_validator(recipe: Recipe, root: Path, options: RunOptions, teacher: Teacher | None) -> Validator:
-    """Make the validator of a recipe: its validation sets, or the held-out split of its sets.
-
-    Raises:
-        DataError: No images are held out.
-        RecipeError: A set has no labels and there is no teacher.
-    """
-    if teacher is None and (unlabelled := [s.folder for s in recipe.sets if s.kind == "unlabelled"]):
-        raise RecipeError(f"{unlabelled[0]}: its photos have no labels; give a teacher")
-    if recipe.validation:
-        return ValidationSets(root, recipe)
-    return HeldOutSplit(root, recipe, options.mattes, options.per_set, teacher)
 
 
 def _previous_state(options: RunOptions, recipe: Recipe) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def one_of(what: str, known: Collection[str]) -> Callable[[str], str]:
 
     def check(word: str) -> str:
         if word not in known:
-            raise ValueError(f"{what} {word!r} is none of {', '.join(known)}")
+            raise ValueError(f"{what} {word!r} is not one of {', '.join(known)}")
         return word
 
     return check
@@ -102,12 +102,12 @@ def _explain(found: list[ErrorDetails], kind: type, values: dict[str, Any], wher
     if error["type"] == "value_error":
         return f"{named}: {error['ctx']['error']}"
     if error["type"] == "literal_error":
-        return f"{named}: {key} {error['input']!r} is none of {', '.join(get_args(hint))}"
+        return f"{named}: {key} {error['input']!r} is not one of {', '.join(get_args(hint))}"
     if error["type"] in _RANGES:
         return f"{named}: {key} must be {_range(_validator(kind).__pydantic_fields__[key].metadata)}"
     if error["type"] == "finite_number":
-        return f"{where}: {key} = {values[key]!r} is no finite number"
-    return f"{where}: {key} = {values[key]!r} is no {getattr(hint, '__name__', hint)}"
+        return f"{where}: {key} = {values[key]!r} is not a finite number"
+    return f"{where}: {key} = {values[key]!r} is not of type {getattr(hint, '__name__', hint)}"
 
 
 def _range(bounds: list[Any]) -> str:

@@ -138,14 +138,16 @@ def _family(name: str) -> Family | None:
     if not name:
         return None
     if name not in FAMILIES:
-        raise UsageError(f"--as {name} is no family", f"There are {', '.join(FAMILIES)}")
+        raise UsageError(f"--as {name} is not a known family", f"Choose from {', '.join(FAMILIES)}")
     return FAMILIES[name]
 
 
 def _output(path: Path, seen: Seen, asked: str) -> str:
     names = [port.name for port in seen.outputs]
     if asked and asked not in names:
-        raise UsageError(f"--output {asked}: {path} has none of that name", f"There are {', '.join(names)}")
+        raise UsageError(
+            f"--output {asked}: {path} has no output of that name", f"Choose from {', '.join(names)}"
+        )
     name = asked or names[0]
     port = next(port for port in seen.outputs if port.name == name)
     if port.kind not in ("float", "float16"):
@@ -154,8 +156,8 @@ def _output(path: Path, seen: Seen, asked: str) -> str:
         )
     if port.shape is not None and len(port.shape) == 4 and port.shape[1] not in (1, None):
         raise InputError(
-            f"{path}: {port.shape[1]} channels, and an alpha has one: {port}",
-            "Choose another output with --output NAME; networks that tell classes apart cannot be imported",
+            f"{path}: {port.shape[1]} channels, but an alpha has one: {port}",
+            "Choose another output with --output NAME; networks for classes cannot be imported",
             seen.lines(),
         )
     return name
@@ -181,10 +183,10 @@ def _processing(
     if side is not None:
         own = side[0] if side[0] == side[1] else round((side[0] * side[1]) ** 0.5)
         if said.size not in (None, own):
-            raise UsageError(f"--size {said.size}: the file takes {side[0]}x{side[1]} alone", "Leave it out")
+            raise UsageError(f"--size {said.size}: the file only takes {side[0]}x{side[1]}", "Leave it out")
         return dataclasses.replace(processing, size=own, fit="stretch")
     if processing.size % processing.stride:
-        raise UsageError(f"--size {processing.size} is no multiple of {processing.stride}")
+        raise UsageError(f"--size {processing.size} is not a multiple of {processing.stride}")
     return processing
 
 
@@ -201,7 +203,7 @@ def _described(path: Path, seen: Seen, said: Description, side: tuple[int, int] 
     if lacking:
         raise InputError(
             f"{path}: not recognised",
-            f"Name its family with --as {'|'.join(FAMILIES)}; or say what its authors do to an image: "
+            f"Name its family with --as {'|'.join(FAMILIES)}; or describe its preprocessing: "
             f"{' '.join(lacking)}; and with --output NAME which output is alpha, if it is not the first",
             seen.lines(),
         )

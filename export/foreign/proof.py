@@ -99,15 +99,15 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
     if shape not in ((1, 1, *image.shape[2:]), (1, *image.shape[2:])):
         sides = "x".join(map(str, shape))
         raise InputError(
-            f"{where}: its output is {sides}, and one number a pixel of the input is wanted",
+            f"{where}: its output is {sides}, but it must have one value per pixel of the input",
             "Choose another output with --output NAME",
         )
     answer = answer.reshape(image.shape[2:])
     if processing.activation.startswith("sigmoid"):
         if answer.min() >= 0 and answer.max() <= 1:
             raise InputError(
-                f"{where}: its output lies in [0, 1] already, a sigmoid of it is no alpha",
-                "Say so: --activation none",
+                f"{where}: its output is in [0, 1] already, so it needs no sigmoid",
+                "Give --activation none",
             )
         answer = 1 / (1 + np.exp(-answer))
     if processing.activation.endswith("minmax"):
@@ -115,8 +115,8 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
         answer = (answer - low) / max(high - low, 1e-6)
     if not (-SLACK <= answer.min() and answer.max() <= 1 + SLACK):  # also false for NaN
         raise InputError(
-            f"{where}: its output runs from {answer.min():.3g} to {answer.max():.3g}, which is no alpha",
-            "Say what makes alpha of it: --activation sigmoid, or minmax",
+            f"{where}: its output runs from {answer.min():.3g} to {answer.max():.3g}, which is not an alpha",
+            "Give the function that makes an alpha: --activation sigmoid or minmax",
         )
     return np.clip(answer, 0, 1)
 
@@ -138,7 +138,7 @@ def prove(
         try:
             return np.asarray(session.run(["alpha"], {"image": image, "guide": image})[0], np.float32)
         except Exception as error:
-            raise EngineError(f"{where}: the wrapped network does not run: {_one_line(error)}") from None
+            raise EngineError(f"{where}: the imported network does not run: {_one_line(error)}") from None
 
     differences = [np.abs(run(image)[0, 0] - alpha) for image, alpha in zip(images, expected, strict=True)]
     if not is_single:
@@ -146,14 +146,14 @@ def prove(
         differences.append(np.abs(pair[0, 0] - expected[0]))
         turned = run(np.ascontiguousarray(images[0][:, :, ::-1]))
         if not np.abs(pair[1] - turned[0]).max() <= limit:
-            raise EngineError(f"{where}: a batch of two images has another result than each by itself")
+            raise EngineError(f"{where}: a batch of two images gives other results than single images")
     greatest = max(float(difference.max()) for difference in differences)
     mean = max(float(difference.mean()) for difference in differences)
     if not (greatest <= limit and mean <= MOST_DIFFERENT):
         raise EngineError(
-            f"{where}: the wrapped network differs from the bare one by up to {greatest:.2g}, in the mean by "
+            f"{where}: the imported network differs from the original by up to {greatest:.2g}, on average by "
             f"{mean:.2g}; allowed are {limit:.2g} and {MOST_DIFFERENT:.2g}",
-            "The graph does not survive the change of its operators; please report it with the file's name",
+            "This is a fault of the import; please report it with the file's name",
         )
     return Proof(len(images), greatest, mean, (1,) if is_single else (1, 2))
 

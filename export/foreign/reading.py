@@ -80,18 +80,18 @@ def read_foreign(path: Path) -> Seen:
     size = path.stat().st_size
     if size > MOST_BYTES:
         raise InputError(
-            f"{path}: {size / 1e9:.1f} GB, and an ONNX file holds 2 GB at most",
-            "Take the float16 file of this network, or a smaller one",
+            f"{path}: {size / 1e9:.1f} GB, but an ONNX file holds at most 2 GB",
+            "Use the float16 file of this network, or a smaller network",
         )
     model = load_model(path)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     if "stylematte.contract" in metadata:
-        raise InputError(f"{path}: a StyleMatte model already", f"Use it as it is: --weights {path}")
+        raise InputError(f"{path}: already a StyleMatte model", f"Use it as it is: --weights {path}")
     beside = _external_files(model)
     if beside:
         raise InputError(
-            f"{path}: its weights lie in other files: {', '.join(beside[:3])}",
-            "Make one file of it: python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'whole.onnx')\"",
+            f"{path}: its weights are in other files: {', '.join(beside[:3])}",
+            "Make one file: python -c \"import onnx; onnx.save(onnx.load('FILE.onnx'), 'whole.onnx')\"",
         )
     if model.functions:
         from onnx import inliner
@@ -100,15 +100,15 @@ def read_foreign(path: Path) -> Seen:
     custom = sorted({f"{n.domain}.{n.op_type}" for n in _all_nodes(model.graph) if n.domain not in _STANDARD})
     if custom:
         raise InputError(
-            f"{path}: operators that are not ONNX's own: {', '.join(custom[:5])}",
-            "Take the file as its authors exported it, not one that a runtime has optimised",
+            f"{path}: custom operators: {', '.join(custom[:5])}",
+            "Use the file that its authors exported, not one optimised for a runtime",
         )
     _sort(model.graph)
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise InputError(
-            f"{path}: damaged: {_first_line(error)}", "Download it again: it may have been cut off"
+            f"{path}: damaged: {_first_line(error)}", "Download it again: it may be truncated"
         ) from None
     weights = {tensor.name for tensor in model.graph.initializer}
     seen = Seen(
@@ -167,12 +167,10 @@ def load_model(path: Path) -> onnx.ModelProto:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # of protobuf, in a module without types
         raise InputError(
-            f"{path}: not an ONNX file, or cut off: {_first_line(error)}", "Download it again"
+            f"{path}: not an ONNX file, or truncated: {_first_line(error)}", "Download it again"
         ) from None
     if not model.graph.node:
-        raise InputError(
-            f"{path}: not an ONNX file, or cut off: there is no graph in it", "Download it again"
-        )
+        raise InputError(f"{path}: not an ONNX file, or truncated: it contains no graph", "Download it again")
     return model
 
 
@@ -281,19 +279,21 @@ def _check_input(path: Path, seen: Seen) -> None:
     ports = "; ".join(map(str, seen.inputs)) or "none"
     if len(seen.inputs) != 1:
         raise InputError(
-            f"{path}: {len(seen.inputs)} inputs, and a network of the image alone is wanted: {ports}",
-            "Networks that want a trimap, a first frame or a background cannot be imported",
+            f"{path}: {len(seen.inputs)} inputs, but the image must be the only one: {ports}",
+            "Networks that need a trimap, a first frame or a background cannot be imported",
         )
     (port,) = seen.inputs
     if port.kind not in ("float", "float16"):
-        raise InputError(f"{path}: its input is no float32 or float16 image: {ports}")
+        raise InputError(f"{path}: its input is not a float32 or float16 image: {ports}")
     if port.shape is None or len(port.shape) != 4 or port.shape[1] not in (3, None):
         raise InputError(
-            f"{path}: its input is no image of Nx3xHxW: {ports}",
-            "Export the network with the colours first",
+            f"{path}: its input is not an image of Nx3xHxW: {ports}",
+            "Export the network with channels first",
         )
     if port.shape[0] not in (1, None):
-        raise InputError(f"{path}: it wants {port.shape[0]} images at once: {ports}", "Export it for one")
+        raise InputError(
+            f"{path}: it takes {port.shape[0]} images at once: {ports}", "Export it for single images"
+        )
 
 
 def _first_line(error: BaseException) -> str:

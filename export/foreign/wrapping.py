@@ -103,7 +103,7 @@ def wrap(
     try:
         onnx.checker.check_model(wrapped)
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise InputError(f"{facts.name}: the wrapped network is no valid ONNX: {error}") from None
+        raise InputError(f"{facts.name}: the imported network is not valid ONNX: {error}") from None
     return wrapped
 
 
@@ -223,7 +223,7 @@ def _at_our_opset(model: onnx.ModelProto) -> onnx.ModelProto:
     except Exception as error:  # the converter raises whatever its adapters raise
         message = " ".join(str(error).split())[:200]
         raise InputError(
-            f"its operators are of opset {own} and cannot be brought to {OPSET}: {message}",
+            f"its operators are from opset {own} and cannot be brought to {OPSET}: {message}",
             f"Export the network with opset {OPSET}",
         ) from None
 

@@ -50,11 +50,14 @@ def open_engine(
     if not re.fullmatch(r"auto|cpu|(cuda|gpu)(:\d+)?|npu", device):
         raise UsageError(f"device {device!r} is not known", "Choose auto, cpu, cuda or cuda:0, cuda:1 ...")
     if device.startswith(("gpu", "npu")) and engine != "openvino":
-        raise UsageError(f"device {device} is Intel's", "Add --engine openvino, or choose auto, cpu or cuda")
+        raise UsageError(
+            f"device {device} is only for Intel's hardware",
+            "Add --engine openvino, or choose auto, cpu or cuda",
+        )
     if threads is not None and threads < 1:
-        raise UsageError(f"threads {threads}: at least 1 is needed")
+        raise UsageError(f"threads {threads}: must be at least 1")
     if lanes < 1:
-        raise UsageError(f"lanes {lanes}: at least 1 is needed")
+        raise UsageError(f"lanes {lanes}: must be at least 1")
     if not path.is_file():
         raise MissingError(f"{path}: no such weights file", "`stylematte models` lists the known names")
 
@@ -87,8 +90,8 @@ def _is_installed(package: str) -> bool:
 def _refuse_precision(precision: str, engine: str) -> None:
     if precision == "bfloat16":
         raise UsageError(
-            f"precision bfloat16: engine {engine} computes as its file says",
-            "Use --engine openvino, or a file of `stylematte export --bf16`",
+            f"precision bfloat16: engine {engine} uses the precision of the model file",
+            "Use --engine openvino, or a file made by `stylematte export --bf16`",
         )
     if precision not in ("auto", "float32"):
         raise UsageError(f"precision {precision!r} is not known", "Choose auto, float32 or bfloat16")
@@ -102,5 +105,5 @@ def _has_engine(path: Path, device: str) -> bool:
         return False
     is_usable, reason = usable_engine(path, device)
     if not is_usable:
-        log.info("engine tensorrt not taken: %s", reason)
+        log.info("engine tensorrt is not used: %s", reason)
     return is_usable

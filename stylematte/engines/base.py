@@ -80,12 +80,12 @@ class Contract:
         version = metadata.get("stylematte.contract")
         if version is None:
             raise InputError(
-                f"{where}: not a StyleMatte model: it carries no `stylematte.contract`",
+                f"{where}: not a StyleMatte model: it has no `stylematte.contract`",
                 "Make one with `stylematte export`",
             )
         if version not in CONTRACT_VERSIONS:
             raise InputError(
-                f"{where}: model contract version {version}, and this tool reads "
+                f"{where}: model contract version {version}, but this tool reads "
                 + " and ".join(CONTRACT_VERSIONS),
                 "Update stylematte, or export the weights again with this version",
             )
@@ -120,13 +120,13 @@ class Contract:
                 f"{where}: the model's metadata lacks {error}", "Export the weights again"
             ) from None
         except ValueError as error:
-            raise InputError(f"{where}: the model's metadata are damaged: {error}", "Export again") from None
+            raise InputError(f"{where}: the model's metadata is damaged: {error}", "Export again") from None
         positive = (contract.stride, contract.working_size, *contract.std, *(contract.good_sizes or ()))
         # Negated, because NaN compares false.
         if not all(0 < value < math.inf for value in positive):
-            raise InputError(f"{where}: the model's metadata are damaged: sizes and std must be positive")
+            raise InputError(f"{where}: the model's metadata is damaged: sizes and std must be positive")
         if not all(map(math.isfinite, (*contract.mean, contract.eps))):
-            raise InputError(f"{where}: the model's metadata are damaged: mean and eps must be numbers")
+            raise InputError(f"{where}: the model's metadata is damaged: mean and eps must be numbers")
         return contract
 
     @property
@@ -166,7 +166,7 @@ class Contract:
         if size < self.stride:
             raise UsageError(
                 f"size {size}: model {self.preset} needs at least {self.stride}",
-                f"Its own size is {self.working_size}",
+                f"Its default size is {self.working_size}",
             )
         heights, widths = self._choices(size)
         shape_error = np.abs(np.log(widths / heights) - np.log(width / height))
@@ -276,13 +276,13 @@ def _pair(text: str) -> tuple[int, int] | None:
         return None
     least, most = (int(part) for part in text.split(","))
     if least > most:
-        raise ValueError(f"good sizes from {least} to {most}")
+        raise ValueError(f"good sizes {least} to {most}")
     return least, most
 
 
 def _fit(text: str) -> str:
     if text not in FITS:
-        raise ValueError(f"fit {text!r} is none of {', '.join(FITS)}")
+        raise ValueError(f"fit {text!r} is not one of {', '.join(FITS)}")
     return text
 
 

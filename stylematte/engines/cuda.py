@@ -31,10 +31,12 @@ class Cuda:
             count = self._call("cudaGetDeviceCount")
         except EngineError as error:
             raise MissingError(
-                f"no CUDA GPU can be used: {error.message}", "nvidia-smi says more about the driver"
+                f"no CUDA GPU can be used: {error.message}", "nvidia-smi shows the state of the driver"
             ) from None
         if not index < count:
-            raise MissingError(f"device cuda:{index}: there are {count} CUDA GPUs here", "They count from 0")
+            raise MissingError(
+                f"device cuda:{index}: there are {count} CUDA GPUs here", "They are numbered from 0"
+            )
 
     def identity(self) -> dict[str, str]:
         """What an engine file is tied to: `gpu`, `compute_capability` and `driver`, as text."""

@@ -172,7 +172,7 @@ def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tu
             "The file is damaged or not an ONNX model",
         ) from error
     if wants_cuda:
-        raise MissingError(f"device {device}: the session did not get it: {reason}", LIBRARIES_HINT)
+        raise MissingError(f"device {device}: the session does not use it: {reason}", LIBRARIES_HINT)
     why = "asked for" if device == "cpu" else reason or f"this ONNX Runtime {ort.__version__} has no CUDA"
     return session, why
 
@@ -186,7 +186,7 @@ def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> Onn
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
     engine = OnnxEngine(path, session, contract, lanes)
     if contract.precision == "fp16" and engine.provider == CPU:
-        log.warning("%s: a float16 file is slower on a CPU than the float32 file is", path)
+        log.warning("%s: on a CPU, a float16 file is slower than the float32 file", path)
     log.info("engine onnx, %s (%s), %d lane(s) of %d thread(s)", engine.provider, why, engine.lanes, threads)
     return engine
 

@@ -175,7 +175,7 @@ def open_openvino(
     except Exception as error:
         raise InputError(
             f"{path}: OpenVINO cannot open it: {_one_line(error)}",
-            "The file is damaged, or has operators that OpenVINO lacks; --engine onnx may take it",
+            "The file is damaged, or it has operators that OpenVINO lacks; try --engine onnx",
         ) from error
     runs_in = "float32" if precision == "auto" else precision
     if runs_in == "bfloat16" and not computes_in_bf16(core, wanted):
@@ -239,7 +239,7 @@ def _device_of(device: str, core: Any) -> str:
     wanted = "CPU" if name in ("auto", "cpu") else name.upper() + (f".{index}" if index else "")
     there = list(core.available_devices)
     if wanted not in there and f"{wanted}.0" not in there:
-        raise MissingError(f"device {device}: OpenVINO finds {', '.join(there)}", "Use --device cpu")
+        raise MissingError(f"device {device}: OpenVINO only finds {', '.join(there)}", "Use --device cpu")
     return wanted
 
 

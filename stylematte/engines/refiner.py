@@ -39,7 +39,7 @@ class Refiner:
         ports = {port.name: port.shape for port in session.get_inputs()}
         shape = ports.get("image", [])
         if ports.keys() != {"image", "coarse"} or not all(isinstance(side, int) for side in shape):
-            raise InputError(f"{path}: not a refiner of tiles of one size", "Export the refiner again")
+            raise InputError(f"{path}: not a refiner with a fixed tile size", "Export the refiner again")
         self.sha256 = sha256
         self.metadata: Mapping[str, str] = metadata
         self.tiles = Tiles(shape[0], shape[2])
@@ -89,7 +89,7 @@ def open_refiner(
     if not contract.refiner:
         return None
     if Path(contract.refiner).name != contract.refiner:
-        raise InputError(f"{model}: its refiner {contract.refiner!r} is no name of a file", "Export again")
+        raise InputError(f"{model}: its refiner {contract.refiner!r} is not a file name", "Export again")
     path = model.parent / contract.refiner
     hint = "Put it there, export the model again, or use --detail off"
     if not path.is_file():

@@ -60,7 +60,7 @@ class Sidecar:
         path = sidecar_path(engine_path)
         again = "Build the engine again with `stylematte export --format tensorrt`"
         if not path.is_file():
-            raise InputError(f"{engine_path}: its {path.name}, which says what it is, is missing", again)
+            raise InputError(f"{engine_path}: its {path.name}, which describes the engine, is missing", again)
         try:
             facts = json.loads(path.read_text(encoding="utf-8"))
             found = facts["sidecar"]
@@ -182,9 +182,7 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
     data = path.read_bytes()
     # A plan can carry code that runs on this machine: TensorRT gets none but the sidecar's.
     if hashlib.sha256(data).hexdigest() != sidecar.engine_sha256:
-        raise InputError(
-            f"{path}: SHA-256 differs from its sidecar's: damaged or exchanged", "Build it again"
-        )
+        raise InputError(f"{path}: SHA-256 differs from its sidecar's: damaged or replaced", "Build it again")
     plan = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(data)
     if plan is None:
         raise EngineError(f"{path}: TensorRT {here['tensorrt']} cannot open the engine", "Build it again")
@@ -256,7 +254,7 @@ class _Lane:
         self._sizes = sidecar.sizes
         self._context = plan.create_execution_context()
         if self._context is None:
-            raise EngineError("TensorRT has no memory for one more context", "Use fewer --workers")
+            raise EngineError("TensorRT has not enough memory for another context", "Use fewer --workers")
         self._stream = gpu.stream()
         self._tensors = _tensors(plan)
         self._shape: tuple[int, ...] = ()

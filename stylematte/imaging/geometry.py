@@ -26,7 +26,7 @@ def white_of(dtype: DTypeLike) -> float:
         return WHITE[np.dtype(dtype)]
     except KeyError:
         raise InputError(
-            f"pictures of {np.dtype(dtype)} are not supported",
+            f"images of {np.dtype(dtype)} are not supported",
             "Convert to uint8, uint16 or float32 in [0, 1]",
         ) from None
 
@@ -90,7 +90,7 @@ def as_alpha(alpha: NDArray[Any]) -> NDArray[Any]:
 def _check_range(values: NDArray[Any], what: str) -> None:
     low, high = float(values.min()), float(values.max())
     if not (-FLOAT_SLACK <= low and high <= 1 + FLOAT_SLACK):  # also false for NaN
-        raise InputError(f"float {what} from {low:g} to {high:g}", "Scale them to [0, 1]")
+        raise InputError(f"float {what} from {low:g} to {high:g}", "Scale the values to [0, 1]")
 
 
 def to_dtype(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:

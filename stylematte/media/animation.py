@@ -11,10 +11,10 @@ import numpy as np
 from stylematte.errors import InputError
 from stylematte.imaging.geometry import resize
 from stylematte.media import colour
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.photo import Photo
 from stylematte.media.sniff import sniff
 from stylematte.media.span import Span
-from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.yuv import BT709, FULL, RGB, Colour
 
 _MILLISECOND = Fraction(1, 1000)
@@ -59,7 +59,7 @@ class Animation:
             self._image = Image.open(path)
             shown = self._read_times()
         except Exception as error:  # Pillow raises what its parsers happen to raise
-            raise InputError(f"{path}: damaged or no animation that Pillow knows: {error}") from None
+            raise InputError(f"{path}: damaged, or not an animation that Pillow can read: {error}") from None
         seconds = Fraction(sum(frame.duration_ms for frame in shown), 1000)
         rate = len(shown) / seconds
         chosen = [frame for frame in shown if _is_within(frame, span)]

@@ -39,7 +39,8 @@ def open_clip(path: Path) -> av.container.InputContainer:
         raise InputError(f"{path}: a folder, not a clip") from None
     except av.error.InvalidDataError:
         raise InputError(
-            f"{path}: damaged, cut short or no video that FFmpeg knows", "Get the file anew from its source"
+            f"{path}: damaged, truncated, or not a video that FFmpeg can read",
+            "Get the file again from its source",
         ) from None
     except av.error.FFmpegError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
@@ -57,10 +58,10 @@ def video_stream(container: av.container.InputContainer, path: Path) -> av.Video
     """
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
-        raise InputError(f"{path}: no video in it", "Sound alone cannot be matted")
+        raise InputError(f"{path}: contains no video", "Audio files cannot be matted")
     readable = [stream for stream in streams if stream.codec_context is not None]
     if not readable:
-        raise MissingError(f"{path}: this FFmpeg has no decoder for its video", "Convert it, to ProRes say")
+        raise MissingError(f"{path}: FFmpeg cannot decode its video", "Convert it, for example to ProRes")
     return max(readable, key=_rank)
 
 

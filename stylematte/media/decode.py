@@ -58,9 +58,9 @@ def decode_image(
         raise InputError(f"{name}: not an image in a known format", read_hint())
     if kind in formats.REFUSED:
         entry = formats.REFUSED[kind]
-        raise InputError(f"{name}: {_with_article(entry.title)} is not read", entry.hint)
+        raise InputError(f"{name}: {_with_article(entry.title)} is not supported", entry.hint)
     if page is not None and kind != "tiff":
-        raise InputError(f"{name}: pages are those of a TIFF", "Give the file's name alone")
+        raise InputError(f"{name}: only TIFF files have pages", "Give the file name without a page")
     if kind == "exr":
         from stylematte.media import exr
 
@@ -122,15 +122,15 @@ def _read_jpeg(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
         pixels, damage = jpeg.load(data)
     except pyvips.Error as error:
         if "precision 12" in str(error):
-            raise InputError(f"{name}: a JPEG of 12 bits is not read", "Convert it to TIFF or PNG") from None
+            raise InputError(f"{name}: 12-bit JPEG is not supported", "Convert it to TIFF or PNG") from None
         _fail(name, error)
     stored = _stored(image, pixels)
     if damage and not keep_damaged:
-        raise InputError(f"{name}: damaged or cut short ({damage})", f"{ANEW}; {KEEP}")
+        raise InputError(f"{name}: damaged or truncated ({damage})", f"{ANEW}; {KEEP}")
     if damage:
-        stored.notes.append(f"damaged or cut short ({damage}): what is there was kept")
+        stored.notes.append(f"damaged or truncated ({damage}): the readable part was used")
     if jpeg.has_gain_map(data):
-        stored.notes.append("Ultra HDR: its SDR image is used, its gain map is not kept")
+        stored.notes.append("Ultra HDR: its SDR image is used, without its gain map")
     return stored
 
 
@@ -152,8 +152,8 @@ def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
     if start >= 0 and data.find(hole, start, end) >= 0:
         if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short (a hole in its data)", f"{ANEW}; {KEEP}")
-        stored.notes.append("damaged or cut short (a hole in its data): what is there was kept")
+            raise InputError(f"{name}: damaged or truncated (a hole in its data)", f"{ANEW}; {KEEP}")
+        stored.notes.append("damaged or truncated (a hole in its data): the readable part was used")
     return stored
 
 
@@ -198,13 +198,13 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
             if chosen.compression in tiff.COMPRESSIONS and "damaged" in error.message:
                 title = tiff.COMPRESSIONS[chosen.compression]
                 raise InputError(
-                    f"{name}: {title} inside TIFF is not read, or damaged", "Save it with LZW or deflate"
+                    f"{name}: {title} inside TIFF is damaged or not supported", "Save it with LZW or deflate"
                 ) from None
             raise
     if not tiff.has_whole_deflate_data(data, chosen):
         if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short (a wrong checksum)", f"{ANEW}; {KEEP}")
-        stored.notes.append("damaged or cut short (a wrong checksum): what is there was kept")
+            raise InputError(f"{name}: damaged or truncated (a wrong checksum)", f"{ANEW}; {KEEP}")
+        stored.notes.append("damaged or truncated (a wrong checksum): the readable part was used")
     stored.notes += notes
     return stored
 
@@ -247,7 +247,7 @@ def _load_shared(loader: str, data: bytes, name: str, keep_damaged: bool, option
             stored = _stored(image, vips.array_of(image))
         except pyvips.Error:
             _fail(name, error)
-        notes.append("damaged or cut short: what is there was kept")
+        notes.append("damaged or truncated: the readable part was used")
     stored.notes += notes
     return stored
 
@@ -273,7 +273,7 @@ def _photo_of(stored: Stored, name: str) -> Photo:
     pixels, icc = stored.pixels, stored.icc
     is_light = pixels.dtype == np.float32
     if is_light and icc is not None:
-        raise InputError(f"{name}: floating point with a colour profile is not read", "Save it as EXR")
+        raise InputError(f"{name}: floating point with a colour profile is not supported", "Save it as EXR")
     if not is_light and pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{name}: an image of {pixels.dtype} numbers", "Save it with 8 or 16 bits a channel")
     turn = TURNS.get(stored.orientation)
@@ -284,7 +284,7 @@ def _photo_of(stored: Stored, name: str) -> Photo:
     is_other = stored.meaning in ("multiband", "lab", "labs", "labq", "xyz") or (is_light and count == 4)
     if pixels.shape[2] < count or is_other or (stored.meaning == "scrgb" and not is_light):
         raise InputError(
-            f"{name}: {pixels.shape[2]} channels of {stored.meaning} are not read", "Save it as RGB"
+            f"{name}: {pixels.shape[2]} channels of {stored.meaning} are not supported", "Save it as RGB"
         )
     alpha = np.ascontiguousarray(pixels[:, :, count]) if pixels.shape[2] > count else None
     if alpha is not None and alpha.min() == (1 if is_light else np.iinfo(alpha.dtype).max):
@@ -310,16 +310,14 @@ def _rgb_of(colours: Array, icc: bytes | None, count: int, stored: Stored) -> tu
         try:
             return colour.other_to_srgb(colours, icc, stored.meaning), colour.srgb_profile()
         except vips.library().Error:
-            stored.notes.append("its colour profile cannot be used")
+            stored.notes.append("its colour profile is unusable and was ignored")
     if count == 4:
         return colour.cmyk_without_profile(colours), colour.srgb_profile()
     return cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB), None
 
 
 def _animation(name: str, what: str) -> InputError:
-    return InputError(
-        f"{name}: {what}, which is no photo", "Convert it to a clip, or take one frame out of it"
-    )
+    return InputError(f"{name}: {what}, which is not a photo", "Convert it to a clip, or extract a frame")
 
 
 def _fail(name: str, error: Exception) -> NoReturn:
@@ -327,10 +325,12 @@ def _fail(name: str, error: Exception) -> NoReturn:
     text = str(error)
     if found := _COMPRESSION.search(text):
         title = tiff.COMPRESSIONS.get(int(found[1]), f"compression {found[1]}")
-        raise InputError(f"{name}: {title} inside TIFF is not read", "Save it with LZW or deflate") from None
+        raise InputError(
+            f"{name}: {title} inside TIFF is not supported", "Save it with LZW or deflate"
+        ) from None
     if "VipsJpeg" not in text and (found := _UNSUPPORTED.search(text)):
         raise InputError(f"{name}: not read: {found[1].strip()}", "Convert it to PNG or TIFF") from None
-    raise InputError(f"{name}: damaged or cut short", f"{ANEW}; {KEEP}") from None
+    raise InputError(f"{name}: damaged or truncated", f"{ANEW}; {KEEP}") from None
 
 
 def _with_article(title: str) -> str:

@@ -69,12 +69,12 @@ def decode_exr(data: bytes, name: str) -> Photo:
         header = dict(part.header)
     except Exception as error:  # OpenEXR raises what its parts happen to raise
         raise InputError(
-            f"{name}: damaged, cut short or an EXR that OpenEXR does not read", "Get the file anew"
+            f"{name}: damaged, truncated, or not supported by OpenEXR", "Get the file again"
         ) from error
     layer, notes = _choose_layer(channels, name)
     planes = [channels[layer + key] for key in ("RGB" if layer + "R" in channels else "YYY")]
     if len({plane.shape for plane in planes}) > 1:
-        raise InputError(f"{name}: an EXR with colours at half size is not read", "Save it as RGB")
+        raise InputError(f"{name}: EXR with subsampled colours is not supported", "Save it as RGB")
     is_single = planes[0].dtype == np.float32
     colours = np.stack([np.asarray(plane, np.float32) for plane in planes], axis=-1)
     if not all(np.isfinite(plane).all() for plane in planes):
@@ -107,7 +107,7 @@ def _choose_layer(channels: Mapping[str, Any], name: str) -> tuple[str, tuple[st
     """Prefix of the channels to take: those without one, else the first layer by name."""
     layers = sorted({key.rpartition(".")[0] for key in channels if key.rpartition(".")[2] in ("R", "Y")})
     if not layers:
-        raise InputError(f"{name}: no R, G and B, and no Y among its channels", "Save it as RGB")
+        raise InputError(f"{name}: it has neither the channels R, G and B nor Y", "Save it as RGB")
     layer = layers[0]
     notes = () if layer == "" or len(layers) == 1 else (f"layer {layer} of {', '.join(layers)}",)
     return (f"{layer}." if layer else ""), notes
@@ -278,7 +278,7 @@ def to_linear(values: NDArray[Any], transfer: int) -> NDArray[Any]:
     if transfer in _GAMMAS:
         return values ** _GAMMAS[transfer]
     name = {PQ: "PQ", HLG: "HLG"}.get(transfer, f"{transfer} of H.273")
-    raise InputError(f"transfer {name} has no linear light to be written as exr", "Use --format tiff")
+    raise InputError(f"transfer {name} cannot be converted to linear light for exr", "Use --format tiff")
 
 
 def from_linear(values: NDArray[Any]) -> NDArray[np.uint16]:

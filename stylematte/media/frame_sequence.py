@@ -14,13 +14,13 @@ from stylematte.errors import InputError
 from stylematte.files import write_bytes
 from stylematte.imaging.geometry import resize
 from stylematte.media import colour
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.exr import Compression
 from stylematte.media.images import read_image
 from stylematte.media.pattern import digits_of, find_frames
 from stylematte.media.photo import Photo
 from stylematte.media.results import SUFFIXES, encode_result
 from stylematte.media.span import Span
-from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.yuv import BT709, FULL, RGB, Colour
 
 LEAST_DIGITS = 4
@@ -59,7 +59,7 @@ class PictureSequence:
         if not frames:
             raise InputError(f"{pattern}: no frames between --start and --end")
         if len(frames) <= frames[-1][0] - frames[0][0]:
-            self.notes.append("numbers are missing between its frames")
+            self.notes.append("frame numbers are missing in between")
         self.sound_streams: list[Any] = []  # as a clip without sound
         self.sound_after: list[Any] = []
         self._frames = frames[:: span.every]

@@ -70,9 +70,7 @@ def read(data: bytes, name: str) -> Heic:
             f"{name}: HEIC needs pi-heif, which is not installed", "pip install 'stylematte[heic]'"
         ) from None
     except (OSError, ValueError, EOFError, RuntimeError, SyntaxError, IndexError):
-        raise InputError(
-            f"{name}: damaged or cut short", "Get the file anew from where it came from"
-        ) from None
+        raise InputError(f"{name}: damaged or truncated", "Get the file again from its source") from None
 
 
 def _open(data: bytes) -> Any:

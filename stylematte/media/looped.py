@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from stylematte.imaging.compose import BASIC_COLORS, composite
 from stylematte.imaging.geometry import resize
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.photo import Photo
-from stylematte.media.video import Clip, ClipInfo, Frame
+from stylematte.media.video import Clip
 
 
 class Frames(Protocol):

@@ -40,7 +40,7 @@ def find_frames(pattern: Path) -> list[tuple[int, Path]]:
         for path in sorted(pattern.parent.iterdir()):
             if match := name.fullmatch(path.name):
                 if int(match[1]) in found:
-                    raise InputError(f"{found[int(match[1])]} and {path}: two frames of one number")
+                    raise InputError(f"{found[int(match[1])]} and {path}: two frames with the same number")
                 found[int(match[1])] = path
     except OSError as error:
         raise InputError(f"{pattern.parent}: cannot be read: {error.strerror}") from None

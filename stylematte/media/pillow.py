@@ -27,7 +27,7 @@ def read_lab(data: bytes, name: str, page: int) -> Stored:
         lab, target = ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB")
         colours = ImageCms.profileToProfile(image.convert("LAB"), lab, target, outputMode="RGB")
     except (OSError, ValueError, ImageCms.PyCMSError):
-        raise InputError(f"{name}: damaged or cut short", ANEW) from None
+        raise InputError(f"{name}: damaged or truncated", ANEW) from None
     assert colours is not None  # it was asked for a new image
     return Stored(np.array(colours), icc=colour.srgb_profile())
 
@@ -42,15 +42,15 @@ def read_bmp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> St
         colours = np.array(image.convert("RGBA" if image.mode in ("RGBA", "PA") else "RGB"))
     except (OSError, ValueError) as error:
         if not keep_damaged:
-            raise InputError(f"{name}: damaged or cut short", f"{ANEW}; {KEEP}") from None
+            raise InputError(f"{name}: damaged or truncated", f"{ANEW}; {KEEP}") from None
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             colours = np.array(open_image(data, name).convert("RGB"))
         except (OSError, ValueError):
-            raise InputError(f"{name}: damaged or cut short: {error}", ANEW) from None
+            raise InputError(f"{name}: damaged or truncated: {error}", ANEW) from None
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
-        return Stored(colours, notes=["damaged or cut short: what is there was kept"])
+        return Stored(colours, notes=["damaged or truncated: the readable part was used"])
     fourth = _fourth_bytes(data, colours.shape[:2]) if colours.shape[2] == 3 else None
     return Stored(colours if fourth is None else np.dstack([colours, fourth]))
 
@@ -74,6 +74,6 @@ def open_image(data: bytes, name: str = "") -> Any:
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
-        raise InputError(f"{name}: beyond Pillow's limit: {error}", "Scale it down first") from None
+        raise InputError(f"{name}: above Pillow's size limit: {error}", "Scale it down first") from None
     except Exception:  # Pillow raises what it happens to meet in damaged headers
-        raise InputError(f"{name}: damaged or cut short", ANEW) from None
+        raise InputError(f"{name}: damaged or truncated", ANEW) from None

@@ -150,7 +150,7 @@ class SoundWriter:
     def _add(self, source: av.AudioStream, name: str) -> "_Copied | _Encoded | None":
         kind = self._container.format.name
         if source.codec_context is None:
-            self.notes.append(f"{name} is left out: FFmpeg has no decoder for it")
+            self.notes.append(f"{name} is left out, because FFmpeg cannot decode it")
             return None
         codec = source.codec_context.codec.canonical_name
         if codec in COPIED[kind]:
@@ -160,7 +160,7 @@ class SoundWriter:
             except ValueError:
                 log.debug("%s in %s cannot be copied into %s", name, codec, kind)
         if not source.codec_context.layout.nb_channels:
-            self.notes.append(f"{name} in {codec} is left out: it does not say its channels")
+            self.notes.append(f"{name} in {codec} is left out, because its channels are not stated")
             return None
         encoding = encoding_for(kind, source)
         self.notes.append(

@@ -29,7 +29,7 @@ class Span:
     def __post_init__(self) -> None:
         if self.end == 0 and (isinstance(self.end, Fraction) or not self.start):
             raise UsageError(
-                "--end 0: nothing comes before", "Times count from the first frame on, frames from 1"
+                "--end 0: there is nothing before it", "Times start at the first frame, frame numbers at 1"
             )
         start = self.start or 0
         if self.end is None or type(start) is not type(self.end):
@@ -78,7 +78,7 @@ def parse_moment(text: str, option: str) -> Moment:
         for part in word.split(":"):
             seconds = 60 * seconds + Fraction(part)
         return seconds
-    raise UsageError(f"{option} {text}: neither a time nor a frame", "For example 12.5, 1:02:03.5 or 120f")
+    raise UsageError(f"{option} {text}: not a time or a frame", "For example 12.5, 1:02:03.5 or 120f")
 
 
 def parse_rate(text: str) -> Fraction:
@@ -92,7 +92,7 @@ def parse_rate(text: str) -> Fraction:
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
-        raise UsageError(f"--rate {text}: no frames a second", "For example 25 or 30000/1001")
+        raise UsageError(f"--rate {text}: not a frame rate", "For example 25 or 30000/1001")
     return rate
 
 

@@ -14,7 +14,7 @@ Array = NDArray[Any]
 MOST_PX = 1 << 30
 LONGEST_SIDE_PX = 1 << 20
 LEAST_BYTES_A_PIXEL = 6  # of a picture in work: its colours, and what is made of it
-ANEW = "Get the file anew from where it came from"
+ANEW = "Get the file again from its source"
 KEEP = "--keep-damaged takes what is there"
 
 
@@ -57,7 +57,7 @@ def check_size(image: Any, name: str) -> None:
     needed, there_is = height * width * LEAST_BYTES_A_PIXEL, usable_bytes()
     if there_is is not None and needed > there_is:
         raise InputError(
-            f"{name}: {height}x{width} (height x width) takes {needed / 1e9:.1f} GB at least, and there are "
-            f"{there_is / 1e9:.1f}",
+            f"{name}: {height}x{width} (height x width) takes {needed / 1e9:.1f} GB or more, but only "
+            f"{there_is / 1e9:.1f} are available",
             "Scale it down first",
         )

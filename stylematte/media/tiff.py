@@ -134,16 +134,18 @@ def choose_page(data: bytes, name: str, wanted: int | None) -> tuple[Page, int]:
     """
     pages = list(_pages(data))
     if not pages:
-        raise InputError(f"{name}: damaged or cut short: no directory", "Get the file anew from its source")
+        raise InputError(f"{name}: damaged or truncated: no directory", "Get the file again from its source")
     if any(page.is_raw for page in pages):
-        raise InputError(f"{name}: a camera raw file is not read", "Develop it into TIFF or JPEG first")
+        raise InputError(f"{name}: camera raw files are not supported", "Develop it into TIFF or JPEG first")
     full = [page for page in pages if not page.is_reduced]
     if not full and _SUB_IFDS in pages[0].tags:
         full = sorted(_sub_pages(data, pages[0]), key=lambda page: -page.value(_WIDTH) * page.value(_HEIGHT))[
             :1
         ]
         if any(page.is_raw for page in full):
-            raise InputError(f"{name}: a camera raw file is not read", "Develop it into TIFF or JPEG first")
+            raise InputError(
+                f"{name}: camera raw files are not supported", "Develop it into TIFF or JPEG first"
+            )
     full = full or pages
     if wanted is not None and not 0 <= wanted < len(full):
         raise InputError(f"{name}: there is no page {wanted}", f"It has pages 0 to {len(full) - 1}")

@@ -3,7 +3,7 @@
 import logging
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
 from pathlib import Path
@@ -12,8 +12,8 @@ from typing import Any, Self
 import av
 
 from stylematte.errors import InputError
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.container import (
-    Chapter,
     alpha_decoder,
     chapters_of,
     is_broadcast,
@@ -42,62 +42,6 @@ _WITHOUT_ORDER = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # timestamps, if a
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
-@dataclass(frozen=True)
-class ClipInfo:
-    """What is known about a clip before its frames.
-
-    Attributes:
-        size: (height, width) of the upright frames.
-        rate: Frames a second, on average; frames of uneven length have their timestamps.
-        time_base: Seconds that one unit of a timestamp lasts.
-        colour: How its numbers are to be read.
-        is_deep: More than 8 bits a channel.
-        pixel_shape: Width of a pixel over its height, upright; None for square ones.
-        first_number: Of the first frame that is done. In a clip the first frame is 1; in a sequence of
-            images it is as its file says.
-        frames: How many are to be done; a guess where the file does not say, None where there is none.
-        timecode: Of the first frame that is done; None where the clip has none.
-        tags: Title, time of recording and the like.
-        chapters: Of the part that is done.
-        digits: Of the numbers of a sequence's files; 0 for a clip.
-        notes: What is to be told about the clip and its result, a line each.
-    """
-
-    size: tuple[int, int]
-    rate: Fraction
-    time_base: Fraction
-    colour: Colour = field(default_factory=Colour)
-    is_deep: bool = False
-    pixel_shape: Fraction | None = None
-    first_number: int = 1
-    frames: int | None = None
-    timecode: str | None = None
-    tags: dict[str, str] = field(default_factory=dict)
-    chapters: tuple[Chapter, ...] = ()
-    digits: int = 0
-    notes: tuple[str, ...] = ()
-
-
-@dataclass(eq=False)
-class Frame:
-    """One frame of a clip.
-
-    Attributes:
-        number: Its place in the clip, see `ClipInfo.first_number`.
-        pts: When it is shown, in `ClipInfo.time_base`. Counted from the first frame that is done where that
-            is not the source's first, and where the format's times begin anywhere; else as in the source.
-        duration: How long, likewise; 0 where not known.
-        photo: Its pixels.
-        sound: Packets that come before it, their times moved likewise.
-    """
-
-    number: int
-    pts: int
-    duration: int
-    photo: Photo
-    sound: Sound = field(default_factory=list)
-
-
 _Shown = tuple[av.VideoFrame, int]  # a decoded frame and when it is shown
 
 
@@ -121,7 +65,7 @@ class Clip:
         notes: What is to be told about it; complete when the frames have been read.
 
     Raises:
-        InputError: No clip, no video in it, a damaged one, or the span lies beyond its end.
+        InputError: Not a clip, no video in it, damaged, or the span is beyond its end.
         MissingError: This FFmpeg cannot decode it.
     """
 
@@ -178,7 +122,7 @@ class Clip:
         """Decode the frames of the span, in the order in which they are shown.
 
         Raises:
-            InputError: The file is damaged or cut short.
+            InputError: The file is damaged or truncated.
         """
         every, end = self._span.every, self._span.end
         index, shift = self._start, round(self._shift / self._time_base)
@@ -204,9 +148,9 @@ class Clip:
         if index == self._start:
             raise InputError(f"{self._path}: no frames between --start and --end")
         if self._timeline.joins:
-            self.notes.append("its timestamps begin anew on the way; they are joined")
+            self.notes.append("its timestamps start again in the middle; the parts are joined")
         if self._mended:
-            self.notes.append(f"{self._mended} damaged frames, done as FFmpeg mends them")
+            self.notes.append(f"{self._mended} damaged frames, repaired by FFmpeg")
         if end_pts is not None:
             self._read_sound_until(end_pts)
         self.sound_after = self._sound_until(None, end_pts)
@@ -225,9 +169,9 @@ class Clip:
     def _photo(self, frame: av.VideoFrame) -> Photo:
         if (frame.height, frame.width) != self._coded_size:
             raise InputError(
-                f"{self._path}: the image's size changes from {self._coded_size} to "
-                f"{(frame.height, frame.width)} (height, width) on the way",
-                "Cut the clip there",
+                f"{self._path}: the frame size changes from {self._coded_size} to "
+                f"{(frame.height, frame.width)} (height, width) within the clip",
+                "Split the clip there",
             )
         photo = to_photo(reduced(frame, self._reduction), self.info.colour, self._fine)
         turn = TURNS.get(self._orientation)
@@ -367,7 +311,7 @@ class Clip:
             seconds = Fraction(container.duration, av.time_base)
             if self._read_until < seconds - LOST_SECONDS:
                 raise InputError(
-                    f"{self._path}: cut short or damaged: it ends at {float(self._read_until):.2f} s of "
+                    f"{self._path}: truncated or damaged: it ends at {float(self._read_until):.2f} s of "
                     f"{float(seconds):.2f} s",
                     self._hint(),
                 )
@@ -376,14 +320,14 @@ class Clip:
             missing = round((seconds - self._seen_until) * self._rate)
             if missing > _LOST_FRAMES:
                 raise InputError(
-                    f"{self._path}: cut short: {self._whole} of {self._whole + missing} frames are there",
+                    f"{self._path}: truncated: {self._whole} of {self._whole + missing} frames are complete",
                     self._hint(),
                 )
 
     def _hint(self) -> str:
         if self._is_behind:
-            return "Give another background, or get this one anew"
-        return f"--end {self._whole}f does what is whole" if self._whole else "Get the file anew"
+            return "Give another background, or get this file again"
+        return f"--end {self._whole}f processes the intact part" if self._whole else "Get the file again"
 
     @property
     def _time_base(self) -> Fraction:
@@ -396,7 +340,7 @@ class Clip:
     def _read_info(self, first: av.VideoFrame) -> ClipInfo:
         stream, span, rate = self._stream, self._span, self._rate
         if first.interlaced_frame:
-            self.notes.append("interlaced; its frames are done whole, deinterlace it first")
+            self.notes.append("interlaced: its frames are processed whole; deinterlace it first")
         small = reduced(first, self._reduction)
         height, width = small.height, small.width
         shape = stream.sample_aspect_ratio

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from stylematte.errors import InputError, MissingError
 from stylematte.files import temporary_path
 from stylematte.imaging import compose
+from stylematte.media.clip_frame import ClipInfo, Frame
 from stylematte.media.sound import Sound, SoundWriter
-from stylematte.media.video import ClipInfo, Frame
 from stylematte.media.yuv import FULL, LIMITED, RGB, UNSPECIFIED, Colour, from_rgb
 
 log = logging.getLogger("stylematte")
@@ -208,7 +208,7 @@ class VideoWriter:
         if info.pixel_shape is not None:
             context.sample_aspect_ratio = info.pixel_shape
             if recipe.container in ("webm", "matroska"):  # PyAV does not hand it to these
-                self.notes.append("the result says square pixels; the source's are not")
+                self.notes.append("the result has square pixels, unlike the source")
         context.color_primaries = info.colour.primaries
         context.color_trc = info.colour.transfer
         context.colorspace = self._colour.matrix

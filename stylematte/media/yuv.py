@@ -78,7 +78,7 @@ class Colour:
             return BT709 if is_hd else SMPTE170M
         if self.matrix not in MATRICES:
             raise InputError(
-                f"colours in matrix {self.matrix} of H.273 are not read", "Convert to BT.709 first"
+                f"colours in matrix {self.matrix} of H.273 are not supported", "Convert to BT.709 first"
             )
         return self.matrix
 

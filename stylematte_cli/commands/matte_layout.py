@@ -23,7 +23,7 @@ def check_dataset(result: ResultOptions) -> None:
         UsageError: Another output or format.
     """
     if result.made != "alpha" or result.kind not in (None, "png", "webp"):
-        raise UsageError("--layout dataset holds alphas as png or webp", "Leave out --output and --format")
+        raise UsageError("--layout dataset writes alphas as png or webp", "Omit --output and --format")
 
 
 def as_dataset(found: "Found", out: Path) -> "Found":
@@ -44,7 +44,7 @@ def as_dataset(found: "Found", out: Path) -> "Found":
     placed = []
     for item, name in zip(items, names, strict=True):
         if item.is_clip or not item.source.is_file():
-            raise UsageError(f"--layout dataset is for photos, and {item.source} is none", "Leave it out")
+            raise UsageError(f"--layout dataset is for photos, but {item.source} is not one", "Leave it out")
         if counts[name] > 1:  # a/b-c.jpg and a-b/c.jpg
             name += f"-{hashlib.sha256(str(item.source).encode()).hexdigest()[:HASH_LETTERS]}"
         placed.append(replace(item, output=out / "alpha" / f"{name}{item.output.suffix}"))

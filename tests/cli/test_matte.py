@@ -215,8 +215,8 @@ def test_bad_files_are_named_and_the_rest_is_done(
     assert "Traceback" not in error
     assert "libpng" not in error
     for name, reason in {
-        "cut.jpg": "damaged or cut short",
-        "cut2.png": "damaged or cut short",
+        "cut.jpg": "damaged or truncated",
+        "cut2.png": "damaged or truncated",
         "empty.jpg": "empty, 0 bytes",
         "text.jpg": "not an image in a known format",
         "x.png": "a folder, not an image",

@@ -290,8 +290,8 @@ def test_a_clip_behind_a_clip_starts_again(tmp_path: Path, matte: Matte) -> None
             ["--output", "cutout", "--format", "png", "--alpha", "premultiplied"],
             "png cannot be premultiplied",
         ),
-        (["--start", "soon"], "neither a time nor a frame"),
-        (["--rate", "0"], "no frames a second"),
+        (["--start", "soon"], "not a time or a frame"),
+        (["--rate", "0"], "not a frame rate"),
         (["--format", "webm", "--bit-depth", "16"], "holds 8 bits"),
         (["--light-wrap", "5"], "without a background"),
     ],
@@ -329,9 +329,9 @@ def test_unusable_clips_are_named_in_one_line(
     (tmp_path / "empty.mov").write_bytes(b"")
     (tmp_path / "cut.mp4").write_bytes(whole[: len(whole) // 2])  # its index is at the end
     reasons = {
-        "sound.mp4": "no video in it",
-        "empty.mov": "damaged, cut short or no video",
-        "cut.mp4": "damaged, cut short or no video",
+        "sound.mp4": "contains no video",
+        "empty.mov": "damaged, truncated, or not a video",
+        "cut.mp4": "damaged, truncated, or not a video",
         "none.mp4": "no such file",
     }
     for name, reason in reasons.items():

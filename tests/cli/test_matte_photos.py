@@ -96,7 +96,7 @@ def test_damage_fails_by_name_or_is_kept_when_asked(
     assert [path.name for path in (tmp_path / "out").glob("*.png")] == ["sound.png"]
     assert f"1 done, {len(DAMAGED)} failed" in capfd.readouterr().err
     assert matte(tmp_path / "in" / "0.jpg", "--out", tmp_path / "out", "--keep-damaged") == 0
-    assert "0.jpg: damaged or cut short" in capfd.readouterr().err
+    assert "0.jpg: damaged or truncated" in capfd.readouterr().err
 
 
 def test_a_page_by_its_number(tmp_path: Path, matte: Matte, capfd: pytest.CaptureFixture[str]) -> None:

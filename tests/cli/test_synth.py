@@ -450,7 +450,7 @@ def test_a_folder_holds_images_of_one_kind(tmp_path, weights, capsys):
         (("--threshold", 0.1), 2, "--filter"),
         (("--backgrounds", "#000", "--format", "rgba"), 2, "--backgrounds has no effect with --format rgba"),
         (("--backgrounds", "no such folder"), 2, "no such folder"),
-        (("--weights", "gone"), 4, "'gone' are not here"),
+        (("--weights", "gone"), 4, "'gone' do not exist"),
         (("--device", "cuda:7"), 4, "cuda:7"),
     ],
 )
@@ -495,7 +495,7 @@ def test_a_generator_that_ships_draws_if_none_is_named(package, capsys):
     assert main(["models", "list", "--json"]) == 0
     (listed,) = json.loads(capsys.readouterr().out)["models"]
     assert (listed["name"], listed["kind"], listed["shipped"]) == ("faces", "generator", True)
-    with pytest.raises(UsageError, match="a model that ships is called so"):
+    with pytest.raises(UsageError, match="an included model has this name"):
         weights_module.new_path("faces")
 
 

@@ -213,7 +213,7 @@ def test_weights_to_start_from(capsys, recipe, data, trained, tmp_path, monkeypa
     line = refused(capsys, *arguments, "--init", "nano", code=3)
     assert "nano.safetensors: weights of preset nano, but the recipe trains test" in line
     line = refused(capsys, *arguments, "--init", "nanno", code=4)
-    assert "--init: weights 'nanno' are not here" in line
+    assert "--init: weights 'nanno' do not exist" in line
     best = trained / "best.safetensors"
     line = refused(capsys, *arguments, "--init", best, "--backbone-weights", "hub", code=2)
     assert "exclude each other" in line

@@ -172,7 +172,7 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
     assert chosen(capsys, "--init", "none")["init"] == ""
     assert chosen(capsys, "--student", "tiny", "--set", "stages.matting.side=[32,32]")["init"] == ""
     assert run("--init", "gone", "--quiet") == 4
-    assert "--init: weights 'gone' are not here" in capsys.readouterr().err
+    assert "--init: weights 'gone' do not exist" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_weights_to_begin_with_may_be_others_or_none(capsys, here):
         (["finetune", "--data", "photos"], 3, "photos: no photos with masks in it"),
         (["--print"], 2, "--print needs the name of a recipe"),
         (["nano", "--print", "--set", "sed=4"], 3, "unknown key sed"),
-        (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is no int"),
+        (["nano", "--print", "--set", "seed=now"], 3, "seed = 'now' is not of type int"),
         (["nano", "--print", "--set", "seed"], 3, "--set seed: give key=value"),
         (["nano", "--print", "--set", "stages.mating.steps=3"], 3, "no mating; choose from small"),
         (["nano", "--print", "--set", "stages.steps=3"], 3, "this is a list of tables; name one"),

@@ -114,7 +114,7 @@ def test_a_folder_that_takes_no_file_costs_no_more_than_a_warning(tmp_path, monk
     file.touch()
     with caplog.at_level(logging.WARNING):
         assert nvrtc.compile_ptx(COEFFICIENTS[0], folder=file / "below") == "ptx"
-    assert "the compiled kernel is not kept" in caplog.text
+    assert "the compiled kernel cannot be cached" in caplog.text
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path):

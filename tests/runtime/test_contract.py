@@ -42,7 +42,7 @@ def test_file_of_another_tool_is_refused() -> None:
 
 
 def test_unknown_version_is_refused_with_a_hint() -> None:
-    with pytest.raises(InputError, match="version 3, and this tool reads 1 and 2") as error:
+    with pytest.raises(InputError, match="version 3, but this tool reads 1 and 2") as error:
         contract(contract="3")
     assert "Update stylematte" in error.value.hint
 

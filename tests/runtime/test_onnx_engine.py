@@ -203,7 +203,7 @@ def test_no_runtime_names_the_line_that_installs_one(
     [
         ({"engine": "tensorrt", "device": "cpu"}, UsageError, "needs a GPU"),
         ({"engine": "coreml"}, UsageError, "engine 'coreml'"),
-        ({"device": "gpu"}, UsageError, "device gpu is Intel's"),
+        ({"device": "gpu"}, UsageError, "device gpu is only for Intel's hardware"),
         ({"device": "cuda:x"}, UsageError, "device 'cuda:x'"),
         ({"threads": 0}, UsageError, "threads 0"),
         ({"lanes": 0}, UsageError, "lanes 0"),

@@ -155,7 +155,7 @@ def test_without_openvino_the_line_that_installs_it_is_told(red_model, monkeypat
 
 def test_other_engines_compute_as_their_file_says(red_model):
     open_engine(red_model, "onnx", "cpu", precision="float32")
-    with pytest.raises(UsageError, match="engine onnx computes as its file says"):
+    with pytest.raises(UsageError, match="engine onnx uses the precision of the model file"):
         open_engine(red_model, "onnx", "cpu", precision="bfloat16")
     with pytest.raises(UsageError, match="Intel's"):
         open_engine(red_model, "onnx", "gpu")

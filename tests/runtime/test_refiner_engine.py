@@ -86,5 +86,5 @@ def test_a_file_that_is_no_refiner_is_refused(tmp_path: Path) -> None:
     for port in dynamic.graph.input:
         port.type.tensor_type.shape.dim[0].dim_param = "n"
     model = save_pair(tmp_path, dynamic)
-    with pytest.raises(InputError, match="not a refiner of tiles of one size"):
+    with pytest.raises(InputError, match="not a refiner with a fixed tile size"):
         stylematte.load(model, device="cpu")

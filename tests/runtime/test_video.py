@@ -157,7 +157,7 @@ def test_patterns(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such frames"):
         find_frames(tmp_path / "c.####.png")
     save(tmp_path / "a.099.png", red_frame(0))
-    with pytest.raises(InputError, match="two frames of one number"):
+    with pytest.raises(InputError, match="two frames with the same number"):
         find_frames(tmp_path / "a.#.png")
 
 

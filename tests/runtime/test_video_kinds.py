@@ -111,7 +111,7 @@ def test_joined_transport_streams_are_one_clip(tmp_path: Path) -> None:
         times = [frame.pts * clip.info.time_base for frame in frames]
         packets = [packet for frame in frames for packet in frame.sound] + clip.sound_after
         sound = [packet.pts * packet.time_base for packet in packets]
-        assert "begin anew" in "".join(clip.notes)
+        assert "start again" in "".join(clip.notes)
     assert times == [k * STEP for k in range(50)]
     assert [round(int(f.photo.pixels[9, 9, 0]) / 4) for f in frames] == list(range(50))
     assert 1.9 < sound[-1] < 2.05

@@ -83,7 +83,7 @@ class GuidedFilter:
         _expect("out", out, (batch, 2, height, width))
         if logits.dtype != guide.dtype:
             raise InputError(
-                f"logits are {logits.dtype} and the guide is {guide.dtype}: they have to be the same"
+                f"logits are {logits.dtype} and the guide is {guide.dtype}: they must be the same"
             )
         kernel = CoefficientsKernel(self.radius_px, self.eps, guide.dtype, out.dtype)
         self._launch(
@@ -159,7 +159,7 @@ class GuidedFilter:
             devices[name] = int(device)
         if len(set(devices.values())) > 1:
             raise InputError(
-                "arrays lie on several GPUs: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
+                "arrays are on several GPUs: " + ", ".join(f"{k} on {v}" for k, v in devices.items())
             )
         return devices["out"]
 
@@ -218,7 +218,7 @@ def _checked(name: str, array: DeviceArray) -> DeviceArray:
     if array.dtype not in DTYPES.values():
         raise InputError(f"{name} is {array.dtype}: the kernels take {', '.join(DTYPES.values())}")
     if len(array.shape) != 4 or min(array.shape) < 1 or max(array.shape) > MOST_SIZE:
-        raise InputError(f"{name} is {_text(array.shape)}: four sizes are needed, from 1 to {MOST_SIZE}")
+        raise InputError(f"{name} is {_text(array.shape)}: it needs four dimensions, from 1 to {MOST_SIZE}")
     return array
 
 

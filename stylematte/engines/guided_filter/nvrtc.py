@@ -45,7 +45,7 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
         with files.writing(path, shared=True) as temporary:
             temporary.write_text(ptx, encoding="utf-8")
     except OSError as error:  # a home that is read-only costs a compilation a process, no more
-        logger.warning("%s: the compiled kernel is not kept: %s", path, error)
+        logger.warning("%s: the compiled kernel cannot be cached: %s", path, error)
     return ptx
 
 
