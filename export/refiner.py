@@ -98,7 +98,7 @@ def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origi
         model: The model; its metadata is changed.
         refiner: The refiner's weights.
         path: Path of the refiner's file, in the folder of the model file.
-        origin: Origin of the refiner; without provenance, that of its weights is used.
+        origin: Origin of the refiner; its provenance is only used if the weights have none.
 
     Returns:
         Path of the refiner's file.
@@ -109,7 +109,7 @@ def save_beside(model: onnx.ModelProto, refiner: Path, path: Path, origin: Origi
         ParityError: The file's output differs from the network's.
     """
     network, provenance = load_refiner(refiner)
-    origin = replace(origin, provenance=origin.provenance or provenance)
+    origin = replace(origin, provenance=provenance or origin.provenance)
     save_onnx(export_refiner(network, origin), path)
     set_metadata(model, "refiner", path.name)
     set_metadata(model, "refiner_sha256", sha256_of(path))

@@ -167,7 +167,8 @@ def _make_onnx(
     licence = wanted.licence or card.get("licence", "")
     if not licence:
         log.warning("%s states no licence, so the model will state none; give one with --licence", source)
-    provenance = card.get("provenance", provenance)
+    # The weights know best: their card may be older than they are.
+    provenance = provenance or card.get("provenance", {})
     log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
     origin = Origin(sha256_of(source), __version__, licence, provenance)
     built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
