@@ -1,7 +1,7 @@
-"""The build hook of the wheel: the toolkits travel inside stylematte_cli.
+"""Build hook for the wheel: packs the toolkits inside stylematte_cli.
 
-Anybody may have a `models`, an `export` or a `training` in site-packages. Ours would overwrite theirs there,
-and uninstalling ours would remove them.
+Other packages may install a `models`, an `export` or a `training` in site-packages. Ours would overwrite
+theirs, and uninstalling ours would remove them.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 
 class CustomBuildHook(BuildHookInterface):
-    """Maps each toolkit to a folder of stylematte_cli."""
+    """Hook that maps each toolkit to a folder of stylematte_cli."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Add the folders; an editable install takes them from the checkout."""

@@ -1,13 +1,14 @@
-"""What the parts of `nano` are worth: short trainings that differ in one thing, scored alike.
+"""Measure what the parts of `nano` contribute: short trainings that differ in one thing, scored alike.
 
     python benchmarks/ablation.py --data DIR --mattes DIR --weights FILE --backbone-weights FILE --out DIR \
         [--steps 200] [--only NAME ...]
 
-Rows of the matting stage all begin with --weights, those of nano after its segmentation stage, and take as
-many of the stage's steps, on the same images in the same order. The pyramid cannot be taken out of trained
-weights: its two rows begin with the encoder of --backbone-weights and take that many steps of segmentation.
+Rows of the matting stage start from --weights, the weights of nano after its segmentation stage, and train
+for --steps steps of the stage, on the same images in the same order. The pyramid cannot be removed from
+trained weights, so its two rows start from the encoder of --backbone-weights and train for --steps steps of
+segmentation.
 Scores are those of `training.held_out.score`, at training size, on up to 30 held-out photos of each set. A
-short training ranks what helps early; it does not say what a full one ends with.
+short training ranks what helps early; it does not predict the result of a full one.
 """
 
 import argparse
@@ -23,17 +24,17 @@ from training.config import Recipe, Stage, load_recipe
 from training.loop import RunOptions, train
 from training.teacher import Teacher
 
-HAUSDORFF = {"bce": 1.0, "dice": 1.0, "hausdorff": 1.0}  # the article's phase
+HAUSDORFF = {"bce": 1.0, "dice": 1.0, "hausdorff": 1.0}  # losses of the article's Hausdorff phase
 
 
 @dataclass(frozen=True)
 class Variant:
-    """What a row changes: fields of network and stage; which stage it trains, and whether it is taught."""
+    """A row: changes to the network and the stage, the stage, and whether a teacher is used."""
 
     network: dict[str, Any] = field(default_factory=dict)
     changes: dict[str, Any] = field(default_factory=dict)
     stage: str = "matting"
-    taught: bool = False  # by --weights, where labels say nothing: beside hair maps, at doubtful skin
+    taught: bool = False  # by --weights, where labels are unknown: beside hair maps, at doubtful skin
 
 
 VARIANTS = {
@@ -78,7 +79,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
             return
         trained, _ = load_weights(arguments.weights)
         known = {k: v for k, v in trained.state_dict().items() if not k.startswith("upsampler.")}
-        lost = model.load_state_dict(known, strict=False)  # every row's way up begins anew
+        lost = model.load_state_dict(known, strict=False)  # every row trains a new upsampler
         assert not lost.unexpected_keys
         assert all(key.startswith("upsampler.") for key in lost.missing_keys)
 
@@ -95,7 +96,7 @@ def run(name: str, arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def stages(recipe: Recipe, variant: Variant, steps: int) -> tuple[Stage, ...]:
-    """The stage of the recipe at another length, changed as the row says; a phase gives way half-way."""
+    """Return the recipe's stage, changed and shortened; changed losses apply to its first half."""
     stage = next(s for s in recipe.stages if s.name == variant.stage)
     warmup = min(stage.warmup_steps, steps // 10)
     whole = replace(stage, steps=steps, warmup_steps=warmup)

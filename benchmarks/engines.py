@@ -1,11 +1,11 @@
-"""Eager torch against our ONNX files: same weights, same images, same cores, in one run.
+"""Compare eager torch with our ONNX files: same weights, images and cores, in one run.
 
     python benchmarks/engines.py [nano ...] [--photos DIR] [--side 512] [--rounds 20] [--json FILE]
 
-A name is a preset with its shipped weights, or with random ones where none ship: time does not depend on
-them. Eager torch is the published way to run the network. With --photos int8 is timed too, its ranges set
-on them. Rounds alternate, so that a drift of speed meets all alike, and both wall time and the
-processor's time are kept: on a shared machine the second says more. Needs the `cpu` and `train` extras.
+A name is a preset with its shipped weights, or with random ones if none are shipped: time does not depend on
+the weights. The network was published for eager torch. With --photos, an int8 file calibrated on them is also
+timed. Rounds alternate, so that a drift in speed affects all alike. Both wall time and CPU time are measured:
+on a shared machine, CPU time is more reliable. Needs the extras `cpu` and `train`.
 """
 
 import argparse
@@ -51,7 +51,7 @@ def eager(network: StyleMatte, image: np.ndarray) -> Callable[[], object]:
 
 
 def through_onnx(model: onnx.ModelProto, image: np.ndarray, threads: int) -> Callable[[], object]:
-    import onnxruntime  # after `export`, which keeps it from calling its makers
+    import onnxruntime  # after `export`, which turns off its telemetry
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -63,7 +63,7 @@ def through_onnx(model: onnx.ModelProto, image: np.ndarray, threads: int) -> Cal
 
 
 def race(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, dict[str, list[float]]]:
-    """Wall and processor time of every call in milliseconds, in rounds."""
+    """Measure wall and CPU time of every call in milliseconds, in alternating rounds."""
     times: dict[str, dict[str, list[float]]] = {name: {"wall": [], "processor": []} for name in calls}
     for call in calls.values():
         call()

@@ -1,12 +1,12 @@
-"""Measure foreground colours: ours against PyMatting's multilevel solver, on cut-outs with known colours.
+"""Compare our foreground colours with PyMatting's multilevel solver, on cut-outs with known colours.
 
     python benchmarks/foreground.py CUTOUTS BACKGROUNDS [--limit 60] [--json foreground.json]
 
 CUTOUTS is a folder of RGBA images with straight alpha, so their colours are known wherever alpha is above
-0. Each is laid over a photo; both estimators get the composite and the true alpha. The error is that of the
-colour as it is seen: the mean over the soft band (alpha 0.02 to 0.98) of alpha · |F - true F|, in codes of
-255. Both run on one thread but for PyMatting's compiled loops, which take all cores; times are also taken on
-the first composite enlarged to 1080 x 1920.
+0. Each is composited over a photo; both estimators get the composite and the true alpha. The error is that
+of the visible colour: the mean of alpha · |F - true F| over the soft band (alpha 0.02 to 0.98), in 8-bit
+levels. Both run on one thread, except PyMatting's compiled loops, which use all cores. Times are also
+measured on the first composite, enlarged to 1080 x 1920.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> None:
         band = (alpha > 0.02) & (alpha < 0.98)
         for name, estimate in estimators.items():
             if name not in large:
-                estimate(image, alpha)  # PyMatting compiles itself
+                estimate(image, alpha)  # PyMatting compiles in its first call
                 large[name] = time_at_1080p(estimate, image, alpha)
             started = time.perf_counter()
             found = estimate(image, alpha)

@@ -1,14 +1,14 @@
-"""Time and memory of generators and discriminators, size by size, on a processor or a GPU.
+"""Measure time and memory of generators and discriminators, size by size, on a CPU or a GPU.
 
     python benchmarks/gan.py [--device cpu|cuda] [--sizes 64 256] [--kinds t r] [--batch 4] [--small]
                              [--threads 1] [--rounds 3] [--json FILE]
 
-Drawing, a generator's step (drawing, judging, both ways back), a discriminator's step without and with R1.
-R1 is due every sixteenth step; its cost a step is a sixteenth of the difference. StyleGAN3's recipe has no
-path-length term, and our filtered leaky ReLU has no second derivative, so there is none to measure.
-Memory is the GPU's peak, or, on a processor, the peak of a process of its own. Processor time is given
-beside wall time: on a busy machine it is the steadier of the two. With --small, networks are as narrow as
-recipes for processors have them.
+The tasks are: generating images; a generator's step (forward and backward through both networks); and a
+discriminator's step, without and with R1. R1 is due every sixteenth step, so its cost per step is a sixteenth
+of the difference. StyleGAN3's recipe has no path-length term, and our filtered leaky ReLU has no second
+derivative, so this term is not measured. Memory is the GPU's peak or, on a CPU, the peak of a separate
+process. CPU time is reported with wall time, because it is steadier on a busy machine. With --small, networks
+are as narrow as in the recipes for CPUs.
 """
 
 import argparse
@@ -34,7 +34,7 @@ TASKS = ("draw", "generator_step", "discriminator_step", "discriminator_step_r1"
 
 
 def task_of(name: str, kind: str, side: int, arguments: argparse.Namespace) -> Callable[[], None]:
-    """What is measured, ready to be called."""
+    """Build the networks, and return the task to measure."""
     torch.manual_seed(0)
     device = arguments.device
     narrow = NARROW[kind] if arguments.small else {}
@@ -74,7 +74,7 @@ def task_of(name: str, kind: str, side: int, arguments: argparse.Namespace) -> C
 
 
 def measure(name: str, kind: str, side: int, arguments: argparse.Namespace) -> dict[str, Any]:
-    """One task in this process: milliseconds an image and peak megabytes."""
+    """Measure one task in this process: milliseconds per image, and peak memory in MB."""
     torch.set_num_threads(arguments.threads)
     task = task_of(name, kind, side, arguments)
     on_gpu = arguments.device.startswith("cuda")
@@ -102,7 +102,7 @@ def measure(name: str, kind: str, side: int, arguments: argparse.Namespace) -> d
 
 
 def in_own_process(name: str, kind: str, side: int) -> dict[str, Any]:
-    """The same in a fresh process, whose peak of memory is the task's alone."""
+    """Measure a task in a new process, whose peak memory is the task's alone."""
     own = [*sys.argv[1:], "--only", name, kind, str(side)]
     done = subprocess.run([sys.executable, __file__, *own], capture_output=True, text=True, check=False)
     if done.returncode:

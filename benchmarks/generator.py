@@ -1,16 +1,16 @@
-"""How good a generator's images are, and whether they are copies of the training images.
+"""Measure the quality of a generator's images, and whether they copy training images.
 
     python benchmarks/generator.py DRAWN --trained-on DIR --held-out DIR --detector FILE \
         [--json FILE] [--sheet FILE.png]
 
-All folders hold RGBA images of one size. Against all real images and against the held-out ones:
+All folders contain RGBA images of one size. Measured against all real images and against the held-out ones:
 
 - FID and KID, of RGB as stored and of composites over grey;
-- precision (drawn images that lie among real ones) and recall (real images that lie among drawn ones), k = 3.
+- precision (share of generated images among real ones) and recall (real ones among generated ones), k = 3.
 
-Copies: the distance from each drawn image to its nearest training image, mirrored or not, is the RMS
+Copies: the distance from each generated image to its nearest training image, mirrored or not, is the RMS
 difference of 16×16 thumbnails over grey. The threshold is the first percentile of the same distance for
-held-out images, which are no copies: one in a hundred of these is below it.
+held-out images, which are not copies: 1 % of these are below it.
 
 References:
     Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", 2019,
@@ -34,7 +34,7 @@ from training.fid_images import FidImages, read_statistics
 NEIGHBOURS = 3
 SMALL_PX = 16
 BATCH = 32
-PAIRS = 12  # on the sheet
+PAIRS = 12  # per sheet
 MODES = {"rgb": None, "composite": Backdrop("128,128,128")}
 Pixels = NDArray[np.uint8]
 
@@ -108,14 +108,14 @@ def compare(real: Statistics, drawn: Statistics) -> dict[str, float]:
 
 
 def share_inside(points: Tensor, manifold: Tensor) -> float:
-    """Fraction of points within the distance of some point of the manifold to its k-th neighbour."""
+    """Return the share of points that are within some manifold point's distance to its k-th neighbour."""
     own = torch.cdist(manifold, manifold)
-    radii = own.kthvalue(NEIGHBOURS + 1, dim=1).values  # the nearest is the point itself
+    radii = own.kthvalue(NEIGHBOURS + 1, dim=1).values  # the nearest neighbour is the point itself
     return float((torch.cdist(points, manifold) <= radii).any(1).float().mean())
 
 
 def nearest_of(images: list[Pixels], others: list[Pixels]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Distance to the nearest of the others, mirrored or not, in steps of 255; and which it is."""
+    """Return the distance to the nearest of the others, mirrored or not, in 8-bit levels, and its index."""
     theirs = torch.from_numpy(np.stack([thumbnail(image) for image in others]))
     ours = np.stack([thumbnail(image) for image in images])
     both = torch.from_numpy(

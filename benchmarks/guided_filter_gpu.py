@@ -1,11 +1,11 @@
-"""The guided filter's CUDA kernels on this GPU: errors, and time against a plain copy and against torch.
+"""Measure the guided filter's CUDA kernels on this GPU: errors, and time compared with a copy and with torch.
 
     python benchmarks/guided_filter_gpu.py [--coarse 96x168] [--fine 2160x3840] [--rounds 50] [--json FILE]
 
-Errors are against torch in float64. For time, calls are captured into CUDA graphs over several buffers that
-together are larger than the GPU's L2 cache, so that neither Python nor that cache is measured; a round
-replays each graph once. GB/s counts what has to be moved: the guide once and alpha once. The copy is torch's,
-in the same rounds. Needs a GPU, and the extras `cuda` and `train`.
+Errors are differences from torch in float64. For timing, calls are captured into CUDA graphs over several
+buffers that together exceed the GPU's L2 cache, so that neither Python nor the cache affects the result. A
+round replays each graph once. GB/s counts the necessary traffic: the guide once and alpha once. The copy is
+torch's, in the same rounds. Needs a GPU, and the extras `cuda` and `train`.
 """
 
 import argparse
@@ -28,14 +28,14 @@ from stylematte.engines.guided_filter.nvrtc import version
 from stylematte.errors import EngineError
 
 EPS = 1e-4
-CALLS = 20  # in a graph
+CALLS = 20  # per graph
 BUFFERS_BYTES = 512 << 20  # ten times the L2 cache of an H100
 RESULTS = Path(__file__).parent / "results" / "guided_filter_gpu.json"
 KINDS = {"float32": torch.float32, "float16": torch.float16, "uint8": torch.uint8}
 
 
 class Case(NamedTuple):
-    """What goes into `apply` and comes out of it."""
+    """Layout of the guide, and types of the guide and alpha, for `apply`."""
 
     layout: str
     guide: str
@@ -56,7 +56,7 @@ def stream() -> int:
 
 
 def guide_of(case: Case, size: tuple[int, int], seed: int) -> Tensor:
-    """One image in the case's layout and storage."""
+    """Return one random image in the case's layout and type."""
     generator = torch.Generator("cuda").manual_seed(seed)
     channels = 1 if case.layout == "grey" else 3
     guide = torch.rand(1, channels, *size, device="cuda", generator=generator)
@@ -67,13 +67,13 @@ def guide_of(case: Case, size: tuple[int, int], seed: int) -> Tensor:
 
 @cache  # a graph cannot capture the copy to the GPU
 def normalisation(kind: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Mean and deviation, (1, 3, 1, 1)."""
+    """Return mean and standard deviation, (1, 3, 1, 1)."""
     mean, std = (torch.tensor(x, device="cuda", dtype=kind).view(1, 3, 1, 1) for x in (MEAN, STD))
     return mean, std
 
 
 def grey_of(case: Case, guide: Tensor, kind: torch.dtype) -> Tensor:
-    """(1, 1, H, W), as torch computes it from the stored guide."""
+    """Return the grey guide, (1, 1, H, W), that torch computes from the stored guide."""
     if case.layout == "grey":
         return guide.to(kind)
     colours = guide.to(kind) / (255 if case.guide == "uint8" else 1)
@@ -84,7 +84,7 @@ def grey_of(case: Case, guide: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def coarse_maps(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """A guide and logits, (1, 1, h, w) float32, as smooth as a network's."""
+    """Return a guide and logits, (1, 1, h, w) float32, as smooth as a network's."""
     generator = torch.Generator("cuda").manual_seed(0)
     small = torch.randn(2, 1, 12, 16, device="cuda", generator=generator)
     guide, logits = torch.nn.functional.interpolate(small, size, mode="bicubic").split(1)
@@ -92,7 +92,7 @@ def coarse_maps(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
 
 
 def errors(coarse: tuple[int, int], fine: tuple[int, int]) -> list[dict[str, object]]:
-    """Greatest error of alpha through both kernels, for every radius and case."""
+    """Return the largest error of alpha through both kernels, for every radius and case."""
     found = []
     for radius_px, case, trim in product((1, 2, 4, 8, 16), CASES, (0, 1)):
         size = fine[0] - trim, fine[1] - trim  # odd sizes too
@@ -115,8 +115,8 @@ def errors(coarse: tuple[int, int], fine: tuple[int, int]) -> list[dict[str, obj
 
 
 def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
-    """`CALLS` calls one after the other, taking turns."""
-    # Each is made once before: a capture may not load a kernel.
+    """Capture `CALLS` calls in a CUDA graph; the given calls take turns."""
+    # Run each once first: a capture may not load a kernel.
     for call in calls:
         call()
     torch.cuda.synchronize()
@@ -128,7 +128,7 @@ def graph_of(calls: list[Callable[[], object]]) -> torch.cuda.CUDAGraph:
 
 
 def measure(graphs: dict[str, torch.cuda.CUDAGraph], rounds: int) -> dict[str, list[float]]:
-    """Microseconds a call, by name; rounds alternate, so that a drift of the clock meets all alike."""
+    """Measure microseconds per call, by name; rounds alternate, so a drift of the clock affects all alike."""
     times: dict[str, list[float]] = {name: [] for name in graphs}
     for _ in range(3):
         for graph in graphs.values():
@@ -151,7 +151,7 @@ def summary(times: list[float], moved_bytes: int = 0) -> dict[str, float]:
 
 
 def time_apply(case: Case, coarse: tuple[int, int], fine: tuple[int, int], rounds: int) -> dict[str, object]:
-    """`apply`, torch's own filter and a copy of as many bytes, in one set of rounds."""
+    """Time `apply`, torch's own filter, and a copy of as many bytes, in the same rounds."""
     kernels, reference = GuidedFilter(1, EPS, Grey.of(MEAN, STD)), FastGuidedFilter(1, EPS)
     coefficients = reference(*coarse_maps(coarse))
     guides = [guide_of(case, fine, 0)]
@@ -187,7 +187,7 @@ def time_apply(case: Case, coarse: tuple[int, int], fine: tuple[int, int], round
 
 
 def time_coefficients(coarse: tuple[int, int], rounds: int) -> list[dict[str, object]]:
-    """Both sides' coefficients, for a small and the largest radius."""
+    """Time our coefficients and torch's, for small radii and the largest."""
     found = []
     maps, out = coarse_maps(coarse), torch.empty(1, 2, *coarse, device="cuda")
     for radius_px in (1, 4, 16):

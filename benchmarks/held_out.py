@@ -1,20 +1,19 @@
-"""Scores of a model on the held-out tenth of the training data, through the same road a user's photo takes.
+"""Score a model on the held-out tenth of the training data, with the pipeline that processes users' photos.
 
     python benchmarks/held_out.py --data DIR [--weights nano] [--size PX] [--mattes DIR] [--json FILE] \
         [--gallery DIR]
 
-IoU is taken at alpha 0.5 against the data set's own mask, at full size; iou_mended against the matte solved
-from it, with known slips mended (data/label_cleanup.py: bare shoulders and hands that portraits leave out)
-and without the photos that the recipe calls incomplete or wrong.
+IoU is measured at alpha 0.5 against the data set's own mask, at full size. iou_mended is measured against the
+matte solved from that mask, with known label errors corrected (data/label_cleanup.py: bare shoulders and
+hands that portraits leave out), and without the photos that the recipe lists as incomplete or wrong.
 SAD, MAD and MSE, and the mean absolute error in the unknown band, compare with pseudo-mattes solved from
-those masks; where the mask is coarse (cats) so is the matte. Backgrounds have no subject (those that have
-one the recipe calls wrong): their figures are the mean alpha and the share of photos below 1 %. Rows "no
-twin" leave out the photos of which the training part has a near copy under another name.
-"band_mad_of_stride_4" is what the pseudo-mattes themselves lose on a grid of that stride at working size,
-a mean in every cell and bilinear back: an answer on such a grid, without a guide, can hardly be better.
-"low" and "high" bound the 95 % interval of a mean, from 2,000 draws of as many photos with replacement
-(bootstrap, percentiles). --gallery draws the worst of every set: photo, label, alpha, and the photo over
-green.
+those masks; where the mask is coarse (cats), so is the matte. Backgrounds have no subject (the recipe lists
+those with one as wrong): they are scored by the mean alpha and the share of photos below 1 %. Rows "no twin"
+exclude photos with a near-duplicate in the training part under another name.
+"band_mad_of_stride_4" is the error of the pseudo-mattes themselves after averaging on a grid of that stride
+at working size and bilinear upsampling: a network with that stride and no guide can hardly do better.
+"low" and "high" bound the 95 % confidence interval of a mean: a percentile bootstrap with 2,000 resamples.
+--gallery saves the worst results of every set: photo, label, alpha, and the photo over green.
 """
 
 import argparse
@@ -38,9 +37,9 @@ from training.data.readers import Sample, read_grey, read_rgb, read_set, split
 from training.held_out import Shown, draw_sheet
 from training.metrics import iou, mad, mse, sad
 
-WORST = 6  # on a sheet
+WORST = 6  # per sheet
 RESAMPLES = 2000
-STRIDES = (4, 2)  # of the grid that a network answers on
+STRIDES = (4, 2)  # of networks' coarse outputs
 WITH_INTERVAL = ("iou", "iou_mended", "band_mad")
 
 
@@ -66,7 +65,7 @@ def main() -> None:
         for data_set in recipe.sets:
             trained, samples = split(read_set(arguments.data, data_set.folder), recipe.held_out_every)
             if data_set.kind == "backgrounds":
-                samples = [s for s in samples if s.image.stem not in data_set.wrong]  # there is a subject
+                samples = [s for s in samples if s.image.stem not in data_set.wrong]  # wrong: has a subject
                 progress = with_progress(samples, len(samples), "photo", quiet=False)
                 means = [matter(read_rgb(s.image)).alpha.mean() for s in progress]
                 table[data_set.folder] = {
@@ -95,7 +94,7 @@ def main() -> None:
 
 
 def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
-    """Mean of every column, how many photos it is of, and for some the interval of 95 % of resamples."""
+    """Return each column's mean, the number of photos, and bootstrap intervals of some means."""
     columns = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     scores = {"photos": len(rows)} | {name: float(np.nanmean(values)) for name, values in columns.items()}
     draws = np.random.default_rng(0).integers(0, len(rows), (RESAMPLES, len(rows)))
@@ -108,14 +107,14 @@ def means_of(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def answers(matter: Matter, samples: list[Sample]) -> Iterator[tuple[Shown, np.ndarray]]:
-    """Photos with their masks, and the alphas that a model finds."""
+    """Yield photos with their masks, and a model's alphas."""
     for sample in samples:
         image = read_rgb(sample.image)
         yield Shown(image, read_grey(sample.labels["mask"])), matter(image).alpha
 
 
 def one(matter: Matter, sample: Sample, mattes: Path, slipped: bool) -> dict[str, float]:
-    """Scores of one photo."""
+    """Score one photo."""
     alpha = matter(read_rgb(sample.image)).alpha
     mask = clean_mask(read_grey(sample.labels["mask"]) > 127)
     truth = read_grey(cached_paths(sample, mattes)["alpha"]) / np.float32(255)
@@ -136,7 +135,7 @@ def one(matter: Matter, sample: Sample, mattes: Path, slipped: bool) -> dict[str
 
 
 def through_grid(alpha: NDArray[np.float32], matter: Matter, stride: int) -> NDArray[np.float32]:
-    """An alpha (H, W) on a grid of `stride` at the working size of its image, and made large again."""
+    """Downsample an alpha (H, W) to a grid of `stride` at its image's working size, and upsample it."""
     height, width = matter.engine.contract.working_size_for(*alpha.shape, matter.size)
     small = cv2.resize(alpha, (width // stride, height // stride), interpolation=cv2.INTER_AREA)
     return cv2.resize(small, alpha.shape[::-1], interpolation=cv2.INTER_LINEAR)

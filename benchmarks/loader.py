@@ -1,15 +1,17 @@
-"""How fast training images are drawn, against a training step on the same machine, in one run.
+"""Measure how fast training images are loaded, compared with a training step on the same machine, in one run.
 
     python benchmarks/loader.py [--preset nano] [--step-rate R] [--rounds 3] [--json FILE]
 
-Draws a set like P3M-10k to a temporary folder (JPEG photos of 1.7 megapixels, PNG mattes) with backgrounds of
-1.2 megapixels, and times `training.data.dataset` with this project's own and the published augmentation, at
-512² and 800², with 0, 1 and 2 worker processes; "composed" is published with every background exchanged, as
-for AM-2k. The start of the processes is not timed. A step is forward, backward and update of the preset in
-float32 on a batch of random images. Rounds alternate, so that a drift of speed meets all alike; medians
-count. Processor time per image depends less on what else the machine does, and with workers holds the way of
-the tensors through shared memory: from it follows how many workers, each with a core of its own, keep a step
-fed, this machine's or with --step-rate R one of R images/s.
+Writes a set like P3M-10k to a temporary folder (JPEG photos of 1.7 megapixels, PNG mattes) with backgrounds
+of 1.2 megapixels, and times `training.data.dataset` with this project's own and the published augmentation,
+at 512² and 800², with 0, 1 and 2 worker processes. "composed" is the published one with every background
+replaced, as for AM-2k. The start of the processes is not timed. A step is forward, backward and update of the
+preset in float32 on a batch of random images. Rounds alternate, so that a drift in speed affects all alike;
+the result is the median.
+
+CPU time per image depends less on other load, and with workers it includes the transfer of tensors through
+shared memory. It gives the number of workers, each with its own core, that keep a training step busy: this
+machine's, or with --step-rate R one of R images/s.
 """
 
 import argparse
@@ -59,7 +61,7 @@ def draw(root: Path, count: int) -> None:
 
 
 def textured(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """An image with detail at every scale, so that its JPEG is about as large as a photo's."""
+    """Return an image with detail at every scale, so that its JPEG is about as large as a photo's."""
     image = np.zeros((*size, 3), np.float32)
     for cell in (4, 16, 64, 256):
         coarse = rng.normal(0, 1, (size[0] // cell + 2, size[1] // cell + 2, 3)).astype(np.float32)
@@ -78,8 +80,8 @@ def dataset_of(root: Path, way: str, side: int) -> MattingDataset:
 
 
 def loader_rate(dataset: MattingDataset, workers: int, images: int) -> tuple[float, float]:
-    """Images a second of a loader once all its processes deliver, and all their processor time in seconds."""
-    lead = 3 * workers  # batches that were drawn while the processes started
+    """Return images per second once all processes deliver, and the CPU time of all processes in s."""
+    lead = 3 * workers  # batches loaded while the processes started
     loader = DataLoader(
         dataset,
         batch_sampler=ResumableBatchSampler(0, lead + images // BATCH, BATCH),
@@ -93,17 +95,17 @@ def loader_rate(dataset: MattingDataset, workers: int, images: int) -> tuple[flo
     begin = time.perf_counter()
     count = sum(len(batch["image"]) for batch in batches)
     seconds = time.perf_counter() - begin
-    del batches  # the processes end, and only then their time counts
+    del batches  # ends the processes, so that their time is counted
     return count / seconds, processor_s() - before
 
 
 def processor_s() -> float:
-    """Processor time of this process and of those that it started and that have ended."""
+    """Return the CPU time of this process and its ended child processes."""
     return sum(os.times()[:4])
 
 
 def processor_ms(dataset: MattingDataset, workers: int, images: int) -> float:
-    """Processor time of one image: what a longer run takes more than a shorter one, which starts alike."""
+    """Return CPU time per image: a long run minus a short one, which cancels the start."""
     used = [loader_rate(dataset, workers, n)[1] for n in (BATCH, BATCH + images)]
     return 1000 * (used[1] - used[0]) / images
 
@@ -117,7 +119,7 @@ class Step:
         self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
 
     def rate(self, side: int) -> float:
-        """Images a second at `side`²."""
+        """Measure images per second at `side`²."""
         image, alpha = torch.rand(BATCH, 3, side, side), torch.rand(BATCH, 1, side, side)
         self.once(image, alpha)
         begin = time.perf_counter()
@@ -125,7 +127,7 @@ class Step:
         return BATCH / (time.perf_counter() - begin)
 
     def once(self, image: torch.Tensor, alpha: torch.Tensor) -> None:
-        """One step."""
+        """Run one step."""
         loss = (self.model(image, image).fine_logits.sigmoid() - alpha).square().mean()
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -183,7 +185,7 @@ def figures(
     steps: list[float],
     step_rate: float | None,
 ) -> dict:
-    """All figures of one way and side."""
+    """Return all measurements of one augmentation and side."""
     step = statistics.median(steps)
     cost_ms = statistics.median(costs[1])
     fed = {"this_machine": step} | ({f"{step_rate:g}": step_rate} if step_rate else {})
@@ -196,13 +198,13 @@ def figures(
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return the median, minimum and maximum."""
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, 2) for name, value in figures.items()}
 
 
 def print_table(report: dict) -> None:
-    """One line for each way and side."""
+    """Print one line per augmentation and side."""
     for side, rate in report["step_images_per_s"].items():
         print(f"step of {report['preset']} at {side}: {rate['median']} images/s")
     heads = [

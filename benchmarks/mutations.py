@@ -1,13 +1,13 @@
-"""Damaged files through the reader: does it crash, hang, or give an image shorter than its header says?
+"""Feed damaged files to the reader: does it crash, hang, or return an image that is cut short?
 
     python benchmarks/mutations.py --files 20000 --out benchmarks/results/mutations.json
 
-Sound images of nine kinds and three sizes are drawn, then each file is changed by bit flips, a cut, a
-hole of zeros, an insertion or the head of another file, and read in a child process. File `i` is the same
-in every run. What counts: `crash` (the child died, twice), `hang` (over 10 s of processor time, or 5 minutes
-without a word, twice), `traceback` (an error that is no line for the user), `short` (read without a word, and
-the last 2 % of the rows have no detail; zeros in a file that is not compressed are an image). The rest was
-read or refused by name. A run ends with exit code 1 if there is any of the four.
+Intact images of nine kinds and three sizes are generated. Each file is then changed by bit flips, a cut, a
+block of zeros, an insertion or the head of another file, and read in a child process. File `i` is the same
+in every run. Failures are: `crash` (the child died, twice), `hang` (over 10 s of CPU time, or 5 minutes
+without a message, twice), `traceback` (an exception that is not an error message for users), `short` (read
+without an error, but the last 2 % of the rows have no detail; zeros in an uncompressed file are valid). All
+other files were read, or rejected with an error. The exit code is 1 if there are failures.
 """
 
 import argparse
@@ -30,9 +30,9 @@ from stylematte.media import vips
 from stylematte.media.decode import decode_image
 
 HANG_SECONDS = 10
-STANDSTILL_SECONDS = 300  # a busy machine starves a child for long
+STANDSTILL_SECONDS = 300  # a busy machine may starve a child
 SIZES = ((300, 400), (900, 1200), (2400, 3300))  # 0.1, 1 and 8 megapixels
-SHARES = (0.9, 0.08, 0.02)  # of the files, by size: most damage does not depend on it
+SHARES = (0.9, 0.08, 0.02)  # of the files, by size: most damage does not depend on the size
 SHORT_SHARE = 0.02  # of the rows, at the end
 BAD = ("crash", "hang", "traceback", "short")
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -49,7 +49,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 def drawn(size: tuple[int, int], is_deep: bool) -> NDArray[Any]:
-    """A image with detail in every row."""
+    """Return an image with detail in every row."""
     rng = np.random.default_rng(size[0])
     waves = cv2.resize(
         rng.integers(0, 256, (24, 32, 3), dtype=np.uint8), size[::-1], interpolation=cv2.INTER_CUBIC
@@ -59,7 +59,7 @@ def drawn(size: tuple[int, int], is_deep: bool) -> NDArray[Any]:
 
 
 def originals() -> dict[str, list[bytes]]:
-    """Every kind in every size."""
+    """Encode every kind in every size."""
     result: dict[str, list[bytes]] = {}
     for kind, (saver, options) in KINDS.items():
         images = [vips.image_of(drawn(size, "16" in kind)) for size in SIZES]
@@ -68,7 +68,7 @@ def originals() -> dict[str, list[bytes]]:
 
 
 def mutated(number: int, sound: dict[str, list[bytes]]) -> tuple[str, str, bytes]:
-    """File `number`: its kind, what was done to it, and its bytes."""
+    """Return the kind of file `number`, the change made to it, and its bytes."""
     rng = np.random.default_rng([7, number])
     kind = list(KINDS)[number % len(KINDS)]
     data = bytearray(sound[kind][rng.choice(len(SIZES), p=SHARES)])
@@ -93,7 +93,7 @@ def mutated(number: int, sound: dict[str, list[bytes]]) -> tuple[str, str, bytes
 
 
 def outcome_of(data: bytes, kind: str, change: str) -> str:
-    """Read a file and judge."""
+    """Read a file, and classify the result."""
     try:
         photo = decode_image(data, "x")
     except StyleMatteError:
@@ -108,7 +108,7 @@ def outcome_of(data: bytes, kind: str, change: str) -> str:
 
 
 def child(first: int, last: int, sound: dict[str, list[bytes]], pipe: Connection) -> None:
-    """Read files `first` to `last`, without the last; tell before and after each."""
+    """Read files `first` to `last` - 1; send a message before and after each."""
     faulthandler.disable()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     for number in range(first, last):
@@ -121,12 +121,12 @@ def child(first: int, last: int, sound: dict[str, list[bytes]], pipe: Connection
 def run(
     first: int, last: int, sound: dict[str, list[bytes]]
 ) -> tuple[Counter[tuple[str, str, str]], list[dict[str, Any]], float]:
-    """Read all files; a child that dies or hangs is replaced by one that goes on behind the file."""
+    """Read all files; a child that dies or hangs is replaced by one that continues after the file."""
     counts: Counter[tuple[str, str, str]] = Counter()
     bad: list[dict[str, Any]] = []
     slowest, number = 0.0, first - 1
     again: set[int] = set()
-    context = multiprocessing.get_context("spawn")  # libvips has threads, which a fork would lose
+    context = multiprocessing.get_context("spawn")  # libvips has threads, which do not survive a fork
     while number + 1 < last:
         pipe, end = context.Pipe(duplex=False)
         process = context.Process(target=child, args=(number + 1, last, sound, end))
@@ -149,7 +149,7 @@ def run(
                 begun, is_reading = time.monotonic(), True
                 continue
             if outcome in ("hang", "crash") and not (is_reading and number in again):
-                again.add(number)  # a busy machine starves a child, too: what counts comes twice
+                again.add(number)  # retry once: a busy machine may have starved the child
                 number -= is_reading
                 break
             is_reading = False
@@ -166,7 +166,7 @@ def run(
 
 
 def _answers(pipe: Connection, process: Any) -> bool:
-    """Wait for a child's message; False once it has worked too long on one file, or has stood still."""
+    """Wait for a child's message; False if it worked too long on one file, or stalled."""
     begun, worked = time.monotonic(), _processor_seconds(process.pid)
     while not pipe.poll(1):
         if _processor_seconds(process.pid) - worked > HANG_SECONDS:
@@ -177,10 +177,10 @@ def _answers(pipe: Connection, process: Any) -> bool:
 
 
 def _processor_seconds(process: int) -> float:
-    """What a process has used so far, as Linux tells it."""
+    """Return the CPU time that a process has used so far, as Linux reports it."""
     try:
         fields = Path(f"/proc/{process}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    except OSError:  # it has ended
+    except OSError:  # the process has ended
         return 0.0
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 

@@ -1,13 +1,13 @@
-"""Time of the shipped network against a graph of MODNet's size, in one run on the same cores.
+"""Time the shipped network and a network of MODNet's size, in one run on the same cores.
 
     python benchmarks/network_time.py [--weights nano] [--side 512] [--rounds 20] [--json FILE]
 
-The other graph has MODNet's plan (MobileNetV2 to 1280 channels, a semantic, a detail and a fusion branch, the
-last two up to full size) with random weights; its parameters and operations are printed. Needs the
-`train` extra. Rounds alternate, so that a drift of speed meets all alike.
+The other network has MODNet's architecture (MobileNetV2 to 1280 channels, a semantic, a detail and a fusion
+branch, the last two up to full size) with random weights; its parameters and operations are printed. Needs
+the extra `train`. Rounds alternate, so that a drift in speed affects all alike.
 
-A file that takes a prior also runs against itself without that input: `prior_ratio` is what an empty prior
-costs.
+A file that takes a prior also runs against itself without that input: `prior_ratio` is the cost of an empty
+prior.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def up(x: Tensor) -> Tensor:
 
 
 class MODNetSized(nn.Module):
-    """A network of MODNet's plan and size; what it computes means nothing.
+    """A network of MODNet's architecture and size; its output is meaningless.
 
     Reference:
         Ke et al., "MODNet: Real-Time Trimap-Free Portrait Matting", 2022, figure 2.
@@ -78,7 +78,7 @@ class MODNetSized(nn.Module):
 
 
 def gigaflop(model: nn.Module, image: Tensor) -> float:
-    """Two operations a multiply-add, convolutions and linear layers only, as MODNet's figure was counted."""
+    """Count two operations per multiply-add, of convolutions and linear layers only, like MODNet's figure."""
     from torch.utils.flop_counter import FlopCounterMode
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -87,7 +87,7 @@ def gigaflop(model: nn.Module, image: Tensor) -> float:
 
 
 def session(source: bytes | str, threads: int) -> Any:
-    import onnxruntime  # after `export`, which keeps it from calling its makers
+    import onnxruntime  # after `export`, which turns off its telemetry
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
@@ -95,13 +95,13 @@ def session(source: bytes | str, threads: int) -> Any:
 
 
 def without_prior(model: onnx.ModelProto) -> onnx.ModelProto | None:
-    """The same network without its selection; None where it has no prior."""
+    """Return the same network without its selection; None if it takes no prior."""
     if not any(port.name == "prior" for port in model.graph.input):
         return None
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    behind = {"prior"}  # what depends on the prior, up to the logits that it changes
+    behind = {"prior"}  # tensors that depend on the prior, up to the logits
     for node in graph.node:
         if behind & set(node.input):
             if node.name.startswith("selection") and node.op_type == "Add" and "head" in node.input[0]:
@@ -143,7 +143,7 @@ def main() -> None:
         for got, wanted in zip(
             plain.run(["coefficients"], fewer), ours.run(["coefficients"], inputs), strict=True
         ):
-            np.testing.assert_allclose(got, wanted, atol=1e-2)  # it is the same network
+            np.testing.assert_allclose(got, wanted, atol=1e-2)  # check that it is the same network
         calls["without_prior"] = lambda: plain.run(["coefficients"], fewer)
     times: dict[str, list[float]] = {name: [] for name in calls}
     for call in calls.values():

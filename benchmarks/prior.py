@@ -1,20 +1,19 @@
-"""What a prior does: composites of two subjects whose alphas are known, one of them asked for.
+"""Measure what a prior does, on composites of two subjects with known alphas, one of which is requested.
 
     python benchmarks/prior.py --subjects DIR [DIR ...] --backgrounds DIR [--weights nano] [--n 80] \
         [--json FILE] [--sheet FILE.png]
 
-A folder of subjects holds image/ and alpha/ with the same stems; only photos that the recipe `nano` holds
+A folder of subjects contains image/ and alpha/ with the same stems; only photos that the recipe `nano` holds
 out are used. Backgrounds are photos without a subject. In half of the composites the subjects touch or
-overlap, in half
-they stand apart. IoU at alpha 0.5, of the visible alpha of the subject asked for:
+overlap, in the others they are apart. IoU at alpha 0.5, of the requested subject's visible alpha:
 
-- mask: the prior covers half of it, up to a line through its middle;
-- point: the prior is one blob inside it.
+- mask: the prior covers half of the subject, up to a line through its middle;
+- point: the prior is one blob inside the subject.
 
-And of both subjects together:
+IoU of both subjects together:
 
-- none, zero: no prior, and one of zeros, which must give the same bytes;
-- wrong: a blob in a place without a subject; "cost" is what it takes from the IoU of none.
+- none, zero: no prior, and a prior of zeros, which must give identical alphas;
+- wrong: a blob where there is no subject; "cost" is the loss of IoU compared with none.
 """
 
 import argparse
@@ -35,12 +34,12 @@ from training.data.readers import is_held_out, read_grey, read_rgb
 from training.metrics import iou
 
 SIDE_PX = 640
-SUBJECT_SHARE = (0.03, 0.6)  # of a photo's area; what is smaller or larger is no single subject to lay down
+SUBJECT_SHARE = (0.03, 0.6)  # of a photo's area; others are no single subject to composite
 Plane = NDArray[np.float32]
 
 
 class Subject(NamedTuple):
-    """Colours (H, W, 3) uint8 and alpha (H, W) float32, cropped to what is not empty."""
+    """Colours (H, W, 3) uint8 and alpha (H, W) float32, cropped to the subject."""
 
     colours: NDArray[np.uint8]
     alpha: Plane
@@ -91,14 +90,14 @@ def main() -> None:
 
 
 def read_subjects(folder: Path) -> list[Subject]:
-    """Held-out subjects of a folder with image/ and alpha/ that are wholly inside their photo."""
+    """Read a folder's held-out subjects that lie wholly inside their photo; it has image/ and alpha/."""
     found = []
     for path in sorted((folder / "image").iterdir()):
         labels = list((folder / "alpha").glob(f"{path.stem}.*"))
         if not labels or not is_held_out(f"{folder.name}/{path.stem}", 10):
             continue
         image, alpha = read_rgb(path), read_grey(labels[0]) / np.float32(255)
-        edge = np.concatenate([alpha[0], alpha[:, 0], alpha[:, -1]])  # may stand on the lower border
+        edge = np.concatenate([alpha[0], alpha[:, 0], alpha[:, -1]])  # it may touch the lower border
         if SUBJECT_SHARE[0] < (alpha > 0.5).mean() < SUBJECT_SHARE[1] and edge.max() < 0.2:
             rows, columns = np.nonzero(alpha.max(1) > 0.1)[0], np.nonzero(alpha.max(0) > 0.1)[0]
             box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -109,7 +108,7 @@ def read_subjects(folder: Path) -> list[Subject]:
 def compose(
     rng: np.random.Generator, first: Subject, second: Subject, background: NDArray[np.uint8], overlap: bool
 ) -> Scene:
-    """Lay two subjects on a background, the second in front."""
+    """Composite two subjects over a background, the second in front."""
     height, width = SIDE_PX * 3 // 4, SIDE_PX
     image = cover(background, (height, width)).astype(np.float32)
     middle, shift = width / 2, rng.uniform(0.1, 0.17) * width if overlap else 0.26 * width
@@ -131,7 +130,7 @@ def compose(
 
 
 def judge(rng: np.random.Generator, matter, scene: Scene) -> tuple[dict[str, float], list[Plane]]:
-    """IoU of one scene under every kind of prior, and the alphas with a mask, a point and none."""
+    """Return a scene's IoU per kind of prior; and the true alpha, then those for mask, point and none."""
     wanted = scene.alphas[rng.integers(2)]
     everything = scene.alphas[0] + scene.alphas[1]
     solid = wanted > 0.5
@@ -158,7 +157,7 @@ def judge(rng: np.random.Generator, matter, scene: Scene) -> tuple[dict[str, flo
 
 
 def to_rgb(alpha: Plane) -> NDArray[np.uint8]:
-    """Alpha as grey, (H, W, 3)."""
+    """Convert alpha to grey, (H, W, 3)."""
     return np.repeat(np.round(alpha * 255).astype(np.uint8)[..., None], 3, 2)
 
 

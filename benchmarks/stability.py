@@ -1,10 +1,10 @@
-"""Measure what --stabilize does: a sequence with true alpha over backgrounds that move, with and without it.
+"""Measure what --stabilize does: a sequence with true alpha over moving backgrounds, with and without it.
 
     python benchmarks/stability.py SEQUENCE BACKGROUNDS [--weights nano] [--clips 12] [--json stability.json]
 
-SEQUENCE is a folder of RGBA frames with true, straight alpha; BACKGROUNDS one of photos. Each clip lays the
-frames over another photo, which moves by another step (up to four pixels a frame and direction), and adds
-noise of two codes. The model sees the composites alone.
+SEQUENCE is a folder of RGBA frames with true, straight alpha; BACKGROUNDS is a folder of photos. Each clip
+composites the frames over another photo, which moves at another speed (up to four pixels per frame along
+each axis), and adds noise with a standard deviation of two 8-bit levels. The model only sees the composites.
 """
 
 import argparse
@@ -74,7 +74,7 @@ def main() -> None:
 def compose(
     frames: list[Any], photo: NDArray[np.uint8], step: tuple[float, float], seed: int
 ) -> tuple[list[NDArray[np.uint8]], list[NDArray[np.float32]]]:
-    """Lay the frames over a photo that moves by `step` (right, down) pixels a frame."""
+    """Composite the frames over a photo that moves by `step` (right, down) pixels per frame."""
     rng = np.random.default_rng(seed)
     height, width = frames[0].pixels.shape[:2]
     scale = 1.6 * max(height / photo.shape[0], width / photo.shape[1])

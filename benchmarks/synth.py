@@ -1,13 +1,13 @@
-"""What `stylematte synth` costs beside the bare generator, pairs in one run.
+"""Measure what `stylematte synth` costs compared with the bare generator, in pairs in one run.
 
     python benchmarks/synth.py [--size 64] [--channels 8192] [--weights FILE] [--n 64] [--rounds 5]
 
-A round times the generator alone on the same batches, nothing kept, and then the whole way of the command
-from noise to files and manifest in a temporary folder, near copies looked for, without the filter; half of
-the rounds the other way round. Without --weights a generator of random weights draws, its last layer enlarged
-so that images are as varied as trained ones. The ratio is of each pair, so a drift of the machine's speed
-meets both. Processor time, of all threads, depends less on what else the machine does: on a CPU it bounds the
-ratio, as writing takes what drawing lacks.
+A round times the generator alone on the same batches, without storing anything, and then the whole command
+from noise to files and manifest in a temporary folder, with the search for near duplicates but without the
+filter. Every other round uses the opposite order. Without --weights, the generator has random weights, its
+last layer scaled so that images are as varied as trained ones. The ratio is computed per pair, so a drift in
+speed affects both. CPU time, over all threads, depends less on other load: on a CPU it bounds the ratio,
+because writing takes time from generating.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from training.synthesis.folder import SampleFolder, Settings
 
 
 def random_generator(size_px: int, channel_base: int) -> Generator:
-    """A generator whose images fill the range of colours."""
+    """Build a random generator whose images fill the range of colours."""
     torch.manual_seed(0)
     config = GeneratorConfig(size_px=size_px, channel_base=channel_base, channel_max=channel_base // 64)
     generator = Generator(config).eval()
@@ -45,7 +45,7 @@ def random_generator(size_px: int, channel_base: int) -> Generator:
 def bare(
     generator: Generator, plan: SamplingPlan, count: int, batch: int, device: str
 ) -> tuple[float, float]:
-    """Images a second of the network alone, and processor time of one in ms."""
+    """Measure the network alone: images per second, and CPU time per image in ms."""
     drafts = [plan.draft(i, generator.config.z_dim) for i in range(count)]
     noise = torch.from_numpy(np.stack([d.noise for d in drafts])).to(device)
     lookups = torch.from_numpy(np.stack([d.lookup() for d in drafts])).to(device)
@@ -62,7 +62,7 @@ def bare(
 def whole(
     generator: Generator, plan: SamplingPlan, count: int, batch: int, device: str
 ) -> tuple[float, float]:
-    """The same of synth."""
+    """Measure the same for synth."""
     config = generator.config
     settings = Settings("", plan.seed, plan.truncation, 0, 0, config.size_px, "rgba")
     with tempfile.TemporaryDirectory() as out:
@@ -111,7 +111,7 @@ def main() -> None:
     costs: dict[str, list[float]] = {name: [] for name in ways}
     load = os.getloadavg()[0]
     settings = (generator, SamplingPlan(0, (0.7, 0.7)), arguments.n, arguments.batch_size, arguments.device)
-    bare(generator, settings[1], arguments.batch_size, arguments.batch_size, arguments.device)  # warm
+    bare(generator, settings[1], arguments.batch_size, arguments.batch_size, arguments.device)  # warm-up
     for number in range(arguments.rounds):
         for name in sorted(ways, reverse=number % 2 == 1):
             rate, cost = ways[name](*settings)
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def summary(values: list[float]) -> dict[str, float]:
-    """Median, least and most."""
+    """Return the median, minimum and maximum."""
     figures = {"median": statistics.median(values), "min": min(values), "max": max(values)}
     return {name: round(value, 3) for name, value in figures.items()}
 

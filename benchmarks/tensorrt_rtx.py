@@ -1,12 +1,11 @@
-"""Does TensorRT take our files? Parsed and built by TensorRT-RTX, whose builder needs no GPU and no driver.
+"""Check that TensorRT accepts our files: TensorRT-RTX parses and builds them without a GPU or driver.
 
     pip install onnx tensorrt-rtx-cu13-bindings==1.7.1.116 onnxruntime-ep-nv-tensorrt-rtx-cu13==0.5.0
     python benchmarks/tensorrt_rtx.py MODEL.onnx… [--side 512]
 
-In a virtual environment of its own: the packages are 150 MB, for x86-64. RTX is a relative of the TensorRT
-that `stylematte export --format tensorrt` builds with, and shares its ONNX parser; what it builds is for
-other GPUs, and is thrown away. The guided filter is in standard
-operators, as files for everybody have it.
+Use a separate virtual environment: the packages are 150 MB, for x86-64. TensorRT-RTX shares its ONNX parser
+with the TensorRT that `stylematte export --format tensorrt` uses; its engines are for other GPUs, and are
+discarded. The guided filter is in standard operators, as in files for general use.
 """
 
 import argparse
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import onnx
 
-CARD = "SM89"  # one that RTX knows
+CARD = "SM89"  # any architecture that RTX supports
 
 
 def main() -> int:
@@ -36,13 +35,13 @@ def main() -> int:
         return 4
     libraries = Path(spec.origin).parent
     for name in ("libtensorrt_rtx.so.1", "libtensorrt_onnxparser_rtx.so.1"):
-        library = next(libraries.glob(f"{name}*"))  # some wheels have the whole version in the name
+        library = next(libraries.glob(f"{name}*"))  # some wheels put the full version into the name
         ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)
     return max(build(path, arguments.side) for path in arguments.models)
 
 
 def build(path: Path, side: int) -> int:
-    """Parse and build one file; 0, or 5 and what TensorRT says of it."""
+    """Parse and build one file; returns 0, or 5 after printing TensorRT's errors."""
     import tensorrt_rtx_bindings as trt
 
     model = onnx.load(path)

@@ -1,12 +1,12 @@
-"""Measure a folder of photos through the tool's road against a plain loop of the same steps, in one run.
+"""Compare the tool with a plain loop of the same steps on a folder of photos, in one run.
 
     python benchmarks/throughput.py PHOTOS [--weights nano] [--repeats 5] [--json throughput.json]
 
-The loop is what one would write first: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
-each with its defaults (the session and OpenCV take all cores). The tool's road is `stylematte.batch.run`,
-what `stylematte matte` calls. Both open their session once, before the clock starts; repeats alternate, so
-that a machine that slows down slows both. 24 photos of 2 to 3 megapixels are taken from the folder; what is
-lacking is cut from the photos there are and saved as JPEG.
+The loop is the obvious implementation: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
+each with its defaults (the session and OpenCV use all cores). The tool is `stylematte.batch.run`, which
+`stylematte matte` calls. Both open their session once, before timing. Repeats alternate, so that a
+slowdown of the machine affects both. 24 photos of 2 to 3 megapixels are taken from the folder; missing ones
+are scaled and cropped from its other photos, and saved as JPEG.
 """
 
 import argparse
@@ -56,7 +56,7 @@ def main() -> None:
 
 
 def gather(folder: Path, scratch: Path) -> list[Path]:
-    """Find 24 photos of 2 to 3 megapixels; make those that lack from the others."""
+    """Find 24 photos of 2 to 3 megapixels; make missing ones from the others."""
     found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
     photos = {path: photo for path in found[: 4 * PHOTOS] if (photo := cv2.imread(str(path))) is not None}
     if not photos:
@@ -76,7 +76,7 @@ def gather(folder: Path, scratch: Path) -> list[Path]:
 def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repeats: int) -> dict[str, Any]:
     loop_out, tool_out = scratch / "loop", scratch / "tool"
     loop_out.mkdir()
-    import onnxruntime  # after `export`, which keeps it from calling its makers
+    import onnxruntime  # after `export`, which turns off its telemetry
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
     matter = Matter(open_engine(model, device="cpu", lanes=workers))
@@ -116,7 +116,7 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
 
 
 def plain_loop(sources: list[Path], out: Path, session: Any) -> dict[str, float]:
-    """Do one photo after the other; returns the seconds of each stage."""
+    """Process one photo after the other; returns the seconds of each stage."""
     contract = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, "the model")
     names = [port.name for port in session.get_inputs()]
     spent = dict.fromkeys(STAGES, 0.0)
@@ -139,7 +139,7 @@ def plain_loop(sources: list[Path], out: Path, session: Any) -> dict[str, float]
 
 
 def check_equal(items: list[Item], loop_out: Path) -> None:
-    """Both roads must have made the same mattes, or the comparison says nothing."""
+    """Exit if the two made different mattes: the comparison would be meaningless."""
     for item in items:
         ours = cv2.imread(str(item.output), cv2.IMREAD_UNCHANGED)
         theirs = cv2.imread(str(loop_out / item.output.name), cv2.IMREAD_UNCHANGED)

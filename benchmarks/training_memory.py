@@ -1,11 +1,11 @@
-"""Memory of a training step, and the batch sizes that fit GPUs of 12, 24, 80 and 140 GB.
+"""Measure the memory of a training step, and the batch sizes that fit GPUs of 12, 24, 80 and 140 GB.
 
     python benchmarks/training_memory.py [--preset nano] [--side 512] [--precision bf16] [--step]
 
-What the backward pass keeps is counted tensor by tensor as autograd saves it, so it needs no GPU: autocast
-saves the same tensors on a processor. Parameters, gradients, AdamW's two moments and the moving average are
-20 bytes a parameter. A fifth is left free for kernels' workspaces and fragmentation: a choice, not measured.
-With --step, one whole step of one photo is run and the process's peak is printed besides.
+What the backward pass keeps is counted tensor by tensor as autograd saves it, so no GPU is needed: autocast
+saves the same tensors on a CPU. Parameters, gradients, AdamW's two moments and the moving average take
+20 bytes per parameter. A fifth is left free for kernels' workspaces and fragmentation; this share is chosen,
+not measured. With --step, a whole step on one photo also runs, and the process's peak is printed.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def main() -> None:
     if arguments.step:  # first, so that the peak is the step's
         run_step(model, arguments.side, arguments.precision == "bf16")
         row["peak_of_process_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-    # One image and two: what one more image adds is free of what is saved once.
+    # The difference of one image and two excludes what is saved only once.
     one, two = (saved_bytes(model, count, arguments.side, arguments.precision == "bf16") for count in (1, 2))
     states_mb, photo_mb = parameters * BYTES_A_PARAMETER / 1e6, (two - one) / 1e6
     row |= {
@@ -58,7 +58,7 @@ def main() -> None:
 
 
 def forward(model: StyleMatte, count: int, side: int, bf16: bool) -> torch.Tensor:
-    """Loss of a batch of noise at full-size guide."""
+    """Return the loss of a batch of noise, with the guide at full size."""
     image = torch.rand(count, 3, side, side)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         prediction = model(image, image)
@@ -66,7 +66,7 @@ def forward(model: StyleMatte, count: int, side: int, bf16: bool) -> torch.Tenso
 
 
 def saved_bytes(model: StyleMatte, count: int, side: int, bf16: bool) -> int:
-    """Bytes that the backward pass of a batch keeps, every storage once, parameters apart."""
+    """Count the bytes that a batch's backward pass keeps, every storage once, without parameters."""
     own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
     kept: dict[int, int] = {}
 
@@ -83,7 +83,7 @@ def saved_bytes(model: StyleMatte, count: int, side: int, bf16: bool) -> int:
 
 
 def run_step(model: StyleMatte, side: int, bf16: bool) -> None:
-    """One step of AdamW on one photo, with what a run keeps: moments and a moving average."""
+    """Run one AdamW step on one photo, with the state of a run: moments and a moving average."""
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-5)
     average = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     forward(model, 1, side, bf16).backward()

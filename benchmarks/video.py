@@ -1,16 +1,16 @@
-"""Measure clips end to end against each stage alone, in one run; and memory against length.
+"""Compare clips end to end with each stage alone, in one run; or peak memory of clips of two lengths.
 
     python benchmarks/video.py PHOTO [--size 1080 1920] [--frames 120] [--output alpha] [--format mp4]
     python benchmarks/video.py PHOTO --stand-in-ms 80
     python benchmarks/video.py PHOTO --memory 10 600
 
-The clip is drawn from the photo: it pans, with noise, as H.264 with sound. Stages: decode (packets to RGB),
-network (RGB to full-size alpha, as many lanes as cores), image (foreground, composite; for alphas nothing),
-encode (to the codec's pixels, and the codec). Alone each has all cores; in the pipeline they share them, so
-besides the slowest stage the sum of processor times bounds the whole: `possible` = the least of the slowest
-stage alone and cores / processor time of all stages a frame. With --stand-in-ms the network is a wait of that
-length, one frame at a time, as if a GPU did it: then no stage takes from another, and the whole should be as
-fast as the slowest.
+The clip is made from the photo: a pan with noise, as H.264 with sound. Stages: decode (packets to RGB),
+network (RGB to full-size alpha, as many lanes as cores), picture (foreground, composite; nothing for alphas),
+encode (conversion to the codec's pixels, and the codec). Alone, each stage has all cores; in the pipeline
+they share them. So the slowest stage and the sum of CPU times both bound the whole: `possible` is the lower
+of the slowest stage alone and cores / CPU time of all stages per frame. With --stand-in-ms the network only
+waits that long, one frame at a time, as if a GPU ran it. Then no stage takes CPU time from another, and the
+whole should be as fast as the slowest stage.
 """
 
 import argparse
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def draw(photo: Path, path: Path, size: tuple[int, int], frames: int) -> Path:
-    """Pan over a photo, 1 pixel a frame and back, with noise; sound is silence."""
+    """Make a clip that pans over a photo, 1 pixel per frame and back, with noise and silent sound."""
     height, width = size
     image = cv2.cvtColor(cv2.imread(str(photo)), cv2.COLOR_BGR2RGB)
     room = 60
@@ -152,7 +152,7 @@ def measure(clip: Path, job: ClipRequest, matter: Matter, repeats: int, folder: 
 
 
 def one_run(clip: Path, job: ClipRequest, network: Network, cores: int, folder: Path) -> dict[str, Any]:
-    """Time every stage alone and then the whole, one after the other on the same machine."""
+    """Time every stage alone and then the whole, on the same machine."""
     rate: dict[str, float | None] = {}
     processor: dict[str, float] = {}
 
@@ -211,7 +211,7 @@ def one_run(clip: Path, job: ClipRequest, network: Network, cores: int, folder: 
 
 
 def with_alpha(matte: Any, dtype: type) -> Any:
-    """Full-size alpha is part of the network's stage; what follows finds it made."""
+    """Compute full-size alpha in the network's stage, for the later stages to use."""
     matte.given_alpha = matte.alpha_as(dtype)
     return matte
 
@@ -221,7 +221,7 @@ def iterate(values: list[Any]) -> Iterator[Any]:
 
 
 def memory(photo: Path, size: tuple[int, int], seconds: tuple[int, int], folder: Path) -> dict[str, Any]:
-    """Peak memory of the command on two clips that differ in length alone."""
+    """Measure the command's peak memory on two clips that only differ in length."""
     peaks = {}
     for length in seconds:
         clip = draw(photo, folder / f"{length}s.mp4", size, int(length * RATE))

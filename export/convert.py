@@ -1,4 +1,4 @@
-"""A finished float32 model file becomes one of another precision: for imported networks, without torch."""
+"""Convert a finished float32 model file to another precision: for imported networks, without torch."""
 
 import json
 import logging
@@ -15,7 +15,7 @@ from stylematte.engines.base import Contract
 from stylematte.errors import InputError
 from stylematte.imaging.geometry import resize_to_working
 
-PROOF_SHARE = 4  # of a folder of photos, one in so many proves an int8 file; the rest set its ranges
+PROOF_SHARE = 4  # one photo in 4 checks an int8 file's parity; the others calibrate it
 
 log = logging.getLogger("stylematte")
 
@@ -28,16 +28,17 @@ def convert(
     Args:
         model: Contract file; it is not changed.
         precision: `fp16`, `bf16` or `int8`.
-        photos: Folder to prove it on, and for int8 to set its ranges on; None takes the two that come along.
-        where: Names the file, for messages.
+        photos: Folder of photos for the parity check, and for int8 calibration; None uses the two bundled
+            photos, which are too few for int8.
+        where: Name of the file, for messages.
 
     Returns:
-        The file, whose metadata carry `parity`, and the differences.
+        The converted model, with `parity` in its metadata, and its parity.
 
     Raises:
-        InputError: No photos, too few for int8, or a file that is not float32.
-        EngineError: The network does not fit the number type.
-        ParityError: The result says something else.
+        InputError: The folder has no images, or too few for int8; or the file is not float32.
+        EngineError: The weights overflow the number type, or the network cannot be quantised.
+        ParityError: The alphas differ by more than the limits.
     """
     contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where)
     if contract.precision != "fp32":
@@ -71,6 +72,6 @@ def convert(
 
 
 def _as_seen(photo: Float, contract: Contract) -> Float:
-    """(3, H, W) in [0, 1] as the network sees it, (3, h, w)."""
+    """Resize a photo (3, H, W) in [0, 1] to the network's input (3, h, w)."""
     image = np.round(photo.transpose(1, 2, 0) * 255).astype(np.uint8)
     return resize_to_working(image, contract.working_size_for(*image.shape[:2]))

@@ -29,7 +29,7 @@ LARGEST_GUIDE_PX = 4096  # largest side of a full-size image that the engine its
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """What to build.
+    """An engine to build.
 
     Attributes:
         name: Stem of the file names.

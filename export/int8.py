@@ -16,8 +16,8 @@ from export.precision import SENSITIVE, ancestors, set_metadata
 from stylematte.errors import EngineError, InputError
 
 FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
-RANGE_PHOTOS = 8  # that show which layers have few large values among many small ones
-# U²-NetP has 11 layers below this: quantised, they move its alphas by .017 in the mean, else all by .002.
+RANGE_PHOTOS = 8  # photos that `coarse_layers` measures
+# U²-NetP has 11 layers below this. Its alphas change by 0.017 on average with them quantised, else by 0.002.
 LEAST_DB = 32.0
 _QUANTISED_OPS = ["Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "Resize"]
 
@@ -84,7 +84,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
 def coarse_layers(model: onnx.ModelProto, images: Sequence[Float], least_db: float = LEAST_DB) -> set[str]:
     """Find layers whose input or output would lose too much to 256 steps between its extremes.
 
-    A few large values stretch the steps until most values fall into a few of them. Measured is the ratio of a
+    A few outliers stretch the steps until most values fall into a few of them. The measure is the ratio of a
     tensor's variance to that of the rounding error, step² / 12.
 
     Args:
@@ -108,7 +108,7 @@ def coarse_layers(model: onnx.ModelProto, images: Sequence[Float], least_db: flo
     for node in model.graph.node:
         if node.op_type in ("Conv", "MatMul", "Gemm"):
             after, output = readers.get(node.output[0], []), node.output[0]
-            if len(after) == 1 and after[0].op_type in ("Relu", "Clip"):  # quantised as one
+            if len(after) == 1 and after[0].op_type in ("Relu", "Clip"):  # the quantiser fuses them
                 output = after[0].output[0]
             layers[node.name] = (node.input[0], output)
     tensors = sorted({name for pair in layers.values() for name in pair})
@@ -140,10 +140,10 @@ def _with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
 
 
 class _Reader:
-    """Gives the quantiser the calibration images one by one.
+    """Reader of calibration data for the quantiser: one image at a time.
 
     If the file takes a prior, every image is used twice, the second time with its own alpha: a prior may
-    move a tensor further than any image does.
+    extend a tensor's range further than any image does.
     """
 
     def __init__(self, model: onnx.ModelProto, images: Sequence[Float]) -> None:

@@ -60,8 +60,9 @@ class Parity:
     """Absolute differences of alpha between a file and its source.
 
     Attributes:
-        reference: What the file was compared with: `torch`, or `fp32` for the float32 ONNX file.
-        images: Number of images compared, including noise.
+        reference: What the file was compared with: `torch`, `fp32` for the float32 ONNX file, or `onnx` for
+            the ONNX file of an engine.
+        pictures: Number of images compared, including noise.
         max_difference: Largest difference of a pixel.
         thousandth_difference: Difference that 0.1 % of the pixels exceed, in the worst image.
         mean_difference: Mean over all pixels of the photos.
@@ -182,7 +183,7 @@ def run_onnx(model: onnx.ModelProto) -> Run:
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    # As the runtime does: without VNNI, x86 CPUs add two 8-bit products in 16 bits, and int8 files overflow.
+    # As in the runtime: without VNNI, x86 CPUs add two 8-bit products in 16 bits, and int8 files overflow.
     options.add_session_config_entry("session.x64quantprecision", "1")
     session = onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]

@@ -62,7 +62,7 @@ def register(
 
 
 def with_plugin_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Mark the nodes of a contract file that TensorRT shall run as plug-ins; other runtimes are unaffected.
+    """Mark the nodes of a contract file that TensorRT has to run as plug-ins; other runtimes are unaffected.
 
     Args:
         model: Contract file, see docs/model-contract.md.

@@ -161,7 +161,7 @@ def run_engine(trt: Any, engine: bytes, plan: EnginePlan, cuda: Any) -> Run:
                 is_done = context.set_input_shape(name, array.shape) and is_done
             if not is_done:
                 raise failure
-            for name in (port.name for port in ports.output):  # the shape is known to TensorRT
+            for name in (port.name for port in ports.output):  # TensorRT infers their shapes
                 arrays[name] = np.empty(tuple(context.get_tensor_shape(name)), np.float32)
                 addresses[name] = cuda.allocate(arrays[name].nbytes)
             for name, address in addresses.items():

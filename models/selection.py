@@ -67,7 +67,7 @@ class Selection(nn.Module):
         reached = connected(peak, found)
         x = self.enter(torch.cat([keys, products, likeness, near, peak, *around, found, reached], 1))
         x = self.context(x)
-        # Subjects that are not connected with the prior go, if it lies on one. Gates cut those that touch.
+        # If the prior is on a subject, remove those not connected to it. Gates separate subjects that touch.
         kept = connected(peak, found * self.gate(x).sigmoid())
         apart = (found - kept) * kept.amax((2, 3), keepdim=True)
         x = _enlarged(self.leave(x), 4)  # (B, FINE_WIDTH, h/4, w/4)
@@ -78,7 +78,7 @@ class Selection(nn.Module):
 
 
 def connected(seed: Tensor, mask: Tensor) -> Tensor:
-    """Reconstruct a mask from seeds: how strong the weakest pixel on the best way to a seed is.
+    """Reconstruct a mask from seeds: each pixel gets the smallest value on its best path to a seed.
 
     Args:
         seed: (B, 1, h, w) in [0, 1].

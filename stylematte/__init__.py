@@ -6,10 +6,10 @@
     matte.alpha                      # (H, W) float32 in [0, 1]
     matte.composite((0, 120, 80))    # (H, W, 3) over a new background
 
-What `__all__` names is stable; the modules behind it may change. `PhotoRequest` and `ClipRequest` say what
-is made of files, see `stylematte.folder`.
+The names in `__all__` are stable; the modules behind them may change. `PhotoRequest` and `ClipRequest`
+describe the results to make from files, see `stylematte.folder`.
 
-Importing the package imports neither OpenCV nor a runtime: `stylematte --help` has to answer at once.
+Importing the package imports neither OpenCV nor a runtime, so that `stylematte --help` answers at once.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# From 1.32 on, importing ONNX Runtime writes a device id into the user's cache and calls a server, unless
-# this is set before. Who sets it to 0 has chosen.
+# From 1.32 on, importing ONNX Runtime writes a device id to the user's cache and contacts a server, unless
+# this is set first. A value set by the user, such as 0, is kept.
 os.environ["ORT_DISABLE_TELEMETRY"] = os.environ.get("ORT_DISABLE_TELEMETRY") or "1"
 
 __all__ = [
@@ -56,24 +56,24 @@ def load(
 
     Args:
         weights: A name that `stylematte models` lists, or the path of an exported ONNX file.
-        device: `auto`, `cpu`, `cuda` or `cuda:1`. A device named here and not to be had is an error.
+        device: `auto`, `cpu`, `cuda` or `cuda:1`. An explicitly named device that is unavailable is an error.
         engine: `auto`, `onnx`, `openvino` or `tensorrt`.
-        size: Working size in pixels: side of the square with as many pixels as the network shall see.
-            None takes the model's own.
-        threads: CPU threads of the network. None takes all cores this process may use.
-        detail: How much of the uncertain band is looked at again at the image's own size: `auto`, `off`,
-            `max`, or so many megapixels. Only for models with a refiner.
-        lanes: How many threads will use the `Matter` at once; with more than one, each pass has one thread.
-        precision: `auto`, `float32` or `bfloat16`: what OpenVINO computes in.
+        size: Working size in pixels: side of the square with as many pixels as the network's input. None: the
+            model's own.
+        threads: CPU threads of the network. None: all cores that this process may use.
+        detail: How much of the uncertain band is refined at the image's own size: `auto`, `off`, `max`, or a
+            number of megapixels. Only for models with a refiner.
+        lanes: Number of threads that use the `Matter` in parallel; above 1, each pass has one thread.
+        precision: Precision in which OpenVINO computes: `auto`, `float32` or `bfloat16`.
 
     Returns:
-        A `Matter`: call it with an image (H, W, 3) and it gives a `Matte`, whose `alpha` is (H, W) float32 in
-        [0, 1]. Safe for as many threads at once as there are lanes.
+        A `Matter`: called with an image (H, W, 3), it returns a `Matte`, whose `alpha` is (H, W) float32 in
+        [0, 1]. It can be called from as many threads in parallel as there are lanes.
 
     Raises:
-        MissingError: The weights, the runtime or the device are not here.
+        MissingError: The weights, the runtime or the device are not available.
         InputError: The file is not a model of this tool.
-        UsageError: `device`, `engine`, `size`, `threads` or `detail` cannot be meant.
+        UsageError: `device`, `engine`, `size`, `threads` or `detail` is invalid.
     """
     from stylematte.engines import open_engine
     from stylematte.engines.gpu import use_gpu_filter
@@ -83,19 +83,19 @@ def load(
     path = resolve(weights)
     opened = open_engine(path, engine, device, threads, lanes, precision)
     refining = open_detail(detail, path, opened, device, threads)
-    if refining is None:  # else coefficients are needed here, for windows of the coarse alpha
+    if refining is None:  # a refiner needs the coefficients on the CPU, for windows of the coarse alpha
         use_gpu_filter(opened, device)
     return Matter(opened, size, refining)
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
+    """Import a public name at its first use."""
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
         try:
             return version("stylematte")
-        except PackageNotFoundError:  # a checkout on PYTHONPATH, never installed
+        except PackageNotFoundError:  # a checkout on PYTHONPATH that is not installed
             return "0+unknown"
     if name in ("Matte", "Matter"):
         from stylematte import matter

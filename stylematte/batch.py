@@ -1,8 +1,7 @@
-"""Many images: read, matte, render and write, several at once, in memory that their number does not grow.
+"""Read, matte, render and write many images in parallel, with memory use independent of their number.
 
-Each worker takes one whole image through all stages. On a CPU every worker runs the network in a lane of
-its own with one thread, which leaves no core waiting for another stage; on a GPU the images that
-wait for the network go through it together.
+Each worker takes one image through all stages. On a CPU, each worker runs the network in its own lane with
+one thread, so no core waits for another stage. On a GPU, the images that wait for the network share a batch.
 """
 
 import threading
@@ -38,25 +37,25 @@ from stylematte.requests import PhotoRequest
 STAGES = ("read", "network", "render", "write")
 
 GPU_BATCH = 4
-GPU_LANES = 2  # one prepares its images on the CPU while the other's are on the GPU
-MEMORY_BYTES = 3 << 29  # that all images in work may take together; one that needs more is done alone
-# Bytes a pixel and a byte of depth at the worst moment: image, what is made of it, and the encoder's copy.
+GPU_LANES = 2  # one prepares its batch on the CPU while the other's batch is on the GPU
+MEMORY_BYTES = 3 << 29  # limit for all images in progress; an image that needs more is processed alone
+# Peak bytes per pixel and byte of depth: the image, its results and the encoder's copy.
 _BYTES_A_PIXEL = {"alpha": 6, "foreground": 14, "composite": 14, "cutout": 14}
-_BYTES_A_PIXEL_LAYERS = 20  # more, where layers are written
-_UNKNOWN = 4000, 6000, 2  # height, width and bytes a channel of a file whose header does not tell
+_BYTES_A_PIXEL_LAYERS = 20  # added if layers are written
+_UNKNOWN = 4000, 6000, 2  # height, width and bytes per channel assumed if the header does not state them
 
 
 @dataclass
 class Outcome:
-    """What became of one image.
+    """The outcome for one image or clip.
 
     Attributes:
-        item: Source and result.
-        error: What went wrong; None where the result was written.
-        size: (height, width), where it could be read.
-        frames: How many a clip has.
-        seconds: Time spent in each of `STAGES`, waiting included.
-        notes: What is to be told about the image, a line each.
+        item: Source and result paths.
+        error: Why it failed; None if the result was written.
+        size: (height, width); None if it could not be read.
+        frames: Number of frames of a clip.
+        seconds: Time spent in each of `STAGES`, including waiting.
+        notes: Messages for the user, one line each.
     """
 
     item: Item
@@ -68,7 +67,7 @@ class Outcome:
 
 
 def read(data: bytes, name: str, request: PhotoRequest, page: int | None = None) -> Photo:
-    """Decode a photo as the request wants it; raises as `decode_image`."""
+    """Decode a photo as requested; raises the errors of `decode_image`."""
     photo = decode_image(data, name, page, request.keep_damaged)
     return photo.in_srgb() if request.profile == "srgb" else photo
 
@@ -81,20 +80,20 @@ def run(
     workers: int = 1,
     batch_size: int | None = None,
 ) -> Generator[Outcome, None, None]:
-    """Do all items; yields what became of each as soon as it is known, in no fixed order.
+    """Process all items; yields the outcome of each as soon as it is known, in no fixed order.
 
-    When the caller stops early or Ctrl-C comes, no new image is begun and those in work are finished first.
+    If the caller stops early or presses Ctrl-C, no new image is started and those in progress are finished.
 
     Args:
-        items: From `collect`.
-        matter: Its engine should have as many lanes as there are workers, or a GPU behind it.
-        request: What to make.
-        manifest: Opened; gets a line for every item.
-        workers: Images in work at once.
-        batch_size: The most images in one network pass. None takes 1 on a CPU and 4 on a GPU.
+        items: Result of `collect`.
+        matter: Matter whose engine has a lane for each worker, or runs on a GPU.
+        request: Results to make.
+        manifest: Open manifest; gets a line for each item.
+        workers: Number of images processed in parallel.
+        batch_size: Largest number of images in one network pass. None: 1 on a CPU, 4 on a GPU.
 
     Raises:
-        EngineError: The runtime failed; the rest is not tried.
+        EngineError: The runtime failed; the remaining items are not tried.
     """
     workers = max(1, min(workers, len(items)))
     results: SimpleQueue[Outcome | BaseException] = SimpleQueue()
@@ -105,7 +104,7 @@ def run(
         while True:
             try:
                 item = waiting.popleft()
-            except IndexError:  # all are done or in work
+            except IndexError:  # all items are done or in progress
                 return
             try:
                 results.put(worker.do(item))
@@ -130,11 +129,12 @@ def run(
 
 
 def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
-    """Make the pixels of the result; where the photo is transparent, so is every result but a foreground.
+    """Make the pixels of the result; transparent parts of the photo stay transparent, except in a foreground.
 
     Returns:
-        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite, perhaps with layers behind, as
-        `exr.with_layers` puts them; uint8 or uint16, or float32 light of a scene-linear photo for an exr.
+        (H, W) alpha, (H, W, 4) cut-out, or (H, W, 3) foreground or composite; with the channels that
+        `exr.with_layers` appends if layers are requested. uint8 or uint16; float32 light if the photo is
+        scene-linear and the result an exr.
     """
     depth = request.bit_depth
     if depth is None:
@@ -177,7 +177,7 @@ def render(photo: Photo, matte: Matte, request: PhotoRequest) -> NDArray[Any]:
 def _render_light(
     photo: Photo, matte: Matte, request: PhotoRequest, primaries: colour.Primaries, dtype: DTypeLike
 ) -> NDArray[Any]:
-    """Make the colours of a result in light; for formats other than exr they become sRGB at the end."""
+    """Make the colours of a result in scene-linear light; convert them to sRGB for formats other than exr."""
     if request.light_wrap_px:
         raise InputError("--light-wrap does not work with scene-linear images", "Leave out --light-wrap")
     alpha = matte.alpha
@@ -220,7 +220,7 @@ def encode(photo: Photo, pixels: NDArray[Any], request: PhotoRequest) -> bytes:
 
 
 class _Worker:
-    """Takes images through all stages; used by several threads at once."""
+    """Takes images through all stages; thread-safe."""
 
     def __init__(
         self, request: PhotoRequest, network: "Network", budget: "_Budget", manifest: Manifest | None
@@ -276,10 +276,10 @@ class _Worker:
 
 
 class Network:
-    """Matter for several threads: whoever gets a lane takes along the images that wait, up to a batch.
+    """A matter for several threads: the thread that gets a lane runs a batch of the waiting images.
 
-    Nobody waits for a batch to fill. While the lanes are busy images gather, so batches grow exactly where
-    the network is the slowest stage.
+    No thread waits for a batch to fill. Images queue while the lanes are busy, so batches grow only when the
+    network is the slowest stage.
     """
 
     def __init__(self, matter: Matter, batch_size: int | None) -> None:
@@ -291,11 +291,11 @@ class Network:
         self._waiting: list[tuple[ImageArray, Future[Matte]]] = []
 
     def __call__(self, image: ImageArray) -> Matte:
-        """Matte one image; raises as `Matter` does."""
+        """Matte one image; raises the errors of `Matter`."""
         own: Future[Matte] = Future()
         with self._lock:
             self._waiting.append((image, own))
-        # Every image brings one thread that passes here and takes the oldest ones, so none is left over.
+        # Each image has a thread that comes through here and takes the oldest images, so none is left over.
         with self._lanes:
             with self._lock:
                 batch = self._waiting[: self._batch_size]
@@ -316,7 +316,7 @@ class Network:
 
 
 class _Budget:
-    """Shares a number of bytes; who wants more than there is waits, and gets it all when alone."""
+    """A limit on the memory in use: a request waits until enough is free; one above the limit runs alone."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -338,7 +338,7 @@ class _Budget:
 
 
 class _Clock:
-    """Writes the time since its last stop into a table."""
+    """A stopwatch that stores the time since its last stop in a dictionary."""
 
     def __init__(self, seconds: dict[str, float]) -> None:
         self._seconds = seconds
@@ -352,7 +352,7 @@ class _Clock:
 
 @contextmanager
 def opencv_threads(count: int | None) -> Iterator[None]:
-    """Bound OpenCV's own threads while several workers share the cores."""
+    """Limit OpenCV's own threads while several workers share the cores."""
     before = cv2.getNumThreads()
     if count is not None:
         cv2.setNumThreads(count)

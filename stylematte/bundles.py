@@ -1,4 +1,4 @@
-"""Bundles of weights for machines without a network: one zip, with the hash of every file in it."""
+"""Bundles of weights for offline machines: one zip, with the hash of each file in it."""
 
 import hashlib
 import json
@@ -21,18 +21,18 @@ _PIECE_BYTES = 1 << 20
 def pack(names: Sequence[str], target: Path) -> list[Path]:
     """Write a bundle of weights, with their cards and refiners.
 
-    Engines for one card are left out: they run on no other machine.
+    TensorRT engines are left out, because they run only on the machine they were built for.
 
     Args:
-        names: As `--weights` takes them, files or names.
-        target: The zip to write, whole or not at all.
+        names: Names or files of weights, as for `--weights`.
+        target: The zip; written atomically.
 
     Returns:
-        The files in it.
+        The packed files.
 
     Raises:
         MissingError: A name is not known.
-        UsageError: Two different files of one name.
+        UsageError: Two different files have the same name.
     """
     files: dict[str, Path] = {}
     for name in names:
@@ -51,19 +51,19 @@ def pack(names: Sequence[str], target: Path) -> list[Path]:
 
 
 def unpack(source: Path, overwrite: bool = False) -> list[Path]:
-    """Put a bundle's files into the folder of one's own weights, all of them or none.
+    """Copy a bundle's files to the user's weights folder, all of them or none.
 
-    A file that ships with the package, or lies there already, is left out if it is the same.
+    A file that is identical to one of the package, or to an existing one, is skipped.
 
     Args:
-        source: From `pack`.
-        overwrite: Replace files that are there and differ.
+        source: A bundle made by `pack`.
+        overwrite: Replace existing files that differ.
 
     Returns:
-        The files that were put there.
+        The files that were copied.
 
     Raises:
-        InputError: No bundle, a damaged one, or one whose files are there already and differ.
+        InputError: Not a bundle, a damaged one, or one with files that differ from existing ones.
     """
     folder = cache_folder()
     folder.mkdir(parents=True, exist_ok=True)
@@ -85,14 +85,14 @@ def unpack(source: Path, overwrite: bool = False) -> list[Path]:
 
 
 def _with_companions(path: Path) -> list[Path]:
-    """A file of weights, its card, and the refiner that belongs to it, with its card."""
+    """Return a file of weights, its model card, and its refiner with the refiner's card."""
     beside = [path.with_suffix(".json")]
     beside += [path.with_name(f"{path.stem}{REFINER}{suffix}") for suffix in (path.suffix, ".json")]
     return [path, *(other for other in beside if other.is_file())]
 
 
 def _staged(source: Path, bundle: zipfile.ZipFile, folder: Path) -> list[Path]:
-    """Unpack beside the place where the files shall lie, each checked against its hash."""
+    """Unpack the files to a staging folder and check each against its hash."""
     contents = json.loads(bundle.read(CONTENTS))
     if not isinstance(contents, dict) or contents.get("version") != VERSION:
         raise InputError(f"{source}: a bundle from another version of stylematte", "Update stylematte")
@@ -115,7 +115,7 @@ def _staged(source: Path, bundle: zipfile.ZipFile, folder: Path) -> list[Path]:
 
 
 def _is_here(path: Path, folder: Path, overwrite: bool) -> bool:
-    """Whether the same file is here already; refuses another one of its name."""
+    """Return whether the same file exists already; raise if a different one has its name."""
     shipped, own = ASSETS / path.name, folder / path.name
     if shipped.is_file():
         if sha256_of(shipped) != sha256_of(path):

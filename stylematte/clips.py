@@ -1,8 +1,8 @@
-"""One clip: decode, matte, steady, render and encode, all at once, in memory that its length does not grow.
+"""Decode, matte, stabilise, render and encode a clip concurrently, with memory use independent of its length.
 
-Decoding runs ahead in a thread of its own. Workers run the network and make the images of several frames at
-a time; what they give is put back in order. The caller's thread encodes. Every queue between them is bounded,
-so the slowest stage sets the pace and the others wait.
+Decoding runs ahead in its own thread. Workers run the network and render several frames in parallel; their
+results are put back in order. The caller's thread encodes. Every queue between them is bounded, so the
+slowest stage sets the pace and the others wait.
 """
 
 import logging
@@ -38,10 +38,10 @@ log = logging.getLogger("stylematte")
 T = TypeVar("T")
 
 DECODED_AHEAD = 2  # frames that wait for the network, and as many that wait for the encoder
-MEMORY_BYTES = 4 << 30  # that the frames of a clip in work may take together
-# Bytes a pixel and a byte of depth that a frame in work takes: as decoded, as rendered, as converted.
+MEMORY_BYTES = 4 << 30  # limit for all frames in progress
+# Per pixel and byte of depth of a frame in progress: the decoded, the rendered and the converted image.
 _BYTES_A_PIXEL = 16
-_FRAMES_A_WORKER = 3  # one in its hands, one on each side of it
+_FRAMES_A_WORKER = 3  # one in progress, one queued before it and one after it
 
 
 Source = Clip | PictureSequence | Animation
@@ -49,10 +49,10 @@ Sink = VideoWriter | SequenceWriter
 
 
 def open_source(path: Path, job: ClipRequest) -> Source:
-    """Open a clip, a sequence named by a pattern, or an animated picture.
+    """Open a clip, an image sequence named by a pattern, or an animated image.
 
     Raises:
-        InputError: As for `Clip`, `PictureSequence` and `Animation`.
+        InputError: See `Clip`, `PictureSequence` and `Animation`.
     """
     if is_pattern(path):
         return PictureSequence(path, job.rate, job.span, job.reduction)
@@ -62,11 +62,11 @@ def open_source(path: Path, job: ClipRequest) -> Source:
 
 
 def open_sink(output: Path, source: Source, job: ClipRequest) -> Sink:
-    """Open the result of a clip.
+    """Open a writer for the result of a clip.
 
     Raises:
-        InputError: It cannot be written there.
-        MissingError: The encoder is not here.
+        InputError: The result cannot be written there.
+        MissingError: The encoder is not available.
     """
     channels = {"alpha": 1, "cutout": 4}.get(job.output, 3)
     facts = {"comment": describe(job)}
@@ -78,7 +78,7 @@ def open_sink(output: Path, source: Source, job: ClipRequest) -> Sink:
 
 
 def describe(job: ClipRequest) -> str:
-    """Say in a few words what a result holds, for the file's own tags."""
+    """Return a short description of the result for the file's metadata."""
     text = f"stylematte {job.output}"
     if job.output == "cutout":
         text += f", {'premultiplied' if job.premultiplied else 'straight'} colours, linear alpha"
@@ -88,22 +88,22 @@ def describe(job: ClipRequest) -> str:
 def matte_clip(
     item: Item, network: Network, job: ClipRequest, workers: int, resume: bool = False
 ) -> Generator[tuple[int, int | None], None, ClipInfo]:
-    """Do one clip; yields (frames done, frames there are or None) after each.
+    """Process one clip; yields (frames done, total frames or None) after each frame.
 
-    Closed early or interrupted it leaves no file; of a sequence it leaves the frames that are done.
+    If it is closed early or interrupted, no file is left; an image sequence keeps its finished frames.
 
     Args:
         item: The clip and its result.
-        network: To run frames through.
-        job: What to make.
-        workers: Threads that run the network and make images.
-        resume: Keep frames of a sequence that are there. Without it, those of an earlier run go first.
+        network: The network.
+        job: Results to make.
+        workers: Threads that run the network and render.
+        resume: Keep existing frames of an image sequence. Otherwise those of an earlier run are deleted.
 
     Returns:
-        What is known about the clip, with the number of frames done.
+        The properties of the clip, with the number of frames done.
 
     Raises:
-        InputError: It cannot be read or the result cannot be written.
+        InputError: The clip cannot be read, or the result cannot be written.
         EngineError: The runtime failed.
     """
     try:
@@ -114,7 +114,7 @@ def matte_clip(
         if isinstance(error, cv2.error) and error.code != cv2.Error.StsNoMem:
             raise InputError(f"{item.source}: {error}") from error
         raise InputError(f"{item.source}: not enough memory", "Use fewer --workers") from None
-    except Exception as error:  # whatever a decoder, a filter, an encoder or a muxer happens to raise
+    except Exception as error:  # decoders, filters, encoders and muxers raise many types
         log.debug("%s", item.source, exc_info=True)
         reason = error.strerror if isinstance(error, av.error.FFmpegError) else None
         raise InputError(
@@ -158,7 +158,7 @@ def _frames(
     workers: int,
     is_there: Callable[[Frame], bool],
 ) -> Iterator[tuple[Frame, Any]]:
-    """Frames of the source, each with what the sink writes; None where that is there already."""
+    """Yield each frame of the source with what the sink writes; None if the result exists already."""
     depth = _depth(source.info, job)
     frame_job = replace(job, bit_depth=depth)
 
@@ -189,7 +189,7 @@ def _frames(
 def steadied(
     found: Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None],
 ) -> Generator[tuple[T, tuple[Matte | None, FrameState | None]], None, None]:
-    """Steady mattes from frame to frame; each comes out when the next one has come in."""
+    """Stabilise mattes over time; each is yielded once the next one has been read."""
     stabiliser = Stabiliser()
     before: tuple[T, Matte] | None = None
     with closing(found):
@@ -205,14 +205,14 @@ def steadied(
 
 
 def _in_shape(job: ClipRequest, shape: Fraction | None) -> ClipRequest:
-    """Squeeze a picture behind a clip such that it looks right with the clip's pixels."""
+    """Resize a background image to compensate for the clip's non-square pixels."""
     if not isinstance(job.background, np.ndarray) or shape is None:
         return job
     return replace(job, background=stretched(job.background, None, shape))
 
 
 def _depth(info: ClipInfo, job: ClipRequest) -> int:
-    """Bits of the images that the sink gets."""
+    """Return the bits per channel of the images for the sink."""
     if job.kind in ("prores", "exr"):
         return 16
     if job.bit_depth is not None:

@@ -1,4 +1,4 @@
-"""Several models on the same photos: how far they agree, how long they take, and a sheet."""
+"""Compare models on the same photos: their agreement, their speed, and a contact sheet."""
 
 import itertools
 import math
@@ -18,22 +18,22 @@ from stylematte.matter import Matter
 from stylematte.media.images import read_image
 
 Alpha = NDArray[np.uint8]
-SOFT = (5, 250)  # levels of 8 bits between which alpha is neither background nor subject
+SOFT = (5, 250)  # 8-bit alpha between these is neither background nor subject
 THUMB_PX = 240  # height of a cell of the sheet
-WIDEST = 1.8  # of a cell, as a multiple of its height
+WIDEST = 1.8  # largest width of a cell, as a multiple of its height
 SQUARE_PX = 12
-LIGHT, DARK = 225, 175  # of the chequered ground
+LIGHT, DARK = 225, 175  # greys of the checkerboard
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two models on one photo.
+    """The agreement of two models on one photo.
 
     Attributes:
-        iou: Intersection over union of what each takes for the subject, alpha over a half; 1 where neither
-            finds any.
-        mean_difference: Of alpha, over the photo.
-        band_difference: Of alpha, where either is soft, and a hundredth of the longer side around it.
+        iou: Intersection over union of the two subjects (alpha above a half); 1 if neither model finds one.
+        mean_difference: Mean absolute difference of alpha over the photo.
+        band_difference: The same, where either alpha is soft, dilated with a square of a hundredth of the
+            longer side.
     """
 
     iou: float
@@ -43,14 +43,14 @@ class Pair:
 
 @dataclass
 class Compared:
-    """One photo through all models.
+    """The results of all models on one photo.
 
     Attributes:
         photo: The file.
-        seconds: Of each model, from the decoded photo to the 8-bit alpha.
-        pairs: By the numbers of two models.
-        cells: The photo, and its subject over a chequered ground by each model, small.
-        error: Why it could not be done.
+        seconds: Time of each model, from the decoded photo to the 8-bit alpha.
+        pairs: Indices of two models → their agreement.
+        cells: Thumbnails: the photo, and each model's subject over a checkerboard.
+        error: Why it failed; None if it did not.
     """
 
     photo: Path
@@ -61,16 +61,16 @@ class Compared:
 
     @property
     def agreement(self) -> float:
-        """The least IoU of two models."""
+        """The smallest IoU of two models."""
         return min((pair.iou for pair in self.pairs.values()), default=1.0)
 
 
 def compare(photos: Sequence[Path], matters: Sequence[Matter]) -> Iterator[Compared]:
-    """Matte photos by several models, one photo after the other.
+    """Matte photos with several models, one photo after the other.
 
     Args:
-        photos: Files; one that cannot be read is given back with its error.
-        matters: Of one lane each.
+        photos: Files; one that cannot be read is yielded with its error.
+        matters: The models, with one lane each.
 
     Raises:
         EngineError: A runtime failed.
@@ -97,7 +97,7 @@ def compare(photos: Sequence[Path], matters: Sequence[Matter]) -> Iterator[Compa
 
 
 def compare_alphas(first: Alpha, second: Alpha) -> Pair:
-    """Measure how far two alphas of 8 bits agree."""
+    """Measure the agreement of two 8-bit alphas."""
     a, b = first > 127, second > 127
     union = np.count_nonzero(a | b)
     difference = cv2.absdiff(first, second)
@@ -112,7 +112,7 @@ def compare_alphas(first: Alpha, second: Alpha) -> Pair:
 
 
 def summarise(results: Sequence[Compared], names: Sequence[str]) -> dict[str, Any]:
-    """Means over photos: seconds of each model, and the three measures of each pair."""
+    """Summarise over photos: the median time of each model, and the mean measures of each pair."""
     done = [result for result in results if result.error is None]
     models = [
         {"name": name, "median_s": float(np.median([result.seconds[index] for result in done]))}
@@ -132,12 +132,12 @@ def summarise(results: Sequence[Compared], names: Sequence[str]) -> dict[str, An
 
 
 def draw_sheet(results: Sequence[Compared], names: Sequence[str], most: int) -> NDArray[np.uint8]:
-    """Lay photos and subjects side by side, those on which the models agree least first.
+    """Draw photos and subjects side by side, with the least agreement first.
 
     Args:
-        results: From `compare`.
-        names: Of the models.
-        most: Rows.
+        results: Results of `compare`.
+        names: Names of the models.
+        most: Largest number of rows.
 
     Returns:
         (H, W, 3) RGB.

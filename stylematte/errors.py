@@ -1,17 +1,17 @@
-"""What can go wrong for a user, and the exit code that says so."""
+"""Errors that a user can act on, with their exit codes."""
 
 from collections.abc import Sequence
 
-INTERRUPTED = 130  # exit code after Ctrl-C, which is no error of this tool
+INTERRUPTED = 130  # exit code after Ctrl-C, which is not an error
 
 
 class StyleMatteError(Exception):
-    """A failure the user can act on: one line of what and where, one of what to do.
+    """An error that the user can act on: a line with the problem and its place, and one with the remedy.
 
     Args:
-        message: What happened, with the file, option or value it happened to.
-        hint: What to do next; printed after the message. Empty when the message says it.
-        details: Lines below it, where there are several ways on.
+        message: What happened, with the file, option or value concerned.
+        hint: What to do next; printed after the message. Empty if the message says it.
+        details: Lines printed below, if there are several remedies.
     """
 
     exit_code = 5
@@ -27,7 +27,7 @@ class StyleMatteError(Exception):
 
 
 class UsageError(StyleMatteError):
-    """An option or argument that cannot be meant."""
+    """An invalid option or argument."""
 
     exit_code = 2
 
@@ -39,12 +39,12 @@ class InputError(StyleMatteError):
 
 
 class MissingError(StyleMatteError):
-    """A package, a device or weights that are not here."""
+    """A package, a device or weights that are not available."""
 
     exit_code = 4
 
 
 class EngineError(StyleMatteError):
-    """Work that failed though its input was good: a model run, a training step, an export, a proof."""
+    """A failure with valid input: of a model run, a training step, an export or a check of its result."""
 
     exit_code = 5

@@ -1,4 +1,4 @@
-"""What a clip will cost, from a few of its frames: how long the work takes and how large the result is."""
+"""Estimate a clip's processing time and the size of its result from a few of its frames."""
 
 import tempfile
 import time
@@ -15,19 +15,19 @@ from stylematte.media.span import Span
 from stylematte.requests import ClipRequest
 
 SAMPLE_FRAMES = 16
-_WARM_UP = 4  # frames before the pace counts: queues fill, memory is taken
-_KEY_FRAMES_APART = 250  # of the encoders that have others between
+_WARM_UP = 4  # untimed frames: queues fill and memory is allocated
+_KEY_FRAMES_APART = 250  # key frame interval of the encoders that use inter frames
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is to be expected of a clip.
+    """The estimate for a clip; all values are None if the file does not state its number of frames.
 
     Attributes:
-        frames: How many are to be done; None where the file does not say.
-        seconds: Length of the result; None likewise.
-        bytes: Size of the result, about; None likewise.
-        work_seconds: How long the work takes, about; None likewise.
+        frames: Number of frames to process.
+        seconds: Duration of the result.
+        bytes: Approximate size of the result.
+        work_seconds: Approximate processing time.
     """
 
     frames: int | None
@@ -38,7 +38,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class _Pace:
-    """Of frames of one size: seconds each, bytes of a key frame, and bytes of all others each."""
+    """Cost of a frame of one size: seconds, bytes, and the additional bytes of a key frame."""
 
     seconds: float
     key_bytes: float
@@ -46,12 +46,12 @@ class _Pace:
 
 
 class Estimator:
-    """Estimates clips of one run; of clips of one size only the first is tried.
+    """Estimates the clips of one run; only the first clip of each size is tried.
 
     Args:
-        network: As for the run.
-        request: Likewise.
-        workers: Likewise.
+        network: The network of the run.
+        request: The request of the run.
+        workers: Number of workers of the run.
     """
 
     def __init__(self, network: Network, request: ClipRequest, workers: int) -> None:
@@ -61,10 +61,10 @@ class Estimator:
         self._paces: dict[tuple[int, int], _Pace] = {}
 
     def __call__(self, item: Item) -> Estimate:
-        """Estimate a clip; nothing is left of the frames that are tried.
+        """Estimate a clip; the frames that are tried leave no files.
 
         Raises:
-            InputError: It cannot be read, or not be done.
+            InputError: The clip cannot be read or processed.
         """
         with open_source(item.source, self._request) as source:
             info = source.info
@@ -98,7 +98,10 @@ class Estimator:
 
 
 def _sizes(path: Path, seconds: float, frames: int) -> _Pace:
-    """Bytes of the first frame beyond what all others have; of sound and headers each frame has its share."""
+    """Return the cost of a frame; sound and headers are divided among the frames.
+
+    The additional bytes of a key frame are those of the first frame above the mean of the others.
+    """
     with av.open(str(path)) as container:
         sizes = [packet.size for packet in container.demux(container.streams.video[0]) if packet.size]
     rest = path.stat().st_size - sum(sizes)

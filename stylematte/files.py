@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, their hashes, and the folder for what is kept between runs."""
+"""Atomic file writes, file hashes, and the cache folder."""
 
 import errno
 import itertools
@@ -12,27 +12,27 @@ from pathlib import Path
 from stylematte.errors import InputError
 
 TEMPORARY = ".stylematte-part"
-# Signal 0 asks; on Windows it is Ctrl-C, and would end what it asks about.
+# Signal 0 only tests whether a process exists; on Windows it is Ctrl-C and would end the process.
 CAN_ASK_FOR_PROCESSES = os.name != "nt"
-PATIENCE_S = 3600  # after which nobody writes an image any more
+PATIENCE_S = 3600  # age at which a temporary file is considered abandoned
 
 _counter = itertools.count()
 
 
 @contextmanager
 def writing(path: Path, shared: bool = False) -> Iterator[Path]:
-    """Write a file that appears whole or not at all, its folder made where needed.
+    """Write a file atomically; create its folder if needed.
 
     Args:
         path: The file.
-        shared: Several processes may write it at once, so each has a temporary name of its own; see
+        shared: Several processes may write the file in parallel, so each uses its own temporary name; see
             `remove_leftovers`. Otherwise the next writer overwrites what a killed one left.
 
     Yields:
-        The path to write to; it gets its name when the block ends without an error.
+        A temporary path to write to; it is renamed to `path` if the block ends without an error.
 
     Raises:
-        OSError: It cannot be written there.
+        OSError: The file cannot be written there.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path) if shared else path.with_name(f".{path.name}.part")
@@ -45,10 +45,10 @@ def writing(path: Path, shared: bool = False) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file that several processes may write, as `writing` does.
+    """Write a file atomically; several processes may write it in parallel.
 
     Raises:
-        InputError: It cannot be written there.
+        InputError: The file cannot be written there.
     """
     try:
         with writing(path, shared=True) as temporary:
@@ -60,28 +60,28 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of UTF-8 text that one process writes, as `writing` does."""
+    """Write a UTF-8 text file atomically; only one process may write it."""
     with writing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def copy_file(source: Path, target: Path, may_link: bool = False) -> None:
-    """Let a file stand in another folder, too, whole or not at all.
+    """Copy a file atomically.
 
     Args:
         source: The file.
-        target: The other place; its folder is made where needed.
-        may_link: The same file where the file system allows it: nobody is going to edit it there.
+        target: The copy; its folder is created if needed.
+        may_link: Make a hard link if the file system allows it, for a copy that is never edited.
 
     Raises:
-        InputError: It cannot be written there.
+        InputError: The copy cannot be written there.
     """
     temporary = temporary_path(target)
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         if not (may_link and _is_linked(source, temporary)):
             shutil.copyfile(source, temporary)
-        os.replace(temporary, target)  # of two links to one file this leaves the first
+        os.replace(temporary, target)  # has no effect if both link to the same file
     except OSError as error:
         raise InputError(f"{target}: cannot be written: {error.strerror}") from None
     finally:
@@ -89,9 +89,9 @@ def copy_file(source: Path, target: Path, may_link: bool = False) -> None:
 
 
 def temporary_path(path: Path) -> Path:
-    """Name a file beside `path` to write to before it gets its name."""
-    # Short, so that a name of the longest allowed length still works; the number of the process tells
-    # `remove_leftovers` whether the writer is alive.
+    """Return a temporary name beside `path`, to write to before renaming."""
+    # Short, so that a `path` of the maximum name length works too. The process id lets `remove_leftovers`
+    # check whether the writer is alive.
     return path.with_name(f".{os.getpid()}-{next(_counter)}{TEMPORARY}")
 
 
@@ -105,15 +105,15 @@ def remove_leftovers(folders: Iterable[Path]) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, read in pieces."""
-    import hashlib  # loads OpenSSL, and no help needs it
+    """Return the SHA-256 of a file in hex; the file is read in chunks."""
+    import hashlib  # loads OpenSSL, which --help does not need
 
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def cache_folder() -> Path:
-    """Where weights of one's own lie: $STYLEMATTE_HOME, else stylematte/ in the user's cache folder."""
+    """Return the user's weights folder: $STYLEMATTE_HOME, or stylematte/ in the user's cache folder."""
     home = os.environ.get("STYLEMATTE_HOME")
     if home:
         return Path(home).expanduser()
@@ -122,7 +122,7 @@ def cache_folder() -> Path:
 
 
 def _is_linked(source: Path, target: Path) -> bool:
-    """Make a second name of a file, if it can be had."""
+    """Make a hard link; return whether the file system allowed it."""
     try:
         os.link(source.resolve(), target)
     except OSError:
@@ -131,13 +131,13 @@ def _is_linked(source: Path, target: Path) -> bool:
 
 
 def _is_written(path: Path, process: int) -> bool:
-    """Whether a process still writes a file."""
+    """Return whether a process is still writing a file."""
     try:
         if not CAN_ASK_FOR_PROCESSES:
             return time.time() - path.stat().st_mtime < PATIENCE_S
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # it is another user's, or the file has its name
+    except OSError:  # another user's process, or the file already has its final name
         return True
     return True

@@ -1,4 +1,4 @@
-"""Folders of photos and clips: which of them are to be done, and doing them, so that a second run goes on.
+"""Find and process the photos and clips in folders; a second run continues the first.
 
 matter, request = stylematte.load(lanes=4), stylematte.PhotoRequest("cutout", "webp")
 found = find([Path("photos")], Path("cutouts"), request.kind)
@@ -29,18 +29,18 @@ from stylematte.requests import ClipRequest, PhotoRequest
 if TYPE_CHECKING:
     from stylematte.media.clip_frame import ClipInfo
 
-Frames = Generator[tuple[int, int | None], None, "ClipInfo"]  # as `stylematte.clips.matte_clip` gives them
+Frames = Generator[tuple[int, int | None], None, "ClipInfo"]  # type of `stylematte.clips.matte_clip`
 
 
 @dataclass(frozen=True)
 class Found:
-    """What there is to do.
+    """The photos and clips found in the inputs.
 
     Attributes:
-        photos: Each with its result.
-        clips: Likewise; sequences of images among them.
-        problems: Inputs that cannot be done, each with the reason.
-        passed_over: (kind of file, what it needs) of files that this installation cannot read → how many.
+        photos: Photos with their results.
+        clips: Clips with their results, including image sequences.
+        problems: Inputs that cannot be processed, each with the reason.
+        passed_over: (kind of file, what it requires) → number of files that this installation cannot read.
     """
 
     photos: list[Item]
@@ -52,21 +52,21 @@ class Found:
 def find(
     inputs: Sequence[Path], out: Path, photo_kind: str = "png", clip_kind: str = "mp4", clip_mark: str = ""
 ) -> Found:
-    """Look for photos and clips, and say what their results will be called.
+    """Find photos and clips, and choose the paths of their results.
 
     Args:
-        inputs: Files, folders and patterns of sequences.
-        out: Folder for the results; folders of input are mirrored below it.
-        photo_kind: Format of photos, see `PhotoRequest`.
-        clip_kind: Format of clips, see `ClipRequest`.
-        clip_mark: Between the name of a clip's result and its suffix, `.preview`.
+        inputs: Files, folders and patterns of image sequences.
+        out: Folder of the results; input folders are mirrored below it.
+        photo_kind: Result format of photos, see `PhotoRequest`.
+        clip_kind: Result format of clips, see `ClipRequest`.
+        clip_mark: Text before the suffix of a clip's result, such as `.preview`.
 
     Raises:
-        UsageError: Two inputs would write one file, or a result would replace an input.
+        UsageError: Two inputs have the same result path, or a result would overwrite an input.
     """
     work = collect(list(inputs), out, SUFFIXES[photo_kind], clip_mark + CLIP_FORMATS.get(clip_kind, ""))
     work.pass_over_what_needs_more(list(inputs))
-    # What is not there is told of now: if that is all, no folder is made for it.
+    # Report missing files now: if there is nothing else, no output folder is created.
     there: list[Item] = []
     for item in work.items:
         if is_pattern(item.source) or is_there(item.source):
@@ -80,7 +80,7 @@ def find(
 
 @dataclass(frozen=True)
 class Plan:
-    """Photos or clips, and what the manifest of the folder says about each."""
+    """Photos or clips, each with its state in the folder's manifest."""
 
     items: list[Item]
     states: list[State]
@@ -88,12 +88,12 @@ class Plan:
 
     @property
     def todo(self) -> list[tuple[Item, State]]:
-        """Those that are to be done."""
+        """The items to process."""
         pairs = zip(self.items, self.states, strict=True)
         return [(item, state) for item, state in pairs if state in ("new", "changed", "begun")]
 
     def remove_leftovers(self) -> None:
-        """Take away what a run that was killed left half written."""
+        """Delete temporary files of killed runs."""
         remove_leftovers(
             {item.output.parent for item in self.items} | {item.output for item in self.items if item.is_clip}
         )
@@ -102,14 +102,14 @@ class Plan:
 def make_plan(
     items: list[Item], out: Path, request: PhotoRequest, matter: Matter, overwrite: bool = False
 ) -> Plan:
-    """Tell what is to be done from what the folder's manifest says was done before.
+    """Decide from the folder's manifest which items to process.
 
     Args:
-        items: From `find`: photos for a `PhotoRequest`, clips for a `ClipRequest`.
+        items: Result of `find`: photos for a `PhotoRequest`, clips for a `ClipRequest`.
         out: Folder of the results.
-        request: What is to be made.
-        matter: What is to make it.
-        overwrite: Do all of them.
+        request: Results to make.
+        matter: Matter that makes them.
+        overwrite: Process all items, also those already done.
 
     Raises:
         InputError: The manifest cannot be read.
@@ -124,7 +124,7 @@ def make_plan(
 def matte_photos(
     plan: Plan, matter: Matter, request: PhotoRequest, workers: int = 1, batch_size: int | None = None
 ) -> Generator[Outcome, None, None]:
-    """Do the photos of a plan; yields and raises as `stylematte.batch.run`."""
+    """Process the photos of a plan; see `stylematte.batch.run` for the outcomes and errors."""
     todo = [item for item, _ in plan.todo]
     if not todo:  # nothing is written, not even a folder
         return
@@ -137,11 +137,11 @@ def matte_photos(
 
 
 def without_auto_detail(matter: Matter, detail: str) -> Matter:
-    """The `Matter` for clips: what `auto` looks at again takes long frame by frame, and would flicker.
+    """Return the `Matter` for clips, without `auto` refinement, which is slow for each frame and flickers.
 
     Args:
-        matter: For photos.
-        detail: As given to `stylematte.load`.
+        matter: Matter for photos.
+        detail: The argument of `stylematte.load`.
     """
     return Matter(matter.engine, matter.size) if detail == "auto" else matter
 
@@ -154,18 +154,18 @@ def matte_clips(
     batch_size: int | None = None,
     watch: "Callable[[Frames, str], ClipInfo] | None" = None,
 ) -> Generator[Outcome, None, None]:
-    """Do the clips of a plan, one after another; yields what became of each.
+    """Process the clips of a plan, one after another; yields the outcome of each.
 
     Args:
-        plan: Of clips.
+        plan: Plan of clips.
         matter: See `without_auto_detail`.
-        request: What to make.
-        workers: Frames in work at once.
-        batch_size: The most frames in one network pass.
-        watch: Runs the frames of a clip to their end, with its name, and tells of progress.
+        request: Results to make.
+        workers: Number of frames processed in parallel.
+        batch_size: Largest number of frames in one network pass.
+        watch: Function that consumes a clip's frames and reports progress; also gets the clip's name.
 
     Raises:
-        EngineError: The runtime failed; the rest is not tried.
+        EngineError: The runtime failed; the remaining clips are not tried.
     """
     if not plan.todo:
         return

@@ -1,4 +1,4 @@
-"""Licences as facts: what they say about commercial use, and refusing weights that are not allowed."""
+"""Decide whether licences allow commercial use, and reject weights that a policy does not allow."""
 
 import re
 from typing import Literal
@@ -9,28 +9,28 @@ Commercial = Literal["yes", "no", "unknown"]
 POLICIES = ("any", "commercial")
 POLICY_VARIABLE = "STYLEMATTE_POLICY"
 
-# SPDX names whose text allows commercial use and asks for no more than a notice.
+# SPDX identifiers of licences that allow commercial use and require at most a notice.
 _ALLOWING = frozenset(
     "apache-2.0 mit mit-0 bsd-2-clause bsd-3-clause isc 0bsd zlib unlicense cc0-1.0 cc-by-3.0 cc-by-4.0 "
     "bsl-1.0 ofl-1.1 cdla-permissive-2.0".split()
 )
-# NC of Creative Commons; and what authors write where they have no SPDX name.
 _RANKS: dict[str, tuple[Commercial, ...]] = {
     " or ": ("yes", "unknown", "no"),
     " and ": ("no", "unknown", "yes"),
 }
+# Creative Commons' NC, and wordings of authors who use no SPDX identifier.
 _FORBIDDING = re.compile(r"-nc\b|-nc-|non-?\s?commercial|research[- ]only")
 
 
 def commercial_use(licence: str) -> Commercial:
-    """Say whether a licence allows commercial use.
+    """Return whether a licence allows commercial use.
 
     Args:
-        licence: An SPDX expression, or any text. Of `A AND B` both count, of `A OR B` the better one.
+        licence: An SPDX expression or any text. `A AND B` requires both, `A OR B` the more permissive one.
 
     Returns:
-        `unknown` wherever it is not plain: no licence, one that is not known here, or one with duties that
-        depend on the use, as those of the GPL family do.
+        `yes` or `no` if it is certain; `unknown` for no licence, an unknown one, or one whose obligations
+        depend on the use, as in the GPL family.
     """
     text = licence.strip().lower()
     if not text:
@@ -47,15 +47,15 @@ def commercial_use(licence: str) -> Commercial:
 
 
 def check_policy(policy: str, what: str, licence: str) -> None:
-    """Refuse weights that a policy does not allow.
+    """Reject weights that a policy does not allow.
 
     Args:
-        policy: `any`, or `commercial`, which takes what clearly allows commercial use, and nothing else.
-        what: The weights, for the message.
-        licence: Of the weights, as their file or card states it.
+        policy: `any`, or `commercial`, which accepts only licences that clearly allow commercial use.
+        what: Name of the weights, for the message.
+        licence: Licence of the weights, as stated in their file or model card.
 
     Raises:
-        UsageError: No such policy.
+        UsageError: The policy does not exist.
         InputError: The policy does not allow these weights.
     """
     if policy not in POLICIES:
@@ -80,7 +80,7 @@ def check_policy(policy: str, what: str, licence: str) -> None:
 
 
 def _split(text: str, word: str) -> list[str]:
-    """Split where a word stands outside brackets."""
+    """Split at a word outside parentheses."""
     parts, depth, start = [], 0, 0
     for index, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
@@ -91,7 +91,7 @@ def _split(text: str, word: str) -> list[str]:
 
 
 def _without_brackets(text: str) -> str:
-    """Take off a pair of brackets around the whole."""
+    """Remove parentheses around the whole text."""
     text = text.strip()
     while text.startswith("(") and text.endswith(")"):
         depth = 0

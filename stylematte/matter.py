@@ -1,4 +1,4 @@
-"""Matter: image in, matte out. The one place that joins preprocessing, engine and post-processing."""
+"""Matter: image in, matte out. Joins preprocessing, engine and post-processing."""
 
 import logging
 import math
@@ -40,15 +40,15 @@ log = logging.getLogger("stylematte")
 
 @dataclass(eq=False)
 class Matte:
-    """What was found for one image. Full-size arrays are computed when first asked for.
+    """The result for one image. Full-size arrays are computed at their first use.
 
     Attributes:
         image: (H, W, 3) RGB as given; uint8, uint16 or float32 in [0, 1].
-        coefficients: (2, h', w') float32 of the guided filter, from the network; or what holds them on a GPU
-            and makes the alpha there.
-        contract: Of the model they came from.
-        given_alpha: (H, W) that replaces what the coefficients say, as when a clip has been steadied.
-        detail: Looks at the uncertain band again; None leaves the coarse alpha as it is.
+        coefficients: (2, h', w') float32 coefficients of the guided filter, from the network; or an object
+            that holds them on a GPU and computes the alpha there.
+        contract: Contract of the model.
+        given_alpha: (H, W) alpha that replaces the computed one, for example of a stabilised clip.
+        detail: Refines the uncertain band; None keeps the coarse alpha.
     """
 
     image: ImageArray
@@ -63,7 +63,7 @@ class Matte:
         return np.asarray(self.alpha_as(np.float32), np.float32)
 
     def alpha_as(self, dtype: DTypeLike) -> NDArray[Any]:
-        """Compute alpha in another number type without a full-size float array in between.
+        """Compute alpha in any dtype, without a full-size float array in between.
 
         Args:
             dtype: uint8 or uint16, with 255 or 65535 for 1; or float32.
@@ -81,7 +81,7 @@ class Matte:
     def _coarse(
         self, image: ImageArray, window: Window | None = None, dtype: DTypeLike = np.float32
     ) -> NDArray[Any]:
-        """What the coefficients say of the image at any size, or of a window of it."""
+        """Compute the coarse alpha of the image at any size, or of a window of it."""
         assert isinstance(self.coefficients, np.ndarray)
         contract = self.contract
         return apply_coefficients(
@@ -90,7 +90,7 @@ class Matte:
 
     @cached_property
     def _patches(self) -> list[Patch]:
-        """What the refiner found: the same for every number type."""
+        """The refiner's patches, independent of the dtype of alpha."""
         assert self.detail is not None
         assert isinstance(self.coefficients, np.ndarray)
         refiner, budget_px = self.detail
@@ -107,19 +107,19 @@ class Matte:
         return compose.cutout(self.foreground, self._alpha_like_image)
 
     def composite(self, background: compose.Color | compose.Blur | ImageArray | str) -> ImageArray:
-        """Lay the foreground over a new background.
+        """Composite the foreground over a new background.
 
         Args:
-            background: (r, g, b) with 0..255; or (h, w, 3) RGB of any size, scaled and cut to cover the
-                image; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a CSS
-                basic name, `blur:R`.
+            background: (r, g, b) in 0..255; or (h, w, 3) RGB of any size, scaled and cropped to cover the
+                image; or `Blur(radius_px)`, the old background blurred; or text: `#rrggbb`, `r,g,b`, a basic
+                CSS colour name, or `blur:R`.
 
         Returns:
             (H, W, 3) opaque RGB, dtype of the image.
 
         Raises:
-            UsageError: Text that is no colour and no blur.
-            InputError: An array that is no image.
+            UsageError: The text is neither a colour nor a blur.
+            InputError: The array is not an image.
         """
         if isinstance(background, str):
             background = compose.parse_background(background)
@@ -130,16 +130,16 @@ class Matte:
 
     @cached_property
     def _alpha_like_image(self) -> NDArray[Any]:
-        """Alpha in the image's own dtype: as fine as the result can show, and small."""
+        """Alpha in the image's dtype, which is as precise as the result and saves memory."""
         return self.alpha if self.image.dtype == np.float32 else self.alpha_as(self.image.dtype)
 
 
 class Detail(NamedTuple):
-    """How the uncertain band is looked at again.
+    """Settings for refining the uncertain band.
 
     Attributes:
-        refiner: Of the model.
-        budget_px: The most pixels of tiles that an image may cost; see `imaging.refinement.parse_detail`.
+        refiner: Refiner of the model.
+        budget_px: Largest number of tile pixels for an image; see `imaging.refinement.parse_detail`.
     """
 
     refiner: "Refiner"
@@ -147,7 +147,7 @@ class Detail(NamedTuple):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that a result depends on, as JSON can hold it."""
+        """Everything that a result depends on, as JSON values."""
         megapixels = "max" if self.budget_px == math.inf else self.budget_px / 1e6
         return {"detail": megapixels, "refiner_sha256": self.refiner.sha256}
 
@@ -155,23 +155,23 @@ class Detail(NamedTuple):
 def open_detail(
     text: str, model: Path, engine: Engine, device: str = "auto", threads: int | None = None
 ) -> Detail | None:
-    """Open what looks at the uncertain band again.
+    """Open the refiner of a model.
 
     Args:
         text: `auto`, `off`, `max`, or megapixels; see `imaging.refinement.parse_detail`.
         model: File that the engine was opened from.
-        engine: Runs the model.
-        device: As for the engine.
-        threads: Likewise.
+        engine: Engine of the model.
+        device: Device of the engine.
+        threads: CPU threads of the engine.
 
     Returns:
-        None where nothing is asked for, or where `auto` meets a model without a refiner, or whose refiner
-        is not there: the logger `stylematte` is told at the level `DEBUG`.
+        None for `off`, and for `auto` if the model has no refiner or its file is missing, which is logged to
+        `stylematte` at level `DEBUG`.
 
     Raises:
-        UsageError: A text that cannot be meant; or detail was asked for, and the model has no refiner.
-        MissingError: Detail was asked for, and the model's refiner is not there.
-        InputError: It is not the one that belongs to the model, or damaged.
+        UsageError: The text is invalid; or detail was requested, and the model has no refiner.
+        MissingError: Detail was requested, and the file of the model's refiner is missing.
+        InputError: The refiner does not belong to the model, or is damaged.
     """
     budget_px = parse_detail(text)
     if not budget_px:
@@ -198,12 +198,12 @@ class Matter:
     """Mattes images with one model.
 
     Args:
-        engine: From `open_engine`.
-        size: Working size: side, in pixels, of the square with as many pixels as the network shall see.
-            None takes the model's own.
-        detail: Looks at the uncertain band again, at the image's own size; None does not.
+        engine: Result of `open_engine`.
+        size: Working size in pixels: side of the square with as many pixels as the network's input. None: the
+            model's own.
+        detail: Refines the uncertain band at the image's own size; None: no refinement.
 
-    A size that the model was not trained at is told to the logger `stylematte`.
+    A size at which the model was not trained is logged as a warning to `stylematte`.
 
     Raises:
         UsageError: `size` is too small for the model.
@@ -222,15 +222,15 @@ class Matter:
 
         Args:
             image: (H, W, 3) RGB, (H, W) grey or (H, W, 4), whose fourth channel is dropped; uint8, uint16, or
-                float32 in [0, 1]. Or a Pillow image, upright and in sRGB. It is copied: what happens to the
-                array later does not reach the matte.
-            prior: (h, w) alpha of the same image as far as it is known, at any size: of the frame before,
-                or drawn; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
+                float32 in [0, 1]. Or a Pillow image, upright and in sRGB. It is copied, so later changes to
+                the array do not affect the matte.
+            prior: (h, w) approximate alpha of the same image at any size, such as that of the previous frame
+                or a drawn one; uint8, uint16, or float32 in [0, 1]. Only for a model that takes one.
 
         Raises:
-            TypeError: Neither an array nor a Pillow image.
-            InputError: Another shape or dtype, or colours out of range.
-            UsageError: A prior, and the model takes none.
+            TypeError: The image is neither an array nor a Pillow image.
+            InputError: Unsupported shape or dtype, or colours out of range.
+            UsageError: A prior was given, and the model takes none.
             EngineError: The runtime failed.
         """
         return self.batch([image], [prior])[0]
@@ -244,17 +244,17 @@ class Matter:
         """Matte several images; those of equal working size share one network pass.
 
         Args:
-            images: Each as for one image; their sizes may differ.
-            priors: As for one image, None for images without.
-            copy: Copy the images. Without it they must stay as they are while their mattes are in use.
+            images: Images as for `__call__`; their sizes may differ.
+            priors: Priors as for `__call__`; None for images without one.
+            copy: Copy the images. Otherwise they must not change while their mattes are in use.
 
         Returns:
-            One matte an image, in their order.
+            One matte for each image, in their order.
 
         Raises:
-            TypeError: As for one image.
-            InputError: As for one image.
-            UsageError: As for one image, or not as many priors as images.
+            TypeError: See `__call__`.
+            InputError: See `__call__`.
+            UsageError: See `__call__`; or the numbers of priors and images differ.
             EngineError: The runtime failed.
         """
         contract = self.engine.contract
@@ -282,7 +282,7 @@ class Matter:
     def _checked_priors(
         self, images: Sequence[Any], priors: Sequence[NDArray[Any] | None] | None
     ) -> dict[int, NDArray[Any]]:
-        """The priors that there are, by the number of their image."""
+        """Return index of an image → its checked prior."""
         if priors is not None and len(priors) != len(images):
             raise UsageError(
                 f"{len(priors)} priors for {len(images)} images", "Give None for images without a prior"
@@ -297,7 +297,7 @@ class Matter:
 
 
 def _stacked(priors: list[NDArray[Any] | None], size: tuple[int, int]) -> NDArray[np.float32] | None:
-    """(N, 1, h, w) with zeros where there is none; None where there is none at all."""
+    """Return the priors as (N, 1, h, w), with zeros for images without one; None if no image has one."""
     if not any(prior is not None for prior in priors):
         return None
     result = np.zeros((len(priors), 1, *size), np.float32)

@@ -1,10 +1,10 @@
-"""How much memory there is."""
+"""The size of the memory."""
 
 import os
 
 
 def usable_bytes() -> int | None:
-    """Memory of this machine, the limit of a container counted in; None where the system does not tell."""
+    """Return the memory of this machine or the limit of its container; None if the system does not tell."""
     try:
         total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # Windows has no sysconf

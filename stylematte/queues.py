@@ -1,4 +1,4 @@
-"""Work that runs ahead of who wants it, in bounded queues, and comes out in order."""
+"""Work that runs ahead of its consumer in bounded queues, with results in order."""
 
 import threading
 from collections import deque
@@ -10,15 +10,15 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 R = TypeVar("R")
 
-_POLL_SECONDS = 0.1  # how soon a thread whose queue is full sees that nobody wants its work any more
+_POLL_SECONDS = 0.1  # how soon a thread that waits on a full queue notices that its consumer has stopped
 
 
 def ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
-    """Run an iterator in a thread of its own, at most `depth` results ahead.
+    """Run an iterator in its own thread, at most `depth` results ahead.
 
     Args:
-        iterable: Closed in its thread when this generator is closed.
-        depth: Results that may wait.
+        iterable: The iterator; a generator is closed in its thread when this one is closed.
+        depth: Largest number of waiting results.
     """
     queue: Queue[tuple[str, Any]] = Queue(depth)
     is_unwanted = threading.Event()
@@ -68,13 +68,13 @@ def ahead(iterable: Iterable[T], depth: int) -> Generator[T, None, None]:
 def in_order(
     pool: ThreadPoolExecutor, work: Callable[[T], R], values: Iterable[T], depth: int
 ) -> Generator[tuple[T, R], None, None]:
-    """Do work in a pool; yields each value with its result, in the order of the values.
+    """Call a function in a thread pool; yields each value with its result, in the order of the values.
 
     Args:
-        pool: Where to.
-        work: What to do.
-        values: Closed when this generator is closed.
-        depth: Values in work at once.
+        pool: The thread pool.
+        work: The function.
+        values: Its arguments; a generator is closed when this one is closed.
+        depth: Largest number of calls in progress.
     """
     waiting: deque[tuple[T, Future[R]]] = deque()
     iterator = iter(values)

@@ -1,4 +1,4 @@
-"""What is to be made of photos and of clips: a request for each, built in Python or by the commands."""
+"""Requests: the results to make from photos and from clips."""
 
 import hashlib
 from dataclasses import dataclass, field
@@ -23,28 +23,28 @@ PREMULTIPLIABLE_CLIPS = ("prores", "ffv1", *PREMULTIPLIABLE)
 
 @dataclass(frozen=True)
 class PhotoRequest:
-    """What to make of every photo.
+    """The results to make from photos.
 
         PhotoRequest("composite", "jpg", background=(255, 255, 255))
 
     Attributes:
         output: Kind of result.
         kind: File format: png, webp, tiff, jpg or exr.
-        bit_depth: 8 or 16. None takes 8 for alphas, and the photo's own for colours where `kind` holds it.
-        background: For a composite: a colour (r, g, b) with 0..255, a blur of the photo's own background, or
-            an image (h, w, 3) of any size; colours are sRGB.
+        bit_depth: 8 or 16. None: 8 for alphas, and the photo's own for colours if `kind` supports it.
+        background: Background of a composite: a colour (r, g, b) in 0..255, a blur of the photo's own
+            background, or an image (h, w, 3) of any size; colours are sRGB.
         premultiplied: Multiply the colours of a cut-out by its alpha.
-        despill: Take the cast of a green or blue screen out of the subject's colours.
-        light_wrap_px: How far a composite's background shines around the subject's edge.
-        profile: `keep` the photo's RGB profile, or convert its colours into `srgb`.
-        metadata: What of the photo's EXIF goes into results.
-        keep_damaged: Take what is there of damaged photos.
-        layers: In an exr, also as layers of their own: alpha, foreground, and what is behind a composite.
-        exr_compression: Of an exr; `dwaa` loses something.
-        background_name: How manifests name the background; made from it if not given.
+        despill: Remove the colour cast of a green or blue screen from the subject.
+        light_wrap_px: Width of the light wrap: a composite's background shines around the subject's edge.
+        profile: `keep` the photo's RGB profile, or convert its colours to `srgb`.
+        metadata: EXIF data of the photo to copy to results.
+        keep_damaged: Use the readable part of damaged photos.
+        layers: Add layers to an exr: alpha, foreground, and the background of a composite.
+        exr_compression: Compression of an exr; `dwaa` is lossy.
+        background_name: Name of the background in manifests; derived from the background if not given.
 
     Raises:
-        UsageError: Values that do not go together.
+        UsageError: The values are incompatible.
     """
 
     output: Output = "alpha"
@@ -84,7 +84,7 @@ class PhotoRequest:
             )
 
     def _check_format(self) -> None:
-        """Refuse what the file format cannot hold."""
+        """Reject results that the file format cannot store."""
         if self.output == "cutout" and self.kind == "jpg":
             raise UsageError("a jpg cannot hold the transparency of a cut-out", "Use --format png or webp")
         if self.bit_depth == 16 and self.kind not in (*DEEP_FORMATS, "exr"):
@@ -96,10 +96,10 @@ class PhotoRequest:
             )
 
     def settings(self, size: int | None = None) -> dict[str, Any]:
-        """All that a result depends on besides its source and the model, as JSON can hold it.
+        """Return everything that a result depends on besides its source and the model, as JSON values.
 
         Args:
-            size: Working size that was asked for, see `stylematte.load`.
+            size: Requested working size, see `stylematte.load`.
         """
         settings = {
             "output": self.output,
@@ -124,21 +124,21 @@ class PhotoRequest:
 
 @dataclass(frozen=True)
 class ClipRequest(PhotoRequest):
-    """What to make of every clip: what a `PhotoRequest` asks is made of each frame.
+    """The results to make from clips; the settings of `PhotoRequest` apply to each frame.
 
         ClipRequest("cutout", "prores", span=Span(end=Fraction(10)))
 
     Attributes:
-        kind: prores, webm, mp4, hevc or ffv1 for one file; png, webp, tiff, jpg or exr for one a frame.
-        span: Which part.
-        rate: Frames a second of a sequence of images, which says nothing about it itself.
-        is_stabilised: Steady the mattes from frame to frame.
-        backdrop: A clip behind a composite; it starts again where it is shorter. `background` stands in its
-            place until it is open.
-        reduction: Divide height and width of every frame by this, as for a preview.
+        kind: prores, webm, mp4, hevc or ffv1 for one file; png, webp, tiff, jpg or exr for one per frame.
+        span: Part of the clip.
+        rate: Frames per second of an image sequence, which does not state it.
+        is_stabilised: Stabilise the mattes over time.
+        backdrop: Background clip of a composite; it is looped if it is shorter. `background` is a placeholder
+            until it is open.
+        reduction: Factor by which height and width of each frame are divided, for example for a preview.
 
     Raises:
-        UsageError: Values that do not go together.
+        UsageError: The values are incompatible.
     """
 
     kind: str = "mp4"
@@ -149,7 +149,7 @@ class ClipRequest(PhotoRequest):
     reduction: int = 1
 
     def _check_format(self) -> None:
-        """Refuse what the file format cannot hold."""
+        """Reject results that the file format cannot store."""
         if self.output == "cutout" and self.kind in (*OPAQUE_CLIP_FORMATS, "jpg"):
             raise UsageError(
                 f"{self.kind} cannot hold the transparency of a cut-out", "Use --format prores, webm or png"
@@ -164,11 +164,11 @@ class ClipRequest(PhotoRequest):
 
     @property
     def is_sequence(self) -> bool:
-        """One file a frame."""
+        """Whether the result has one file per frame."""
         return self.kind not in CLIP_FORMATS
 
     def settings(self, size: int | None = None) -> dict[str, Any]:
-        """See `PhotoRequest.settings`."""
+        """Return everything that a result depends on; see `PhotoRequest.settings`."""
         span = {"start": self.span.start, "end": self.span.end, "rate": self.rate}
         texts = {key: None if value is None else str(value) for key, value in span.items()}
         ours = {"stabilised": self.is_stabilised, **texts, "every": self.span.every}

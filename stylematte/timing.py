@@ -1,4 +1,4 @@
-"""How long a model takes, measured in a process of its own, and the machine that it was measured on."""
+"""Measure a model's speed and memory in a separate process, and describe the machine."""
 
 import math
 import multiprocessing
@@ -21,24 +21,24 @@ from stylematte.engines.base import usable_cores
 from stylematte.errors import EngineError, StyleMatteError
 
 SECONDS_FOR_NVIDIA_SMI = 20
-WARM_UPS = 3  # the first passes allocate, and a GPU compiles
+WARM_UPS = 3  # the first passes allocate memory, and a GPU compiles kernels
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to time.
+    """A configuration to time.
 
     Attributes:
         path: Model file.
-        engine: As for `open_engine`.
-        device: As for `open_engine`.
-        size: Working size; None takes the model's own.
-        batch_size: Photos in one network pass.
+        engine: See `open_engine`.
+        device: See `open_engine`.
+        size: Working size; None: the model's own.
+        batch_size: Number of images in one network pass.
         photo_size: (height, width) of the photo that is matted.
-        runs: Timed passes.
-        threads: CPU threads of a pass; None takes all cores.
-        detail: As for `matter.open_detail`.
-        precision: As for `open_engine`.
+        runs: Number of timed passes.
+        threads: CPU threads of a pass; None: all cores.
+        detail: See `matter.open_detail`.
+        precision: See `open_engine`.
     """
 
     path: Path
@@ -55,23 +55,23 @@ class Case:
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured for a case.
+    """The measurements of a case.
 
     Attributes:
         weights: Name of the model file.
-        preset: Of the model.
-        precision: Of the model.
-        engine: That ran it.
-        provider: What the session really got.
-        working_size: (height, width) the network saw.
-        batch_size: Photos in a pass.
-        network_ms: Median time of a network pass, over the batch.
-        network_p95_ms: What 95 of 100 passes stay below.
-        photos_per_second: Of the network, batch size by median.
-        matte_ms: Median from a decoded photo to its 8-bit alpha, one photo.
-        first_ms: From opening the file to the first alpha.
-        memory_bytes: Greatest resident size of the process; Python and the libraries are in it.
-        card_bytes: Memory of the process on the GPU; None without one, or where the driver does not tell.
+        preset: Preset of the model.
+        precision: Precision of the network.
+        engine: Name of the engine.
+        provider: Provider that the session uses.
+        working_size: (height, width) of the network's input.
+        batch_size: Number of images in a pass.
+        network_ms: Median time of a network pass on a whole batch.
+        network_p95_ms: 95th percentile of the time of a network pass.
+        photos_per_second: Throughput of the network: batch size divided by the median.
+        matte_ms: Median time from a decoded photo to its 8-bit alpha, one photo at a time.
+        first_ms: Time from opening the file to the first alpha.
+        memory_bytes: Peak resident memory of the process, including Python and the libraries.
+        card_bytes: GPU memory of the process; None without a GPU, or if the driver does not report it.
     """
 
     weights: str
@@ -90,7 +90,7 @@ class Timing:
     card_bytes: int | None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
 
@@ -141,10 +141,10 @@ def measure(case: Case) -> Timing:
 
 
 def measure_apart(case: Case) -> Timing:
-    """Time a case in a process of its own, so that its memory is its own and a crash is only its own.
+    """Time a case in a separate process, which isolates its memory and crashes.
 
     Raises:
-        StyleMatteError: As for `measure`.
+        StyleMatteError: See `measure`.
         EngineError: The process died.
     """
     context = multiprocessing.get_context(
@@ -173,7 +173,7 @@ def measure_apart(case: Case) -> Timing:
 
 
 def machine() -> dict[str, Any]:
-    """Name the machine: processor, cores that may be used, GPUs, system, and the versions that matter."""
+    """Describe the machine: processor, usable cores, GPUs, system, and relevant package versions."""
     return {
         "processor": _processor(),
         "cores": usable_cores(),
@@ -188,7 +188,7 @@ def machine() -> dict[str, Any]:
 
 
 def drawn_photo(height: int, width: int) -> NDArray[np.uint8]:
-    """An image to time on, (H, W, 3): a gradient, since the time depends on the size alone."""
+    """Return an image (H, W, 3) to time with: a gradient, since only its size affects the time."""
     rows, columns = np.mgrid[:height, :width]
     image = np.stack([rows * 255 // height, columns * 255 // width, np.full_like(rows, 90)], axis=2)
     return image.astype(np.uint8)
@@ -243,7 +243,7 @@ def _nvidia_smi(query: str, more_format: str = "") -> list[str]:
             timeout=SECONDS_FOR_NVIDIA_SMI,
             check=True,
         )
-    except (OSError, subprocess.SubprocessError):  # no usable GPU is what an empty list says
+    except (OSError, subprocess.SubprocessError):  # an empty list means no usable GPU
         return []
     return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
 

@@ -1,4 +1,4 @@
-"""Names of weights: which file each stands for, and what its model card says."""
+"""Weights by name: their files and model cards."""
 
 import glob
 import json
@@ -19,26 +19,26 @@ WHERE_GENERATORS_COME_FROM = (
     "`stylematte train gan`, and give their file as --weights FILE"
 )
 ASSETS = Path(__file__).parent / "assets"
-TRAINING = ".safetensors"  # what weights for training are kept in
+TRAINING = ".safetensors"  # suffix of training weights
 MODEL = ".onnx"
 GENERATOR = "stylegan3"  # value of the metadata key "network" in a generator's training weights
-REFINER = "_refiner"  # ends the name of what lies beside a model and is none by itself
+REFINER = "_refiner"  # ends the name of a refiner, which belongs to a model and is not listed itself
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model file that is here, or weights to export one from; and the card.
+    """An installed model, or training weights to export one from; with its model card.
 
     Attributes:
-        name: What `--weights` takes.
+        name: Name for `--weights`.
         path: The ONNX file, or a safetensors file of training weights.
-        shipped: Part of the package; otherwise found in the cache folder.
+        shipped: Whether it is part of the package; otherwise it is in the cache folder.
         bytes: Size of the file.
-        sha256: Hex digest that the card states for this file; empty without one. `sha256_of` computes the
-            real one.
-        licence: Of the weights; empty where neither file nor card states one.
-        summary: One sentence; empty without a card.
-        provenance: Data sets, stages, steps.
+        sha256: Hex digest of this file as stated in the card; empty without one. `sha256_of` computes the
+            actual one.
+        licence: Licence of the weights; empty if neither file nor card states one.
+        summary: One-sentence description; empty without a card.
+        provenance: Data sets, stages and steps of the training.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Weights:
 
     @property
     def source(self) -> str:
-        """Where the weights come from; empty where nobody has said."""
+        """Where the weights come from; empty if unknown."""
         told = self.provenance.get("source") or self.provenance.get("imported_from")
         return str(told) if told else "shipped with stylematte" if self.shipped else ""
 
     @property
     def is_model(self) -> bool:
-        """An engine opens it; other weights are for `stylematte export` and `stylematte train`."""
+        """Whether an engine can open it; other weights are for `stylematte export` and `stylematte train`."""
         return self.path.suffix != TRAINING
 
     @property
     def kind(self) -> Literal["model", "training", "generator", "damaged"]:
-        """A model, training weights of a matting network or of a generator, or a damaged file."""
+        """The kind of file: a model, training weights of a matting network or of a generator, or damaged."""
         if self.is_model:
             return "model"
         try:
@@ -78,15 +78,15 @@ class Weights:
 
 
 def resolve(name_or_path: str | Path = DEFAULT) -> Path:
-    """Find the model file behind a name.
+    """Find the model file for a name.
 
     Args:
-        name_or_path: The path of an ONNX file; or a name: of a shipped model, or of `<name>.onnx` in the
-            cache folder. A shipped name goes before a cached one, a name before a file called the same.
+        name_or_path: The path of an ONNX file, or the name of a shipped model or of `<name>.onnx` in the
+            cache folder. Shipped names take precedence over cached ones, and names over files.
 
     Raises:
-        MissingError: Neither a file nor a known name; the message lists the names there are.
-        InputError: Weights for training, which no engine opens; the hint makes a model of them.
+        MissingError: Neither a file nor a known name; the message lists the known names.
+        InputError: Training weights, which no engine can open; the hint tells how to export a model.
     """
     path = find(name_or_path)
     if path.suffix not in (TRAINING, ".pth", ".pt"):
@@ -105,10 +105,10 @@ def resolve(name_or_path: str | Path = DEFAULT) -> Path:
 
 
 def find(name_or_path: str | Path) -> Path:
-    """Find the file behind a name, as `resolve` does, but weights for training too.
+    """Find the file for a name, as `resolve` does, but accept training weights too.
 
     Raises:
-        MissingError: Neither a file nor a known name; the message lists the names there are.
+        MissingError: Neither a file nor a known name; the message lists the known names.
     """
     text = str(name_or_path)
     known = _known_files()
@@ -123,11 +123,13 @@ def find(name_or_path: str | Path) -> Path:
 
 
 def find_trained(name_or_path: str, option: str = "--weights") -> Path:
-    """Find the file of trained weights: a path, or a name among those shipped and those in the cache folder.
+    """Find training weights by path, or by name among the shipped ones and those in the cache folder.
+
+    Both error messages name the option.
 
     Raises:
-        InputError: A file of another kind.
-        MissingError: There is none; both messages name the option.
+        InputError: The file is of another kind.
+        MissingError: There is no such file.
     """
     from stylematte.files import cache_folder
     from stylematte.weights import ASSETS
@@ -146,21 +148,21 @@ def find_trained(name_or_path: str, option: str = "--weights") -> Path:
 
 
 def list_weights() -> list[Weights]:
-    """List what is here: shipped models first, then those in the cache folder, then its training weights."""
+    """List the installed weights: shipped ones, then models and training weights in the cache folder."""
     return [_describe(path) for path in _known_files().values()]
 
 
 def describe(name_or_path: str | Path) -> Weights:
-    """Find weights of either kind, and read their card; raises as `find` and `read_card` do."""
+    """Find weights of either kind and read their card; raises the errors of `find` and `read_card`."""
     return _describe(find(name_or_path))
 
 
 def files_of(name: str) -> list[Path]:
-    """All files of a name in the folder of one's own weights: weights, model, card, refiner, engines.
+    """Return all files of a name in the user's weights folder: weights, model, card, refiner, engines.
 
     Raises:
-        UsageError: A model that ships is called so.
-        MissingError: There is none.
+        UsageError: A shipped model has this name.
+        MissingError: There are no such weights.
     """
     check_name(name)
     folder = cache_folder()
@@ -181,11 +183,11 @@ def files_of(name: str) -> list[Path]:
 
 
 def stated_licence(name_or_path: str | Path) -> str:
-    """What the card of weights, or their file, says of their licence; empty where neither does.
+    """Return the licence stated in the card of weights or in their file; empty if neither states one.
 
     Raises:
         MissingError: Neither a file nor a known name.
-        InputError: It is damaged.
+        InputError: The file or its card is damaged.
     """
     path = find(name_or_path)
     if licence := read_card(path).get("licence"):
@@ -198,12 +200,12 @@ def stated_licence(name_or_path: str | Path) -> str:
 
 
 def check_allowed(policy: str, *names: str | Path) -> None:
-    """Refuse weights that a policy does not allow; empty names are passed over.
+    """Reject weights that a policy does not allow; empty names are skipped.
 
     Raises:
-        UsageError: No such policy.
-        InputError: It does not allow these weights.
-        MissingError: They are not here.
+        UsageError: The policy does not exist.
+        InputError: The policy does not allow the weights.
+        MissingError: The weights do not exist.
     """
     check_policy(policy, "", "Apache-2.0")  # the policy itself, even if there are no weights
     if policy != "any":
@@ -213,10 +215,10 @@ def check_allowed(policy: str, *names: str | Path) -> None:
 
 
 def read_card(path: Path) -> dict[str, Any]:
-    """Read `<name>.json` beside a file of weights; empty where there is none.
+    """Read the model card `<name>.json` beside a file of weights; empty if there is none.
 
     Raises:
-        InputError: It cannot be read as a JSON object.
+        InputError: The card is not a JSON object.
     """
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
@@ -235,10 +237,10 @@ def read_card(path: Path) -> dict[str, Any]:
 
 
 def read_metadata(path: Path) -> dict[str, str]:
-    """Read what a .safetensors file says of itself, without its tensors.
+    """Read the metadata of a .safetensors file, without its tensors.
 
     Raises:
-        InputError: It is damaged, or of another kind.
+        InputError: The file is damaged, or of another kind.
     """
     from safetensors import safe_open
 
@@ -250,7 +252,7 @@ def read_metadata(path: Path) -> dict[str, str]:
 
 
 def check_name(name: str) -> None:
-    """Make sure that a file can be called so.
+    """Check that a name can be a file name.
 
     Raises:
         UsageError: It cannot.
@@ -260,11 +262,11 @@ def check_name(name: str) -> None:
 
 
 def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path:
-    """Where weights of that name are kept.
+    """Return the path for new weights in the cache folder.
 
     Raises:
-        UsageError: No file can be called that, or a shipped model is.
-        InputError: It is there already, or weights of the other kind are, whose card it would take.
+        UsageError: The name is not a file name, or a shipped model has it.
+        InputError: The file exists, or weights of the other kind exist, whose card would be overwritten.
     """
     check_name(name)
     if any((ASSETS / f"{name}{kind}").exists() for kind in (MODEL, TRAINING)):
@@ -281,14 +283,14 @@ def new_path(name: str, overwrite: bool = False, suffix: str = TRAINING) -> Path
 
 
 def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> None:
-    """Put weights and their card in place, both or neither.
+    """Store weights and their card, both or neither.
 
     Args:
-        path: Where the weights shall lie; the card lies beside them.
+        path: Path of the weights; the card is stored beside them.
         card: Licence, summary and provenance; name, size and SHA-256 are added.
-        write: Makes the file at the path it is given.
+        write: Writes the weights to the given path.
     """
-    import tempfile  # takes long, and no help needs it
+    import tempfile  # slow to import, and --help does not need it
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=path.parent) as staging:
@@ -304,19 +306,19 @@ def keep(path: Path, card: dict[str, Any], write: Callable[[Path], None]) -> Non
         made.with_suffix(".json").write_text(
             json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
         )
-        # Within one folder of one file system: nothing is left to go wrong between the two.
+        # Both renames stay within one file system, so nothing is likely to fail between them.
         made.with_suffix(".json").replace(path.with_suffix(".json"))
         made.replace(path)
 
 
 def _known_files() -> dict[str, Path]:
-    """Map names to files; a shipped model hides a cached one of the same name, a model its weights."""
+    """Map names to files; a shipped file hides a cached one of its name, and a model its training weights."""
     found: dict[str, Path] = {}
     shipped = ((ASSETS, ".onnx"), (ASSETS, TRAINING))
     for folder, suffix in (*shipped, (cache_folder(), ".onnx"), (cache_folder(), TRAINING)):
         try:
             paths = sorted(folder.glob(f"*{suffix}"))
-        except OSError:  # another user's home: nothing of ours is there
+        except OSError:  # for example another user's home folder
             continue
         for path in paths:
             if not path.stem.endswith(REFINER):

@@ -6,7 +6,7 @@ import stylematte
 
 
 def __getattr__(name: str) -> object:
-    """Forward what was public here in version 0.1, with a warning; to go in the next version but one."""
+    """Forward public names of version 0.1, with a warning; to be removed in the next version but one."""
     if name not in stylematte.__all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     warnings.warn(

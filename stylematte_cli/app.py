@@ -124,9 +124,9 @@ def _open_closed_streams() -> None:
 
 @contextmanager
 def _second_interrupt_ends() -> Iterator[None]:
-    """Let the first Ctrl-C end what is in work, and the second the process, wherever it is.
+    """Let the first Ctrl-C stop the work in progress, and the second end the process at once.
 
-    No result is lost: each gets its name when it is whole, and the next run takes away what was half written.
+    No result is lost: files get their names when complete, and the next run removes incomplete ones.
     """
     is_ours = threading.current_thread() is threading.main_thread()
     if not is_ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
@@ -134,13 +134,13 @@ def _second_interrupt_ends() -> Iterator[None]:
         return
 
     def second(_number: int, _frame: FrameType | None) -> None:
-        with suppress(OSError, ValueError):  # past Python's buffer, which may be in use
+        with suppress(OSError, ValueError):  # bypass Python's buffer, which may be in use
             os.write(sys.stderr.fileno(), b"stylematte: error: interrupted again, stopped at once\n")
         os._exit(INTERRUPTED)
 
     def first(_number: int, _frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, second)  # also while the interpreter ends and waits for threads
-        # The interpreter ends without handlers: a third Ctrl-C would change the exit code.
+        signal.signal(signal.SIGINT, second)  # also while the interpreter exits and waits for threads
+        # The interpreter exits without handlers: a third Ctrl-C would change the exit code.
         atexit.register(signal.signal, signal.SIGINT, signal.SIG_IGN)
         raise KeyboardInterrupt
 

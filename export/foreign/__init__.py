@@ -1,1 +1,1 @@
-"""Networks that others trained, wrapped into files under our model contract; without torch."""
+"""Third-party networks, wrapped into files that follow the model contract; without torch."""

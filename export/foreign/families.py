@@ -1,4 +1,4 @@
-"""Families of networks: what their authors do before and after the network, and where they say so."""
+"""Families of third-party networks: pre- and post-processing as their authors document it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,17 +13,17 @@ _HALF, _ONE = (0.5, 0.5, 0.5), (1.0, 1.0, 1.0)
 
 @dataclass(frozen=True)
 class Processing:
-    """What stands around a network.
+    """Pre- and post-processing of a network.
 
     Attributes:
-        mean: Taken off the colours, RGB in [0, 1].
-        std: Then divided by.
-        divides_by_max: The colours are divided by their greatest value before that.
-        size: Side of the square, or of the square with as many pixels.
-        fit: `stretch`: a square whatever the picture's shape. `keep`: the picture's shape.
-        activation: Turns the output into alpha. `minmax` stretches each picture's output to [0, 1]. A sigmoid
-            is left out where the network ends in one.
-        stride: Free sides are multiples of it.
+        mean: Subtracted from the colours, RGB in [0, 1].
+        std: Divisor of the colours, after the subtraction.
+        divides_by_max: Whether the colours are divided by their maximum first.
+        size: Side of the square input, or of a square with as many pixels as the input.
+        fit: `stretch` resizes every image to a square; `keep` keeps the image's aspect ratio.
+        activation: Maps the output to alpha. `minmax` stretches each image's output to [0, 1]. The sigmoid is
+            omitted if the network ends in one.
+        stride: Dynamic sides are multiples of this.
     """
 
     mean: Triple
@@ -37,15 +37,15 @@ class Processing:
 
 @dataclass(frozen=True)
 class Family:
-    """A kind of network.
+    """A family of networks.
 
     Attributes:
-        name: What `--as` takes.
-        title: For people.
-        processing: As documented.
-        source: Where it is documented.
-        authors_licence: What the authors state for their own weights; a file may be somebody else's.
-        is_tried: A real file of the family was imported and compared.
+        name: Value of `--as`.
+        title: Name for users.
+        processing: Documented processing.
+        source: Where the processing is documented.
+        authors_licence: Licence that the authors state for their own weights; a file may have other weights.
+        is_tried: Whether a real file of the family was imported and compared.
     """
 
     name: str
@@ -78,7 +78,7 @@ FAMILIES = {
         Family(
             "imgly",
             "IS-Net as IMG.LY ships it",
-            # (value - 128) / 256 of values from 0 to 255.
+            # The source computes (value - 128) / 256 for values from 0 to 255.
             Processing((128 / 255,) * 3, (256 / 255,) * 3, 1024),
             "github.com/imgly/background-removal-js, packages/web/src/utils.ts and inference.ts",
             "AGPL-3.0-only",
@@ -139,13 +139,13 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class KnownFile:
-    """A file whose bytes are known, and what its publisher states."""
+    """Licence and source of a file with known bytes, as its publisher states them."""
 
     licence: str
     source: str
 
 
-# By SHA-256. Only what was in hand, and what its package says of it, stands here.
+# By SHA-256: only files that were examined, with the licences that their packages state.
 KNOWN_FILES = {
     "309c8469258dda742793dce0ebea8e6dd393174f89934733ecc8b14c76f4ddd8": KnownFile(
         "Apache-2.0", "U²-NetP of github.com/xuebinqin/U-2-Net, as rembg publishes it"

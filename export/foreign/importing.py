@@ -1,4 +1,4 @@
-"""A file of others becomes a model of ours: recognised or described, wrapped, proven."""
+"""Import a third-party network: recognise or describe it, wrap it, and check its parity."""
 
 import dataclasses
 import json
@@ -20,17 +20,17 @@ from stylematte.licences import commercial_use
 
 @dataclass(frozen=True)
 class Description:
-    """What somebody says of a file; None, or empty, where nothing is said.
+    """What the user states about a file; None or empty for what is not stated.
 
     Attributes:
         family: Name in `FAMILIES`.
         output: Name of the output that is alpha.
-        mean: As in `Processing`, and so are the others.
+        mean: As in `Processing`.
         std: Likewise.
         size: Likewise.
         fit: Likewise.
         activation: Likewise.
-        licence: Of the weights.
+        licence: Licence of the weights.
     """
 
     family: str = ""
@@ -45,16 +45,16 @@ class Description:
 
 @dataclass(frozen=True)
 class Imported:
-    """A network under our contract.
+    """A network wrapped under the model contract.
 
     Attributes:
-        model: With its metadata.
-        family: As recognised or named; None for a network of no family.
-        is_recognised: By its architecture.
-        processing: What stands around the network now.
-        proof: Against the bare network.
-        licence: Of the weights, as told or as its publisher states; empty where nobody has said.
-        provenance: Where they come from, as in the metadata.
+        model: The model, with its metadata.
+        family: Family, recognised or stated; None for other networks.
+        is_recognised: Whether the family was recognised by its architecture.
+        processing: Processing that the model contains.
+        proof: Parity with the bare network.
+        licence: Licence of the weights, as stated by the user or the publisher; empty if unknown.
+        provenance: Origin of the weights, as in the metadata.
     """
 
     model: onnx.ModelProto
@@ -67,18 +67,18 @@ class Imported:
 
 
 def import_network(path: Path, said: Description, name: str, tool_version: str) -> Imported:
-    """Wrap a trimap-free network, and compare it with itself as its authors run it.
+    """Wrap a trimap-free network, and compare it with the original in its authors' processing.
 
     Args:
         path: ONNX file.
-        said: What its architecture does not tell.
-        name: What to call it.
-        tool_version: Of this program.
+        said: What the architecture does not show.
+        name: Name of the model.
+        tool_version: Version of this program.
 
     Raises:
-        InputError: The file cannot be wrapped; or it is not recognised, and too little is said of it.
-        UsageError: What is said cannot be meant.
-        EngineError: The wrapped network says something else than the bare one.
+        InputError: The file cannot be wrapped; or it is not recognised, and its description is incomplete.
+        UsageError: The description is invalid or contradicts the file.
+        EngineError: The wrapped network's alphas differ from the original's.
     """
     seen = read_foreign(path)
     recognised = recognise(seen)
@@ -120,7 +120,7 @@ def import_network(path: Path, said: Description, name: str, tool_version: str) 
 def _proven(
     path: Path, seen: Seen, output: str, processing: Processing, side: tuple[int, int] | None, facts: Facts
 ) -> tuple[onnx.ModelProto, Proof]:
-    """Wrap for any number of images at once; where the network does not bear that, for one."""
+    """Wrap with a dynamic batch size, or with batch size 1 if the network does not support it."""
     model = wrap(seen, output, processing, side, True, facts)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     images = own_size_photos(Contract.from_metadata(metadata, str(path)))
@@ -165,7 +165,7 @@ def _output(path: Path, seen: Seen, asked: str) -> str:
 
 def _fixed_side(seen: Seen) -> tuple[int, int] | None:
     shape = seen.inputs[0].shape
-    assert shape is not None  # `read_foreign` has seen to it
+    assert shape is not None  # `read_foreign` checks it
     height, width = shape[2:]
     return None if height is None or width is None else (height, width)
 
@@ -173,7 +173,7 @@ def _fixed_side(seen: Seen) -> tuple[int, int] | None:
 def _processing(
     path: Path, seen: Seen, family: Family | None, said: Description, side: tuple[int, int] | None
 ) -> Processing:
-    """What is documented, with what is said in its place; what is in the file goes before both."""
+    """Return the documented processing with the user's changes; the file's own size overrides both."""
     if family is None:
         processing = _described(path, seen, said, side)
     else:
@@ -191,7 +191,7 @@ def _processing(
 
 
 def _described(path: Path, seen: Seen, said: Description, side: tuple[int, int] | None) -> Processing:
-    """A network of no family: everything has to be said."""
+    """Return the processing of a network of no family: the user has to state all of it."""
     needed = {
         "--mean R,G,B": said.mean is None,
         "--std R,G,B": said.std is None,

@@ -1,4 +1,4 @@
-"""Does a wrapped network say what the bare one does with its documented processing around it?"""
+"""Parity of a wrapped network with the bare one in its documented processing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ from stylematte.engines.base import Contract
 from stylematte.errors import EngineError, InputError
 from stylematte.imaging.geometry import resize_to_working
 
-MOST_DIFFERENT = 1 / 255  # at any pixel: one level of 8 bits
-# A network that computes in 8 bits rounds otherwise once a runtime orders its sums otherwise, and that
-# changes all that follows. There the mean over all pixels is bounded.
+MOST_DIFFERENT = 1 / 255  # at any pixel: one 8-bit level
+# An int8 network rounds differently if a runtime sums in another order, and all later layers change. So its
+# pixels have a loose limit, and their mean has the limit above.
 MOST_DIFFERENT_IN_8_BITS = 0.25
-SLACK = 0.01  # how far an output may leave [0, 1] and still be called alpha
+SLACK = 0.01  # tolerance by which an alpha may leave [0, 1]
 Answer = Callable[[Float], NDArray[Any]]
 
 
 @dataclass(frozen=True)
 class Proof:
-    """Absolute differences of alpha at the network's own size, over the example photos."""
+    """Absolute differences of alpha at the network's own size, over the bundled photos."""
 
     images: int
     max_difference: float
@@ -35,7 +35,7 @@ class Proof:
     batch_sizes: tuple[int, ...]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the file's metadata."""
+        """Return plain values for the file's metadata."""
         return {
             "reference": "the bare network",
             "pictures": self.images,
@@ -46,7 +46,7 @@ class Proof:
 
 
 def own_size_photos(contract: Contract) -> list[Float]:
-    """The example photos as the network sees them, (1, 3, h, w) float32 of whole levels of 8 bits."""
+    """Return the bundled photos as network inputs, (1, 3, h, w) float32 in steps of 1/255."""
     photos = []
     for planes in read_photos(PHOTOS).values():
         image = np.round(planes.transpose(1, 2, 0) * 255).astype(np.uint8)
@@ -56,10 +56,10 @@ def own_size_photos(contract: Contract) -> list[Float]:
 
 
 def bare_network(path: Path, seen: Seen, output: str) -> Answer:
-    """Run the file as it lies on the disk.
+    """Open the original file, to run it unchanged.
 
     Raises:
-        InputError: ONNX Runtime does not take it.
+        InputError: ONNX Runtime cannot open or run it.
     """
     session = _open(path, str(path))
     (port,) = seen.inputs
@@ -68,7 +68,7 @@ def bare_network(path: Path, seen: Seen, output: str) -> Answer:
     def run(ready: Float) -> NDArray[Any]:
         try:
             return np.asarray(session.run([output], {port.name: ready.astype(dtype)})[0])
-        except Exception as error:  # ORT's exceptions have no common base of their own
+        except Exception as error:  # ONNX Runtime's exceptions have no common base class
             sides = "x".join(map(str, ready.shape))
             raise InputError(f"{path}: fails on an image of {sides}: {_one_line(error)}") from None
 
@@ -76,21 +76,21 @@ def bare_network(path: Path, seen: Seen, output: str) -> Answer:
 
 
 def reference_alpha(run: Answer, processing: Processing, image: Float, where: str) -> NDArray[np.float64]:
-    """What the authors' own processing makes of an image: NumPy around the bare network.
+    """Compute alpha as the network's authors do: NumPy around the bare network.
 
     Args:
-        run: From `bare_network`.
-        processing: As documented.
+        run: Result of `bare_network`.
+        processing: Documented processing.
         image: (1, 3, h, w) in [0, 1].
-        where: Names the file, for messages.
+        where: Name of the file, for messages.
 
     Returns:
         (h, w) alpha.
 
     Raises:
-        InputError: The answer is not one number a pixel, or not in [0, 1].
+        InputError: The output is not one value per pixel, not in [0, 1], or does not need the sigmoid.
     """
-    # In float32: where a network rounds to 8 bits, the last bit of its input decides over whole levels.
+    # In float32, as in the wrapped file: the last bit of an int8 network's input can change whole levels.
     colours = image / np.maximum(image.max(), np.float32(1e-6)) if processing.divides_by_max else image
     mean, std = (np.reshape(values, (1, 3, 1, 1)) for values in (processing.mean, processing.std))
     answer = run(np.asarray((colours - mean.astype(np.float32)) / std.astype(np.float32), np.float32))
@@ -124,10 +124,10 @@ def reference_alpha(run: Answer, processing: Processing, image: Float, where: st
 def prove(
     model: onnx.ModelProto, images: list[Float], expected: list[NDArray[np.float64]], where: str
 ) -> Proof:
-    """Compare a wrapped network with what `reference_alpha` says, and a batch of two with single images.
+    """Compare a wrapped network with `reference_alpha`, and a batch of two with single images.
 
     Raises:
-        EngineError: They differ by more than a level of 8 bits, or it does not run.
+        EngineError: They differ by more than the limits, or the network does not run.
     """
     session = _open(model.SerializeToString(), where)
     is_int8 = any(e.key == "stylematte.precision" and e.value == "int8" for e in model.metadata_props)
@@ -162,7 +162,7 @@ def _open(source: Path | bytes, where: str) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4  # what fails is told by an exception
+    options.log_severity_level = 4  # failures raise exceptions
     options.add_session_config_entry("session.x64quantprecision", "1")
     try:
         data = str(source) if isinstance(source, Path) else source

@@ -1,4 +1,4 @@
-"""Reads a network of others: what is in the file, what cannot be wrapped, and which family it is."""
+"""Read a third-party network: inspect the file, reject what cannot be wrapped, and recognise the family."""
 
 import heapq
 import math
@@ -12,7 +12,7 @@ from onnx import TensorProto
 
 from stylematte.errors import InputError
 
-MOST_BYTES = (1 << 31) - 1  # of a message of protobuf
+MOST_BYTES = (1 << 31) - 1  # size limit of a protobuf message
 _STANDARD = ("", "ai.onnx")
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16)
 _OPS_OF_INT8 = frozenset("ConvInteger MatMulInteger QLinearConv QLinearMatMul QuantizeLinear".split())
@@ -24,9 +24,9 @@ class Port:
     """An input or output.
 
     Attributes:
-        name: As in the file.
+        name: Name in the file.
         kind: Number type, `float`, `float16`, `uint8` ...
-        shape: A number for a fixed side, None for a free one; None where even the rank is open.
+        shape: A number for each static side, None for each dynamic one; None if even the rank is unknown.
     """
 
     name: str
@@ -42,13 +42,13 @@ class Port:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a file holds.
+    """Contents of a file.
 
     Attributes:
-        model: The graph, its functions put in place.
-        inputs: Without weights.
-        outputs: In the file's order.
-        precision: `fp32`, `fp16` where most weights are, or `int8` where it multiplies integers.
+        model: The model, with its functions inlined.
+        inputs: Inputs, without weights.
+        outputs: Outputs, in the file's order.
+        precision: `int8` if it has integer operators, `fp16` if most weights are float16, else `fp32`.
     """
 
     model: onnx.ModelProto
@@ -57,7 +57,7 @@ class Seen:
     precision: str
 
     def lines(self) -> list[str]:
-        """For people, one fact a line."""
+        """Describe the file for users, one fact per line."""
         ops = Counter(node.op_type for node in self.model.graph.node)
         most = ", ".join(f"{count} {name}" for name, count in ops.most_common(6))
         return [
@@ -69,11 +69,11 @@ class Seen:
 
 
 def read_foreign(path: Path) -> Seen:
-    """Read a file, and refuse what cannot be wrapped.
+    """Read a file, and reject what cannot be wrapped.
 
     Raises:
-        InputError: No ONNX file; a damaged one; one of ours; or one with other files beside it, operators
-            that are not ONNX's own, or not one image as its input.
+        InputError: The file is not ONNX, is damaged, or is a StyleMatte model; or it has external weights,
+            custom operators, or inputs other than one image.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file")
@@ -122,11 +122,11 @@ def read_foreign(path: Path) -> Seen:
 
 
 def recognise(seen: Seen) -> str:
-    """Name the family that a graph's architecture tells; empty where it tells none.
+    """Return the family that a graph's architecture indicates; empty if none.
 
-    U²-Net and IS-Net have 119 convolutions and 33 poolings each. U²-Net makes its first output of its six
-    others with a 1x1 convolution; IS-Net begins with a convolution of stride 2, and six of its convolutions
-    end in one channel. IMG.LY's file is IS-Net with ports called `input` and `output`.
+    U²-Net and IS-Net have 119 convolutions and 33 poolings each. U²-Net computes its first output from its
+    six others with a 1×1 convolution. IS-Net begins with a convolution of stride 2, and six of its
+    convolutions have one output channel. IMG.LY's file is IS-Net with ports named `input` and `output`.
     """
     graph = seen.model.graph
     kernels = [tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 4]
@@ -141,7 +141,7 @@ def recognise(seen: Seen) -> str:
 
 
 def ends_in_sigmoid(model: onnx.ModelProto, output: str) -> bool:
-    """Whether an output is a sigmoid's, shapes and types changed after it or not."""
+    """Tell whether an output is a sigmoid's, ignoring later casts, reshapes, clips and slices."""
     made_by = {name: node for node in model.graph.node for name in node.output}
     keeps_values = ("Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Clip", "Slice")
     node = made_by.get(output)
@@ -154,7 +154,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        InputError: It is none, or cut off.
+        InputError: It is not an ONNX file, or is truncated.
     """
     with path.open("rb") as file:
         start = file.read(64)
@@ -165,7 +165,7 @@ def load_model(path: Path) -> onnx.ModelProto:
         raise InputError(f"{path}: a text file, not an ONNX file", hint)
     try:
         model = onnx.load(path, load_external_data=False)
-    except Exception as error:  # of protobuf, in a module without types
+    except Exception as error:  # protobuf's exception, from a module without types
         raise InputError(
             f"{path}: not an ONNX file, or truncated: {_first_line(error)}", "Download it again"
         ) from None
@@ -194,7 +194,7 @@ def _external_files(model: onnx.ModelProto) -> list[str]:
 
 
 def _all_nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Every node, those of branches and loops among them."""
+    """Yield every node, including those in branches and loops."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -212,9 +212,9 @@ def _all_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
 
 
 def _sort(graph: onnx.GraphProto) -> None:
-    """Bring nodes into an order in which each follows what it reads; some converters leave them without.
+    """Sort nodes topologically, in place: some converters write them in another order.
 
-    What reads a tensor that nobody makes stays where it is, for the checker to name.
+    Tensors that no node computes are ignored here; the checker reports those that are missing.
     """
     made = {name for node in graph.node for name in node.output if name}
     known: set[str] = set()
@@ -247,7 +247,7 @@ def _sort(graph: onnx.GraphProto) -> None:
 
 
 def _read_by(node: onnx.NodeProto) -> set[str]:
-    """Names of what a node reads, in its branches and loops too."""
+    """Return the names that a node reads, including those in its branches and loops."""
     names = set(node.input)
     for attribute in node.attribute:
         for inner in (attribute.g, *attribute.graphs):

@@ -1,4 +1,4 @@
-"""The graph around a network of others: normalisation before it, alpha and the guided filter after it."""
+"""Wrap a third-party network's graph: normalisation before it, alpha and the guided filter after it."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -18,25 +18,25 @@ from stylematte.errors import InputError
 PREFIX = "network/"
 ENDS = "network/ends/"
 UPSAMPLER = "exact_gf"
-# Chosen by measurement, docs/networks.md: what a network says at a pixel stays, and the filter tells only how
-# alpha changes towards the next one. Averaged over windows, as of networks that answer at 1/4, it blurs.
+# Chosen by measurement, see docs/networks.md. The network's value at each pixel is kept, and the filter only
+# sets how alpha changes towards the next pixel. Averaging over windows, as for logits of stride 4, blurs.
 RADIUS_PX = 1
-EPS = 0.3  # of a guide whose colours are divided by `EPS_STD`
+EPS = 0.3  # for a guide whose colours are divided by `EPS_STD`
 EPS_STD = 0.226
-# How far from 0 and 1 alpha is held, so that its logit is finite; a 2550th of a level of 8 bits.
+# Alpha is kept this far from 0 and 1, so that its logit is finite: about 1/4000 of an 8-bit level.
 CLIP = 1e-6
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What the file is to say of itself.
+    """Values for the file's metadata.
 
     Attributes:
-        name: Of the network.
-        sha256: Of the file that is wrapped.
-        tool_version: Of this program.
-        licence: Of the weights; empty where nobody has said.
-        provenance: Where they come from.
+        name: Name of the network.
+        sha256: Hash of the original file.
+        tool_version: Version of this program.
+        licence: Licence of the weights; empty if unknown.
+        provenance: Origin of the weights.
     """
 
     name: str
@@ -54,21 +54,21 @@ def wrap(
     free_batch: bool,
     facts: Facts,
 ) -> onnx.ModelProto:
-    """Put a network under the model contract.
+    """Wrap a network under the model contract.
 
     Args:
-        seen: The file.
-        output: Which of its outputs is alpha, or becomes it.
-        processing: What its authors do around it; a sigmoid that the network has already taken out.
-        side: (height, width) that it takes; None where its sides are free.
-        free_batch: Let it take several images at once, whatever its file says.
-        facts: For the metadata.
+        seen: Contents of the original file.
+        output: Name of the output that is alpha, or becomes alpha.
+        processing: The authors' processing, without a sigmoid that the network already has.
+        side: Fixed (height, width) of the input; None if its sides are dynamic.
+        free_batch: Make the batch size dynamic, whatever the file declares.
+        facts: Values for the metadata.
 
     Returns:
         A model that passes `onnx.checker`.
 
     Raises:
-        InputError: It cannot be written with the operators of opset 18.
+        InputError: The graph cannot be converted to opset 18, or the result is not valid ONNX.
     """
     (port,) = seen.inputs
     model = _at_our_opset(seen.model)
@@ -108,12 +108,12 @@ def wrap(
 
 
 def filter_eps(processing: Processing) -> float:
-    """The filter's regulariser, in squared units of a guide that is normalised as the network's input is."""
+    """Return the filter's regulariser, in squared units of a guide normalised like the network's input."""
     return float(EPS * (EPS_STD / np.mean(processing.std)) ** 2)
 
 
 class _Builder:
-    """Collects nodes; each is called after the tensor that it makes."""
+    """Collector of nodes, each named after the tensor that it computes."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -129,7 +129,7 @@ class _Builder:
 
 
 def _normalised(build: _Builder, processing: Processing) -> str:
-    """`image` as the network wants it."""
+    """Add the normalisation of `image`; returns the name of the result."""
     image = "image"
     if processing.divides_by_max:
         axes = build.constant("input/axes", [1, 2, 3], np.int64)
@@ -142,7 +142,7 @@ def _normalised(build: _Builder, processing: Processing) -> str:
 
 
 def _alpha_to_contract(build: _Builder, answer: str, rank: int, processing: Processing) -> None:
-    """From the network's answer to `coefficients` and `alpha`."""
+    """Compute `coefficients` and `alpha` from the network's output."""
     answer = build("Cast", [answer], "output/float", to=TensorProto.FLOAT)
     if rank == 3:
         answer = build(
@@ -171,7 +171,7 @@ def _alpha_to_contract(build: _Builder, answer: str, rank: int, processing: Proc
 
 
 def _exact_filter(build: _Builder, eps: float) -> None:
-    """`coefficients` whose line goes through the logit of every pixel; the window gives the slope alone."""
+    """Compute `coefficients` that reproduce every pixel's logit; the window only sets the slope."""
     name = "exact_gf/{}".format
     guide, logits = "coarse_guide", "coarse_logits"
     products = build("Mul", [guide, logits], name("products"))
@@ -195,7 +195,7 @@ def _exact_filter(build: _Builder, eps: float) -> None:
 
 
 def _inlined(build: _Builder, function: onnx.FunctionProto, ports: dict[str, str]) -> None:
-    """The body of one of our functions, named as `export.functions.plain` names it."""
+    """Add the body of one of our functions, with the names that `export.functions.plain` gives."""
 
     def renamed(names: Sequence[str]) -> list[str]:
         return [name and ports.get(name, f"{function.name}/{name}") for name in names]
@@ -209,7 +209,7 @@ def _inlined(build: _Builder, function: onnx.FunctionProto, ports: dict[str, str
 
 
 def _at_our_opset(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network with the operators of opset 18, or of its own where that is later."""
+    """Convert the network to opset 18; a later opset is kept."""
     own = next((o.version for o in model.opset_import if o.domain in ("", "ai.onnx")), 0)
     result = onnx.ModelProto()
     result.CopyFrom(model)
@@ -229,7 +229,7 @@ def _at_our_opset(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _pruned(graph: onnx.GraphProto, output: str) -> onnx.GraphProto:
-    """What one output depends on; ports keep their names and lose their shapes."""
+    """Return the part of a graph that one output depends on; ports keep their names."""
     wanted = {output}
     nodes = []
     for node in reversed(graph.node):
@@ -249,7 +249,7 @@ def _pruned(graph: onnx.GraphProto, output: str) -> onnx.GraphProto:
 
 
 def _name_nodes(graph: onnx.GraphProto) -> None:
-    """Name every node, and those that meet colours or make alpha after `ENDS`: they stay float32."""
+    """Name every node; convolutions from three channels or to one get the prefix `ENDS`, to stay float32."""
     kernels = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer if len(tensor.dims) == 4}
     for node in graph.node:
         shapes = [kernels[name] for name in node.input if name in kernels]

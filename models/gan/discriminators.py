@@ -31,8 +31,8 @@ class Discriminator(nn.Module):
         Args:
             size_px: Side of the images, a power of two, at least 8.
             channels: 4 for RGBA.
-            channel_base: Each stage has `channel_base / side` channels,
-            channel_max: but at most this many.
+            channel_base: Each stage has `channel_base / side` channels, up to `channel_max`.
+            channel_max: Maximum number of channels.
             minibatch_std_group: Group size of the minibatch standard deviation; 1 turns it off.
         """
         super().__init__()

@@ -88,7 +88,7 @@ class PickledNetwork(dict):
 
 
 class _Unpickler(pickle.Unpickler):
-    """Allows what `_allowed` lists; `persistent_load` is the base class's, which always raises."""
+    """Unpickler that allows what `_allowed` lists; the base class's `persistent_load` always raises."""
 
     def __init__(self, file: io.BufferedReader) -> None:
         super().__init__(file)
@@ -104,10 +104,10 @@ class _Unpickler(pickle.Unpickler):
 
 def _allowed() -> dict[tuple[str, str], Any]:
     class Container(dict):
-        """Stands for dnnlib's EasyDict: a dictionary that also takes attributes."""
+        """Stand-in for dnnlib's EasyDict: a dictionary that also takes attributes."""
 
     class Inert:
-        """Stands for NumPy values in settings; none of them is needed."""
+        """Stand-in for NumPy values in settings; none of them is needed."""
 
         def __init__(self, *arguments: object) -> None:
             self.arguments = arguments
@@ -194,7 +194,7 @@ def _config_of(tensors: dict[str, Tensor], path: Path) -> GeneratorConfig:
             z_dim=mapped[0].shape[1],
             w_dim=mapped[0].shape[0],
             mapping_layers=len(mapped),
-            # Of the layer before the colours, whose cutoff is half the side.
+            # From the layer before to-RGB, whose cutoff is half the side.
             channel_base=last.shape[1] * side,
             channel_max=first.shape[1],
             layers=len(layers) - 1,

@@ -1,4 +1,4 @@
-"""Engines run a model file. `open_engine` picks one; each reads the contract from the file it opens."""
+"""Engines run a model file. `open_engine` chooses one; each reads the contract from the file it opens."""
 
 import logging
 import re
@@ -27,20 +27,20 @@ def open_engine(
 
     Args:
         path: An ONNX file or a TensorRT engine made by `stylematte export`.
-        engine: `auto`, `onnx`, `openvino` or `tensorrt`. `auto` takes TensorRT for an engine file, and for an
-            ONNX file beside which an engine lies that was built from it for this machine; otherwise ONNX
-            Runtime, and OpenVINO where that alone is installed.
+        engine: `auto`, `onnx`, `openvino` or `tensorrt`. `auto` chooses TensorRT for an engine file, and for
+            an ONNX file with an engine beside it that was built from it for this machine; otherwise ONNX
+            Runtime, or OpenVINO if only that is installed.
         device: `auto`, `cpu`, `cuda` or `cuda:i`; with OpenVINO also Intel's `gpu`, `gpu:i`, `npu`. `auto`
-            takes CUDA where the session really gets it. What `auto` took, and why, goes to the logger
+            chooses CUDA if the session actually gets it. The choice and its reason are logged to
             `stylematte`.
-        threads: CPU threads of one network pass. None takes all cores this process may use.
-        lanes: How many threads will call the engine at once; with more than one, each pass has one thread.
-        precision: `auto`, `float32` or `bfloat16`: what OpenVINO computes in; `auto` is float32. The others
-            compute as their file says.
+        threads: CPU threads of one network pass. None: all cores that this process may use.
+        lanes: Number of threads that call the engine in parallel; above 1, each pass has one thread.
+        precision: Precision in which OpenVINO computes: `auto`, `float32` or `bfloat16`; `auto` is float32.
+            The other engines use the precision of their file.
 
     Raises:
-        UsageError: A value that cannot be meant.
-        MissingError: The file, the runtime or a device asked for by name is not here.
+        UsageError: An argument is invalid.
+        MissingError: The file, the runtime or an explicitly named device is not available.
         InputError: The file is damaged or not a model of this tool.
     """
     if engine not in ENGINES:
@@ -98,7 +98,7 @@ def _refuse_precision(precision: str, engine: str) -> None:
 
 
 def _has_engine(path: Path, device: str) -> bool:
-    """Whether `auto` takes TensorRT; says why not where an engine lies there that looks as if it should."""
+    """Return whether `auto` chooses TensorRT; if there is an engine that cannot be used, log why."""
     from stylematte.engines.tensorrt import SUFFIX, usable_engine
 
     if device == "cpu" or not any(path.parent.glob(f"{path.stem}.*{SUFFIX}")):

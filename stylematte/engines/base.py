@@ -1,4 +1,4 @@
-"""What an engine is, and what a model file says about itself (docs/model-contract.md)."""
+"""The interface of engines, and the contract in a model file's metadata (docs/model-contract.md)."""
 
 import json
 import math
@@ -17,33 +17,34 @@ if TYPE_CHECKING:
 
 CONTRACT_VERSIONS = ("1", "2")
 FITS = ("keep", "stretch")
-SIZE_WEIGHT = 0.1  # how much a wrong number of pixels counts against a wrong shape
+SIZE_WEIGHT = 0.1  # weight of the error in area relative to the error in shape
 
 
 @dataclass(frozen=True)
 class Contract:
-    """A model file's metadata, checked.
+    """The validated metadata of a model file.
 
     Attributes:
         preset: Name of the network.
-        working_size: Side, in pixels, of the square with as many pixels as the network wants.
-        stride: Working height and width are multiples of it.
-        mean: Of the normalisation inside the file, RGB, for colours in [0, 1].
-        std: Likewise.
-        upsampler: How coarse logits become full-size alpha.
-        radius_px: The guided filter's box radius, in coarse pixels.
-        eps: The guided filter's regulariser.
-        weights_sha256: Hex digest of the safetensors file that was exported.
+        working_size: Side, in pixels, of the square with as many pixels as the network's input.
+        stride: Divisor of working height and width.
+        mean: Mean (RGB) of the normalisation inside the file, for colours in [0, 1].
+        std: Standard deviation (RGB) of that normalisation.
+        upsampler: Method that turns coarse logits into full-size alpha.
+        radius_px: Box radius of the guided filter, in coarse pixels.
+        eps: Regulariser of the guided filter.
+        weights_sha256: Hex digest of the exported safetensors file.
         tool_version: Version of the exporter.
-        licence: Of the weights.
-        provenance: Data sets, stages, steps.
+        licence: Licence of the weights.
+        provenance: Data sets, stages and steps of the training.
         parity: Differences from torch, measured at export.
         precision: Number type of the network's products: fp32, fp16, bf16 or int8.
-        working_sizes: The (height, width) that the file takes; empty where every multiple of `stride` does.
-        good_sizes: Least and greatest `working_size` that the network was trained at; None where nobody says.
-        fit: `keep`: the network sees an image in its own shape. `stretch`: as a square.
-        refiner: Name of a file beside the model that makes its alphas finer; empty where there is none.
-        refiner_sha256: Hex digest of that file.
+        working_sizes: Each (height, width) that the file accepts; empty if it accepts all multiples of
+            `stride`.
+        good_sizes: Smallest and largest `working_size` of the training; None if unknown.
+        fit: `keep`: the network's input has the aspect ratio of the image. `stretch`: it is square.
+        refiner: File name of the model's refiner, which is beside the model; empty if there is none.
+        refiner_sha256: Hex digest of the refiner's file.
     """
 
     preset: str
@@ -68,14 +69,14 @@ class Contract:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str], where: str) -> Self:
-        """Read the contract out of a file's metadata.
+        """Read the contract from a file's metadata.
 
         Args:
-            metadata: Keys and values as text, `stylematte.` before each key.
-            where: The file's name, for messages.
+            metadata: Keys and values as text; keys have the prefix `stylematte.`.
+            where: Name of the file, for messages.
 
         Raises:
-            InputError: Not one of our files, another contract version, or a value that cannot be read.
+            InputError: Not a model of this tool, an unsupported contract version, or an unreadable value.
         """
         version = metadata.get("stylematte.contract")
         if version is None:
@@ -90,7 +91,7 @@ class Contract:
                 "Update stylematte, or export the weights again with this version",
             )
 
-        # What version 2 added; a file of version 1 says none of it.
+        # Added in version 2; absent from files of version 1.
         fields = ("good_sizes", "fit", "refiner", "refiner_sha256") if version != "1" else ()
 
         def text(key: str) -> str:
@@ -122,7 +123,7 @@ class Contract:
         except ValueError as error:
             raise InputError(f"{where}: the model's metadata is damaged: {error}", "Export again") from None
         positive = (contract.stride, contract.working_size, *contract.std, *(contract.good_sizes or ()))
-        # Negated, because NaN compares false.
+        # `not all(...)` also rejects NaN, which compares false.
         if not all(0 < value < math.inf for value in positive):
             raise InputError(f"{where}: the model's metadata is damaged: sizes and std must be positive")
         if not all(map(math.isfinite, (*contract.mean, contract.eps))):
@@ -141,18 +142,17 @@ class Contract:
         return -sum(mean / std for mean, std in zip(self.mean, self.std, strict=True)) / 3
 
     def working_size_for(self, height: int, width: int, size: int | None = None) -> tuple[int, int]:
-        """Choose the size at which the network sees an image: its shape kept, its area near `size`².
+        """Choose the size of the network's input: the aspect ratio of the image, an area close to `size`².
 
-        With the fit `stretch` every image is seen as the square nearest to `size`. Else, of all heights and
-        widths that are multiples of `stride`, from one stride to 2 · size, or of `working_sizes` where the
-        file takes no others, take the pair with the least
-        |log of the change of shape| + 0.1 · |log of the change of area|. Extreme strips end at the longest
-        side allowed.
+        With the fit `stretch`, it is the square nearest to `size`. Otherwise, it is the pair with the
+        smallest |log of the change of shape| + 0.1 · |log of the change of area|, among `working_sizes`, or
+        among all multiples of `stride` up to 2 · size if that is empty. Extreme strips are limited by the
+        longest side.
 
         Args:
-            height: Of the image, in pixels.
-            width: Likewise.
-            size: Instead of the model's own working size.
+            height: Height of the image in pixels.
+            width: Width of the image in pixels.
+            size: Replaces the model's own working size.
 
         Returns:
             (height, width).
@@ -175,10 +175,10 @@ class Contract:
         return int(heights[best]), int(widths[best])
 
     def warning_for(self, size: int | None = None) -> str:
-        """What to tell about a working size at which the network is not good; empty where it is.
+        """Return a warning about a working size at which the network was not trained; empty if it was.
 
         Args:
-            size: Instead of the model's own working size.
+            size: Replaces the model's own working size.
         """
         size = self.working_size if size is None else size
         if self.good_sizes is None or self.good_sizes[0] <= size <= self.good_sizes[1]:
@@ -188,7 +188,7 @@ class Contract:
         return f"{self.preset} was trained at sizes from {least} to {most}; at {size} it loses {loses}"
 
     def _choices(self, size: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Heights and widths to choose from, in pairs."""
+        """Return the heights and widths to choose from, in pairs."""
         if self.working_sizes:
             heights, widths = np.array(self.working_sizes, np.float64).T
             return heights, widths
@@ -198,24 +198,24 @@ class Contract:
 
 
 class DeviceCoefficients(Protocol):
-    """Coefficients of one photo that are still on a GPU."""
+    """Coefficients of one image in GPU memory."""
 
     def alpha_as(self, image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-        """Make the alpha there: (H, W) opacity of the photo (H, W, 3), in the number type asked for."""
+        """Compute the alpha on the GPU: (H, W) opacity of the image (H, W, 3), in the given dtype."""
         ...
 
 
 class Engine(Protocol):
-    """Something that runs a model file.
+    """The interface for running a model file.
 
     Attributes:
-        contract: What the file says about itself.
-        name: Kind of engine, `onnx`.
-        provider: What the session really got, `CPUExecutionProvider`.
-        lanes: How many threads may call it at once.
-        gpu_filter: Makes the alphas on the GPU, once it is set; see `engines.gpu_filter`.
-        takes_prior: The file has the input `prior`.
-        file_sha256: Hex digest of the file that was opened, model or engine; computed once, when asked for.
+        contract: Contract in the file's metadata.
+        name: Kind of engine, such as `onnx`.
+        provider: Provider that the session uses, such as `CPUExecutionProvider`.
+        lanes: Number of threads that may call it in parallel.
+        gpu_filter: Computes alphas on the GPU if it is set; see `engines.gpu_filter`.
+        takes_prior: Whether the file has the input `prior`.
+        file_sha256: Hex digest of the opened model or engine file; computed once, at its first use.
     """
 
     contract: Contract
@@ -235,12 +235,12 @@ class Engine(Protocol):
 
         Args:
             images: (N, 3, h, w) float32 RGB in [0, 1], h and w multiples of the stride.
-            priors: (N, 1, h, w) float32 in [0, 1], alpha believed so far, zeros where there is none; for a
-                file that takes it. None is zeros.
+            priors: (N, 1, h, w) float32 in [0, 1], approximate alphas, zeros for images without one; only
+                for a file that takes priors. None: zeros.
 
         Returns:
-            (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object a
-            photo, where the filter runs on the GPU too.
+            (N, 2, gh, gw) float32: A and b of the guided filter, on a grid of any size; or one object per
+            image if the filter runs on the GPU too.
 
         Raises:
             EngineError: The runtime failed.
@@ -249,9 +249,9 @@ class Engine(Protocol):
 
 
 def made_by(engine: Engine) -> dict[str, str]:
-    """What of an engine changes results: records that lack it, or say another, are of another model.
+    """Return the properties of an engine that affect results, for manifests.
 
-    The weights do not tell files apart: those of float32, int8 and several working sizes are the same.
+    The hash of the weights is not enough: files of float32, int8 and several working sizes share it.
     """
     how = f"{engine.name}, {engine.provider}"
     if (precision := getattr(engine, "precision", "float32")) != "float32":
@@ -260,7 +260,7 @@ def made_by(engine: Engine) -> dict[str, str]:
 
 
 def usable_cores() -> int:
-    """Count the cores this process may use, the quota of a container counted in."""
+    """Return the number of cores that this process may use, limited by the quota of its container."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         with open("/sys/fs/cgroup/cpu.max") as file:

@@ -1,4 +1,4 @@
-"""The little of CUDA that engines need: memory, streams, graphs, and which GPU this is."""
+"""The part of the CUDA runtime that engines need: memory, streams, graphs, and the GPU's identity."""
 
 import shutil
 import subprocess
@@ -14,10 +14,10 @@ SECONDS_FOR_NVIDIA_SMI = 20
 
 
 class Cuda:
-    """One GPU through the runtime API of `cuda-bindings`; may be called from any thread.
+    """One GPU through the runtime API of `cuda-bindings`; thread-safe.
 
     Args:
-        index: Number of the GPU.
+        index: Index of the GPU.
         runtime: Stand-in for `cuda.bindings.runtime`, for tests.
 
     Raises:
@@ -39,7 +39,7 @@ class Cuda:
             )
 
     def identity(self) -> dict[str, str]:
-        """What an engine file is tied to: `gpu`, `compute_capability` and `driver`, as text."""
+        """Return what an engine file is tied to: `gpu`, `compute_capability` and `driver`, as text."""
         properties = self._call("cudaGetDeviceProperties", self.index)
         name = properties.name.decode() if isinstance(properties.name, bytes) else str(properties.name)
         return {
@@ -49,44 +49,44 @@ class Cuda:
         }
 
     def stream(self) -> int:
-        """Make a stream; returns its handle."""
+        """Create a stream and return its handle."""
         return int(self._on_gpu("cudaStreamCreate"))
 
     def end_stream(self, stream: int) -> None:
-        """Give a stream back."""
+        """Destroy a stream."""
         self._on_gpu("cudaStreamDestroy", stream)
 
     def allocate(self, count: int) -> int:
-        """Allocate bytes on the GPU; returns their address."""
+        """Allocate bytes on the GPU and return their address."""
         return int(self._on_gpu("cudaMalloc", count))
 
     def free(self, address: int) -> None:
-        """Give memory back."""
+        """Free memory."""
         self._on_gpu("cudaFree", address)
 
     def upload(self, array: NDArray[Any], address: int, stream: int) -> None:
-        """Copy a contiguous array to the GPU, in the stream's order."""
+        """Copy a contiguous array to the GPU, in stream order."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyHostToDevice
         self._on_gpu("cudaMemcpyAsync", address, array.ctypes.data, array.nbytes, kind, stream)
 
     def download(self, address: int, array: NDArray[Any], stream: int) -> None:
-        """Copy from the GPU into a contiguous array, and wait until it is there."""
+        """Copy from the GPU to a contiguous array, and wait for it."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToHost
         self._on_gpu("cudaMemcpyAsync", array.ctypes.data, address, array.nbytes, kind, stream)
         self.wait(stream)
 
     def copy(self, source: int, target: int, count: int, stream: int) -> None:
-        """Copy bytes on the GPU, and wait until it is done."""
+        """Copy bytes within the GPU, and wait for it."""
         kind = self._runtime.cudaMemcpyKind.cudaMemcpyDeviceToDevice
         self._on_gpu("cudaMemcpyAsync", target, source, count, kind, stream)
         self.wait(stream)
 
     def wait(self, stream: int) -> None:
-        """Wait until a stream has done everything."""
+        """Wait until a stream has finished its work."""
         self._on_gpu("cudaStreamSynchronize", stream)
 
     def capture(self, work: Callable[[], None], stream: int) -> Any:
-        """Record what `work` puts on a stream, without doing it; returns a graph for `launch`."""
+        """Capture what `work` puts on a stream, without running it; returns a graph for `launch`."""
         mode = self._runtime.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
         self._on_gpu("cudaStreamBeginCapture", stream, mode)
         try:
@@ -96,11 +96,11 @@ class Cuda:
         return self._on_gpu("cudaGraphInstantiate", graph, 0)
 
     def launch(self, graph: Any, stream: int) -> None:
-        """Do what was captured, at the price of one call."""
+        """Run a captured graph in one call."""
         self._on_gpu("cudaGraphLaunch", graph, stream)
 
     def _on_gpu(self, name: str, *arguments: Any) -> Any:
-        self._call("cudaSetDevice", self.index)  # the choice is the thread's own
+        self._call("cudaSetDevice", self.index)  # the current device is per thread
         return self._call(name, *arguments)
 
     def _call(self, name: str, *arguments: Any) -> Any:
@@ -119,7 +119,7 @@ def _import_runtime() -> Any:
 
 
 def _driver_version() -> str:
-    """The NVIDIA driver's version, `580.65.06`; empty where nvidia-smi does not tell."""
+    """Return the NVIDIA driver's version, such as `580.65.06`; empty if nvidia-smi does not tell."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return ""

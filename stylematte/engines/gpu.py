@@ -1,4 +1,4 @@
-"""Hands the CUDA kernels of the guided filter to an engine that runs on a GPU."""
+"""Give an engine that runs on a GPU the CUDA kernels of the guided filter."""
 
 import logging
 
@@ -8,11 +8,11 @@ log = logging.getLogger("stylematte")
 
 
 def use_gpu_filter(engine: Engine, device: str) -> None:
-    """Let the guided filter run on the GPU that the network runs on, and say so, or why not.
+    """Run the guided filter on the network's GPU if possible; log that, or why not.
 
     Args:
-        engine: Opened; nothing is done for one on the CPU, or on one of Intel's devices.
-        device: As it was opened with.
+        engine: Open engine; one on the CPU or on an Intel device is left alone.
+        device: Device that the engine was opened with.
     """
     if engine.provider == "CPUExecutionProvider" or engine.name == "openvino":
         return

@@ -1,6 +1,6 @@
-"""Alpha at full size on the GPU: the photo goes up as it is, the alpha comes down, 4 bytes a pixel in all.
+"""Full-size alpha on the GPU: an 8-bit image is uploaded and its alpha downloaded, 4 bytes per pixel in all.
 
-The kernels, of `stylematte.engines.guided_filter`, are handed in: tests hand in others.
+The kernels of `stylematte.engines.guided_filter` are passed in, so that tests can replace them.
 """
 
 import logging
@@ -20,19 +20,19 @@ log = logging.getLogger("stylematte")
 
 
 class Kernels(Protocol):
-    """What `stylematte.engines.guided_filter.launch.GuidedFilter` offers."""
+    """The interface of `stylematte.engines.guided_filter.launch.GuidedFilter`."""
 
     def apply(self, coefficients: Any, guide: Any, out: Any, stream: int) -> None:
-        """Write alpha; arrays by `__cuda_array_interface__`."""
+        """Write alpha to `out`; arrays have `__cuda_array_interface__`."""
         ...
 
 
 class GpuGuidedFilter:
-    """The guided filter's second half on one GPU.
+    """The second half of the guided filter, on one GPU.
 
     Args:
-        gpu: Memory and streams.
-        kernels: With the numbers of the model's contract.
+        gpu: The GPU.
+        kernels: Kernels with the parameters of the model's contract.
     """
 
     def __init__(self, gpu: Cuda, kernels: Kernels) -> None:
@@ -40,23 +40,23 @@ class GpuGuidedFilter:
         self._kernels = kernels
 
     def alpha(self, coefficients: "GpuArray", image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
-        """Apply coefficients to a photo.
+        """Apply coefficients to an image.
 
         Args:
             coefficients: (1, 2, h, w) float32 on the GPU.
             image: (H, W, 3) RGB uint8, uint16 or float32.
-            dtype: Of the result: uint8, uint16 or float32.
+            dtype: Dtype of the result: uint8, uint16 or float32.
 
         Returns:
             (H, W) opacity.
 
         Raises:
-            EngineError: The GPU has not the memory, or the kernel failed.
+            EngineError: The GPU has too little memory, or the kernel failed.
         """
         picture = np.ascontiguousarray(image if image.dtype == np.uint8 else to_float(image))
         height, width = picture.shape[:2]
         shape = (1, height, width, 3)
-        if (height, width) == (3, 3):  # the kernels would take the rows for the colours
+        if (height, width) == (3, 3):  # the kernels would take it for planar RGB
             picture, shape = np.ascontiguousarray(picture.transpose(2, 0, 1)), (1, 3, height, width)
         result = np.empty((height, width), np.uint8 if np.dtype(dtype) == np.uint8 else np.float32)
         stream = self.gpu.stream()
@@ -75,14 +75,14 @@ class GpuGuidedFilter:
 
 
 class GpuArray:
-    """An array on the GPU; its memory is given back when nobody holds it any more.
+    """An array on the GPU; its memory is freed when the object is garbage-collected.
 
     Args:
-        gpu: Where.
-        shape: In elements.
+        gpu: The GPU.
+        shape: Shape in elements.
         dtype: uint8 or float32.
-        address: Of memory that `owner` keeps; allocated when None.
-        owner: Held as long as the array is.
+        address: Address of memory that `owner` keeps; None allocates memory.
+        owner: Object to keep alive as long as the array.
     """
 
     def __init__(
@@ -108,12 +108,12 @@ class GpuArray:
 
 
 class GpuCoefficients:
-    """Coefficients of one photo that stay on the GPU until its alpha is made there."""
+    """Coefficients of one image that stay on the GPU, where its alpha is computed."""
 
     def __init__(self, array: GpuArray, gpu_filter: GpuGuidedFilter) -> None:
         self._array = array
         self._filter = gpu_filter
 
     def alpha_as(self, image: ImageArray, dtype: DTypeLike) -> NDArray[Any]:
-        """(H, W) opacity of the photo; see `GpuGuidedFilter.alpha`."""
+        """Compute the (H, W) opacity of the image; see `GpuGuidedFilter.alpha`."""
         return self._filter.alpha(self._array, image, dtype)

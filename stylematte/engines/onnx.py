@@ -26,9 +26,9 @@ log = logging.getLogger("stylematte")
 
 
 class OnnxEngine:
-    """Runs a contract file through ONNX Runtime; see `Engine`.
+    """Runs a model file with ONNX Runtime; see `Engine`.
 
-    The session is asked for `coefficients` alone and given a 1x1 guide, so no full-size float image exists.
+    The session computes only `coefficients` and gets a 1x1 guide, so there is no full-size float image.
     """
 
     name = "onnx"
@@ -37,17 +37,17 @@ class OnnxEngine:
         self.contract = contract
         self.provider: str = session.get_providers()[0]
         self.lanes = lanes
-        self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
+        self.gpu_filter: GpuGuidedFilter | None = None  # set by `engines.gpu.use_gpu_filter`
         ports = {port.name: port.shape for port in session.get_inputs()}
         self.takes_prior = "prior" in ports
-        self._takes_one = ports["image"][0] == 1  # networks of others, now and then
+        self._takes_one = ports["image"][0] == 1  # some third-party networks
         self._path = path
         self._session = session
-        self._zeros = np.zeros(0, np.float32)  # as many as any prior had so far
+        self._zeros = np.zeros(0, np.float32)  # grows to the largest prior
 
     @cached_property
     def file_sha256(self) -> str:
-        """Of the model file; see `Engine`."""
+        """Hex digest of the model file; see `Engine`."""
         return sha256_of(self._path)
 
     def coefficients(
@@ -63,13 +63,13 @@ class OnnxEngine:
             if self.gpu_filter is not None:
                 return self._on_gpu(inputs, self.gpu_filter)
             (result,) = self._session.run(["coefficients"], inputs)
-        except Exception as error:  # ORT's exceptions have no common base of their own
+        except Exception as error:  # ORT's exceptions have no common base class
             shape = "x".join(map(str, images.shape))
             raise EngineError(f"{self._path}: ONNX Runtime failed on {shape}: {_one_line(error)}") from error
         return np.asarray(result, np.float32)
 
     def _no_prior(self, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        """(N, 1, h, w) of zeros for images of that shape, out of an array that grows with the largest."""
+        """Return zeros (N, 1, h, w) for images of that shape, as a view of a buffer that grows as needed."""
         count, _, height, width = shape
         zeros = self._zeros
         if zeros.size < count * height * width:
@@ -79,7 +79,7 @@ class OnnxEngine:
     def _on_gpu(
         self, inputs: dict[str, NDArray[np.float32]], gpu_filter: GpuGuidedFilter
     ) -> list[DeviceCoefficients]:
-        """Run the network and leave the result where it is: no copy between network and filter."""
+        """Run the network and leave the result on the GPU: no copy between network and filter."""
         binding = self._session.io_binding()
         for name, array in inputs.items():
             binding.bind_cpu_input(name, array)
@@ -97,17 +97,17 @@ class OnnxEngine:
 
 
 def open_onnx(path: Path, device: str, threads: int | None, lanes: int) -> OnnxEngine:
-    """Open a contract file with ONNX Runtime.
+    """Open a model file with ONNX Runtime.
 
     Args:
         path: The ONNX file.
         device: `auto`, `cpu`, `cuda` or `cuda:i`, checked by the caller.
-        threads: Of one network pass; None takes all cores. With several lanes each pass has one thread.
-        lanes: How many threads will call the engine at once.
+        threads: Threads of one network pass; None: all cores. With several lanes, each pass has one thread.
+        lanes: Number of threads that call the engine in parallel.
 
     Raises:
-        MissingError: No ONNX Runtime, or no CUDA although it was asked for by name.
-        InputError: Not an ONNX file, or not one of ours.
+        MissingError: ONNX Runtime is not installed, or CUDA was named explicitly and is not available.
+        InputError: The file is not an ONNX file, or not a model of this tool.
     """
     session, why = open_session(path, device, threads, lanes)
     return _engine(path, session, lanes, threads_of(threads, lanes), why)
@@ -118,7 +118,7 @@ def one_by_one(
     images: NDArray[np.float32],
     priors: NDArray[np.float32] | None,
 ) -> NDArray[np.float32] | list[DeviceCoefficients]:
-    """Run a network that takes one image on several; arguments and result as of `Engine.coefficients`."""
+    """Run a network with batch size 1 on several images; see `Engine.coefficients` for the arguments."""
     known = [None] * len(images) if priors is None else priors[:, None]
     results = [run(image[None], prior) for image, prior in zip(images, known, strict=True)]
     if isinstance(results[0], np.ndarray):
@@ -127,15 +127,15 @@ def one_by_one(
 
 
 def threads_of(threads: int | None, lanes: int) -> int:
-    """Threads of one pass: with several lanes one, else all cores where nothing else is asked for."""
+    """Return the threads of one pass: one if there are several lanes, else the given number or all cores."""
     return (threads or usable_cores()) if lanes == 1 else 1
 
 
 def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tuple[Any, str]:
-    """Open an ONNX file on a device, whatever it holds; arguments and errors as of `open_onnx`.
+    """Open any ONNX file on a device; see `open_onnx` for arguments and errors.
 
     Returns:
-        The session, and why it runs where it does.
+        The session, and the reason for its provider.
     """
     ort = _import_onnxruntime()
     wants_cuda = device.startswith("cuda")
@@ -147,12 +147,12 @@ def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tu
     reason = ""
     if has_cuda and device != "cpu":
         if hasattr(ort, "preload_dlls"):
-            ort.preload_dlls()  # finds CUDA and cuDNN where pip put them
+            ort.preload_dlls()  # finds CUDA and cuDNN installed by pip
         index = int(device.partition(":")[2] or 0)
         try:
             session = _create_session(ort, path, [(CUDA, {"device_id": index}), CPU], threads)
         except Exception as error:
-            # A damaged file fails on any provider: let the CPU attempt below say so.
+            # A damaged file fails on any provider: the CPU attempt below reports it.
             reason = _one_line(error)
         else:
             if session.get_providers()[0] == CUDA:
@@ -178,7 +178,7 @@ def open_session(path: Path, device: str, threads: int | None, lanes: int) -> tu
 
 
 def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> OnnxEngine:
-    """Check the file behind a session, say what was taken and why."""
+    """Check the model of a session, and log the provider and its reason."""
     contract = Contract.from_metadata(session.get_modelmeta().custom_metadata_map, str(path))
     names = {port.name for port in (*session.get_inputs(), *session.get_outputs())}
     lacking = {"image", "guide", "coefficients"} - names
@@ -197,9 +197,9 @@ def _create_session(ort: Any, path: Path, providers: list[Any], threads: int) ->
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Without VNNI an x86 CPU adds two products of 8 bits in 16, where int8 files overflow.
+    # Without VNNI, x86 CPUs add two 8-bit products in 16 bits, which overflows with int8 files.
     options.add_session_config_entry("session.x64quantprecision", "1")
-    # Without enable_fallback=0 a failing provider is swapped for the CPU, with a banner on stdout.
+    # Without enable_fallback=0, a failing provider is replaced by the CPU, with a message on stdout.
     return ort.InferenceSession(str(path), options, providers=providers, enable_fallback=0)
 
 
@@ -215,7 +215,7 @@ def _import_onnxruntime() -> Any:
 
 
 def _one_line(error: BaseException) -> str:
-    """Shorten a runtime's message to what fits a line."""
+    """Shorten a runtime's message to one line."""
     text = re.sub(r"\[ONNXRuntimeError\] : \d+ : |Load model from .* failed:", "", str(error))
     text = " ".join(text.split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

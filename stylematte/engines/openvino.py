@@ -1,4 +1,4 @@
-"""OpenVINO: CPUs of any maker, and Intel's GPUs and NPUs; a compiled model a size, kept on the disk."""
+"""OpenVINO on any CPU and on Intel's GPUs and NPUs; one compiled model per size, cached on disk."""
 
 import hashlib
 import io
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 INSTALL_HINT = 'Install it: pip install "stylematte[openvino]"'
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
-# Instructions without which bfloat16 is slower than float32: OpenVINO may offer it all the same.
+# Without these instructions, bfloat16 is slower than float32, but OpenVINO may still offer it.
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"))
-MOST_SIZES = 16  # compiled models held at once
-MOST_CACHED_BYTES = 4 << 30  # the oldest files of the cache go beyond that
-DIGEST_BYTES = 64  # a file of the cache begins with the SHA-256 of the rest, in hex
+MOST_SIZES = 16  # compiled models kept in memory
+MOST_CACHED_BYTES = 4 << 30  # size of the disk cache; the oldest files are deleted first
+DIGEST_BYTES = 64  # a cache file begins with the SHA-256 of the rest, in hex
 
 log = logging.getLogger("stylematte")
 
 
 class OpenVinoEngine:
-    """Runs a contract file through OpenVINO; see `Engine`.
+    """Runs a model file with OpenVINO; see `Engine`.
 
-    Each working size is a compiled model of its own, of one image: shapes that are known make it fast.
+    Each working size has its own compiled model, with batch size 1: static shapes are faster.
     """
 
     name = "openvino"
@@ -51,7 +51,7 @@ class OpenVinoEngine:
         self.provider = CPU if device == "CPU" else device
         self.precision = precision
         self.lanes = lanes
-        self.gpu_filter: GpuGuidedFilter | None = None  # of NVIDIA's cards; nobody sets it
+        self.gpu_filter: GpuGuidedFilter | None = None  # only for NVIDIA's GPUs; never set here
         self.takes_prior = "prior" in ports
         self._path, self._core, self._device, self._threads = path, core, device, threads
         self._model = _without_alpha(path, model)
@@ -60,7 +60,7 @@ class OpenVinoEngine:
 
     @cached_property
     def file_sha256(self) -> str:
-        """Of the model file; see `Engine`."""
+        """Hex digest of the model file; see `Engine`."""
         return sha256_of(self._path)
 
     def coefficients(
@@ -80,7 +80,7 @@ class OpenVinoEngine:
             request.infer(inputs)
             return np.array(
                 request.get_output_tensor(0).data, np.float32
-            )  # a copy: the request is used again
+            )  # a copy, because the request is reused
         except Exception as error:  # OpenVINO raises RuntimeError for everything
             raise EngineError(
                 f"{self._path}: OpenVINO failed on {height}x{width}: {_one_line(error)}"
@@ -89,7 +89,7 @@ class OpenVinoEngine:
             requests.put(request)
 
     def _requests(self, height: int, width: int) -> "SimpleQueue[Any]":
-        """As many requests as there are lanes, of the model compiled for a size."""
+        """Return the inference requests, one per lane, of the model compiled for a size."""
         with self._lock:
             known = self._compiled.pop((height, width), None)
             if known is None:
@@ -97,7 +97,7 @@ class OpenVinoEngine:
                 known = SimpleQueue()
                 for _ in range(self.lanes):
                     known.put(compiled.create_infer_request())
-            self._compiled[height, width] = known  # the last one used stands last
+            self._compiled[height, width] = known  # most recently used last
             while len(self._compiled) > MOST_SIZES:
                 del self._compiled[next(iter(self._compiled))]
             return known
@@ -106,7 +106,7 @@ class OpenVinoEngine:
         settings = self._settings()
         file = _cached(self._cache_key(height, width, settings))
         if blob := _read(file):
-            with suppress(Exception):  # of another machine after all, or too old: made anew
+            with suppress(Exception):  # from another machine or too old: compile again
                 return self._core.import_model(io.BytesIO(blob), self._device, settings)
         shapes = {"image": [1, 3, height, width], "prior": [1, 1, height, width]}
         model = self._model.clone()
@@ -120,12 +120,12 @@ class OpenVinoEngine:
             ) from error
         try:
             _write(file, compiled.export_model().getvalue())
-        except Exception as error:  # a device that exports nothing, or a disk that is full: slower next time
+        except Exception as error:  # no export on this device, or a full disk: only slower next time
             log.debug("the compiled model is not kept: %s", _one_line(error))
         return compiled
 
     def _settings(self) -> dict[str, Any]:
-        """One stream for a lone caller, with all threads; else a stream of one thread a lane."""
+        """Return the compile settings: one stream with all threads, or one stream of one thread per lane."""
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": PRECISIONS[self.precision]}
         if self._device == "CPU":
             settings |= {
@@ -150,20 +150,20 @@ class OpenVinoEngine:
 def open_openvino(
     path: Path, device: str, threads: int | None, lanes: int, precision: str = "auto"
 ) -> OpenVinoEngine:
-    """Open a contract file with OpenVINO.
+    """Open a model file with OpenVINO.
 
     Args:
         path: The ONNX file.
-        device: `auto` and `cpu`: the CPU; `gpu`, `gpu:i`, `npu`: Intel's.
-        threads: Of one network pass; None takes all cores. With several lanes each pass has one thread.
-        lanes: How many threads will call the engine at once.
-        precision: `auto` and `float32`; `bfloat16` where the processor computes in it, else float32, which is
-            said.
+        device: `auto` and `cpu`: the CPU; `gpu`, `gpu:i`, `npu`: Intel's devices.
+        threads: Threads of one network pass; None: all cores. With several lanes, each pass has one thread.
+        lanes: Number of threads that call the engine in parallel.
+        precision: `auto`, `float32` or `bfloat16`. `auto` is float32. `bfloat16` falls back to float32, with
+            a log message, if the processor does not support it.
 
     Raises:
-        MissingError: No OpenVINO, or no such device.
-        InputError: Not an ONNX file, or not one of ours.
-        UsageError: A device or precision that cannot be meant.
+        MissingError: OpenVINO is not installed, or the device does not exist.
+        InputError: The file is not an ONNX file, or not a model of this tool.
+        UsageError: The device or precision is invalid.
     """
     ov = _import_openvino()
     if precision not in ("auto", *PRECISIONS):
@@ -187,7 +187,7 @@ def open_openvino(
 
 
 def openvino_version() -> str:
-    """Release that is installed; empty without one."""
+    """Return the installed release of OpenVINO; empty if there is none."""
     try:
         return str(_import_openvino().__version__).partition("-")[0]
     except MissingError:
@@ -195,10 +195,10 @@ def openvino_version() -> str:
 
 
 def describe_devices() -> dict[str, tuple[str, bool]]:
-    """Devices by name: what they are called in full, and whether they compute in bfloat16.
+    """Return device name → (full name, whether it computes in bfloat16).
 
     Raises:
-        MissingError: No OpenVINO, or one that does not start.
+        MissingError: OpenVINO is not installed, or does not start.
     """
     core = _import_openvino().Core()
     return {
@@ -208,7 +208,7 @@ def describe_devices() -> dict[str, tuple[str, bool]]:
 
 
 def computes_in_bf16(core: Any, device: str = "CPU") -> bool:
-    """Whether a device has instructions for bfloat16, and not only a way to imitate them."""
+    """Return whether a device has instructions for bfloat16, rather than emulating them."""
     if "BF16" not in core.get_property(device, "OPTIMIZATION_CAPABILITIES"):
         return False
     if device != "CPU":
@@ -222,7 +222,7 @@ def computes_in_bf16(core: Any, device: str = "CPU") -> bool:
 
 
 def _import_openvino() -> Any:
-    # Its Python package would report uses of some of its tools; it takes the absence of this for a refusal.
+    # OpenVINO reports the use of some of its tools, unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
         return import_module("openvino")
@@ -251,7 +251,7 @@ def _contract(path: Path, model: Any) -> Contract:
 
 
 def _without_alpha(path: Path, model: Any) -> Any:
-    """The part that makes `coefficients`: alpha is made here, strip by strip, at the photo's own size."""
+    """Return the part that computes `coefficients`; alpha is computed outside OpenVINO, at full size."""
     names = {port.get_any_name() for port in (*model.inputs, *model.outputs)}
     if lacking := {"image", "guide", "coefficients"} - names:
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
@@ -264,7 +264,7 @@ def _cached(key: str) -> Path:
 
 
 def _read(file: Path) -> bytes | None:
-    """A compiled model, if it is there and whole."""
+    """Read a compiled model; None if it is missing or damaged."""
     try:
         data = file.read_bytes()
     except OSError:
@@ -278,7 +278,7 @@ def _read(file: Path) -> bytes | None:
 
 
 def _write(file: Path, blob: bytes) -> None:
-    """Keep a compiled model, whole or not at all, and let the oldest ones go."""
+    """Store a compiled model atomically, and delete the oldest ones."""
     with writing(file, shared=True) as temporary:
         temporary.write_bytes(hashlib.sha256(blob).hexdigest().encode() + blob)
     kept = 0

@@ -1,4 +1,4 @@
-"""The refiner that stands beside a model file: which file it is, and running it."""
+"""Find and run the refiner beside a model file."""
 
 import logging
 from collections.abc import Mapping
@@ -14,18 +14,18 @@ from stylematte.errors import EngineError, InputError, MissingError
 from stylematte.files import sha256_of
 from stylematte.imaging.refinement import Tiles
 
-VERSION = "1"  # of what a refiner's file says about itself
+VERSION = "1"  # version of the metadata of refiners
 
 log = logging.getLogger("stylematte")
 
 
 class Refiner:
-    """Runs a refiner's file; several threads may call it.
+    """Runs a refiner's file; thread-safe.
 
     Attributes:
-        sha256: Of the file.
-        tiles: What it takes.
-        provider: What the session really got.
+        sha256: Hex digest of the file.
+        tiles: Batch size and side of its tiles.
+        provider: Provider that the session uses.
     """
 
     def __init__(self, path: Path, session: Any, sha256: str) -> None:
@@ -51,7 +51,7 @@ class Refiner:
         """Refine tiles.
 
         Args:
-            images: (N, 3, t, t) float32 RGB in [0, 1], N and t as `tiles` says.
+            images: (N, 3, t, t) float32 RGB in [0, 1], with N and t from `tiles`.
             coarse: (N, 1, t, t) float32 alpha in [0, 1].
 
         Returns:
@@ -62,7 +62,7 @@ class Refiner:
         """
         try:
             (alpha,) = self._session.run(["alpha"], {"image": images, "coarse": coarse})
-        except Exception as error:  # ORT's exceptions have no common base of their own
+        except Exception as error:  # ORT's exceptions have no common base class
             raise EngineError(f"{self._path}: ONNX Runtime failed: {_one_line(error)}") from error
         return np.asarray(alpha, np.float32)
 
@@ -73,18 +73,18 @@ def open_refiner(
     """Open the refiner that a model names.
 
     Args:
-        model: File of the model; the refiner lies beside it.
-        contract: Of the model.
-        device: As for the model.
-        threads: Likewise.
-        lanes: Likewise.
+        model: File of the model; the refiner is in the same folder.
+        contract: Contract of the model.
+        device: Device of the model.
+        threads: CPU threads of the model.
+        lanes: Lanes of the model.
 
     Returns:
-        The refiner; None where the model names none.
+        The refiner; None if the model names none.
 
     Raises:
-        MissingError: The model names one, and it is not there.
-        InputError: It is another file than the model means, or damaged.
+        MissingError: The refiner's file is missing.
+        InputError: The file is not the refiner that the model was exported with, or is damaged.
     """
     if not contract.refiner:
         return None

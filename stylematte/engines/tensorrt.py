@@ -1,4 +1,4 @@
-"""TensorRT engines: a file for one kind of GPU, and the sidecar that says which (docs/model-contract.md)."""
+"""TensorRT engines: a file for one GPU model, and a sidecar that describes it (docs/model-contract.md)."""
 
 import hashlib
 import json
@@ -24,7 +24,7 @@ from stylematte.files import sha256_of
 
 SIDECAR_VERSION = 1
 SUFFIX = ".engine"
-LANES = 2  # contexts: one prepares its images on the CPU while the other's are on the GPU
+LANES = 2  # contexts: one prepares its batch on the CPU while the other's batch is on the GPU
 FLOAT_BYTES = 4
 
 log = logging.getLogger("stylematte")
@@ -32,15 +32,15 @@ log = logging.getLogger("stylematte")
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What lies beside an engine and says what it is.
+    """The description of an engine file, stored beside it.
 
     Attributes:
-        contract: Of the ONNX file that the engine was built from.
-        built_for: `gpu`, `compute_capability`, `driver`, `tensorrt`: all have to be the same here.
-        engine_sha256: Of the engine file.
-        onnx_sha256: Of the ONNX file.
-        sizes: Working (height, width) that it was built for.
-        largest_batch: Photos in one pass.
+        contract: Contract of the ONNX file that the engine was built from.
+        built_for: `gpu`, `compute_capability`, `driver` and `tensorrt`; all must be the same on this machine.
+        engine_sha256: Hex digest of the engine file.
+        onnx_sha256: Hex digest of the ONNX file.
+        sizes: Each working (height, width) that the engine was built for.
+        largest_batch: Largest number of images in one pass.
     """
 
     contract: Contract
@@ -55,7 +55,7 @@ class Sidecar:
         """Read the sidecar of an engine file.
 
         Raises:
-            InputError: There is none, another version, or damaged.
+            InputError: The sidecar is missing, damaged, or of another version.
         """
         path = sidecar_path(engine_path)
         again = "Build the engine again with `stylematte export --format tensorrt`"
@@ -81,7 +81,7 @@ class Sidecar:
             raise InputError(f"{path}: damaged: {type(error).__name__}: {error}", again) from None
 
     def mismatch(self, here: dict[str, str]) -> str:
-        """Say in what this machine is not the one that the engine was built for; empty if in nothing."""
+        """Return the differences between this machine and the one the engine was built for; empty if none."""
         differences = [
             f"{key.replace('_', ' ')} {self.built_for.get(key)}, here {value}"
             for key, value in here.items()
@@ -91,12 +91,12 @@ class Sidecar:
 
 
 def sidecar_path(engine_path: Path) -> Path:
-    """`nano.3f2a.engine` → `nano.3f2a.engine.json`."""
+    """Return the path of an engine's sidecar: `nano.3f2a.engine` → `nano.3f2a.engine.json`."""
     return engine_path.with_name(engine_path.name + ".json")
 
 
 def tensorrt_version() -> str:
-    """Version of the TensorRT that is installed, four numbers; empty where it is not."""
+    """Return the version of the installed TensorRT, four numbers; empty if there is none."""
     for package in ("tensorrt", "tensorrt-cu13", "tensorrt-cu12"):
         try:
             return version(package)
@@ -106,19 +106,19 @@ def tensorrt_version() -> str:
 
 
 def machine_identity(gpu: Cuda) -> dict[str, str]:
-    """What an engine is tied to: the GPU, its driver, and the TensorRT that is installed."""
+    """Return what an engine is tied to: the GPU, its driver, and the installed TensorRT."""
     return {**gpu.identity(), "tensorrt": tensorrt_version()}
 
 
 def find_engine(onnx_path: Path, here: dict[str, str]) -> tuple[Path | None, str]:
-    """Look beside an ONNX file for an engine built from it and for this machine.
+    """Find an engine beside an ONNX file that was built from it for this machine.
 
     Args:
-        onnx_path: `<name>.onnx`; engines are called `<name>.<key>.engine`.
-        here: From `machine_identity`.
+        onnx_path: `<name>.onnx`; engines are named `<name>.<key>.engine`.
+        here: Result of `machine_identity`.
 
     Returns:
-        The engine, or None and why none of those there are will do.
+        The engine and an empty text; or None and the reason why no engine can be used.
     """
     reasons = []
     candidates = sorted(onnx_path.parent.glob(f"{onnx_path.stem}.*{SUFFIX}"))
@@ -139,7 +139,7 @@ def find_engine(onnx_path: Path, here: dict[str, str]) -> tuple[Path | None, str
 
 
 def usable_engine(onnx_path: Path, device: str) -> tuple[bool, str]:
-    """Whether TensorRT, a GPU and a fitting engine are here; if not, why."""
+    """Return whether TensorRT, a GPU and a matching engine are available; if not, also the reason."""
     try:
         _import_tensorrt()
         here = machine_identity(_gpu(device))
@@ -150,19 +150,19 @@ def usable_engine(onnx_path: Path, device: str) -> tuple[bool, str]:
 
 
 def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
-    """Open an engine file, or the engine that lies beside an ONNX file.
+    """Open an engine file, or the engine beside an ONNX file.
 
     Args:
-        path: `.engine` or `.onnx`.
+        path: `.engine` or `.onnx` file.
         device: `auto`, `cuda` or `cuda:i`, checked by the caller.
-        lanes: How many threads will call the engine at once.
+        lanes: Number of threads that call the engine in parallel.
 
     Raises:
-        MissingError: No TensorRT, no GPU, or no engine for this GPU.
-        InputError: Not an engine of ours, a damaged one, or one for another machine.
+        MissingError: There is no TensorRT, no GPU, or no engine for this GPU.
+        InputError: The engine is not one of this tool, is damaged, or was built for another machine.
     """
     trt = _import_tensorrt()
-    # TensorRT ends the process where it finds no GPU, so the GPU is looked for first.
+    # TensorRT ends the process if it finds no GPU, so check for one first.
     gpu = _gpu(device)
     here = machine_identity(gpu)
     given = ["--weights", str(path), "--out", str(path.parent)]
@@ -180,7 +180,7 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
         path = found
         sidecar = Sidecar.read(path)
     data = path.read_bytes()
-    # A plan can carry code that runs on this machine: TensorRT gets none but the sidecar's.
+    # A plan can contain code that runs on this machine, so TensorRT gets only the one hashed in the sidecar.
     if hashlib.sha256(data).hexdigest() != sidecar.engine_sha256:
         raise InputError(f"{path}: SHA-256 differs from its sidecar's: damaged or replaced", "Build it again")
     plan = trt.Runtime(trt.Logger(trt.Logger.ERROR)).deserialize_cuda_engine(data)
@@ -194,8 +194,8 @@ def open_tensorrt(path: Path, device: str, lanes: int) -> "TensorRTEngine":
 class TensorRTEngine:
     """Runs an engine file; see `Engine`.
 
-    Every lane has a context, a stream, and memory for the largest pass, so a pass is one copy up, one launch
-    of a CUDA graph and one copy down of coefficients, at most a sixth of the image.
+    Each lane has a context, a stream, and memory for the largest pass. So a pass is one upload, one launch of
+    a CUDA graph, and one download of the coefficients, which have at most a sixth of the image's size.
     """
 
     name = "tensorrt"
@@ -204,9 +204,9 @@ class TensorRTEngine:
     def __init__(self, path: Path, plan: Any, sidecar: Sidecar, gpu: Cuda, lanes: int) -> None:
         self.contract = sidecar.contract
         self.lanes = lanes
-        self.gpu_filter: GpuGuidedFilter | None = None  # whoever has the kernels sets it
+        self.gpu_filter: GpuGuidedFilter | None = None  # set by `engines.gpu.use_gpu_filter`
         self.takes_prior = "prior" in _tensors(plan)
-        self.file_sha256 = sidecar.engine_sha256  # compared when it was opened
+        self.file_sha256 = sidecar.engine_sha256  # checked by `open_tensorrt`
         self._path = path
         self._largest_batch = sidecar.largest_batch
         self._sizes = sidecar.sizes
@@ -217,7 +217,7 @@ class TensorRTEngine:
     def coefficients(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None = None
     ) -> NDArray[np.float32] | list[DeviceCoefficients]:
-        """Run the network; see `Engine.coefficients`. Sizes are those of the contract's `working_sizes`."""
+        """Run the network at one of the sizes that the engine was built for; see `Engine.coefficients`."""
         size = images.shape[2:]
         if size not in self._sizes:
             raise EngineError(
@@ -247,7 +247,7 @@ class TensorRTEngine:
 
 
 class _Lane:
-    """A context with its stream and its memory; used by one thread at a time."""
+    """A context with its stream and memory; used by one thread at a time."""
 
     def __init__(self, plan: Any, gpu: Cuda, sidecar: Sidecar) -> None:
         self._gpu = gpu
@@ -264,12 +264,12 @@ class _Lane:
         for name in ("guide", "prior"):
             if name in self._addresses:
                 gpu.upload(np.zeros(needed[name], np.uint8), self._addresses[name], self._stream)
-        self._had_prior = False  # there are zeros in its memory, until a pass brings another
+        self._had_prior = False  # the prior's memory is zero until a pass uploads one
         for name, address in self._addresses.items():
             self._checked(self._context.set_tensor_address(name, address), f"it takes no address for {name}")
 
     def _needed_bytes(self, batch: int) -> dict[str, int]:
-        """Memory of every tensor for the largest pass of any profile; outputs are what TensorRT says."""
+        """Return the bytes of each tensor for the largest pass of any profile, from TensorRT's shapes."""
         needed = dict.fromkeys(self._tensors, 0)
         for height, width in self._sizes:
             self._choose((batch, 3, height, width))
@@ -281,7 +281,7 @@ class _Lane:
         return needed
 
     def run(self, images: NDArray[np.float32], priors: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """(n, 3, h, w), and (n, 1, h, w) where there are priors → (n, 2, gh, gw), float32."""
+        """Run a pass: images (n, 3, h, w), and priors (n, 1, h, w) or None → (n, 2, gh, gw), float32."""
         self._pass(images, priors)
         result = np.empty(self._result_shape(), np.float32)
         self._gpu.download(self._addresses["coefficients"], result, self._stream)
@@ -290,7 +290,7 @@ class _Lane:
     def run_and_keep(
         self, images: NDArray[np.float32], priors: NDArray[np.float32] | None, gpu_filter: GpuGuidedFilter
     ) -> list[DeviceCoefficients]:
-        """Likewise, and the result stays on the GPU, in memory that the next pass does not overwrite."""
+        """Run a pass, but keep the result on the GPU, in memory that the next pass does not overwrite."""
         self._pass(images, priors)
         shape = (1, *self._result_shape()[1:])
         step = math.prod(shape) * FLOAT_BYTES
@@ -314,9 +314,9 @@ class _Lane:
             self._had_prior = True
         if images.shape != self._shape:
             self._choose(images.shape)
-            self._enqueue()  # what TensorRT prepares at the first pass of a shape must not be captured
+            self._enqueue()  # TensorRT's setup in the first pass of a shape must not be captured
         else:
-            # A graph holds for one shape of its context alone: it is made at the second pass in a row.
+            # A graph is valid for one shape only: it is captured in the second consecutive pass of a shape.
             self._graph = self._graph or self._gpu.capture(self._enqueue, self._stream)
             self._gpu.launch(self._graph, self._stream)
 
@@ -327,7 +327,7 @@ class _Lane:
         if context.active_optimization_profile != profile:
             self._checked(context.set_optimization_profile_async(profile, stream), f"no profile {profile}")
             self._gpu.wait(stream)
-        # The guide is one pixel: full-size alpha is made from the coefficients, wherever that is best.
+        # The guide is one pixel, because full-size alpha is computed from the coefficients outside TensorRT.
         shapes = {"image": shape, "guide": (shape[0], 3, 1, 1), "prior": (shape[0], 1, *shape[2:])}
         for name, wanted in shapes.items():
             if name in self._tensors:
@@ -344,7 +344,7 @@ class _Lane:
 
 
 def _tensors(plan: Any) -> list[str]:
-    """Names of an engine's inputs and outputs."""
+    """Return the names of an engine's inputs and outputs."""
     return [plan.get_tensor_name(index) for index in range(plan.num_io_tensors)]
 
 

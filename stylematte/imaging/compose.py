@@ -1,4 +1,4 @@
-"""Put a foreground on transparency, a colour, an image or a blur of what was behind it."""
+"""Composite a foreground over transparency, a colour, an image or its own background blurred."""
 
 import math
 import re
@@ -22,7 +22,7 @@ from stylematte.imaging.geometry import (
 )
 
 Screen = Literal["green", "blue"]
-Color = tuple[float, float, float]  # RGB, 0..255 whatever the image's dtype
+Color = tuple[float, float, float]  # RGB, 0..255 for any dtype of the image
 
 # CSS Color Module Level 4, the sixteen basic names.
 BASIC_COLORS: dict[str, Color] = {
@@ -48,16 +48,16 @@ BASIC_COLORS: dict[str, Color] = {
 
 @dataclass(frozen=True)
 class Blur:
-    """A background made of the image's own, blurred; `radius_px` is the Gaussian's standard deviation."""
+    """The image's own background, blurred; `radius_px` is the standard deviation of the Gaussian."""
 
     radius_px: float
 
 
 def parse_color(text: str) -> Color:
-    """Read `#rrggbb`, `#rgb`, `r,g,b` with 0..255, or one of CSS' sixteen basic names.
+    """Parse `#rrggbb`, `#rgb`, `r,g,b` with 0..255, or one of the sixteen basic CSS names.
 
     Raises:
-        UsageError: None of these.
+        UsageError: The text is none of these.
     """
     word = text.strip().lower()
     if word in BASIC_COLORS:
@@ -75,10 +75,10 @@ def parse_color(text: str) -> Color:
 
 
 def parse_background(text: str) -> Color | Blur:
-    """Read a colour as `parse_color` does, or `blur:R` with a radius in pixels.
+    """Parse a colour as `parse_color` does, or `blur:R` with a radius in pixels.
 
     Raises:
-        UsageError: Neither.
+        UsageError: The text is neither.
     """
     kind, colon, radius = text.strip().lower().partition(":")
     if kind != "blur" or not colon:
@@ -89,7 +89,7 @@ def parse_background(text: str) -> Color | Blur:
 
 
 def cutout(foreground: ImageArray, alpha: NDArray[Any]) -> ImageArray:
-    """Join colours and opacity into straight-alpha RGBA.
+    """Combine colours and alpha into straight-alpha RGBA.
 
     Args:
         foreground: (H, W, 3) un-premultiplied RGB.
@@ -106,7 +106,7 @@ def cutout(foreground: ImageArray, alpha: NDArray[Any]) -> ImageArray:
 
 
 def premultiply(rgba: ImageArray) -> ImageArray:
-    """Multiply the colours of straight RGBA by its alpha, as they are stored; alpha stays.
+    """Multiply the stored colours of straight RGBA by its alpha; alpha does not change.
 
     Args:
         rgba: (H, W, 4) uint8 or uint16.
@@ -126,14 +126,14 @@ def premultiply(rgba: ImageArray) -> ImageArray:
 
 
 def unpremultiply(colours: ImageArray, alpha: NDArray[Any]) -> ImageArray:
-    """Divide colours by the alpha that they have been multiplied by; where it is 0 they stay.
+    """Divide premultiplied colours by their alpha; they do not change where it is 0.
 
     Args:
         colours: (H, W, 3) uint8 or uint16, or (H, W, 1) grey.
         alpha: (H, W), same dtype.
 
     Returns:
-        As `colours`.
+        Shape and dtype of `colours`.
     """
     white = white_of(colours.dtype)
     result = np.empty_like(colours)
@@ -147,15 +147,16 @@ def unpremultiply(colours: ImageArray, alpha: NDArray[Any]) -> ImageArray:
 
 
 def despill(foreground: ImageArray, screen: Screen, is_light: bool = False) -> ImageArray:
-    """Take the cast of a green or blue screen out of colours.
+    """Remove the colour cast of a green or blue screen.
 
-    What the screen's channel has above the mean of the two others goes; its luma is given back to all three,
-    so that nothing turns dark. The subject's own green (or blue) goes too, as with every such keyer.
+    The spill, the excess of the screen's channel over the mean of the other two, is subtracted; its luma is
+    added to all three, so that nothing darkens. The subject's own green (or blue) is reduced too, as with all
+    such keyers.
 
     Args:
         foreground: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
         screen: Colour of the screen.
-        is_light: float32 colours are light, which is not cut off at 0 and 1.
+        is_light: The float32 colours are scene-linear light, which is not clipped to [0, 1].
 
     Returns:
         (H, W, 3), same dtype.
@@ -177,14 +178,14 @@ def despill(foreground: ImageArray, screen: Screen, is_light: bool = False) -> I
 def composite(
     foreground: ImageArray, alpha: NDArray[Any], background: Color | ImageArray, light_wrap_px: float = 0.0
 ) -> ImageArray:
-    """Lay a foreground over a background: α · F + (1 - α) · B on the colours as they are stored.
+    """Composite a foreground over a background: α · F + (1 - α) · B on the stored colours.
 
     Args:
         foreground: (H, W, 3) un-premultiplied RGB uint8, uint16, or float32 in [0, 1].
         alpha: (H, W) uint8, uint16, or float32 in [0, 1].
-        background: A colour, 0..255 whatever the dtype; or (h, w, 3) RGB of any size and dtype, scaled with
-            its shape kept until it covers the image, then cut to it around its middle.
-        light_wrap_px: Let the background's light shine around the subject's edge, this far in.
+        background: A colour, 0..255 for any dtype; or (h, w, 3) RGB of any size and dtype, scaled to cover
+            the image with its aspect ratio kept, then cropped around its centre.
+        light_wrap_px: Width in which the background's light shines around the subject's edge.
 
     Returns:
         (H, W, 3) opaque, dtype of `foreground`.
@@ -214,24 +215,24 @@ def composite(
 def _wrapped(
     foreground: ImageArray, alpha: NDArray[Any], background: ImageArray, radius_px: float
 ) -> ImageArray:
-    """Screen the background's light, spread by a Gaussian, over the foreground: 1 - (1 - F) · (1 - W)."""
+    """Screen-blend the blurred light of the background over the foreground: 1 - (1 - F) · (1 - W)."""
     behind = to_float(background) * cv2.merge([1 - to_float(alpha)] * 3)
     light = _gaussian(behind, radius_px)
     return to_dtype(1 - (1 - to_float(foreground)) * (1 - light), foreground.dtype)
 
 
 def cover(image: ImageArray, size: tuple[int, int]) -> ImageArray:
-    """Scale an image, its shape kept, until it covers a size; cut what sticks out, the same on both sides.
+    """Scale an image to cover a size with its aspect ratio kept, and crop it around its centre.
 
     Args:
-        image: (h, w, 3), any dtype of ours.
+        image: (h, w, 3) uint8, uint16 or float32.
         size: (height, width).
 
     Returns:
         (height, width, 3), same dtype.
     """
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
-    # Cut to whole pixels before scaling, so that a long strip does not grow out of memory; then exactly.
+    # Crop to whole pixels before scaling, so that a long strip does not exhaust memory; then crop exactly.
     keep = [
         have - (have - math.ceil(want / scale - 1e-6)) // 2 * 2
         for have, want in zip(image.shape[:2], size, strict=True)
@@ -247,7 +248,7 @@ def _middle(image: ImageArray, height: int, width: int) -> ImageArray:
 
 
 def blur_background(image: ImageArray, alpha: NDArray[Any], radius_px: float) -> ImageArray:
-    """Blur what is behind the subject, and only that: the subject's colours do not bleed into it.
+    """Blur the background without the subject, whose colours do not bleed into it.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
@@ -258,7 +259,7 @@ def blur_background(image: ImageArray, alpha: NDArray[Any], radius_px: float) ->
         (H, W, 3), dtype of `image`.
     """
     height, width = alpha.shape
-    # A wide Gaussian is the same on a smaller image; four pixels of deviation are enough to hide the grid.
+    # A wide Gaussian can run on a smaller image: a standard deviation of four pixels hides the upsampling.
     factor = max(1, int(radius_px / 4))
     small_size = max(1, round(height / factor)), max(1, round(width / factor))
     small, small_alpha = resize(image, small_size), resize(alpha, small_size)
@@ -269,8 +270,8 @@ def blur_background(image: ImageArray, alpha: NDArray[Any], radius_px: float) ->
     blurred = np.empty_like(small)
     for top in range(0, small_size[0], rows):
         first, last = max(0, top - margin), min(small_size[0], top + rows + margin)
-        # To the fourth, because a pixel that is half subject has half its colour. The constant is for places
-        # with subject all around: nothing is left to average there, and any colour will do, it is covered.
+        # The fourth power suppresses mixed pixels, which have part of the subject's colour. The constant
+        # avoids 0 / 0 far inside the subject, where any colour will do because it is covered.
         share = (1 - to_float(small_alpha[first:last])) ** 4 + np.float32(1e-5)
         colours = _gaussian(small[first:last] * cv2.merge([share] * 3), sigma)
         colours /= cv2.merge([_gaussian(share, sigma) * white] * 3)
@@ -279,7 +280,7 @@ def blur_background(image: ImageArray, alpha: NDArray[Any], radius_px: float) ->
 
 
 def _stored(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
-    """Colours as an image of a number type has them; those of float32 may be light, and are not clipped."""
+    """Convert colours to a dtype; float32 is not clipped, because it may be scene-linear light."""
     return values if np.dtype(dtype) == np.float32 else to_dtype(values, dtype)
 
 

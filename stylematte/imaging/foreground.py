@@ -1,4 +1,4 @@
-"""The subject's own colours, so that a cut-out carries no halo of the old background."""
+"""Estimate the subject's own colours, so that a cut-out has no halo of the old background."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,14 +9,14 @@ from numpy.typing import NDArray
 
 from stylematte.imaging.geometry import ImageArray, resize, to_dtype, to_float
 
-REGULARISER = 1e-5  # of the smoothness term, where alpha is flat
-ALPHA_WEIGHT = 0.1  # of the smoothness term, for each unit of alpha's change between neighbours
-COARSE_PX = 1 << 16  # the colours are spread over the whole image at this many pixels
-COARSE_SIDE = 4096  # ... and sides no longer than this, well inside what cv2.warpAffine can address
-SMALL_SIDE, SMALL_ITERATIONS = 128, 10  # on small levels, where colours travel far
+REGULARISER = 1e-5  # weight of the smoothness term where alpha is constant
+ALPHA_WEIGHT = 0.1  # additional weight per unit of alpha difference between neighbours
+COARSE_PX = 1 << 16  # pixels of the small copy that is solved as a whole
+COARSE_SIDE = 4096  # upper limit of its sides, well within the limits of cv2.warpAffine
+SMALL_SIDE, SMALL_ITERATIONS = 128, 10  # for small levels, where colours must propagate far
 COARSE_ITERATIONS = 6
 TILE = 128
-CLEAR = 0.5 / 255  # alpha that rounds to 0 in 8 bits counts as 0, and likewise for 1
+CLEAR = 0.5 / 255  # alpha that rounds to 0 (or 1) in 8 bits counts as 0 (or 1)
 OPAQUE = 1 - CLEAR
 
 Planes = NDArray[np.float32]  # (..., height, width)
@@ -25,9 +25,9 @@ Planes = NDArray[np.float32]  # (..., height, width)
 def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
     """Estimate the foreground colour of every pixel from image = α · F + (1 - α) · B.
 
-    Foreground and background are spread coarse to fine over a small copy of the image and enlarged. What they
-    leave of the image equation then corrects each pixel, tile by tile, so memory is little more than the
-    result. Opaque pixels keep their colour bit for bit; clear ones get that of the subject next to them.
+    Foreground and background are solved coarse to fine on a small copy of the image and upsampled. The
+    residual of the image equation then corrects each pixel, tile by tile, so little more memory is needed
+    than for the result. Opaque pixels keep their exact colour; clear ones get that of the nearby subject.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
@@ -38,7 +38,7 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
 
     Reference:
         Germer, Uelwer, Conrad, Harmeling, "Fast Multi-Level Foreground Estimation", 2020, for the small copy,
-        with Jacobi iterations, which NumPy does for all pixels at once; Forte, "Approximate Fast Foreground
+        with Jacobi iterations, which NumPy vectorises over all pixels; Forte, "Approximate Fast Foreground
         Colour Estimation", 2021, for the correction.
     """
     height, width = image.shape[:2]
@@ -61,7 +61,7 @@ def estimate_foreground(image: ImageArray, alpha: NDArray[Any]) -> ImageArray:
         if tile_alpha.max() > CLEAR:
             background = _lift(coarse[1], (height, width), tile)
             opacity = cv2.merge([tile_alpha] * 3)
-            # What the image equation leaves over, I - α F - (1 - α) B, is α parts the foreground's.
+            # The share α of the residual I - α F - (1 - α) B belongs to the foreground.
             left_over = to_float(image[tile]) - background
             left_over -= opacity * (foreground - background)
             foreground += opacity * left_over
@@ -102,18 +102,18 @@ def _spread_colours(image: NDArray[np.float32], alpha: NDArray[np.float32]) -> P
 
 
 def _relax(colours: Planes, image: Planes, alpha: NDArray[np.float32], iterations: int) -> Planes:
-    """Pull the colours towards their neighbours' and towards what the image equation asks, Jacobi style.
+    """Run Jacobi iterations of the smoothness term and the image equation.
 
-    Neighbours pull the harder the more alpha changes between them: across an edge of the matte the image says
-    least about either colour. For one pixel the paper's 2x2 system, its neighbours' weighted mean M being
-    given, has the solution F = M_F + α r / d and B = M_B + (1 - α) r / d with r = image - α M_F - (1 - α) M_B
-    and d = α² + (1 - α)² + Σ weights.
+    Neighbours have the more weight the more alpha differs between them: across an edge of the matte, the
+    image tells least about either colour. For one pixel and the weighted means M of its neighbours, the
+    paper's 2x2 system has the solution F = M_F + α r / d and B = M_B + (1 - α) r / d, with
+    r = image - α M_F - (1 - α) M_B and d = α² + (1 - α)² + Σ weights.
 
     Args:
         colours: (2, 3, h, w): foreground, background; overwritten.
         image: (3, h, w).
         alpha: (h, w).
-        iterations: How often.
+        iterations: Number of iterations.
     """
     edges = np.pad(alpha, 1, mode="edge")
     middle = slice(1, -1)
@@ -129,7 +129,7 @@ def _relax(colours: Planes, image: Planes, alpha: NDArray[np.float32], iteration
     padded = np.empty((2, *edges.shape), np.float32)
     pair = np.empty_like(shares)
     product = np.empty_like(shares)
-    for channel in range(3):  # one at a time: what is worked on stays in the cache
+    for channel in range(3):  # one at a time, so that the working set stays in the cache
         pair[...] = colours[:, channel]
         for _ in range(iterations):
             padded[:, middle, middle] = pair
@@ -150,7 +150,7 @@ def _relax(colours: Planes, image: Planes, alpha: NDArray[np.float32], iteration
 def _lift(
     coarse: NDArray[np.float32], size: tuple[int, int], tile: tuple[slice, slice]
 ) -> NDArray[np.float32]:
-    """Enlarge the part of the coarse colours that covers a tile, pixel edges aligned as in cv2.resize.
+    """Upsample the part of the coarse colours that covers a tile, with pixel edges aligned as in cv2.resize.
 
     Args:
         coarse: Foreground or background, (h, w, 3).
@@ -176,7 +176,7 @@ def _lift(
 
 
 def _tiles(height: int, width: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an image into tiles: rows and columns of each."""
+    """Yield the rows and columns of the tiles of an image."""
     for top in range(0, height, TILE):
         for left in range(0, width, TILE):
             yield slice(top, min(top + TILE, height)), slice(left, min(left + TILE, width))

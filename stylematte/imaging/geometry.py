@@ -1,4 +1,4 @@
-"""Images in and out of the shapes and number types that the tool works in."""
+"""Convert images between shapes and dtypes."""
 
 from typing import Any
 
@@ -12,15 +12,15 @@ ImageArray = NDArray[Any]  # (H, W, 3) uint8, uint16 or float32
 Window = tuple[slice, slice]  # rows and columns
 
 WHITE = {np.dtype(np.uint8): 255.0, np.dtype(np.uint16): 65535.0, np.dtype(np.float32): 1.0}
-STRIP_PX = 1 << 17  # pixels worked on at once: a few float planes of this many stay in a core's L2 cache
-FLOAT_SLACK = 0.01  # how far float colours may leave [0, 1], as they do after a sharpening resize
+STRIP_PX = 1 << 17  # pixels processed at a time: a few float planes of this size fit in a core's L2 cache
+FLOAT_SLACK = 0.01  # tolerance for float colours outside [0, 1], which a sharpening resize produces
 
 
 def white_of(dtype: DTypeLike) -> float:
-    """The value that stands for 1.0 in a number type.
+    """Return the value that represents 1.0 in a dtype.
 
     Raises:
-        InputError: Not uint8, uint16 or float32.
+        InputError: The dtype is not uint8, uint16 or float32.
     """
     try:
         return WHITE[np.dtype(dtype)]
@@ -32,10 +32,12 @@ def white_of(dtype: DTypeLike) -> float:
 
 
 def as_array(image: Any) -> ImageArray:
-    """Take an array as it is, and a Pillow image as RGB; its EXIF orientation and profile are not applied.
+    """Return an array as it is, or a Pillow image as RGB; its EXIF orientation and profile are not applied.
+
+    16-bit grey Pillow images become (H, W) uint16.
 
     Raises:
-        TypeError: Neither.
+        TypeError: The image is neither.
     """
     if isinstance(image, np.ndarray):
         return image
@@ -46,17 +48,17 @@ def as_array(image: Any) -> ImageArray:
 
 
 def as_rgb(image: ImageArray) -> ImageArray:
-    """Check an image and give it three channels.
+    """Check an image and convert it to three channels.
 
     Args:
         image: (H, W, 3) RGB, (H, W) or (H, W, 1) grey, or (H, W, 4), whose fourth channel is dropped;
             uint8, uint16, or float32 in [0, 1].
 
     Returns:
-        (H, W, 3), same dtype; a view where possible.
+        (H, W, 3), same dtype; a view if possible.
 
     Raises:
-        InputError: Another shape or dtype, no pixels, or float colours outside [0, 1].
+        InputError: Unsupported shape or dtype, no pixels, or float colours outside [0, 1].
     """
     white = white_of(image.dtype)
     if image.ndim == 2:
@@ -71,13 +73,13 @@ def as_rgb(image: ImageArray) -> ImageArray:
 
 
 def as_alpha(alpha: NDArray[Any]) -> NDArray[Any]:
-    """Check an alpha that somebody hands in.
+    """Check an alpha given by the caller, and return it.
 
     Args:
         alpha: (h, w) uint8, uint16, or float32 in [0, 1].
 
     Raises:
-        InputError: Another shape or dtype, no pixels, or values outside [0, 1].
+        InputError: Unsupported shape or dtype, no pixels, or values outside [0, 1].
     """
     white = white_of(alpha.dtype)
     if alpha.ndim != 2 or 0 in alpha.shape:
@@ -94,7 +96,7 @@ def _check_range(values: NDArray[Any], what: str) -> None:
 
 
 def to_dtype(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
-    """Turn [0, 1] into a number type, clipped and rounded.
+    """Convert values in [0, 1] to a dtype, clipped and rounded.
 
     Args:
         values: float32, any shape.
@@ -110,14 +112,14 @@ def to_dtype(values: NDArray[np.float32], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def to_float(image: NDArray[Any]) -> NDArray[np.float32]:
-    """Turn a number type into contiguous float32 in [0, 1]; float32 comes back as it is."""
+    """Convert an image to contiguous float32 in [0, 1]; float32 values do not change."""
     white = white_of(image.dtype)
     values = np.ascontiguousarray(image, np.float32)
     return values if white == 1 else np.multiply(values, np.float32(1 / white), out=values)
 
 
 def convert(image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
-    """Change an image's or an alpha's number type, 1.0 staying 1.0, with no full-size float copy."""
+    """Convert an image or alpha to a dtype, scaled so that 1.0 stays 1.0, without a full-size float copy."""
     if image.dtype == np.dtype(dtype):
         return image
     result = np.empty(image.shape, dtype)
@@ -128,10 +130,11 @@ def convert(image: NDArray[Any], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
-    """Resize with an area filter along an axis that shrinks and a cubic one along an axis that grows.
+    """Resize with an area filter along axes that shrink and a cubic filter along axes that grow.
 
     Args:
-        image: (H, W) or (H, W, C), any dtype OpenCV resizes. Cubic overshoot of float32 is not clipped.
+        image: (H, W) or (H, W, C), any dtype that OpenCV can resize. Cubic overshoot of float32 is not
+            clipped.
         size: (height, width).
 
     Returns:
@@ -139,7 +142,7 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """
     height, width = size
     image = np.ascontiguousarray(image)
-    # In one call OpenCV uses the area filter only if both axes shrink: a long strip would come out aliased.
+    # In one call, OpenCV uses the area filter only if both axes shrink: a long strip would be aliased.
     small = min(height, image.shape[0]), min(width, image.shape[1])
     if small != image.shape[:2]:
         image = cv2.resize(image, small[::-1], interpolation=cv2.INTER_AREA)
@@ -149,7 +152,7 @@ def resize(image: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
 
 
 def resize_to_working(image: ImageArray, size: tuple[int, int]) -> NDArray[np.float32]:
-    """Make the network's input: the whole image at working size, nothing padded, nothing cut.
+    """Make the network's input: the whole image at working size, without padding or cropping.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].

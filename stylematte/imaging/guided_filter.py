@@ -1,4 +1,4 @@
-"""The second half of the fast guided filter: coarse coefficients and the full-size image give alpha."""
+"""The second half of the fast guided filter: alpha from coarse coefficients and the full-size image."""
 
 from collections.abc import Iterator
 
@@ -19,19 +19,19 @@ def apply_coefficients(
 ) -> NDArray[np.generic]:
     """Compute alpha = sigmoid(A↑ · grey + b↑) at the image's size, strip by strip.
 
-    ↑ is bilinear with the corner pixels aligned, as `align_corners=True` in torch; OpenCV's resize aligns
-    pixel edges instead. Little more memory is taken than the result.
+    ↑ is bilinear upsampling with aligned corner pixels, as `align_corners=True` in torch; OpenCV's resize
+    aligns pixel edges instead. Little more memory is needed than for the result.
 
     Args:
         coefficients: (2, h, w) float32: A and b.
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
         grey_weights: Channel weights of the guide, for colours in [0, 1].
         grey_offset: Offset of the guide.
-        dtype: Of the result: float32 in [0, 1], or uint8 or uint16 with 255 or 65535 for 1.
-        window: Rows and columns of the image to do; all if not given.
+        dtype: Dtype of the result: float32 in [0, 1], or uint8 or uint16 with 255 or 65535 for 1.
+        window: Rows and columns of the image to compute; all if not given.
 
     Returns:
-        (H, W) alpha, or that of the window.
+        (H, W) alpha of the image or of the window.
 
     Reference:
         He, Sun, "Fast Guided Filter", 2015, algorithm 2, steps 5-6.
@@ -45,7 +45,7 @@ def apply_coefficients(
     grey_row = np.array([[*grey_weights, 0]], np.float32) / np.float32(white_of(image.dtype))
     grey_row[0, 3] = grey_offset
 
-    # Minus, because the sigmoid wants exp(-logits).
+    # Negative, because the sigmoid needs exp(-logits).
     negative = np.negative(coefficients)
     columns = negative.take(left, axis=2, mode="clip")
     right = negative.take(left + 1, axis=2, mode="clip")
@@ -71,7 +71,7 @@ def apply_coefficients(
             np.multiply(down, slope_b, out=light)
             some += light
             some += b
-        cv2.exp(logits, logits)  # inf where alpha is 0: 1 / inf is right
+        cv2.exp(logits, logits)  # may be inf where alpha is 0; 1 / inf is correct
         logits += 1
         np.divide(alpha_white, logits, out=logits)
         logits += rounding
@@ -80,10 +80,10 @@ def apply_coefficients(
 
 
 def _aligned_positions(coarse: int, fine: int, part: slice) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Where each fine pixel of a part lies on the coarse grid when the corner pixels of both coincide.
+    """Return the positions of part of the fine pixels on the coarse grid, with aligned corner pixels.
 
     Returns:
-        (n,) index of the coarse pixel before it, and (n,) float32 distance from that one.
+        (n,) index of the coarse pixel before each, and (n,) float32 distance from it.
     """
     scale = (coarse - 1) / (fine - 1) if fine > 1 else 0.0
     positions = np.arange(fine)[part] * scale
@@ -92,10 +92,10 @@ def _aligned_positions(coarse: int, fine: int, part: slice) -> tuple[NDArray[np.
 
 
 def _between_rows(above: NDArray[np.intp]) -> Iterator[tuple[int, slice]]:
-    """Cut fine rows, whose coarse rows above are given in order, where the coarse row changes.
+    """Group consecutive fine rows by the coarse row above them; `above` is sorted.
 
     Yields:
-        The coarse row, and the fine rows that lie below it.
+        A coarse row, and the fine rows between it and the next.
     """
     ends = np.flatnonzero(np.diff(above, append=-1)) + 1
     for begin, end in zip([0, *ends[:-1]], ends, strict=True):

@@ -1,4 +1,4 @@
-"""Scene-linear images: colours are light, 1 is white, and what is brighter or darker stays so."""
+"""Scene-linear images: colours are light, 1 is white, and values outside [0, 1] are kept."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -7,14 +7,14 @@ from stylematte.imaging.foreground import OPAQUE, estimate_foreground
 from stylematte.imaging.geometry import STRIP_PX
 
 Light = NDArray[np.float32]  # (H, W, 3)
-BRIGHTEST = 16.0  # that soft edges may be; opaque pixels keep what they have
+BRIGHTEST = 16.0  # limit for soft edges; opaque pixels keep their values
 
 
 def estimate_foreground_light(light: Light, alpha: NDArray[np.float32]) -> Light:
-    """Estimate the foreground as `estimate_foreground` does, beyond 0 and 1.
+    """Estimate the foreground as `estimate_foreground` does, for values outside [0, 1].
 
-    The equation that is solved does not change when all colours are shifted and scaled alike; so they are
-    brought to [0, 1] and back. Opaque pixels keep their colour bit for bit.
+    The image equation is invariant to shifting and scaling all colours, so they are mapped to [0, 1] and
+    back. Opaque pixels keep their exact colour.
 
     Args:
         light: (H, W, 3).
@@ -32,7 +32,7 @@ def estimate_foreground_light(light: Light, alpha: NDArray[np.float32]) -> Light
 
 
 def composite_light(foreground: Light, alpha: NDArray[np.float32], background: Light) -> Light:
-    """Lay light over light: α · F + (1 - α) · B.
+    """Composite light over light: α · F + (1 - α) · B.
 
     Args:
         foreground: (H, W, 3).

@@ -1,9 +1,9 @@
-"""Where a coarse alpha is looked at again, and how what is found goes back into it. Arrays only.
+"""Choose the tiles of an image to refine, and merge the refined alpha into the coarse one. Arrays only.
 
-The refiner sees tiles of one size at the image's own scale. Around the band of uncertain alpha tiles are
-laid, the most uncertain first, up to a budget. Where a cell of the coarse grid spans many pixels, a smaller
-image comes first, so that band and strands have the widths that the refiner knows, and its result is the
-coarse alpha of the next larger one. Outside the band nothing changes, to the bit.
+The refiner gets tiles of one size at the image's own scale. They cover the band of uncertain alpha, the most
+uncertain first, up to a budget. If a cell of the coarse grid spans many pixels, a smaller image is refined
+first, so that band and hair have the widths that the refiner was trained on; its result is the coarse alpha
+of the next larger image. Outside the band, alpha does not change by a single bit.
 """
 
 import math
@@ -18,34 +18,34 @@ from numpy.typing import NDArray
 from stylematte.errors import UsageError
 from stylematte.imaging.geometry import ImageArray, Window, resize, to_dtype, to_float
 
-AUTO_PX = 1_500_000  # of tiles, for one image
+AUTO_PX = 1_500_000  # tile pixels for one image
 UNCERTAIN = (0.02, 0.98)
-MOST_CELL_PX = 8.0  # the widest cells of a coarse grid that the refiner is trained on
-LEAST_RADIUS_PX, MOST_RADIUS_PX = 4, 12  # of the band around what is uncertain
-FADE_PX = 3  # over which the band's edge goes over into the coarse alpha
-MARGIN_PX, RAMP_PX = 12, 8  # what tiles overlap, and how much of that they are blended over, on each side
-LEAST_DOUBT = 12.0  # of a tile, in pixels of alpha 0.5: below, there is nothing to find
+MOST_CELL_PX = 8.0  # largest cell of a coarse grid in the refiner's training
+LEAST_RADIUS_PX, MOST_RADIUS_PX = 4, 12  # radius of the band around uncertain alpha
+FADE_PX = 3  # width of the band's edge, which blends into the coarse alpha
+MARGIN_PX, RAMP_PX = 12, 8  # on each side of a tile: its overlap, and the part of that used for blending
+LEAST_DOUBT = 12.0  # smallest uncertainty of a tile worth refining, in pixels of alpha 0.5
 BLOCK_PX = 128
-SETTLED_PX = 2048  # side of the squares in which whole planes are made
+SETTLED_PX = 2048  # side of the squares in which whole planes are computed
 
 Plane = NDArray[np.float32]
 Coarse = Callable[[ImageArray, Window | None], Plane]  # alpha of an image of any size, or of a window of it
 
 
 class Tiles(NamedTuple):
-    """What a refiner takes: how many tiles at once, and their side."""
+    """The input of a refiner: the batch size and side of its tiles."""
 
     batch: int
     side_px: int
 
 
 class Patch(NamedTuple):
-    """A part of an image that was looked at again.
+    """A refined part of an image.
 
     Attributes:
-        window: Where.
+        window: Rows and columns in the image.
         alpha: (h, w) float32, the refined alpha.
-        share: (h, w) float32 in [0, 1], how much of it to take; 0 leaves the coarse alpha.
+        share: (h, w) float32 in [0, 1], the weight of the refined alpha; 0 keeps the coarse alpha.
     """
 
     window: Window
@@ -57,10 +57,10 @@ Run = Callable[[Plane, Plane], Plane]  # (N, 3, t, t) RGB and (N, 1, t, t) coars
 
 
 def parse_detail(text: str) -> float:
-    """Read how many pixels of tiles an image may cost: `off`, `auto`, `max`, or megapixels.
+    """Parse the number of tile pixels for an image: `off`, `auto`, `max`, or megapixels.
 
     Raises:
-        UsageError: None of these.
+        UsageError: The text is none of these.
     """
     named = {"off": 0.0, "auto": float(AUTO_PX), "max": math.inf}
     if text in named:
@@ -77,18 +77,18 @@ def parse_detail(text: str) -> float:
 def refine(
     image: ImageArray, coarse: Coarse, grid: tuple[int, int], run: Run, tiles: Tiles, budget_px: float
 ) -> list[Patch]:
-    """Look at the uncertain band of an image again.
+    """Refine the uncertain band of an image.
 
     Args:
         image: (H, W, 3) RGB uint8, uint16, or float32 in [0, 1].
-        coarse: Gives the coarse alpha.
-        grid: (height, width) of the coefficients behind it.
+        coarse: Function that computes the coarse alpha.
+        grid: (height, width) of the coefficients of the coarse alpha.
         run: The refiner.
-        tiles: What it takes.
-        budget_px: The most pixels of tiles it may be given.
+        tiles: The refiner's input.
+        budget_px: Largest number of tile pixels to refine.
 
     Returns:
-        Patches that do not overlap; none where nothing is uncertain.
+        Patches that do not overlap; none if nothing is uncertain.
     """
     small = tuple(min(side, cells) for side, cells in zip(image.shape[:2], grid, strict=True))
     if budget_px < tiles.side_px**2 or not _is_uncertain(coarse(resize(image, small), None)).any():
@@ -101,7 +101,7 @@ def refine(
         radius_px = round(cell_px / 2**step) if before is None else 2 * LEAST_RADIUS_PX
         level = _Level(picture, coarse, before, radius_px)
         if not (used_px := level.look(run, tiles, budget_px)) and before is not None:
-            break  # larger ones would cost still more
+            break  # larger images would cost even more
         budget_px -= used_px
         if step:
             level.settle()
@@ -112,7 +112,7 @@ def refine(
 
 
 def apply_patches(alpha: NDArray[Any], patches: Sequence[Patch]) -> NDArray[Any]:
-    """Lay patches into a coarse alpha, (H, W) uint8, uint16 or float32, in place; and return it."""
+    """Blend patches into a coarse alpha, (H, W) uint8, uint16 or float32, in place; return it."""
     for window, refined, share in patches:
         part = alpha[window]
         before = to_float(part)
@@ -122,13 +122,13 @@ def apply_patches(alpha: NDArray[Any], patches: Sequence[Patch]) -> NDArray[Any]
 
 
 class _Level:
-    """One size of the image.
+    """One level of the image pyramid.
 
     Args:
         image: (h, w, 3).
-        coarse: Gives its coarse alpha.
-        before: A smaller one, done.
-        radius_px: Of the band around what is uncertain.
+        coarse: Function that computes its coarse alpha.
+        before: The next smaller level, already refined; None for the smallest.
+        radius_px: Radius of the band around uncertain alpha.
     """
 
     def __init__(self, image: ImageArray, coarse: Coarse, before: "_Level | None", radius_px: int) -> None:
@@ -137,18 +137,18 @@ class _Level:
         self._before = before
         self._size = image.shape[:2]
         self._radius_px = min(MOST_RADIUS_PX, max(LEAST_RADIUS_PX, radius_px))
-        # What is uncertain is looked up in the smaller one's result, where there is one.
+        # The band is found in the result of the smaller level, if there is one.
         self._scout_scale = 1 if before is None else max(1, round(self._size[0] / before._size[0]))
         self.alpha: Plane = coarse(image, None) if before is None else before.alpha
         self._band = band_of(self.alpha, self._radius_px // self._scout_scale, FADE_PX // self._scout_scale)
-        self.touched: Plane = np.zeros((1, 1), np.float32)  # how much of `alpha` is refined, once settled
+        self.touched: Plane = np.zeros((1, 1), np.float32)  # weight of refined alpha in `alpha`, once settled
         self._blocks: dict[tuple[int, int], tuple[Plane, Plane]] = {}  # sums of alpha · weight, and of weight
 
     def look(self, run: Run, tiles: Tiles, budget_px: float) -> int:
-        """Run the refiner on the most uncertain tiles; gives the pixels it was given.
+        """Run the refiner on the most uncertain tiles; return the number of their pixels.
 
-        A level of which the budget covers less than half is left out, if there is a smaller one: some of a
-        subject's hair would be sharper than the rest.
+        If there is a smaller level, a level is skipped if the budget covers less than half of its tiles:
+        otherwise, some of a subject's hair would be sharper than the rest.
         """
         core_px = tiles.side_px - 2 * MARGIN_PX
         places = lay_tiles(self.alpha, self._band > 0, core_px // self._scout_scale)
@@ -171,7 +171,7 @@ class _Level:
         return most * tiles.side_px**2
 
     def settle(self) -> None:
-        """Make the alpha and what was refined whole, for the next level to read."""
+        """Compute the whole planes `alpha` and `touched`, which the next level reads."""
         if self._before is None:
             self.touched = np.zeros(self._size, np.float32)
         else:
@@ -183,7 +183,7 @@ class _Level:
             self.touched[window] += share * (1 - self.touched[window])
 
     def patches(self) -> list[Patch]:
-        """What is to be laid into the coarse alpha: own patches over what the level before found."""
+        """Return the patches for the coarse alpha: those of this level over those of the smaller ones."""
         own = list(self._own_patches())
         if self._before is None:
             return own
@@ -214,7 +214,7 @@ class _Level:
             yield Patch(window, alpha, np.asarray(share, np.float32))
 
     def _coarse_at(self, window: Window) -> Plane:
-        """Coarse alpha: from the level before where it looked, else from the coefficients."""
+        """Return the coarse alpha: from the smaller level where that is refined, else from coefficients."""
         if self._before is None:
             return self.alpha[window]
         alpha = self._coarse(self._image, window)
@@ -228,13 +228,13 @@ class _Level:
         return self._up(self._before.touched, window)
 
     def _touched_below(self, window: Window) -> bool:
-        """Whether the smaller level found anything there."""
+        """Return whether the smaller level refined anything there."""
         assert self._before is not None
         part, _ = self._below(window, self._before.touched)
         return bool(part.any())
 
     def _up(self, smaller: NDArray[Any], window: Window) -> Plane:
-        """A window of this level out of an array of the smaller one's size, bilinear."""
+        """Upsample a window of this level from an array of the smaller level, bilinearly."""
         part, (rows, columns) = self._below(window, smaller)
         down, across = (n / side for n, side in zip(smaller.shape, self._size, strict=True))
         matrix = np.array(
@@ -251,7 +251,7 @@ class _Level:
         )
 
     def _below(self, window: Window, smaller: NDArray[Any]) -> tuple[NDArray[Any], Window]:
-        """What a window is interpolated from, and where it lies."""
+        """Return the part of the smaller array that a window is interpolated from, and its position."""
         rows, columns = (
             slice(max(0, int(s.start * n / side) - 1), int(s.stop * n / side) + 2)
             for s, n, side in zip(window, smaller.shape, self._size, strict=True)
@@ -259,7 +259,7 @@ class _Level:
         return smaller[rows, columns], (rows, columns)
 
     def _window(self, top: int, left: int, side: int) -> Window:
-        """Of a tile, in pixels of this level; it may reach beyond the image."""
+        """Return the window of a tile in pixels of this level; it may extend beyond the image."""
         top, left = (v * self._scout_scale - MARGIN_PX for v in (top, left))
         return slice(top, top + side), slice(left, left + side)
 
@@ -300,15 +300,15 @@ class _Level:
 
 
 def band_of(alpha: Plane, radius_px: int, fade_px: int) -> NDArray[np.uint8]:
-    """Find where an alpha is uncertain, and what lies near.
+    """Find the band of uncertain alpha and its surroundings.
 
     Args:
         alpha: (h, w) in [0, 1].
-        radius_px: Of the band, a square's.
-        fade_px: Over which the band's edge falls to 0, inside its radius.
+        radius_px: Radius of the band; its neighbourhood is square.
+        fade_px: Half-width of the blur that fades the band's edge to 0, within its radius.
 
     Returns:
-        (h, w): 255 in the band, less towards its edge, 0 outside.
+        (h, w) uint8: 255 in the band, less towards its edge, 0 outside.
     """
     size = 2 * (radius_px - fade_px) + 1
     band = cv2.dilate(_is_uncertain(alpha), np.ones((size, size), np.uint8))
@@ -318,8 +318,8 @@ def band_of(alpha: Plane, radius_px: int, fade_px: int) -> NDArray[np.uint8]:
 def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple[int, int]]:
     """Cover the band of an alpha with squares.
 
-    Strips of one square's height; in each, squares from the left, each beginning where the band is not
-    covered yet.
+    The band is cut into strips of one square's height. In each, squares are placed from the left, each at the
+    first column of the band that is not covered yet.
 
     Args:
         alpha: (h, w) in [0, 1].
@@ -327,7 +327,7 @@ def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple
         core_px: Side of the squares.
 
     Returns:
-        (top, left) of each, the most uncertain first; none that holds next to nothing.
+        (top, left) of each, the most uncertain first; squares with almost no uncertain alpha are left out.
     """
     found: list[tuple[float, int, int]] = []
     rows = np.flatnonzero(band.any(1))
@@ -350,7 +350,7 @@ def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple
 
 
 def _is_uncertain(alpha: Plane) -> NDArray[np.uint8]:
-    """255 where it is, else 0."""
+    """Return 255 where alpha is uncertain, else 0."""
     return np.asarray(cv2.inRange(alpha, *UNCERTAIN), np.uint8)
 
 
@@ -360,14 +360,14 @@ def _halved(size: Sequence[int], times: int) -> tuple[int, int]:
 
 
 def _weight(side: int) -> Plane:
-    """(side, side): 1 inside, falling to 0 over the ramp, whose middle is the core's edge."""
+    """Return blending weights (side, side): 1 inside, with a ramp to 0 that is centred on the core's edge."""
     distance = np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5
     ramp = np.clip((distance - (MARGIN_PX - RAMP_PX / 2)) / RAMP_PX, 0, 1).astype(np.float32)
     return np.outer(ramp, ramp)
 
 
 def _windows(size: Sequence[int], side: int) -> Iterator[Window]:
-    """Cut a plane into squares; those at its right and lower edges are smaller."""
+    """Yield the squares of a plane; those at its right and lower edges may be smaller."""
     for top, left in product(range(0, size[0], side), range(0, size[1], side)):
         yield _clipped(top, left, side, size)
 

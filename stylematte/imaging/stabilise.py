@@ -1,7 +1,7 @@
-"""Mattes that do not flicker: each is averaged with its neighbours in time, moved to where the subject is.
+"""Stabilise mattes over time: average each with its neighbours, warped along the subject's motion.
 
-An image model decides each frame anew, so in the soft band its alpha boils with whatever passes behind. What
-moves with the subject is kept by this, what does not is averaged away.
+An image model mattes each frame independently, so alpha in the soft band flickers with the background. The
+average keeps what moves with the subject, and removes what does not.
 """
 
 from dataclasses import dataclass
@@ -13,24 +13,24 @@ from numpy.typing import NDArray
 
 from stylematte.imaging.geometry import ImageArray, resize, to_dtype, to_float
 
-HISTORY = 3.0  # weight of all that came before; 1 is the frame's own
+HISTORY = 3.0  # weight of all previous frames; the frame itself has 1
 LOOKAHEAD = 1.0  # weight of the next frame
-TOLERANCE = 0.45  # of alpha: neighbours that differ by more lose their say, or fast motion would leave ghosts
-FLOW_SIDE = 384  # motion is measured on copies of this longest side
-CUT_SIZE, CUT_CHANGE = (9, 16), 0.12  # (height, width) and mean change of colour between two shots
+TOLERANCE = 0.45  # sigma of a neighbour's weight over the alpha difference; prevents ghosts of fast motion
+FLOW_SIDE = 384  # longest side of the images for optical flow
+CUT_SIZE, CUT_CHANGE = (9, 16), 0.12  # (height, width) and mean colour change that indicates a cut
 CLEAR = 1 / 255
-OUTSIDE = 64  # grey of what is not subject, in the image that motion is measured on
+OUTSIDE = 64  # offset of the subject's grey over the black background in the images for optical flow
 
 
 @dataclass(eq=False)
 class FrameState:
-    """What the stabiliser needs of a frame.
+    """The stabiliser's data of a frame.
 
     Attributes:
-        alpha: (H, W) float32 in [0, 1], as the network found it.
-        subject: Small image to measure motion on.
-        overview: Smaller one to find cuts with.
-        band: First and last row and column with soft alpha; None where there is none.
+        alpha: (H, W) float32 in [0, 1], from the network.
+        subject: Small grey image for optical flow.
+        overview: Smaller RGB image for cut detection.
+        band: First and last row, first and last column with soft alpha; None if there is none.
     """
 
     alpha: NDArray[np.float32]
@@ -40,24 +40,24 @@ class FrameState:
 
 
 class Stabiliser:
-    """Takes the frames of a clip one after the other; gives each one's alpha back when the next one is there.
+    """Stabilises the frames of a clip in order; returns each frame's alpha once it has the next frame.
 
-    Memory is that of a few alphas. The average starts anew at a cut, which it finds itself.
+    It needs memory for a few alphas. It detects cuts, and restarts the average there.
     """
 
     def __init__(self) -> None:
         self._flow: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        self._before: NDArray[np.float32] | None = None  # steadied alpha of the frame before the current one
+        self._before: NDArray[np.float32] | None = None  # stabilised alpha of the previous frame
         self._before_subject: NDArray[np.uint8] | None = None
         self._before_band: tuple[int, int, int, int] | None = None
         self._current: FrameState | None = None
         self.cuts = 0
 
     def push(self, coming: FrameState) -> NDArray[np.uint16] | None:
-        """Take a frame.
+        """Add a frame.
 
         Returns:
-            (H, W) steadied alpha of the frame before this one; None for the first.
+            (H, W) stabilised alpha of the previous frame; None for the first.
         """
         current = self._current
         if current is None:
@@ -74,7 +74,7 @@ class Stabiliser:
         return to_dtype(result, np.uint16)
 
     def flush(self) -> NDArray[np.uint16] | None:
-        """Give the last frame's alpha back, as `push` does; ready for another clip."""
+        """Return the stabilised alpha of the last frame, and reset for another clip."""
         current, self._current = self._current, None
         if current is None:
             return None
@@ -83,7 +83,7 @@ class Stabiliser:
         return result
 
     def _steady(self, current: FrameState, after: FrameState | None) -> NDArray[np.float32]:
-        """Average; a neighbour's say is weight · exp(-(difference of alpha)² / (2 · tolerance²))."""
+        """Average; a neighbour has the weight w · exp(-(difference of alpha)² / (2 · tolerance²))."""
         neighbours = []
         if self._before is not None and self._before_subject is not None:
             neighbours.append((self._before, self._before_subject, self._before_band, HISTORY))
@@ -111,7 +111,7 @@ class Stabiliser:
 
 
 def look_at(image: ImageArray, alpha: NDArray[Any]) -> FrameState:
-    """Take from a frame what the stabiliser needs; from any thread.
+    """Return the stabiliser's data of a frame; thread-safe.
 
     Args:
         image: (H, W, 3) RGB uint8 or uint16.
@@ -119,11 +119,11 @@ def look_at(image: ImageArray, alpha: NDArray[Any]) -> FrameState:
     """
     height, width = alpha.shape
     scale = min(1.0, FLOW_SIDE / max(height, width))
-    size = max(16, round(height * scale)), max(16, round(width * scale))  # DIS needs a few pixels
+    size = max(16, round(height * scale)), max(16, round(width * scale))  # DIS needs a minimum size
     small = to_float(resize(image, size))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).reshape(size)
     opacity = to_float(resize(alpha, size))
-    # The background is taken out: it moves by itself, and its motion must not carry the matte along.
+    # The background is removed, because its own motion must not affect the matte.
     subject = np.clip((191 * grey + OUTSIDE) * np.clip(opacity, 0, 1), 0, 255).astype(np.uint8)
     values = to_float(alpha)
     soft = (values > CLEAR) & (values < 1 - CLEAR)
@@ -135,7 +135,7 @@ def look_at(image: ImageArray, alpha: NDArray[Any]) -> FrameState:
 def _window(
     current: FrameState, others: list[tuple[int, int, int, int] | None], flows: list[NDArray[np.float32]]
 ) -> tuple[slice, slice] | None:
-    """The part of the image in which averaging can change anything: all bands, and as far as they moved."""
+    """Return the window that averaging can change: all bands, extended by their largest motion."""
     bands = np.array([band for band in (current.band, *others) if band is not None])
     if not bands.size:
         return None
@@ -150,7 +150,7 @@ def _window(
 def _moved(
     alpha: NDArray[np.float32], flow: NDArray[np.float32], window: tuple[slice, slice]
 ) -> NDArray[np.float32]:
-    """Fetch a neighbour's alpha along the motion from the current frame to it, within a window."""
+    """Warp a neighbour's alpha to the current frame along the flow from it to the neighbour, in a window."""
     height, width = alpha.shape
     rows, columns = window
     scale_y, scale_x = flow.shape[0] / height, flow.shape[1] / width

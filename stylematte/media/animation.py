@@ -1,4 +1,4 @@
-"""Animated pictures as clips: GIF, WebP, PNG and AVIF, their frames put together by Pillow."""
+"""Read animated images as clips: GIF, WebP, PNG and AVIF, with frames composed by Pillow."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ from stylematte.media.span import Span
 from stylematte.media.yuv import BT709, FULL, RGB, Colour
 
 _MILLISECOND = Fraction(1, 1000)
-_SHORTEST_MS, _SHORT_MS = 11, 100  # what is shown for less is shown for this, as in browsers
+_SHORTEST_MS, _SHORT_MS = 11, 100  # frames shorter than the first are shown for the second, as in browsers
 
 
 def is_animation(path: Path) -> bool:
-    """Say whether a file is an animated picture, by its content."""
+    """Return whether a file is an animated image, by its content."""
     return sniff(path) == "animation"
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """Of a frame: its place in the file from 0, its number from 1, when it is shown and how long."""
+    """Timing of a frame: its index in the file from 0, its number from 1, its start and its duration."""
 
     place: int
     number: int
@@ -37,28 +37,28 @@ class _Shown:
 
 
 class Animation:
-    """An animated picture, read as `video.Clip` is. Each frame is whole, with its alpha.
+    """An animated image with the interface of `video.Clip`. Frames are complete, with alpha.
 
     Args:
         path: The file.
-        span: Which part of it.
-        reduction: Divide height and width by this.
+        span: Part of the animation to read.
+        reduction: Divisor of height and width.
 
     Raises:
-        InputError: It cannot be read, or there are no frames in the span.
+        InputError: The file cannot be read, or there are no frames in the span.
     """
 
     def __init__(self, path: Path, span: Span = Span(), reduction: int = 1) -> None:  # noqa: B008 - frozen
         from PIL import Image
 
         self._path = path
-        self.sound_streams: list[Any] = []  # as a clip without sound
+        self.sound_streams: list[Any] = []  # like a clip without audio
         self.sound_after: list[Any] = []
         self.notes: list[str] = []
         try:
             self._image = Image.open(path)
             shown = self._read_times()
-        except Exception as error:  # Pillow raises what its parsers happen to raise
+        except Exception as error:  # Pillow's parsers raise many kinds of exceptions
             raise InputError(f"{path}: damaged, or not an animation that Pillow can read: {error}") from None
         seconds = Fraction(sum(frame.duration_ms for frame in shown), 1000)
         rate = len(shown) / seconds
@@ -85,7 +85,7 @@ class Animation:
         self._image.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Read the frames of the span in their order.
+        """Read the frames of the span in order.
 
         Raises:
             InputError: The file is damaged.
@@ -103,7 +103,7 @@ class Animation:
             yield Frame(frame.number, frame.begin_ms - begin, frame.duration_ms * self._every, photo)
 
     def _read_times(self) -> list[_Shown]:
-        """Look through the file; the picture that an APNG shows where nothing moves is no frame."""
+        """Read the timing of all frames; an APNG's fallback image for static viewers is not a frame."""
         image: Any = self._image
         first = 1 if getattr(image, "default_image", False) else 0
         shown: list[_Shown] = []

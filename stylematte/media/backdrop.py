@@ -1,4 +1,4 @@
-"""What stands behind cut-outs: a colour, or a folder of images of which each cut-out has its own."""
+"""Backgrounds of cut-outs: a colour, or a folder of images from which each cut-out gets one."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from stylematte.media.paths import walk
 
 @dataclass(frozen=True)
 class Backdrop:
-    """A colour or images.
+    """A background colour or background images.
 
     Attributes:
-        text: As given.
-        colour: Where there are no images.
+        text: The user's text.
+        colour: Colour, used if there are no images.
         files: Images, sorted.
     """
 
@@ -35,18 +35,18 @@ class Backdrop:
 
     @classmethod
     def parse(cls, text: str) -> "Backdrop":
-        """Read a folder's name, or a colour.
+        """Parse a folder's path or a colour.
 
         Raises:
-            UsageError: Neither.
-            InputError: A folder without images.
+            UsageError: The text is neither.
+            InputError: The folder contains no images.
         """
         if Path(text).is_dir():
             return cls(text, files=list_images(Path(text)))
         return cls(text, parse_color(text))
 
     def behind(self, name: str) -> Color | NDArray[Any]:
-        """What is behind a cut-out of that name: its name alone says so, not which others there are.
+        """Return the background for a cut-out; it depends only on the cut-out's name, not on the others.
 
         Returns:
             A colour, or (H, W, 3) uint8 RGB of any size.
@@ -59,7 +59,7 @@ class Backdrop:
         return _read(self.files[zlib.crc32(name.encode("utf-8", "surrogateescape")) % len(self.files)])
 
     def facts(self) -> list[Any]:
-        """What tells it from others, for a key: the colour, or the files with their sizes and times."""
+        """Return what identifies the background: the colour, or the files with sizes and times of change."""
         return [identity_of(path, path.parent) for path in self.files] or list(self.colour)
 
     def sha256(self) -> str:
@@ -71,11 +71,11 @@ def list_images(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, 
     """List the images of a folder and its subfolders, sorted.
 
     Args:
-        folder: Where to look.
-        passed_over: Names of subfolders that are not looked into.
+        folder: Folder to search.
+        passed_over: Names of subfolders to skip.
 
     Raises:
-        InputError: No folder, no images in it, or what looks like one cannot be used.
+        InputError: The folder does not exist, has no images, or has one that cannot be used.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder", "Give a folder of images")
@@ -90,7 +90,7 @@ def list_images(folder: Path, passed_over: Collection[str] = ()) -> tuple[Path, 
 
 
 def identity_of(path: Path, folder: Path) -> tuple[str, int, int]:
-    """Name below a folder, size and time of change: they stand for what a file holds."""
+    """Return a file's path relative to a folder, size and time of change, which identify its content."""
     status = path.stat()
     return path.relative_to(folder).as_posix(), status.st_size, status.st_mtime_ns
 

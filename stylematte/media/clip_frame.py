@@ -1,4 +1,4 @@
-"""What is known about a clip, and its frames, wherever they are read from."""
+"""The description of a clip and its frames, common to all sources of clips."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -11,23 +11,23 @@ from stylematte.media.yuv import Colour
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What is known about a clip before its frames.
+    """Description of a clip, known before its frames are read.
 
     Attributes:
         size: (height, width) of the upright frames.
-        rate: Frames a second, on average; frames of uneven length have their timestamps.
-        time_base: Seconds that one unit of a timestamp lasts.
-        colour: How its numbers are to be read.
-        is_deep: More than 8 bits a channel.
+        rate: Average frames per second; with a variable frame rate, timestamps give the exact times.
+        time_base: Seconds per unit of a timestamp.
+        colour: Colour description of the stream.
+        is_deep: Whether the source has more than 8 bits per channel.
         pixel_shape: Width of a pixel over its height, upright; None for square ones.
-        first_number: Of the first frame that is done. In a clip the first frame is 1; in a sequence of
-            images it is as its file says.
-        frames: How many are to be done; a guess where the file does not say, None where there is none.
-        timecode: Of the first frame that is done; None where the clip has none.
-        tags: Title, time of recording and the like.
-        chapters: Of the part that is done.
-        digits: Of the numbers of a sequence's files; 0 for a clip.
-        notes: What is to be told about the clip and its result, a line each.
+        first_number: Number of the first processed frame. A clip's first frame is 1; in an image sequence,
+            the number is that in the file name.
+        frames: Number of frames to process, possibly an estimate; None if unknown.
+        timecode: Timecode of the first processed frame; None if the clip has none.
+        tags: Metadata such as title and recording time.
+        chapters: Chapters of the processed part.
+        digits: Digits of the numbers in a sequence's file names; 0 for a clip.
+        notes: Messages for the user about the clip and its result.
     """
 
     size: tuple[int, int]
@@ -50,12 +50,12 @@ class Frame:
     """One frame of a clip.
 
     Attributes:
-        number: Its place in the clip, see `ClipInfo.first_number`.
-        pts: When it is shown, in `ClipInfo.time_base`. Counted from the first frame that is done where that
-            is not the source's first, and where the format's times begin anywhere; else as in the source.
-        duration: How long, likewise; 0 where not known.
-        photo: Its pixels.
-        sound: Packets that come before it, their times moved likewise.
+        number: Frame number, see `ClipInfo.first_number`.
+        pts: Presentation timestamp in `ClipInfo.time_base`. It counts from the first processed frame if that
+            is not the source's first, or if the format's times start anywhere; else it is the source's.
+        duration: Duration in `ClipInfo.time_base`; 0 if unknown.
+        photo: The image.
+        sound: Audio packets before the frame, with timestamps shifted like `pts`.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""Colour management: what the network sees is sRGB, what is written keeps the photo's own RGB profile.
+"""Colour management: the network's input is sRGB, and results keep the photo's own RGB profile.
 
 Conversions are relative colorimetric with black point compensation, by Little CMS in libvips.
 """
@@ -16,10 +16,10 @@ Array = NDArray[Any]
 Primaries = tuple[float, float, float, float, float, float, float, float]  # x, y of red, green, blue, white
 
 _INTENT: dict[str, Any] = {"intent": "relative", "black_point_compensation": True}
-_CLOSE = 1  # levels of 255 within which a profile is sRGB's equal
+_CLOSE = 1  # levels of 255 within which a profile counts as sRGB
 _STRIP_PX = 1 << 22
 
-# ITU-T H.273, tables 2 and 3, as PNG's cICP and AVIF's and HEIC's nclx number them.
+# Code points of ITU-T H.273, tables 2 and 3, also used by PNG's cICP and by nclx in AVIF and HEIC.
 PRIMARIES: dict[int, Primaries] = {
     1: (0.64, 0.33, 0.30, 0.60, 0.15, 0.06, 0.3127, 0.3290),
     4: (0.67, 0.33, 0.21, 0.71, 0.14, 0.08, 0.310, 0.316),
@@ -32,9 +32,9 @@ PRIMARIES: dict[int, Primaries] = {
 }
 BT709, UNSPECIFIED = 1, 2
 LINEAR, SRGB, PQ, HLG = 8, 13, 16, 18
-# Parameters of ICC's curve type 3: y = (a x + b) ** g from d on, c x below.
+# Parameters g, a, b, c, d of ICC's curve type 3: y = (a x + b) ** g for x >= d, else c x.
 _SRGB_CURVE = (2.4, 1 / 1.055, 0.055 / 1.055, 1 / 12.92, 0.04045)
-# A photo tagged with a camera's transfer function is shown as sRGB by every viewer that we know.
+# Transfer → exponent. Camera transfer functions are left out: all known viewers show such photos as sRGB.
 _CURVES: dict[int, tuple[float, ...]] = {4: (2.2,), 5: (2.8,), LINEAR: (1.0,), 17: (2.6,)}
 _D50 = (0.9642, 1.0, 0.8249)
 _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
@@ -42,18 +42,18 @@ _BRADFORD = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0
 
 @cache
 def srgb_profile() -> bytes:
-    """The sRGB profile that results get whose colours have been converted."""
+    """Return the sRGB profile for results whose colours have been converted."""
     return bytes(vips.library().Operation.call("profile_load", "srgb"))
 
 
 def space_of(icc: bytes | None) -> str:
-    """What a profile describes: RGB, GRAY, CMYK, Lab; empty where there is no profile."""
+    """Return the colour space of a profile: RGB, GRAY, CMYK, Lab; empty without a profile."""
     return icc[16:20].decode("latin-1").strip() if icc else ""
 
 
 @lru_cache(maxsize=64)
 def is_srgb(icc: bytes | None) -> bool:
-    """Whether an RGB profile says what sRGB says; one that cannot be used counts as sRGB, as in viewers."""
+    """Return whether an RGB profile is equivalent to sRGB; unusable ones count as sRGB, as in viewers."""
     if icc is None or icc == srgb_profile():
         return True
     steps = np.linspace(0, 255, 9).astype(np.uint8)
@@ -62,25 +62,25 @@ def is_srgb(icc: bytes | None) -> bool:
 
 
 def to_srgb(pixels: Array, icc: bytes | None) -> Array:
-    """Convert RGB colours into sRGB.
+    """Convert RGB colours to sRGB.
 
     Args:
         pixels: (H, W, 3) uint8 or uint16.
-        icc: Their profile.
+        icc: Profile of the colours.
 
     Returns:
-        (H, W, 3), same dtype; the same array where nothing is to be done.
+        (H, W, 3), same dtype; the input array if it is already sRGB.
     """
     return pixels if is_srgb(icc) else _transform(pixels, icc, srgb_profile())
 
 
 def from_srgb(pixels: Array, icc: bytes | None) -> Array:
-    """Convert sRGB colours into an RGB profile; arrays as for `to_srgb`."""
+    """Convert sRGB colours to an RGB profile; arrays as for `to_srgb`."""
     return pixels if is_srgb(icc) else _transform(pixels, srgb_profile(), icc)
 
 
 def color_from_srgb(color: tuple[float, float, float], icc: bytes | None) -> tuple[float, float, float]:
-    """Convert one sRGB colour, 0..255, into a profile."""
+    """Convert one sRGB colour, 0..255, to a profile."""
     if is_srgb(icc):
         return color
     values = np.array(color, np.float64).reshape(1, 1, 3) * 257
@@ -89,24 +89,24 @@ def color_from_srgb(color: tuple[float, float, float], icc: bytes | None) -> tup
 
 
 def other_to_srgb(pixels: Array, icc: bytes, meaning: str) -> Array:
-    """Convert grey or CMYK colours with a profile of theirs into sRGB.
+    """Convert grey or CMYK colours with a profile to sRGB.
 
     Args:
         pixels: (H, W, C) uint8 or uint16.
-        icc: The profile.
-        meaning: libvips's interpretation.
+        icc: Profile of the colours.
+        meaning: libvips's interpretation of the channels.
 
     Returns:
         (H, W, 3), same dtype.
 
     Raises:
-        pyvips.Error: A profile that cannot be used.
+        pyvips.Error: The profile cannot be used.
     """
     return _transform(pixels, icc, srgb_profile(), meaning)
 
 
 def cmyk_without_profile(pixels: Array) -> Array:
-    """Convert CMYK as Adobe's files without a profile are meant: each ink takes its share of the light."""
+    """Convert CMYK without a profile to RGB as in Adobe's files: each ink absorbs its share of the light."""
     white = np.iinfo(pixels.dtype).max
     result = np.empty((*pixels.shape[:2], 3), pixels.dtype)
     rows = max(1, _STRIP_PX // pixels.shape[1])
@@ -122,15 +122,15 @@ def _transform(pixels: Array, source: bytes | None, target: bytes | None, meanin
         if pixels.dtype == np.uint8:
             image = image.icc_transform(path, embedded=True, depth=8, **_INTENT)
         else:
-            # In one step Little CMS looks 16-bit colours up in a coarse table, up to 19 of 255 levels off;
-            # through floating point it computes.
+            # In one step, Little CMS looks up 16-bit colours in a coarse table, with errors of up to 19 of
+            # 255 levels; via floating point it computes each colour.
             image = image.icc_import(embedded=True, pcs="xyz", **_INTENT)
             image = image.icc_export(output_profile=path, pcs="xyz", depth=16, **_INTENT)
         return vips.array_of(image)
 
 
 def matrix_to_bt709(primaries: Primaries) -> Array:
-    """(3, 3) float64: light in some primaries to light in those of BT.709, white to white."""
+    """Return the (3, 3) float64 matrix from light in the given primaries to BT.709's, white to white."""
     if primaries == PRIMARIES[BT709]:
         return np.eye(3)
     found: Array = np.linalg.solve(_to_xyz(PRIMARIES[BT709]), _to_xyz(primaries))
@@ -138,7 +138,7 @@ def matrix_to_bt709(primaries: Primaries) -> Array:
 
 
 def _to_xyz(primaries: Primaries) -> Array:
-    """(3, 3): light to XYZ under ICC's white, D50."""
+    """Return the (3, 3) matrix from light to XYZ, adapted to ICC's white, D50."""
     points = np.array(primaries).reshape(4, 2)
     columns = np.stack([points[:, 0] / points[:, 1], np.ones(4), (1 - points.sum(1)) / points[:, 1]])
     white = columns[:, 3]
@@ -149,22 +149,22 @@ def _to_xyz(primaries: Primaries) -> Array:
 
 
 def profile_of_codes(primaries: int, transfer: int) -> bytes | None:
-    """Make a profile of H.273's numbers; None for sRGB, and where they say nothing."""
+    """Make a profile from H.273 code points; None for sRGB and for unspecified ones."""
     if primaries in (BT709, UNSPECIFIED) and transfer not in _CURVES:
         return None
     return make_profile(PRIMARIES.get(primaries, PRIMARIES[BT709]), _CURVES.get(transfer, _SRGB_CURVE))
 
 
 def profile_of_gamma(gamma: float | None, chromaticities: Primaries | None) -> bytes | None:
-    """Make a profile of what PNG's gAMA and cHRM say; None for sRGB.
+    """Make a profile from PNG's gAMA and cHRM; None for sRGB.
 
     Args:
-        gamma: As the file has it: exponent from light to numbers, 0.45455 for usual images.
+        gamma: Value in the file: exponent from light to code values, 0.45455 for usual images.
         chromaticities: x and y of red, green, blue and white.
     """
     is_usual = gamma is None or abs(gamma - 1 / 2.2) < 0.01
     if chromaticities is None and is_usual:
-        return None  # 2.2 is how sRGB is approximated there
+        return None  # gAMA approximates sRGB by 2.2
     known = PRIMARIES[BT709]
     found = chromaticities or known
     if is_usual and max(abs(a - b) for a, b in zip(found, known, strict=True)) < 0.002:
@@ -174,11 +174,11 @@ def profile_of_gamma(gamma: float | None, chromaticities: Primaries | None) -> b
 
 @lru_cache(maxsize=16)
 def make_profile(primaries: Primaries, curve: tuple[float, ...]) -> bytes:
-    """Write an RGB profile.
+    """Make an RGB profile.
 
     Args:
         primaries: x and y of red, green, blue and white.
-        curve: From numbers to light: an exponent, or the five parameters g, a, b, c, d of type 3.
+        curve: Curve from code values to light: an exponent, or the parameters g, a, b, c, d of type 3.
 
     Reference:
         ICC.1:2022, section 7 and 10.18 (parametric curve), annex E (chromatic adaptation, Bradford).

@@ -1,4 +1,4 @@
-"""What is to be known about a file with video before its frames are read."""
+"""Read the properties of a video file that are needed before its frames."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,26 +10,26 @@ import numpy as np
 
 from stylematte.errors import InputError, MissingError
 
-_NOT_COUNTED = ("image2", "h264", "hevc", "m4v", "mpegvideo")  # whose lengths FFmpeg makes up
+_NOT_COUNTED = ("image2", "h264", "hevc", "m4v", "mpegvideo")  # FFmpeg's lengths for these are made up
 
 
 @dataclass(frozen=True)
 class Chapter:
-    """A chapter of a clip: where it begins and ends, in seconds, and its title."""
+    """A chapter of a clip: its begin and end in seconds, and its title."""
 
     begin: Fraction
     end: Fraction
     title: str
 
 
-_DEFAULT_PIXELS = 5_000_000  # what ffmpeg adds for the flag
+_DEFAULT_PIXELS = 5_000_000  # ffmpeg's bonus for a stream with the default flag
 
 
 def open_clip(path: Path) -> av.container.InputContainer:
     """Open a file for reading.
 
     Raises:
-        InputError: It is not there, not to be read, or nothing that FFmpeg knows.
+        InputError: The file does not exist, cannot be read, or has a format unknown to FFmpeg.
     """
     try:
         return av.open(str(path), metadata_errors="replace")
@@ -47,13 +47,13 @@ def open_clip(path: Path) -> av.container.InputContainer:
 
 
 def video_stream(container: av.container.InputContainer, path: Path) -> av.VideoStream:
-    """Choose the video of a file as ffmpeg does: the largest, where a default flag counts as pixels.
+    """Choose the video stream as ffmpeg does: the largest one, with a bonus in pixels for the default flag.
 
-    The image on the cover of a song is none. libavformat's own choice took the smaller of two in a transport
+    Cover art is not a video stream. libavformat's own choice took the smaller of two streams in a transport
     stream.
 
     Raises:
-        InputError: There is none.
+        InputError: The file has no video stream.
         MissingError: This FFmpeg cannot decode it.
     """
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
@@ -72,15 +72,15 @@ def _rank(stream: av.VideoStream) -> tuple[int, int]:
 
 
 def is_broadcast(container: av.container.InputContainer) -> bool:
-    """Say whether the format's times may begin anywhere and jump, as in MPEG transport streams."""
+    """Return whether timestamps may start anywhere and jump, as in MPEG transport streams."""
     return bool(container.format.flags & cast(int, av.format.Flags.ts_discont.value))
 
 
 def said_frames(container: av.container.InputContainer, stream: av.VideoStream, rate: Fraction) -> int | None:
-    """Say how many frames a file says it has, a guess from its length where it does not; None for neither."""
+    """Return the number of frames that a file declares, else an estimate from its length, else None."""
     total = stream.frames
     seconds = stream.duration * stream.time_base if stream.duration and stream.time_base else None
-    if total and seconds:  # a trimmed one says the frames that it has and the time that it shows
+    if total and seconds:  # trimmed clips declare all stored frames, but only the duration that is shown
         return min(total, round(seconds * rate))
     if seconds is None and container.duration:
         seconds = Fraction(container.duration, av.time_base)
@@ -92,12 +92,12 @@ def said_frames(container: av.container.InputContainer, stream: av.VideoStream, 
 def chapters_of(
     container: av.container.InputContainer, begin: Fraction, seconds: Fraction | None
 ) -> tuple[Chapter, ...]:
-    """Read the chapters of a part.
+    """Read the chapters of a part of a clip.
 
     Args:
         container: An open clip.
-        begin: Where in the clip the part begins, in seconds; the chapters' times are counted from there.
-        seconds: How long it is; None for all of the rest.
+        begin: Start of the part in the clip, in seconds; the chapters' times are relative to it.
+        seconds: Length of the part; None for the rest of the clip.
     """
     found = []
     for chapter in container.chapters():
@@ -111,7 +111,7 @@ def chapters_of(
 
 
 def losses_of(container: av.container.InputContainer, chosen: av.VideoStream) -> list[str]:
-    """Say which streams of a file no result has."""
+    """Return a note about the streams of a file that results do not contain; empty if there are none."""
     cover = av.stream.Disposition.attached_pic
     videos = [s for s in container.streams.video if not s.disposition & cover and s.index != chosen.index]
     names = {"video": len(videos), "subtitles": len(container.streams.subtitles)}
@@ -120,7 +120,7 @@ def losses_of(container: av.container.InputContainer, chosen: av.VideoStream) ->
 
 
 def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
-    """FFmpeg's own decoders of VP8 and VP9 leave out the alpha; libvpx has it."""
+    """Return a libvpx decoder for VP8 and VP9 with alpha, which FFmpeg's own decoders ignore; else None."""
     name = {"vp8": "libvpx", "vp9": "libvpx-vp9"}.get(stream.codec_context.name)
     if name is None or stream.metadata.get("alpha_mode") != "1":
         return None
@@ -130,8 +130,8 @@ def alpha_decoder(stream: av.VideoStream) -> av.VideoCodecContext | None:
 
 
 def orientation_of(frame: av.VideoFrame) -> int:
-    """Read how the stored frames lie, as an EXIF orientation, from the container's display matrix."""
-    side_data = cast(Any, frame.side_data)  # PyAV's own annotation is that of another object
+    """Return the orientation of stored frames as an EXIF number, from the container's display matrix."""
+    side_data = cast(Any, frame.side_data)  # PyAV's type annotation is wrong
     matrices = [part for part in side_data if part.type.name == "DISPLAYMATRIX"]
     if not matrices:
         return 1

@@ -1,4 +1,4 @@
-"""One decoder for every kind of image: its first bytes choose the library that `formats` names."""
+"""Decode any image format: the first bytes select the library that `formats` names."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ _LEAST_HOLE = 64
 _UNSUPPORTED = re.compile(r"^\s*\w+: (.*(?:not supported|unsupported|not implemented).*)$", re.M | re.I)
 _COMPRESSION = re.compile(r"[Cc]ompression scheme (\d+)")
 
-# An EXIF orientation says how the stored pixels lie; these turn them upright.
+# EXIF orientation → the transform that turns the stored pixels upright.
 TURNS: dict[int, Callable[[Array], Array]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -44,13 +44,13 @@ def decode_image(
 
     Args:
         data: The encoded image.
-        name: What messages call it.
-        page: Of a TIFF of several pages; None takes the first one and says so.
-        keep_damaged: Take what is there of a damaged or cut image, and say so.
-        is_data: Its values are an alpha's or a mask's: what a profile says of grey is left alone.
+        name: Name of the image in messages.
+        page: Page of a multi-page TIFF; None takes the first one and adds a note.
+        keep_damaged: Use the readable part of a damaged or truncated image, and add a note.
+        is_data: The values are an alpha or a mask: colour codes and grey profiles are ignored.
 
     Raises:
-        InputError: Not an image, one of a kind that is not read, damaged, cut, or too large.
+        InputError: Not an image, unsupported, damaged, truncated, or too large.
         MissingError: The extra that reads it is not installed.
     """
     kind = formats.kind_of(data)
@@ -73,7 +73,7 @@ def decode_image(
 
 
 def measure(data: bytes) -> tuple[int, int, int] | None:
-    """Read height, width and bytes a channel without decoding; None where the header does not tell.
+    """Read height, width and bytes per channel without decoding; None if the header does not give them.
 
     Height and width are as stored, before orientation.
     """
@@ -92,13 +92,13 @@ def measure(data: bytes) -> tuple[int, int, int] | None:
             from stylematte.media import exr
 
             return exr.measure(data)
-    except Exception:  # whatever a library says of a broken header: decoding will name it
+    except Exception:  # libraries raise various errors for broken headers; decoding will report them
         return None
     return None
 
 
 def read_hint() -> str:
-    """Say which formats are read."""
+    """Return a sentence that lists the supported formats."""
     titles = [entry.title for entry in formats.FORMATS]
     return f"{', '.join(titles[:-1])} and {titles[-1]} are read"
 
@@ -145,8 +145,8 @@ def _read_png(data: bytes, name: str, page: int | None, keep_damaged: bool) -> S
 
 def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
     stored = _load("webpload_buffer", data, name, keep_damaged)
-    # Nothing in lossy WebP tells damage. Its arithmetic coder writes a zero for 40 plain blocks of 16x16 px:
-    # more zeros in a row than there are blocks for show nothing.
+    # Lossy WebP has no error detection. Its arithmetic coder writes one zero byte for 40 plain blocks of
+    # 16x16 px: a longer run of zeros than all blocks can produce is a hole.
     hole = bytes(_LEAST_HOLE + stored.pixels[..., 0].size // (256 * 30))
     start = data.find(b"VP8 ", 12, 1 << 16)
     end = start + 8 + int.from_bytes(data[start + 4 : start + 8], "little")
@@ -159,8 +159,8 @@ def _read_webp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
 
 def _read_avif(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
     stored = _load("heifload_buffer", data, name, keep_damaged)
-    stored.orientation = 1  # the container's turns have been made, and EXIF has no say here
-    if stored.pixels.dtype == np.uint16:  # 10 and 12 bits come shifted: their white is not quite that of 16
+    stored.orientation = 1  # libvips has applied the container's rotation; EXIF orientation does not apply
+    if stored.pixels.dtype == np.uint16:  # 10 and 12 bits are shifted up, so their white is below 65535
         stored.pixels = _stretched(stored.pixels, stored.bits)
     if stored.icc is None:
         stored.codes = heif.codes_of(data)
@@ -190,7 +190,7 @@ def _read_tiff(data: bytes, name: str, page: int | None, keep_damaged: bool) -> 
     else:
         place: dict[str, Any] = {"subifd": chosen.sub} if chosen.sub >= 0 else {}
         if chosen.is_tiled and chosen.tells_extra_samples:
-            # That a tile cannot be read is a warning to libvips; so is a channel that no tag explains.
+            # libvips only warns about an unreadable tile, but also about a channel that no tag explains.
             place["fail_on"] = "warning"
         try:
             stored = _load("tiffload_buffer", data, name, keep_damaged, page=chosen.number, **place)
@@ -222,7 +222,7 @@ _READERS: dict[str, Reading] = {
 
 
 def _load(loader: str, data: bytes, name: str, keep_damaged: bool, **options: Any) -> Stored:
-    """Load with libvips, which names damage in these formats; refuses sequences of frames."""
+    """Load with libvips, which detects damage in these formats; reject animations."""
     with vips.messages.shared():
         return _load_shared(loader, data, name, keep_damaged, options)
 
@@ -261,7 +261,7 @@ def _stored(image: Any, pixels: Array) -> Stored:
 
 
 def _stretched(pixels: Array, bits: int) -> Array:
-    """Bring numbers that were shifted to the top of 16 bits to the full range."""
+    """Rescale values that were shifted to the top of 16 bits to the full range."""
     white = ((1 << bits) - 1) << (16 - bits)
     codes = np.arange(1 << 16, dtype=np.uint32)
     table = np.minimum((codes * 65535 + white // 2) // white, 65535).astype(np.uint16)
@@ -269,7 +269,7 @@ def _stretched(pixels: Array, bits: int) -> Array:
 
 
 def _photo_of(stored: Stored, name: str) -> Photo:
-    """Turn stored channels into upright RGB and an alpha that is not opaque all over."""
+    """Turn stored channels into upright RGB and alpha; the alpha is dropped if fully opaque."""
     pixels, icc = stored.pixels, stored.icc
     is_light = pixels.dtype == np.float32
     if is_light and icc is not None:
@@ -302,7 +302,7 @@ def _photo_of(stored: Stored, name: str) -> Photo:
 
 def _rgb_of(colours: Array, icc: bytes | None, count: int, stored: Stored) -> tuple[Array, bytes | None]:
     space = {1: "GRAY", 3: "RGB", 4: "CMYK"}[count]
-    has_profile = colour.space_of(icc) == space  # another one describes values that are no more
+    has_profile = colour.space_of(icc) == space  # a profile of another space does not fit these values
     if count == 3:
         return colours, icc if has_profile else None
     if has_profile:
@@ -321,7 +321,7 @@ def _animation(name: str, what: str) -> InputError:
 
 
 def _fail(name: str, error: Exception) -> NoReturn:
-    """Say why libvips did not decode."""
+    """Raise an `InputError` with the reason why libvips could not decode."""
     text = str(error)
     if found := _COMPRESSION.search(text):
         title = tiff.COMPRESSIONS.get(int(found[1]), f"compression {found[1]}")

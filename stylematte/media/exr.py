@@ -1,4 +1,4 @@
-"""OpenEXR files through the OpenEXR package: scene-linear light with alpha, as compositors want it."""
+"""Read and write OpenEXR files with the OpenEXR package: scene-linear light with alpha, for compositing."""
 
 import importlib
 import io
@@ -15,7 +15,7 @@ from stylematte.media.photo import Light, Photo
 
 BT709 = colour.BT709
 UNSPECIFIED_TRANSFER = colour.UNSPECIFIED
-_LIKE_BT709 = (1, 6, 14, 15, UNSPECIFIED_TRANSFER)  # 601, 709 and 2020 share one curve
+_LIKE_BT709 = (1, 6, 14, 15, UNSPECIFIED_TRANSFER)  # BT.601, 709 and 2020 share one curve
 _GAMMAS = {4: 2.2, 5: 2.8}
 _MOST_HALF = 65504.0
 Compression = Literal["zip", "piz", "dwaa", "none"]
@@ -23,21 +23,21 @@ _COMPRESSIONS = {"zip": "ZIP", "piz": "PIZ", "dwaa": "DWAA", "none": "NO"}
 _RGB = ("R", "G", "B")
 _FOREGROUND = tuple(f"foreground.{key}" for key in _RGB)
 _BACKGROUND = tuple(f"background.{key}" for key in _RGB)
-# What channels of pixels mean, by their number; layers follow the picture that viewers show.
+# Channel names by the number of channels; layers follow the image that viewers show.
 _NAMES: dict[int, tuple[str, ...]] = {
     3: _RGB,
     4: (*_RGB, "A"),
     8: (*_RGB, "A", "alpha.A", *_FOREGROUND),
     10: (*_RGB, "alpha.A", *_FOREGROUND, *_BACKGROUND),
 }
-_SHOULDER = 0.8  # light from which on brightness is compressed
+_SHOULDER = 0.8  # light above this is compressed
 
 
 def library(name: str = "exr") -> Any:
     """Import OpenEXR.
 
     Raises:
-        MissingError: It is not installed.
+        MissingError: OpenEXR is not installed.
     """
     try:
         return importlib.import_module("OpenEXR")
@@ -52,22 +52,22 @@ def decode_exr(data: bytes, name: str) -> Photo:
 
     Args:
         data: The file.
-        name: What messages call it.
+        name: Name of the image in messages.
 
     Returns:
-        `pixels` are float32 light, divided by the alpha that they were multiplied by, beyond 0 and 1 as in
-        the file; the size is that of the display window.
+        A photo of the display window's size. `pixels` are straight float32 light; values beyond 0 and 1 are
+        kept.
 
     Raises:
         MissingError: OpenEXR is not installed.
-        InputError: Damaged, or without an image that can be matted.
+        InputError: The file is damaged, or contains no supported image.
     """
     library_ = library(name)
     try:
         part = library_.File(io.BytesIO(data), separate_channels=True).parts[0]
         channels = {key: channel.pixels for key, channel in part.channels.items()}
         header = dict(part.header)
-    except Exception as error:  # OpenEXR raises what its parts happen to raise
+    except Exception as error:  # OpenEXR raises many kinds of exceptions
         raise InputError(
             f"{name}: damaged, truncated, or not supported by OpenEXR", "Get the file again"
         ) from error
@@ -97,14 +97,14 @@ def decode_exr(data: bytes, name: str) -> Photo:
 
 
 def measure(data: bytes) -> tuple[int, int, int]:
-    """Read height, width and bytes a channel, as it will be decoded."""
+    """Read height, width and bytes per channel of the decoded image."""
     part = library().File(io.BytesIO(data), header_only=True).parts[0]
     (left, top), (right, bottom) = (np.asarray(corner).tolist() for corner in part.header["displayWindow"])
     return bottom - top + 1, right - left + 1, 4
 
 
 def _choose_layer(channels: Mapping[str, Any], name: str) -> tuple[str, tuple[str, ...]]:
-    """Prefix of the channels to take: those without one, else the first layer by name."""
+    """Return the prefix of the channels to use, and notes: the unnamed layer, else the first by name."""
     layers = sorted({key.rpartition(".")[0] for key in channels if key.rpartition(".")[2] in ("R", "Y")})
     if not layers:
         raise InputError(f"{name}: it has neither the channels R, G and B nor Y", "Save it as RGB")
@@ -116,7 +116,7 @@ def _choose_layer(channels: Mapping[str, Any], name: str) -> tuple[str, tuple[st
 def _in_display_window(
     colours: NDArray[np.float32], alpha: NDArray[np.float32] | None, header: Mapping[str, Any]
 ) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """Cut what lies outside of the display window, and fill with nothing what the data leave free of it."""
+    """Crop to the display window; pixels of it outside the data window become transparent."""
     (left, top), (right, bottom) = (np.asarray(corner).tolist() for corner in header["displayWindow"])
     (data_left, data_top), _ = (np.asarray(corner).tolist() for corner in header["dataWindow"])
     size = bottom - top + 1, right - left + 1
@@ -145,20 +145,20 @@ def encode_exr(
     """Encode an image.
 
     Args:
-        pixels: (H, W) alpha, (H, W, 3) RGB, (H, W, 4) straight RGBA, or one of the latter with the layers of
-            `with_layers`; uint8, uint16, or float32, whose colours are light already. Alone, an alpha is
-            written as channel Y, which programs show as grey. Alpha is linear and stays as it is.
-        transfer: From the numbers of the colours to light, as in H.273; 1.0 is their white.
-        primaries: As in H.273, or their x and y.
-        premultiplied: Multiply the colours, once they are linear, by alpha; layers stay straight.
+        pixels: (H, W) alpha, (H, W, 3) RGB, (H, W, 4) straight RGBA, or one of the latter two with the layers
+            of `with_layers`; uint8, uint16, or float32, whose colours are already linear light. An alpha on
+            its own is written as channel Y, which programs show as grey. Alpha is linear and not converted.
+        transfer: Transfer function of the colours, as in H.273; white becomes 1.0.
+        primaries: Primaries as in H.273, or their x and y.
+        premultiplied: Multiply the linear colours by alpha; layers stay straight.
         facts: Text attributes.
         is_single: Write float instead of half.
         pixel_shape: Width of a pixel over its height.
-        compression: `dwaa` alone loses something.
+        compression: Compression method; only `dwaa` is lossy.
 
     Raises:
         MissingError: OpenEXR is not installed.
-        InputError: A transfer whose light is not on this scale, as PQ and HLG.
+        InputError: The transfer function is not supported, such as PQ and HLG.
     """
     library_ = library()
     names = ("Y",) if pixels.ndim == 2 else _NAMES[pixels.shape[2]]
@@ -193,20 +193,20 @@ def encode_exr(
 def with_layers(
     pixels: NDArray[Any], alpha: NDArray[Any], foreground: NDArray[Any], background: NDArray[Any] | None
 ) -> NDArray[Any]:
-    """Put what a result was made of behind its channels, as `encode_exr` takes it.
+    """Append the components of a result to its channels, as input of `encode_exr`.
 
     Args:
         pixels: (H, W, 4) cut-out, or (H, W, 3) composite.
         alpha: (H, W).
         foreground: (H, W, 3), straight.
-        background: (H, W, 3) of a composite; None for a cut-out.
+        background: (H, W, 3) background of a composite; None for a cut-out.
     """
     layers = [pixels, alpha, foreground] + ([] if background is None else [background])
     return np.dstack(layers)
 
 
 def colour_groups(channels: int) -> list[int]:
-    """First channel of each three that are colours, of an array as `encode_exr` takes it."""
+    """Return the index of the first channel of each RGB triple in an array for `encode_exr`."""
     return [index for index, key in enumerate(_NAMES[channels]) if key.rpartition(".")[2] == "R"]
 
 
@@ -217,11 +217,11 @@ def _number(plane: NDArray[Any], is_single: bool) -> NDArray[Any]:
 
 
 def seen(light: NDArray[np.float32], primaries: Primaries) -> NDArray[np.uint16]:
-    """What the network sees of a scene: sRGB, with a shoulder for what is brighter than white.
+    """Convert scene light to the network's input: sRGB, with a shoulder if anything is brighter than white.
 
     Args:
         light: (H, W, 3), 1 for white.
-        primaries: Of the light.
+        primaries: Primaries of the light.
     """
     result = np.empty(light.shape, np.uint16)
     shoulder = _SHOULDER if float(light.max()) > 1 else 1.0
@@ -237,11 +237,11 @@ def seen(light: NDArray[np.float32], primaries: Primaries) -> NDArray[np.uint16]
 
 
 def light_of(srgb: NDArray[Any], primaries: Primaries) -> NDArray[np.float32]:
-    """Turn sRGB colours into light of some primaries.
+    """Convert sRGB colours to linear light with the given primaries.
 
     Args:
         srgb: (H, W, 3) uint8, uint16, or float32 in [0, 1].
-        primaries: Of the light.
+        primaries: Primaries of the light.
     """
     values = srgb if srgb.dtype == np.float32 else srgb / np.float32(np.iinfo(srgb.dtype).max)
     matrix = np.linalg.inv(colour.matrix_to_bt709(primaries))
@@ -249,25 +249,25 @@ def light_of(srgb: NDArray[Any], primaries: Primaries) -> NDArray[np.float32]:
 
 
 def srgb_of(light: NDArray[np.float32], primaries: Primaries) -> NDArray[np.uint16]:
-    """Encode light of some primaries as sRGB with 16 bits; what is beyond 0 and 1 is cut off."""
+    """Encode light with the given primaries as 16-bit sRGB; values beyond 0 and 1 are clipped."""
     return from_linear(light @ colour.matrix_to_bt709(primaries).astype(np.float32).T)
 
 
 def to_linear(values: NDArray[Any], transfer: int) -> NDArray[Any]:
-    """Turn encoded colours into light.
+    """Convert encoded colours to linear light.
 
     Args:
-        values: In [0, 1].
-        transfer: As in H.273. Where nothing is said, the curve of BT.709 is undone.
+        values: Code values in [0, 1].
+        transfer: Transfer function as in H.273; unspecified is treated as BT.709.
 
     Returns:
-        In [0, 1], 1 for the white of the source.
+        Light in [0, 1], 1 for the white of the source.
 
     Raises:
-        InputError: Light on another scale, or a transfer that the tool does not know.
+        InputError: The transfer function is not supported, such as PQ and HLG.
 
     Reference:
-        H.273 table 3: the functions of numbers 1, 4, 5, 8 and 13, inverted.
+        H.273 table 3: inverses of the functions 1, 4, 5, 8 and 13.
     """
     if transfer == LINEAR:
         return values
@@ -282,10 +282,10 @@ def to_linear(values: NDArray[Any], transfer: int) -> NDArray[Any]:
 
 
 def from_linear(values: NDArray[Any]) -> NDArray[np.uint16]:
-    """Encode light as sRGB with 16 bits; what is brighter than 1 is cut off.
+    """Encode light as 16-bit sRGB; values beyond 0 and 1 are clipped.
 
     Args:
-        values: Floating point, any shape.
+        values: Floating-point light, any shape.
     """
     light = np.clip(values, 0, 1)
     encoded = np.where(light <= 0.0031308, light * 12.92, 1.055 * light ** (1 / 2.4) - 0.055)

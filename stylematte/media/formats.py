@@ -1,7 +1,7 @@
-"""Which image format is read by what: the one list that the reader, the folder walk and the docs share.
+"""Table of the image formats and the libraries that read them, shared by decoder, folder search and docs.
 
-A format is told by its first bytes, never by a file's name, and goes to the one reader named here. What is
-not listed is not read.
+A format is identified by a file's first bytes, never by its name, and has exactly one reader. Formats that
+are not listed are not supported.
 """
 
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ Reader = Literal["simplejpeg, libvips", "libvips", "Pillow", "pi-heif", "OpenEXR
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of image file that is read.
+    """A supported image format.
 
     Attributes:
-        kind: Short name, as `kind_of` gives it.
-        title: As people call it.
-        suffixes: Of its files, in small letters.
+        kind: Short name, as returned by `kind_of`.
+        title: Common name.
+        suffixes: File suffixes in lower case.
         reader: The library that decodes it.
-        loaders: libvips's classes that it needs; every other loader of libvips is blocked.
-        extra: Extra of this package that brings the reader; empty for base.
-        pixels: What of the pixels is read, for the docs.
-        kept: What travels into results, for the docs.
+        loaders: libvips loader classes that it needs; all other loaders of libvips are blocked.
+        extra: Extra of this package that installs the reader; empty if none is needed.
+        pixels: Supported kinds of pixels, for the docs.
+        kept: Metadata kept in results, for the docs.
     """
 
     kind: str
@@ -113,7 +113,7 @@ BY_KIND = {entry.kind: entry for entry in FORMATS}
 
 @dataclass(frozen=True)
 class Refused:
-    """A kind of image file that is known and not read, with what to do about it."""
+    """A known but unsupported image format, with a hint for the user."""
 
     title: str
     suffixes: tuple[str, ...]
@@ -180,7 +180,7 @@ _BEGINNINGS = (
 
 
 def kind_of(data: bytes) -> str | None:
-    """Name the format by its first bytes: a key of `BY_KIND` or `REFUSED`; None for anything else."""
+    """Identify a format by its first bytes: a key of `BY_KIND` or `REFUSED`; None for anything else."""
     if data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return "raw" if data[8:10] == b"CR" else "tiff"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -202,7 +202,7 @@ def _of_brands(brands: bytes) -> str | None:
 
 
 def missing_extra(suffix: str) -> tuple[str, str] | None:
-    """Say what reads files of a name and is not installed: the title of the format and the extra's name."""
+    """Return the title and extra of a suffix's format if its reader is not installed; else None."""
     for entry in FORMATS:
         if entry.extra and suffix in entry.suffixes and find_spec(_MODULES[entry.reader]) is None:
             return entry.title, entry.extra
@@ -210,7 +210,7 @@ def missing_extra(suffix: str) -> tuple[str, str] | None:
 
 
 def table() -> str:
-    """Draw the table of docs/formats.md: which format is read by what, and what results keep of it."""
+    """Return the Markdown table of supported formats for docs/formats.md."""
     rows = [("Format", "Files", "Read by", "Pixels", "Results keep"), ("---",) * 5]
     for entry in FORMATS:
         reader = entry.reader + (f" (extra `{entry.extra}`)" if entry.extra else "")
@@ -219,7 +219,7 @@ def table() -> str:
 
 
 def refused_table() -> str:
-    """Draw the table of what is known and not read."""
+    """Return the Markdown table of known but unsupported formats."""
     rows = [("Kind", "Files", "What to do"), ("---",) * 3]
     rows += [(entry.title, " ".join(entry.suffixes), entry.hint) for entry in REFUSED.values()]
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,4 +1,4 @@
-"""Clips that are one image a frame: `shot.####.png`, in and out, each under its own number."""
+"""Read and write clips as numbered images, one per frame: `shot.####.png`."""
 
 import glob
 from collections.abc import Iterator, Mapping
@@ -28,19 +28,19 @@ _SRGB = Colour(BT709, colour.SRGB, RGB, FULL)
 
 
 class PictureSequence:
-    """A numbered sequence of images, read as `video.Clip` is; a missing number leaves a gap in time.
+    """A numbered sequence of images with the interface of `video.Clip`; a missing number is a gap in time.
 
     Args:
-        pattern: As for `find_frames`.
-        rate: Frames a second.
-        span: Which part of it; numbers are those of the files.
-        reduction: Divide height and width by this.
+        pattern: Pattern as for `find_frames`.
+        rate: Frames per second.
+        span: Part of the sequence to read; frame numbers are those of the files.
+        reduction: Divisor of height and width.
 
     Attributes:
-        notes: What is to be told about it; complete when the frames have been read.
+        notes: Messages for the user; complete when the frames have been read.
 
     Raises:
-        InputError: No frames, or none in the span.
+        InputError: There are no frames, or none in the span.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class PictureSequence:
             raise InputError(f"{pattern}: no frames between --start and --end")
         if len(frames) <= frames[-1][0] - frames[0][0]:
             self.notes.append("frame numbers are missing in between")
-        self.sound_streams: list[Any] = []  # as a clip without sound
+        self.sound_streams: list[Any] = []  # like a clip without audio
         self.sound_after: list[Any] = []
         self._frames = frames[:: span.every]
         self._every = span.every
@@ -86,7 +86,7 @@ class PictureSequence:
         pass
 
     def frames(self) -> Iterator[Frame]:
-        """Read the frames of the span in their order.
+        """Read the frames of the span in order.
 
         Raises:
             InputError: A frame cannot be read, or its size differs from the first one's.
@@ -98,7 +98,7 @@ class PictureSequence:
                 raise InputError(
                     f"{path}: {photo.pixels.shape[:2]} (height, width), the first frame is {self._size}"
                 )
-            for note in photo.notes:  # once, not for each of thousands of frames
+            for note in photo.notes:  # report each note once, not for thousands of frames
                 if note not in said:
                     said.add(note)
                     self.notes.append(f"{path.name}: {note}")
@@ -107,16 +107,16 @@ class PictureSequence:
 
 
 class SequenceWriter:
-    """Writes one file a frame, each whole or not at all: `<folder>/<folder's name>.<number>.<suffix>`.
+    """Writer of one file per frame, each written atomically: `<folder>/<folder's name>.<number>.<suffix>`.
 
     Args:
-        folder: Where to; also what the files are called by.
+        folder: Output folder; its name is also that of the files.
         kind: png, webp, tiff, jpg or exr.
-        info: Of the source: for digits, colours and facts.
-        premultiplied: Multiply colours by alpha; in an exr, once they are linear.
+        info: Description of the source, for digits, colours and the shape of pixels.
+        premultiplied: Multiply colours by alpha; in an exr, after they have been made linear.
         is_alpha: The images are alphas.
-        facts: Text for the files that can hold it.
-        compression: Of exr.
+        facts: Text attributes of exr files.
+        compression: Compression method of exr files.
     """
 
     def __init__(
@@ -141,18 +141,18 @@ class SequenceWriter:
         self.notes: list[str] = []
 
     def path_of(self, number: int) -> Path:
-        """Name the file of a frame."""
+        """Return the path of a frame's file."""
         return self._folder / f"{self._folder.name}.{number:0{self._digits}}{SUFFIXES[self._kind]}"
 
     def clear(self) -> None:
-        """Take away the frames of an earlier run, which may have had other numbers."""
+        """Delete the frames of an earlier run, which may have had other numbers."""
         pattern = f"{glob.escape(self._folder.name)}.*{SUFFIXES[self._kind]}"
         for path in self._folder.glob(pattern):
             if path.name[len(self._folder.name) + 1 : -len(path.suffix)].isdecimal():
                 path.unlink()
 
     def prepare(self, frame: Frame, pixels: NDArray[Any]) -> bytes:
-        """Encode a frame; from any thread."""
+        """Encode a frame; thread-safe."""
         return encode_result(
             frame.photo,
             pixels,
@@ -170,15 +170,15 @@ class SequenceWriter:
         """Write a frame.
 
         Raises:
-            InputError: It cannot be written there.
+            InputError: The file cannot be written.
         """
         write_bytes(self.path_of(frame.number), data)
 
     def finish(self, sound_after: object) -> None:
-        """Nothing is left to do; a sequence has no sound."""
+        """Do nothing: a sequence has no audio, and its frames are complete."""
 
     def discard(self) -> None:
-        """Keep the frames there are: they are whole, and the same command goes on after them."""
+        """Do nothing: the written frames are complete, and the same command resumes after them."""
 
 
 def _smaller(photo: Photo, divisor: int) -> Photo:
@@ -190,7 +190,7 @@ def _smaller(photo: Photo, divisor: int) -> Photo:
 
 
 def _pixel_shape(photo: Photo) -> Fraction | None:
-    """Width of a pixel over its height, which EXR files say; None for square ones."""
+    """Return the width of a pixel over its height, which EXR files declare; None for square ones."""
     shape = 1.0 if photo.light is None else photo.light.pixel_shape
     return None if shape == 1 else Fraction(shape).limit_denominator(1000)
 

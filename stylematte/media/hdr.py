@@ -1,4 +1,4 @@
-"""Light: what PQ and HLG stand for, and floating point that is light already."""
+"""Make scene-linear photos from PQ, HLG and floating-point images."""
 
 from typing import Any
 
@@ -10,22 +10,22 @@ from stylematte.media.colour import BT709, HLG, PQ, PRIMARIES
 from stylematte.media.photo import Light, Photo
 
 TRANSFERS = {PQ: "PQ", HLG: "HLG"}
-_WHITE_NITS = 203.0  # of PQ that becomes light 1
-_WHITE_HLG = 0.75  # the number of HLG that does
-_NAN_FREE = {"nan": 0.0, "posinf": 65504.0, "neginf": -65504.0}  # as half floats end
+_WHITE_NITS = 203.0  # PQ luminance that becomes light 1
+_WHITE_HLG = 0.75  # HLG code value that becomes light 1
+_NAN_FREE = {"nan": 0.0, "posinf": 65504.0, "neginf": -65504.0}  # the limits of half floats
 Array = NDArray[Any]
 
 
 def light_of(values: Array, transfer: int) -> NDArray[np.float32]:
-    """Turn numbers of PQ or HLG into light, 1 for the white of print and paper.
+    """Convert PQ or HLG code values to linear light, 1 for reference white.
 
     Args:
-        values: In [0, 1].
-        transfer: `PQ` or `HLG`, as H.273 numbers them.
+        values: Code values in [0, 1].
+        transfer: `PQ` or `HLG`.
 
     Reference:
-        H.273 table 3, numbers 16 and 18, inverted; ITU-R BT.2408, table 1: white is 203 cd/m2 in PQ and 75 %
-        in HLG. HLG gives the light of the scene, without the system's gamma.
+        H.273 table 3, inverses of numbers 16 and 18; ITU-R BT.2408, table 1: white is 203 cd/m2 in PQ and
+        75 % in HLG. For HLG the result is scene light, without the system gamma.
     """
     if transfer == PQ:
         m1, m2 = 2610 / 16384, 2523 / 4096 * 128
@@ -45,14 +45,14 @@ def light_of(values: Array, transfer: int) -> NDArray[np.float32]:
 def photo_of_codes(
     colours: Array, alpha: Array | None, codes: tuple[int, int], exif: bytes | None, notes: tuple[str, ...]
 ) -> Photo:
-    """Make a photo of light of PQ or HLG colours.
+    """Make a scene-linear photo from PQ or HLG colours.
 
     Args:
         colours: (H, W, 3) uint8 or uint16.
         alpha: (H, W), same dtype, or None.
-        codes: Primaries and transfer function, as H.273 numbers them.
-        exif: Of the file.
-        notes: What is to be told about the image.
+        codes: H.273 code points of primaries and transfer function.
+        exif: EXIF bytes of the file.
+        notes: Messages for the user about the image.
     """
     white = int(np.iinfo(colours.dtype).max)
     table = light_of(np.linspace(0, 1, white + 1), codes[1])
@@ -63,12 +63,12 @@ def photo_of_codes(
 
 
 def photo_of_light(colours: Array, alpha: Array | None, notes: tuple[str, ...]) -> Photo:
-    """Make a photo of floating point, which is taken as light of BT.709's primaries, as libvips does.
+    """Make a photo from floating-point colours, taken as light with BT.709 primaries, as libvips does.
 
     Args:
         colours: (H, W, 1 or 3) float32, straight.
         alpha: (H, W) float32 or None.
-        notes: What is to be told about the image.
+        notes: Messages for the user about the image.
     """
     colours = np.nan_to_num(np.repeat(colours, 3 // colours.shape[2], axis=2), copy=False, **_NAN_FREE)
     opacity = None if alpha is None else np.clip(np.nan_to_num(alpha), 0, 1)

@@ -1,4 +1,4 @@
-"""HEIC through pi-heif, and what AVIF and HEIC containers say about colour."""
+"""Read HEIC with pi-heif, and the colour information of AVIF and HEIC containers."""
 
 import importlib
 from typing import Any, NamedTuple
@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 from stylematte.errors import InputError, MissingError
 from stylematte.media import colour
 
-_HEADER = 1 << 16  # bytes within which the boxes with an image's properties lie
+_HEADER = 1 << 16  # bytes to search for the boxes with an image's properties
 
 
 class Heic(NamedTuple):
-    """A decoded image, upright: fields as in `decode.Stored`."""
+    """A decoded, upright image; fields as in `stored.Stored`."""
 
     pixels: NDArray[Any]
     meaning: str
@@ -24,7 +24,7 @@ class Heic(NamedTuple):
 
 
 def codes_of(data: bytes) -> tuple[int, int]:
-    """Read primaries and transfer function out of the `nclx` box of an AVIF or HEIC, as H.273 numbers them.
+    """Read the H.273 code points of primaries and transfer function from the `nclx` box of an AVIF or HEIC.
 
     Reference:
         ISO/IEC 14496-12, 12.1.5 (colour information box).
@@ -36,25 +36,25 @@ def codes_of(data: bytes) -> tuple[int, int]:
 
 
 def measure(data: bytes) -> tuple[int, int, int] | None:
-    """Read height, width and bytes a channel."""
+    """Read height, width and bytes per channel."""
     image = _open(data)
     width, height = image.size
     return height, width, 2 if image.info["bit_depth"] > 8 else 1
 
 
 def read(data: bytes, name: str) -> Heic:
-    """Decode.
+    """Decode a HEIC.
 
     Raises:
         MissingError: pi-heif is not installed.
-        InputError: Damaged, or of a kind that it does not decode.
+        InputError: The file is damaged, or pi-heif does not support it.
     """
     try:
         image = _open(data)
         pixels = np.array(image)[:, : image.size[0]]  # a copy: pi-heif frees its memory with `image`
         pixels = pixels if pixels.ndim == 3 else pixels[:, :, None]
         is_deep = pixels.dtype == np.uint16
-        if is_deep:  # the numbers of a file of 10 or 12 bits
+        if is_deep:  # values are those of the file, with 10 or 12 bits
             most = (1 << image.info["bit_depth"]) - 1
             pixels = (pixels.astype(np.float32) * np.float32(65535 / most) + np.float32(0.5)).astype(
                 np.uint16

@@ -1,4 +1,4 @@
-"""Images from files and into files: every kind becomes upright RGB, and what is written appears whole."""
+"""Read image files as upright RGB, and encode images."""
 
 from pathlib import Path
 from typing import Any
@@ -14,24 +14,24 @@ from stylematte.media.photo import Photo
 Array = NDArray[Any]
 
 FORMATS = {"png": ".png", "webp": ".webp", "tiff": ".tif", "jpg": ".jpg"}
-DEEP_FORMATS = ("png", "tiff")  # hold 16 bits
+DEEP_FORMATS = ("png", "tiff")  # support 16 bits per channel
 LONGEST_SIDE = {"webp": 16383, "jpg": 65500}
-_LARGE_TIFF_BYTES = 3 << 30  # beyond, a TIFF needs wide offsets
+_LARGE_TIFF_BYTES = 3 << 30  # above this, a TIFF needs 64-bit offsets
 
-# The filter "up" and level 2 are as quick as level 1 with run lengths, and cut-outs are 5 to 35 % smaller.
+# Filter "up" with level 2 is as fast as level 1 with run-length encoding; cut-outs are 5 to 35 % smaller.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "png": {"compression": 2, "filter": "up"},
     "jpg": {"Q": 95},
     "webp": {"Q": 95},
     "tiff": {"compression": "lzw", "predictor": "horizontal"},
 }
-_USUAL_PER_MM = 72 / 25.4  # pixels a millimetre where nothing is said; libvips would write 1
-_KEEP_EXIF, _KEEP_ICC = 1, 8  # of libvips's flags
+_USUAL_PER_MM = 72 / 25.4  # pixels per millimetre by default; libvips would write 1
+_KEEP_EXIF, _KEEP_ICC = 1, 8  # libvips flags
 _SAVERS = {"png": "pngsave", "jpg": "jpegsave", "webp": "webpsave", "tiff": "tiffsave"}
 
 
 def read_image(path: Path, is_data: bool = False) -> Photo:
-    """Read an image file; arguments and errors as of `read_bytes` and `decode_image`."""
+    """Read an image file; arguments and errors as for `read_bytes` and `decode_image`."""
     return decode_image(read_bytes(path), str(path), is_data=is_data)
 
 
@@ -39,7 +39,7 @@ def read_alpha(path: Path) -> NDArray[np.float32]:
     """Read an alpha, mask or trimap.
 
     Returns:
-        (H, W) float32 in [0, 1]: the alpha channel where the file has one, else the first channel.
+        (H, W) float32 in [0, 1]: the alpha channel if the file has one, else the first channel.
 
     Raises:
         InputError: As for `read_image`.
@@ -48,7 +48,7 @@ def read_alpha(path: Path) -> NDArray[np.float32]:
 
 
 def alpha_of(photo: Photo) -> NDArray[np.float32]:
-    """What `read_alpha` gives of a file that is read already."""
+    """Return the alpha of an image that has been read, as `read_alpha` does."""
     values = photo.pixels[:, :, 0] if photo.alpha is None else photo.alpha
     if values.dtype == np.float32:
         return np.clip(values, 0, 1)
@@ -56,11 +56,11 @@ def alpha_of(photo: Photo) -> NDArray[np.float32]:
 
 
 def is_coloured(photo: Photo) -> bool:
-    """Whether an image without an alpha channel has colours, as no alpha has."""
+    """Return whether an image has colours but no alpha channel, so that it cannot be an alpha."""
     if photo.alpha is not None:
         return False
     pixels = photo.srgb
-    limit = np.iinfo(pixels.dtype).max // 16  # of what JPEG makes of grey
+    limit = np.iinfo(pixels.dtype).max // 16  # tolerance for JPEG artifacts in grey
     first = pixels[:, :, 0].astype(np.int32)
     return any(float((np.abs(pixels[:, :, other] - first) > limit).mean()) > 0.01 for other in (1, 2))
 
@@ -69,7 +69,7 @@ def read_bytes(path: Path) -> bytes:
     """Read a file.
 
     Raises:
-        InputError: It is not there, a folder, empty or not to be read.
+        InputError: The file does not exist, is a folder, is empty or cannot be read.
     """
     try:
         data = path.read_bytes()
@@ -99,12 +99,12 @@ def encode_image(
         pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA; uint8, or uint16 for png and tiff.
         kind: `png`, `webp`, `tiff` or `jpg`.
         icc: Colour profile to embed.
-        exif: EXIF bytes to embed. TIFF cannot take them.
-        lossless: Also for webp, which else has quality 95. JPEG always has quality 95.
-        premultiplied: Multiply the colours of a tiff by alpha, and say so in it.
+        exif: EXIF bytes to embed; not for TIFF.
+        lossless: Make webp lossless instead of quality 95. JPEG always has quality 95.
+        premultiplied: Multiply the colours of a tiff by alpha, and tag it so.
 
     Raises:
-        InputError: The image is too long for the format, or libvips cannot encode it.
+        InputError: The image is too large for the format, or libvips cannot encode it.
     """
     longest = LONGEST_SIDE.get(kind)
     if longest is not None and max(pixels.shape[:2]) > longest:
@@ -123,7 +123,7 @@ def encode_image(
     image = vips.image_of(pixels, icc)
     per_mm = metadata.resolution_of(exif) or _USUAL_PER_MM
     image = image.copy(xres=per_mm, yres=per_mm)
-    settings["keep"] = _KEEP_ICC if icc else 0  # libvips adds EXIF of its own otherwise
+    settings["keep"] = _KEEP_ICC if icc else 0  # otherwise libvips adds its own EXIF
     if exif and kind != "tiff":
         settings["keep"] |= _KEEP_EXIF
         image.set_type(pyvips.GValue.blob_type, "exif-data", exif)

@@ -1,4 +1,4 @@
-"""JPEG: whether the data fills the image. The decoder fills what is missing with grey and goes on."""
+"""Decode JPEG and detect damage: the decoder fills missing parts with grey and continues."""
 
 import importlib
 import re
@@ -13,18 +13,18 @@ Array = NDArray[Any]
 
 _END = b"\xff\xd9"
 _SCAN = b"\xff\xda"
-_SCAN_OR_END = re.compile(b"\xff[\xda\xd9]")  # neither can be in the data of a scan
+_SCAN_OR_END = re.compile(b"\xff[\xda\xd9]")  # neither can occur within a scan's data
 _TABLES = b"\xff\xc4"
 _HOLE = bytes(512)  # a sector that was never written
-_LEAST_SCAN = 1024  # bytes of data below which no share of it says anything
+_LEAST_SCAN = 1024  # bytes; less data is too short to test with a part of it removed
 _AC_TABLES = range(0x10, 0x20)
 _END_OF_BLOCK = 0
-# What libjpeg says of data that cannot be right. Others of its messages, on stray bytes between segments or
-# on unknown versions, come with sound images.
+# libjpeg's messages about corrupt data. Its other messages, such as on stray bytes between segments or on
+# unknown versions, also occur with intact images.
 _DAMAGE = re.compile("premature end of data|bad Huffman|bad arithmetic|found marker")
 _RESTART = re.compile(b"\xff[\xd0-\xd7]")
 _STRAY = re.compile(r"(\d+) extraneous bytes")
-_MOST_STRAY = 0.02  # of the file
+_MOST_STRAY = 0.02  # fraction of the file
 _NO_END = "premature end of JPEG image"
 _SIGN = "VipsJpeg"
 
@@ -36,10 +36,10 @@ def load(data: bytes) -> tuple[Array, str]:
         data: The file.
 
     Returns:
-        (H, W, C) uint8 as stored; and what is wrong with the data, empty for a sound image.
+        (H, W, C) uint8 as stored, and a description of the damage, empty for an intact image.
 
     Raises:
-        pyvips.Error: No image comes out of it.
+        pyvips.Error: The image cannot be decoded at all.
     """
     without_complaint = _decoded_without_complaint(data)
     if without_complaint is None:
@@ -53,7 +53,7 @@ def load(data: bytes) -> tuple[Array, str]:
     if is_suspicious:
         pixels, said = vips.messages.run_alone(lambda: _decoded(data))
         if _NO_END in said:
-            # Perhaps nothing but the end marker is missing. libjpeg tells its first complaint alone.
+            # Perhaps only the end marker is missing, and libjpeg reports only its first warning.
             pixels, said = vips.messages.run_alone(lambda: _decoded(data + _END))
     if damage := _DAMAGE.search(said):
         return pixels, damage.group()
@@ -75,12 +75,12 @@ def load(data: bytes) -> tuple[Array, str]:
 
 
 class _Layout(NamedTuple):
-    """Where things are in a file.
+    """Positions in a file.
 
     Attributes:
-        scans: Places of the scans.
-        end: Place of the end marker, or of the end of the file.
-        has_end: There is such a marker.
+        scans: Offsets of the scans.
+        end: Offset of the end marker, or of the end of the file.
+        has_end: Whether there is an end marker.
     """
 
     scans: tuple[int, ...]
@@ -89,12 +89,12 @@ class _Layout(NamedTuple):
 
     @property
     def start(self) -> int:
-        """Place of the first scan."""
+        """Offset of the first scan."""
         return self.scans[0] if self.scans else 0
 
 
 def _layout_of(data: bytes) -> _Layout:
-    """Find this image's scans and end; a thumbnail inside and an image behind it have their own."""
+    """Find this image's scans and end marker, not those of a thumbnail or of an appended image."""
     scans: list[int] = []
     for found in _SCAN_OR_END.finditer(data, _after_segments(data)):
         if found.group() == _END:
@@ -104,8 +104,8 @@ def _layout_of(data: bytes) -> _Layout:
 
 
 def _decoded_without_complaint(data: bytes) -> Array | None:
-    """Decode grey and RGB, in two thirds of libvips's time; None if libjpeg says anything, and for CMYK."""
-    simplejpeg: Any = importlib.import_module("simplejpeg")  # not needed for other formats
+    """Decode grey or RGB in two thirds of libvips's time; None if libjpeg warns, and for CMYK."""
+    simplejpeg: Any = importlib.import_module("simplejpeg")  # other formats do not need it
     try:
         space = simplejpeg.decode_jpeg_header(data)[2]
         if space not in ("Gray", "YCbCr", "RGB"):
@@ -116,24 +116,24 @@ def _decoded_without_complaint(data: bytes) -> Array | None:
 
 
 def _decoded(data: bytes, fail_on: str = "none") -> Array:
-    """Decode whatever there is; libvips's own levels of failing stop at sound images, or too late."""
+    """Decode as much as possible; libvips's stricter levels reject intact images, or fail too late."""
     return vips.array_of(vips.library().Image.jpegload_buffer(data, fail_on=fail_on, access="sequential"))
 
 
 def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
-    """Whether the last of the data is needed: where it is not, what came before was read out of step.
+    """Return whether the end of the data is needed: if not, the data before it was decoded out of sync.
 
     Args:
         data: The file up to its end marker.
-        start: Place of the first scan.
-        is_progressive: It has several scans.
+        start: Offset of the first scan.
+        is_progressive: Whether the image has several scans.
     """
     body = data.rstrip(b"\xff")
     length = len(body) - start
     if length < _LEAST_SCAN:
         return True
     cut = body[: len(body) - max(64, length // 50)]
-    if is_progressive:  # is read to its end in any case
+    if is_progressive:  # always decoded to its end
         _, said = vips.messages.run_alone(lambda: _decoded(cut + _END))
         return bool(said)
     try:
@@ -145,8 +145,8 @@ def _needs_all(data: bytes, start: int, is_progressive: bool) -> bool:
 
 
 def _lacks_data(data: bytes) -> bool:
-    """Whether a file, up to its end marker, ends before the image is full: messages may hide that."""
-    spare = bytes(64)  # for what the decoder reads ahead
+    """Return whether the data up to the end marker is too short, which other messages may hide."""
+    spare = bytes(64)  # the decoder reads ahead
     try:
         with vips.messages.shared():
             _decoded(data.rstrip(b"\xff") + spare, fail_on="truncated")
@@ -156,13 +156,13 @@ def _lacks_data(data: bytes) -> bool:
 
 
 def _has_all_restarts(scan: bytes) -> bool:
-    """Whether restart markers, where there are any, count from 0 to 7 over and over."""
+    """Return whether the restart markers, if any, count cyclically from 0 to 7."""
     numbers = [marker[1] & 7 for marker in _RESTART.findall(scan)]
     return all(number == index & 7 for index, number in enumerate(numbers))
 
 
 def _has_all_scans(data: bytes, scans: tuple[int, ...]) -> bool:
-    """Whether the scans of a progressive image bring all bits of all 64 coefficients of all components.
+    """Return whether the scans of a progressive image hold all bits of all coefficients of all components.
 
     Reference:
         ITU-T T.81, B.2.3 (scan header) and G.1.1.1 (spectral selection, successive approximation).
@@ -182,7 +182,7 @@ def _has_all_scans(data: bytes, scans: tuple[int, ...]) -> bool:
 
 
 def _can_have_zeros(data: bytes, layout: _Layout) -> bool:
-    """Whether zero bytes can be a plain area: where zero bits stand for "nothing more in this block"."""
+    """Return whether zero bytes can be a plain area: zero bits must be the code for "end of block"."""
     for at in _tables(data, layout):
         length = int.from_bytes(data[at + 2 : at + 4], "big")
         tables = data[at + 4 : at + 2 + length]
@@ -195,7 +195,7 @@ def _can_have_zeros(data: bytes, layout: _Layout) -> bool:
 
 
 def _tables(data: bytes, layout: _Layout) -> Iterator[int]:
-    """Places of the Huffman tables: among the segments before the first scan, and between scans."""
+    """Yield the offsets of the Huffman tables: before the first scan, and between scans."""
     for place, marker in _segments(data):
         if marker == _TABLES:
             yield place
@@ -206,7 +206,7 @@ def _tables(data: bytes, layout: _Layout) -> Iterator[int]:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """Place and marker of each segment before the first scan, and at last where they end."""
+    """Yield offset and marker of each segment before the first scan, and finally of their end."""
     at = 2
     while data[at : at + 1] == b"\xff" and data[at : at + 2] != _SCAN:
         if data[at + 1 : at + 2] == b"\xff":  # a fill byte
@@ -223,6 +223,6 @@ def _after_segments(data: bytes) -> int:
 
 
 def has_gain_map(data: bytes) -> bool:
-    """Whether it is an Ultra HDR photo: an SDR image with a map that brightens it on some screens."""
+    """Return whether it is an Ultra HDR photo: an SDR image with a gain map for HDR screens."""
     head = data[: 1 << 18]
     return b"hdrgm:Version" in head or b"urn:iso:std:iso:ts:21496:-1" in head

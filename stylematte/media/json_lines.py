@@ -1,4 +1,4 @@
-"""A file of JSON objects, one a line, that a killed process leaves readable."""
+"""Files of JSON objects, one per line, that stay readable if the writing process is killed."""
 
 import errno
 import json
@@ -13,10 +13,10 @@ from stylematte.errors import InputError
 
 
 def read_lines(path: Path) -> Iterator[dict[str, Any]]:
-    """Yield the objects of a file, if it is there; what is none, as half a line, is passed over.
+    """Yield the objects of a file, if it exists; anything else, such as half a line, is skipped.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -27,20 +27,20 @@ def read_lines(path: Path) -> Iterator[dict[str, Any]]:
                     continue
                 if isinstance(line, dict):
                     yield line
-    except (FileNotFoundError, NotADirectoryError):  # opening it to write will say so
+    except (FileNotFoundError, NotADirectoryError):  # opening it for writing reports a bad path
         return
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 class JsonLines:
-    """Appends to such a file; its folder is made.
+    """Appends to a file of JSON lines; creates its folder.
 
     Args:
         path: The file.
 
     Raises:
-        InputError: It cannot be made or written to.
+        InputError: The file cannot be created or written.
     """
 
     def __init__(self, path: Path) -> None:
@@ -48,9 +48,9 @@ class JsonLines:
         self._file: FileIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a buffer: what a full disk did not take is not tried again, at closing say.
+            # Unbuffered: a write that failed on a full disk is not retried later, such as on closing.
             file = path.open("a+b", buffering=0)
-            # A run that was killed may have left half a line.
+            # A killed run may have left half a line.
             if file.tell() > 0:
                 file.seek(-1, 2)
                 if file.read(1) != b"\n":
@@ -63,7 +63,7 @@ class JsonLines:
         self._file = file
 
     def append(self, line: Mapping[str, Any]) -> None:
-        """Append one object and hand it to the operating system; safe from several threads.
+        """Append one object without buffering; thread-safe.
 
         Raises:
             OSError: The disk is full.
@@ -72,12 +72,12 @@ class JsonLines:
         with self._lock:
             if self._file is None:
                 return
-            if self._file.write(text) != len(text):  # the disk took a part; the rest will say why not all
+            if self._file.write(text) != len(text):  # only a part fitted on the disk
                 self._file.write(b"\n")
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self._file.name)
 
     def close(self) -> None:
-        """Close the file; what is appended afterwards is lost."""
+        """Close the file; objects appended afterwards are lost."""
         if self._file is not None:
             self._file.close()
             self._file = None

@@ -1,4 +1,4 @@
-"""A clip behind another one: by time, again and again, in the shape of the other's pixels."""
+"""Use a clip as the background of another one: matched by time, looped, with the other's pixel shape."""
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -16,20 +16,20 @@ from stylematte.media.video import Clip
 
 
 class Frames(Protocol):
-    """A source of frames, as `Clip`."""
+    """A source of frames, such as `Clip`."""
 
     info: ClipInfo
 
     def frames(self) -> Iterator[Frame]:
-        """Give the frames in the order in which they are shown."""
+        """Yield the frames in presentation order."""
 
 
 def with_backdrop(source: Frames, path: Path | None) -> Iterator[tuple[Frame, Any]]:
-    """Give each frame the image that is behind it at its time.
+    """Yield each frame with the background image at its time.
 
     Args:
-        source: Of the frames.
-        path: A clip; None for nothing behind.
+        source: Source of the frames.
+        path: Background clip; None yields None as background.
     """
     if path is None:
         for frame in source.frames():
@@ -47,12 +47,12 @@ def with_backdrop(source: Frames, path: Path | None) -> Iterator[tuple[Frame, An
 
 
 def stretched(pixels: NDArray[Any], shape: Fraction | None, wanted: Fraction | None) -> NDArray[Any]:
-    """Change the width of an image such that it looks the same with pixels of another shape.
+    """Change the width of an image so that it looks the same with another pixel shape.
 
     Args:
         pixels: (H, W, 3).
         shape: Width of its pixels over their height; None for square ones.
-        wanted: Of the pixels of the result.
+        wanted: Pixel shape of the result, likewise.
     """
     factor = (shape or Fraction(1)) / (wanted or Fraction(1))
     if factor == 1:
@@ -61,7 +61,7 @@ def stretched(pixels: NDArray[Any], shape: Fraction | None, wanted: Fraction | N
 
 
 def _looped(path: Path, wanted: Fraction | None) -> Generator[tuple[Fraction, Any], None, None]:
-    """Images of a clip over and over, each with the time at which the next one comes."""
+    """Yield the images of a clip in an endless loop, each with the time in seconds at which it ends."""
     begun = Fraction(0)
     while True:
         with Clip(path, is_behind=True) as clip:

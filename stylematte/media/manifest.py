@@ -1,4 +1,4 @@
-"""manifest.jsonl: what was made from what, and how, so that the same command finishes a broken run."""
+"""manifest.jsonl: inputs, settings and results of a run, so that the same command resumes it."""
 
 import hashlib
 import os
@@ -23,24 +23,24 @@ class Record:
     """One line of the manifest.
 
     Attributes:
-        input: The source as given.
-        output: The result, relative to the manifest's folder, with `/`.
-        outcome: `ok` or `failed`; `begun` for a sequence of frames that is written one by one.
-        settings: All that the result depends on, but for the input and the model.
-        model_sha256: Of the model file that was opened.
-        engine: What ran it, and where.
-        licence: Of the model's weights.
-        sha256: Of the input's bytes; empty where it could not be read.
+        input: Path of the source as given.
+        output: Path of the result, relative to the manifest's folder, with `/`.
+        outcome: `ok` or `failed`; `begun` for a sequence of frames that is being written.
+        settings: Everything that the result depends on, except the input and the model.
+        model_sha256: Hash of the model file.
+        engine: Inference engine and device.
+        licence: Licence of the model's weights.
+        sha256: Hash of the input's bytes; empty if it could not be read.
         bytes: Size of the input.
-        mtime_ns: When the input was last changed.
+        mtime_ns: Time when the input was last changed.
         size: (height, width) of the image.
-        frames: How many a clip has.
+        frames: Number of frames of a clip.
         output_bytes: Size of the result; 0 for a sequence of files, and in lines of older versions.
-        output_mtime_ns: When the result was written.
-        output_sha256: Of the result of a photo.
+        output_mtime_ns: Time when the result was written.
+        output_sha256: Hash of the result of a photo.
         seconds: Time taken by each stage.
-        notes: What was told about it, as what could not be kept.
-        error: What went wrong.
+        notes: Messages to the user, such as what could not be kept.
+        error: Error message.
     """
 
     input: str
@@ -64,17 +64,17 @@ class Record:
 
 
 class Manifest:
-    """The manifest of one output folder. The last line of an output that says `ok` or `begun` counts.
+    """The manifest of one output folder. For each output, the last `ok` or `begun` line counts.
 
     Args:
         out: The output folder, which need not exist yet.
-        settings: Of this run.
-        model: Of this run, as `engines.base.made_by` has it. Lines of before there was such a thing are of
-            another one.
-        licence: Of the model's weights.
+        settings: Settings of this run.
+        model: Model of this run, as returned by `engines.base.made_by`. Lines of older versions without these
+            fields count as another model.
+        licence: Licence of the model's weights.
 
     Raises:
-        InputError: There is a manifest and it cannot be read.
+        InputError: The manifest exists but cannot be read.
     """
 
     def __init__(
@@ -88,10 +88,10 @@ class Manifest:
         self._lines: JsonLines | None = None
 
     def open(self) -> None:
-        """Make the folder, and be ready to append.
+        """Create the folder and open the manifest for appending.
 
         Raises:
-            InputError: The folder cannot be made or written to.
+            InputError: The folder cannot be created or written to.
         """
         self._lines = JsonLines(self.path)
 
@@ -101,15 +101,14 @@ class Manifest:
             self._lines.close()
 
     def state_of(self, item: Item) -> State:
-        """Tell what is to be done about an item.
+        """Return the state of an item's result.
 
         Returns:
-            `new`: there is no result yet. `changed`: there is one of another input, model or settings, or an
-            empty file.
-            `begun`: some of its frames are there and as asked for. `done`: it is there and as asked for.
-            `kept`: a file is there that this manifest knows nothing of, or that somebody has changed.
+            `new`: there is no result yet. `changed`: the result is from another input, model or settings, or
+            is an empty file. `begun`: some of its frames exist and are up to date. `done`: the result exists
+            and is up to date. `kept`: a file exists that is not in this manifest, or that was modified.
         """
-        if not os.path.exists(item.output):  # False where the name is too long: writing says so
+        if not os.path.exists(item.output):  # False if the name is too long: writing reports it
             return "new"
         line = self._done.get(self._name(item))
         if line is None:
@@ -126,10 +125,10 @@ class Manifest:
         return "begun" if line["outcome"] == "begun" else "done"
 
     def record(self, item: Item, outcome: str, facts: Mapping[str, Any]) -> None:
-        """Append one line and hand it to the operating system; safe from several threads.
+        """Append one line without buffering; thread-safe.
 
         Args:
-            item: What was done.
+            item: The processed item.
             outcome: `ok`, `begun` or `failed`.
             facts: Further fields of `Record`.
         """
@@ -143,13 +142,13 @@ class Manifest:
 
 
 def read_and_identify(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """Read an input, and describe it such that a later run knows it again: hash, size, time of change.
+    """Read an input, and return its bytes and identity for later runs: hash, size and time of change.
 
     Raises:
         InputError: As for `read_bytes`.
     """
     try:
-        mtime_ns = path.stat().st_mtime_ns  # before reading: a change in between must not be missed
+        mtime_ns = path.stat().st_mtime_ns  # before reading, so that a change in between is detected
     except OSError:
         mtime_ns = 0
     data = read_bytes(path)
@@ -157,10 +156,10 @@ def read_and_identify(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def identify(path: Path) -> dict[str, Any]:
-    """Describe a clip or a sequence as `read_and_identify` does, without holding it in memory.
+    """Return the identity of a clip or a sequence as `read_and_identify` does, without loading it to memory.
 
     Raises:
-        InputError: It cannot be read.
+        InputError: The file cannot be read.
     """
     if pattern.is_pattern(path):
         return pattern.fingerprint(path)
@@ -176,11 +175,11 @@ def identify(path: Path) -> dict[str, Any]:
 
 
 def describe_output(path: Path, data: bytes | None = None) -> dict[str, Any]:
-    """Describe a result that has just been written, so that a later run sees whether it is still the same.
+    """Return the identity of a result just written, so that a later run can detect changes.
 
     Args:
-        path: Where it is.
-        data: What was written, where it is at hand.
+        path: Path of the result.
+        data: The written bytes, if available.
     """
     try:
         status = path.stat()
@@ -219,12 +218,12 @@ def _is_same_input(source: Path, line: Mapping[str, Any]) -> bool:
             return True
         with source.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == line.get("sha256")
-    except (OSError, InputError):  # to be done, so that reading it says what is wrong
+    except (OSError, InputError):  # processing it again reports the error
         return False
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """Read the last `ok` or `begun` line of each output; what is no line of ours is passed over."""
+    """Read the last `ok` or `begun` line of each output; other lines are skipped."""
     done: dict[str, dict[str, Any]] = {}
     for line in read_lines(path):
         if line.get("outcome") in ("ok", "begun") and isinstance(line.get("output"), str):

@@ -1,12 +1,12 @@
-"""EXIF: what of it goes into results. The thumbnail, which shows the old background, never does."""
+"""Select the EXIF data for results. The thumbnail, which shows the old background, is never included."""
 
 from typing import Any, Literal
 
 Policy = Literal["keep", "public", "none"]
 ORIENTATION = 0x0112
 _EXIF_IFD = 0x8769
-# What says who made an image, when and with what kind of camera; nothing that tells one camera or place from
-# others. Numbers as in Exif 3.0 (CIPA DC-008), tables 6 to 12.
+# Author, time, camera model and exposure, but nothing that identifies one camera or place. Tags of Exif 3.0
+# (CIPA DC-008), tables 6 to 12.
 _PUBLIC = frozenset(
     {
         0x010F,  # Make
@@ -45,15 +45,15 @@ _PUBLIC_EXIF = frozenset(
 
 
 def orientation_of(exif: bytes | None) -> int:
-    """Read the orientation, 1 to 8, out of EXIF bytes; 1 where there is none, or nonsense."""
+    """Read the orientation, 1 to 8, from EXIF bytes; 1 if it is missing or invalid."""
     found = _parsed(exif).get(ORIENTATION, 1)
     return found if isinstance(found, int) and 1 <= found <= 8 else 1
 
 
 def resolution_of(exif: bytes | None) -> float | None:
-    """Read the pixels a millimetre; None where EXIF says nothing."""
+    """Read the pixels per millimetre from EXIF bytes; None if missing or invalid."""
     if not exif:
-        return None  # before Pillow is imported
+        return None  # without importing Pillow
     parsed = _parsed(exif)
     unit = {2: 25.4, 3: 10.0}.get(parsed.get(0x0128, 2))
     try:
@@ -64,14 +64,14 @@ def resolution_of(exif: bytes | None) -> float | None:
 
 
 def chosen(exif: bytes | None, policy: Policy) -> bytes | None:
-    """Choose what of a photo's EXIF goes into its result, for pixels that lie upright.
+    """Return the EXIF data of a photo's result, whose pixels are upright.
 
     Args:
-        exif: The photo's.
-        policy: `keep` all but the thumbnail; `public`: copyright, artist, date and camera; `none`.
+        exif: EXIF bytes of the photo.
+        policy: `keep`: all but the thumbnail; `public`: copyright, artist, date and camera; `none`: nothing.
 
     Returns:
-        EXIF with orientation 1; None where nothing is left.
+        EXIF bytes with orientation 1; None if nothing remains.
     """
     if exif is None or policy == "none":
         return None
@@ -83,7 +83,7 @@ def chosen(exif: bytes | None, policy: Policy) -> bytes | None:
     parsed[ORIENTATION] = 1
     try:
         return bytes(parsed.tobytes())
-    except Exception:  # values that Pillow read and cannot write
+    except Exception:  # some values that Pillow reads it cannot write
         return None
 
 
@@ -109,6 +109,6 @@ def _parsed(exif: bytes | None) -> Any:
         try:
             found.load(exif)
             len(found)
-        except Exception:  # Pillow raises what it happens to meet in damaged bytes
+        except Exception:  # Pillow raises many kinds of exceptions for damaged bytes
             return Image.Exif()
     return found

@@ -1,4 +1,4 @@
-"""Which images to do, and where each result goes."""
+"""Find the images and clips to process, and name their results."""
 
 import os
 import re
@@ -21,19 +21,19 @@ CLIP_SUFFIXES = frozenset(
 )
 
 CLIP_FORMATS = {"prores": ".mov", "webm": ".webm", "mp4": ".mp4", "hevc": ".mp4", "ffv1": ".mkv"}
-DEEP_CLIP_FORMATS = ("prores", "hevc", "ffv1")  # hold more than 8 bits
-OPAQUE_CLIP_FORMATS = ("mp4", "hevc")  # hold no alpha
+DEEP_CLIP_FORMATS = ("prores", "hevc", "ffv1")  # support more than 8 bits per channel
+OPAQUE_CLIP_FORMATS = ("mp4", "hevc")  # do not support alpha
 
 
 @dataclass(frozen=True)
 class Item:
-    """One image or clip to do: where it is, and where its result goes.
+    """One image or clip to process, and the path of its result.
 
     Attributes:
-        source: The file, or for a sequence of images its pattern: `shot.####.png`.
-        output: The file, or for a clip that becomes one file a frame the folder of these.
-        is_clip: A clip or a sequence of images.
-        page: Of a file with several pages, from 0.
+        source: The file, or the pattern of an image sequence: `shot.####.png`.
+        output: The file, or the folder of frames for a clip that is written as one file per frame.
+        is_clip: The item is a clip or an image sequence.
+        page: Page of a multi-page file, from 0.
     """
 
     source: Path
@@ -44,12 +44,12 @@ class Item:
 
 @dataclass
 class Work:
-    """What `collect` found.
+    """Result of `collect`.
 
     Attributes:
-        items: In the order of the inputs; folders sorted by name.
-        problems: What looked like work and is none, each with the reason.
-        passed_over: In folders, files of kinds that are not read here: (kind, what to do) to their number.
+        items: Images and clips in the order of the inputs; folders sorted by name.
+        problems: Paths that look like inputs but cannot be used, each with the reason.
+        passed_over: Unsupported files in folders: (kind, what to do) → their number.
     """
 
     items: list[Item] = field(default_factory=list)
@@ -57,10 +57,10 @@ class Work:
     passed_over: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def pass_over_what_needs_more(self, named: Iterable[Path]) -> None:
-        """Take out of the items of folders what needs an extra that is not installed.
+        """Skip items found in folders that need an extra that is not installed.
 
         Args:
-            named: What was given by name: it stays, to be named when it fails.
+            named: Inputs given by name: they stay, so that their failure is reported.
         """
         given = set(named)
         kept = []
@@ -83,15 +83,15 @@ def _lack(item: Item) -> tuple[str, str] | None:
 def collect(inputs: Iterable[Path], out: Path, suffix: str, clip_suffix: str = "") -> Work:
     """Find the images and clips and name their results, before any work starts.
 
-    A file goes to `out/<stem><suffix>`, its page `scan.tif[2]` to `out/scan[2]<suffix>`, a sequence of
-    images to `out/<what its names begin with>`. A folder is searched with its subfolders, links followed,
-    and mirrored below `out`. Hidden files and folders, and `out` itself, are passed over in folders.
+    The result of a file is `out/<stem><suffix>`, that of a page `scan.tif[2]` `out/scan[2]<suffix>`, and that
+    of an image sequence `out/<common prefix>`. Folders are searched recursively, symbolic links are followed,
+    and the folder structure is mirrored below `out`. Hidden files and folders, and `out` itself, are skipped.
 
     Args:
-        inputs: Files of any name, and folders. A file that does not exist is kept: reading it will say so.
+        inputs: Files of any name, and folders. A file that does not exist is kept: reading it reports it.
         out: Folder for the results.
-        suffix: Of the images' results, `.png`.
-        clip_suffix: Of the clips' results, `.mov`; empty where they become folders.
+        suffix: Suffix of image results, such as `.png`.
+        clip_suffix: Suffix of clip results, such as `.mov`; empty if they become folders.
 
     Raises:
         UsageError: Two images have the same result, a result would replace an image, or `out` is one of
@@ -128,14 +128,14 @@ def walk(
 ) -> Iterator[Path]:
     """Yield the images below a folder; those in a folder before those in its subfolders.
 
-    Links are followed, loops of them left; hidden files and folders are passed over.
+    Symbolic links are followed, except loops; hidden files and folders are skipped.
 
     Args:
-        folder: Where to look.
-        problems: Gets what looked like an image or folder and cannot be used, each with the reason.
-        leave_out: A folder that is not entered.
-        suffixes: Of what is looked for, in small letters.
-        passed_over: Gets the number of files of each kind that is known and not read.
+        folder: Folder to search.
+        problems: Receives images and folders that cannot be used, each with the reason.
+        leave_out: A folder to skip.
+        suffixes: Suffixes to find, in lower case.
+        passed_over: Receives the number of files of each known but unsupported kind.
     """
     stack: list[tuple[Path, frozenset[tuple[int, int]]]] = [(folder, frozenset())]
     while stack:
@@ -147,7 +147,7 @@ def walk(
             problems.append((current, f"cannot be read: {error.strerror}"))
             continue
         identity = (status.st_dev, status.st_ino)
-        if identity in above:  # a link to a folder that it is in
+        if identity in above:  # a symbolic link to a parent folder
             continue
         subfolders = []
         for entry in entries:
@@ -157,17 +157,17 @@ def walk(
             is_image = path.suffix.lower() in suffixes
             if not path.suffix and passed_over is not None and os.path.isfile(path):
                 is_image = sniff(path) is not None
-            # Of os.path, which takes what cannot be looked at for no folder, and raises nothing.
+            # os.path.isdir does not raise: it returns False for what cannot be accessed.
             if os.path.isdir(path):
                 if is_image:
                     problems.append((path, "a folder, not an image"))
                 if leave_out is None or not _is_same(path, leave_out):
                     subfolders.append((path, above | {identity}))
-            elif is_image and (os.path.isfile(path) or not os.path.exists(path)):  # named when it is read
+            elif is_image and (os.path.isfile(path) or not os.path.exists(path)):  # reading reports it
                 yield path
             elif is_image:
                 problems.append((path, "not a regular file"))
-            elif entry.is_symlink() and _is_forbidden(path):  # perhaps a folder full of images
+            elif entry.is_symlink() and _is_forbidden(path):  # possibly a folder of images
                 problems.append((path, "a link to what cannot be read: Permission denied"))
             elif passed_over is not None and (kind := REFUSED_SUFFIXES.get(path.suffix.lower())):
                 passed_over[REFUSED[kind].title, REFUSED[kind].hint] += 1
@@ -175,7 +175,7 @@ def walk(
 
 
 def is_clip_file(path: Path) -> bool:
-    """Say whether a file is a clip or an animated image: by its first bytes, else by its name."""
+    """Return whether a file is a clip or an animated image, by its first bytes, else by its suffix."""
     found = sniff(path)
     return path.suffix.lower() in CLIP_SUFFIXES if found is None else found != "photo"
 
@@ -191,7 +191,7 @@ def _is_forbidden(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether there is a file: one that cannot be looked at counts, for reading it says why."""
+    """Return whether a file exists; one that cannot be accessed counts, since reading it reports why."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -202,7 +202,7 @@ def is_there(path: Path) -> bool:
 
 
 def split_page(path: Path) -> tuple[Path, int | None]:
-    """Split `scan.tif[2]` into the file and the number of its page; a file that has such a name is itself."""
+    """Split `scan.tif[2]` into file and page number, unless a file of that whole name exists."""
     found = re.fullmatch(r"(.+)\[(\d+)\]", path.name)
     if found is None or os.path.exists(path):
         return path, None
@@ -216,7 +216,11 @@ def _item(source: Path, folder: Path, suffix: str, clip_suffix: str, page: int |
 
 
 def _without_collisions(items: list[Item]) -> list[Item]:
-    """Drop what was given twice; refuse what would overwrite."""
+    """Drop duplicate items.
+
+    Raises:
+        UsageError: A result would overwrite another result or an input.
+    """
     by_output: dict[str, Item] = {}
     for item in items:
         other = by_output.setdefault(os.path.abspath(item.output), item)
@@ -228,7 +232,7 @@ def _without_collisions(items: list[Item]) -> list[Item]:
     kept = list(by_output.values())
     sources = {os.path.realpath(item.source): item.source for item in kept}
     for item in kept:
-        # A result may be an image of the same run, even its own: `matte a.png --out .`
+        # A result may replace an input of the same run, even its own: `matte a.png --out .`
         overwritten = sources.get(os.path.realpath(item.output))
         if overwritten is not None:
             raise UsageError(

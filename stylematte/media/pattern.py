@@ -1,4 +1,4 @@
-"""Names of numbered images that are one clip together: `shot.####.png`, `shot.%04d.exr`."""
+"""File name patterns of image sequences: `shot.####.png`, `shot.%04d.exr`."""
 
 import os
 import re
@@ -11,21 +11,21 @@ _PLACE = re.compile(r"#+|%0?(\d*)d")
 
 
 def is_pattern(path: Path) -> bool:
-    """Say whether a name has a place for numbers, `#`, `####`, `%d` or `%04d`, and is not that of a file."""
+    """Return whether a name has a number placeholder, `#`, `####`, `%d` or `%04d`, and no file has it."""
     return _PLACE.search(path.name) is not None and not os.path.exists(path)
 
 
 def stem_of(pattern: Path) -> str:
-    """Name a sequence by what comes before its numbers."""
+    """Return the name of a sequence: the part of the file name before the number."""
     before = _PLACE.split(pattern.name)[0].rstrip("._- ")
     return before or pattern.parent.name or "sequence"
 
 
 def find_frames(pattern: Path) -> list[tuple[int, Path]]:
-    """Find the images of a sequence, by number.
+    """Find the images of a sequence, sorted by number.
 
     Raises:
-        InputError: There are none, or two of one number.
+        InputError: There are none, or two have the same number.
     """
     place = _PLACE.search(pattern.name)
     assert place is not None
@@ -50,15 +50,15 @@ def find_frames(pattern: Path) -> list[tuple[int, Path]]:
 
 
 def digits_of(pattern: Path, file: Path) -> int:
-    """Count the digits of the number in the name of a sequence's file."""
+    """Count the digits of the number in a sequence's file name."""
     place = _PLACE.search(pattern.name)
     assert place is not None
     return len(file.name) - len(pattern.name) + len(place[0])
 
 
 def fingerprint(pattern: Path) -> dict[str, Any]:
-    """Describe a sequence such that a later run knows it again: names, sizes and times of change."""
-    import hashlib  # loads OpenSSL, and no help needs it
+    """Return the identity of a sequence for later runs, from names, sizes and times of change."""
+    import hashlib  # here, because it loads OpenSSL, which --help does not need
 
     digest, size, changed = hashlib.sha256(), 0, 0
     for _, path in find_frames(pattern):

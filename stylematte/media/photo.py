@@ -1,4 +1,4 @@
-"""An image that has been read."""
+"""A decoded image."""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -10,11 +10,11 @@ Array = NDArray[Any]
 
 
 class Light(NamedTuple):
-    """What is known of scene-linear colours.
+    """Description of scene-linear colours.
 
     Attributes:
         primaries: x and y of red, green, blue and white.
-        is_single: The file has float numbers, not half.
+        is_single: Whether the file has float values, not half.
         pixel_shape: Width of a pixel over its height.
     """
 
@@ -28,14 +28,12 @@ class Photo:
     """A decoded image, upright.
 
     Attributes:
-        pixels: (H, W, 3) RGB uint8 or uint16. Grey, palette, Lab and CMYK images have been turned into RGB.
-        alpha: (H, W), same dtype: the image's own opacity; None where it is opaque all over. `pixels` are
-            its colours, not premultiplied.
+        pixels: (H, W, 3) straight RGB, uint8 or uint16. Grey, palette, Lab and CMYK images are converted.
+        alpha: (H, W), same dtype: the image's own opacity; None if it is fully opaque.
         icc: Profile of `pixels`; None for sRGB.
-        exif: EXIF bytes as in the file; None where there are none. `metadata.chosen` makes of them what a
-            result may have.
-        notes: What is to be told about the image, a line each.
-        light: Of a scene-linear image: its `pixels` are float32 light, and `alpha` is float32.
+        exif: EXIF bytes of the file; None if there are none. `metadata.chosen` selects those for a result.
+        notes: Messages for the user about the image.
+        light: Description of a scene-linear image, whose `pixels` and `alpha` are float32; else None.
     """
 
     pixels: Array
@@ -46,7 +44,7 @@ class Photo:
     light: Light | None = None
 
     def in_srgb(self) -> "Photo":
-        """Convert the colours into sRGB at their own depth; a photo without a profile stays as it is."""
+        """Convert the colours to sRGB at their bit depth, light to uint16; unchanged without a profile."""
         from stylematte.imaging.geometry import convert
         from stylematte.media import colour
 
@@ -62,10 +60,10 @@ class Photo:
 
     @cached_property
     def srgb(self) -> Array:
-        """(H, W, 3) uint8, or uint16 where nothing is to be converted: what the network sees.
+        """The network's input: (H, W, 3) sRGB, uint8 if converted with a profile.
 
-        The network and the guided filter need no more than 8 bits, and Little CMS is exact and quick with
-        these alone.
+        The network and the guided filter need no more than 8 bits, and Little CMS is exact and fast only with
+        8 bits.
         """
         from stylematte.imaging.geometry import convert
         from stylematte.media import colour

@@ -1,4 +1,4 @@
-"""What Pillow reads: BMP, and Lab in TIFF."""
+"""Read BMP, and Lab in TIFF, with Pillow."""
 
 import io
 import warnings
@@ -13,12 +13,12 @@ from stylematte.media.stored import ANEW, KEEP, Stored, check_size
 
 Array = NDArray[Any]
 
-# Pillow warns of damaged tags and large pictures; our own messages name the file.
+# Pillow warns about damaged tags and large images; this package's own messages name the file.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def read_lab(data: bytes, name: str, page: int) -> Stored:
-    """Read a page of a TIFF whose colours are Lab."""
+    """Read a Lab page of a TIFF."""
     from PIL import ImageCms
 
     image = open_image(data, name)
@@ -33,7 +33,7 @@ def read_lab(data: bytes, name: str, page: int) -> Stored:
 
 
 def read_bmp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> Stored:
-    """Read a BMP; arguments as of `decode_image`."""
+    """Read a BMP; arguments as for `decode_image`."""
     from PIL import ImageFile
 
     image = open_image(data, name)
@@ -56,7 +56,7 @@ def read_bmp(data: bytes, name: str, page: int | None, keep_damaged: bool) -> St
 
 
 def _fourth_bytes(data: bytes, size: tuple[int, ...]) -> Array | None:
-    """The alpha of a BMP of 32 bits, which by its header has none: there unless all of it is zero."""
+    """Return the undeclared alpha of a 32-bit BMP; None if there is none or all of it is zero."""
     header, bits = int.from_bytes(data[14:18], "little"), int.from_bytes(data[28:30], "little")
     if header < 40 or bits != 32 or int.from_bytes(data[30:34], "little"):
         return None
@@ -68,12 +68,16 @@ def _fourth_bytes(data: bytes, size: tuple[int, ...]) -> Array | None:
 
 
 def open_image(data: bytes, name: str = "") -> Any:
-    """Open with Pillow, whatever it finds by the first bytes."""
+    """Open an image with Pillow, which identifies the format by the first bytes.
+
+    Raises:
+        InputError: The image is damaged or too large for Pillow.
+    """
     from PIL import Image
 
     try:
         return Image.open(io.BytesIO(data))
     except Image.DecompressionBombError as error:
         raise InputError(f"{name}: above Pillow's size limit: {error}", "Scale it down first") from None
-    except Exception:  # Pillow raises what it happens to meet in damaged headers
+    except Exception:  # Pillow raises many kinds of exceptions for damaged headers
         raise InputError(f"{name}: damaged or truncated", ANEW) from None

@@ -1,4 +1,4 @@
-"""PNG: what it says about colour in chunks that libvips ignores."""
+"""Read the PNG chunks that libvips ignores: colour information and animation."""
 
 import struct
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from stylematte.media import colour
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """Chunks before the pixels."""
+    """Yield name and data of the chunks before the pixels."""
     at = 8
     while at + 12 <= len(data):
         (length,) = struct.unpack_from(">I", data, at)
@@ -20,25 +20,25 @@ def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 
 def is_animated(data: bytes) -> bool:
-    """Whether it is an APNG of more than one frame."""
+    """Return whether the file is an APNG with more than one frame."""
     return any(name == b"acTL" and value[:4] not in (b"", b"\0\0\0\1") for name, value in _chunks(data))
 
 
 def codes_of(data: bytes) -> tuple[int, int]:
-    """Primaries and transfer function by cICP, as H.273 numbers them; `UNSPECIFIED` where there is none."""
+    """Read the H.273 code points of primaries and transfer function from cICP, else `UNSPECIFIED`."""
     value = dict(_chunks(data)).get(b"cICP", b"")
     return (value[0], value[1]) if len(value) == 4 else (colour.UNSPECIFIED, colour.UNSPECIFIED)
 
 
 def profile_of(data: bytes, embedded: bytes | None) -> bytes | None:
-    """Find the colour profile, or make one of what the chunks say.
+    """Return the colour profile, or make one from the other colour chunks.
 
     Args:
         data: The file.
         embedded: Profile of its iCCP chunk.
 
     Reference:
-        PNG third edition, 4.3: cICP goes before iCCP, that before sRGB, that before gAMA and cHRM.
+        PNG third edition, 4.3: the precedence is cICP, iCCP, sRGB, then gAMA and cHRM.
     """
     found: dict[bytes, Any] = dict(_chunks(data))
     if len(found.get(b"cICP", b"")) == 4:

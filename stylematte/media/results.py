@@ -1,4 +1,4 @@
-"""One image, or one frame of a clip, as the bytes of its file."""
+"""Encode a resulting image, or a frame of a resulting clip, as a file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -27,23 +27,23 @@ def encode_result(
     pixel_shape: float = 1.0,
     compression: exr.Compression = "zip",
 ) -> bytes:
-    """Encode a result; colours carry the photo's profile and of its EXIF what the policy lets pass.
+    """Encode a result; colours keep the photo's profile, and the EXIF data that the policy allows.
 
-    An alpha is data and carries neither.
+    An alpha is data and gets neither.
 
     Args:
-        photo: What it was made from.
-        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA, for an exr with layers; uint8, uint16,
-            or float32 light.
-        kind: One of `SUFFIXES`.
-        is_alpha: It is an alpha, whose values must not change.
-        premultiplied: Multiply colours by alpha; in an exr, once they are linear.
-        policy: What of the photo's EXIF goes along.
-        transfer: Of the colours, for an exr; as in H.273.
-        primaries: Likewise.
-        facts: Text for an exr.
-        pixel_shape: Width of a pixel over its height, for an exr; where the photo does not say it.
-        compression: Of an exr.
+        photo: The source image.
+        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) straight RGBA, optionally with layers for an exr;
+            uint8, uint16, or float32 light.
+        kind: A key of `SUFFIXES`.
+        is_alpha: The image is an alpha, whose values must not change.
+        premultiplied: Multiply colours by alpha; in an exr, after they have been made linear.
+        policy: Which of the photo's EXIF data to keep.
+        transfer: Transfer function of the colours for an exr, as in H.273.
+        primaries: Primaries of the colours for an exr, as in H.273.
+        facts: Text attributes of an exr.
+        pixel_shape: Width of a pixel over its height for an exr, if the photo does not declare it.
+        compression: Compression method of an exr.
 
     Raises:
         InputError: As for `exr.encode_exr`.

@@ -1,4 +1,4 @@
-"""What a file is by its first bytes: a photo, an animated picture or a clip. Names come second."""
+"""Identify a file by its first bytes: a photo, an animated image or a clip."""
 
 from pathlib import Path
 from typing import BinaryIO, Literal
@@ -8,7 +8,7 @@ from stylematte.media.formats import BY_KIND, REFUSED, kind_of
 Sniffed = Literal["photo", "animation", "clip"]
 
 _HEAD_BYTES = 1024
-_PNG_CHUNKS = 1000  # that are looked at for the one that says how many frames there are
+_PNG_CHUNKS = 1000  # searched for the one with the number of frames
 _CLIP_BEGINNINGS = (
     b"\x1a\x45\xdf\xa3",  # Matroska and WebM
     b"FLV\x01",
@@ -28,7 +28,7 @@ _MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 
 
 def sniff(path: Path) -> Sniffed | None:
-    """Tell what a file is; None where its first bytes do not say, or it cannot be read."""
+    """Identify a file; None if its first bytes are unknown, or it cannot be read."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
@@ -42,7 +42,7 @@ def sniff(path: Path) -> Sniffed | None:
 
 
 def is_animated(file: BinaryIO, head: bytes) -> bool:
-    """Say whether a file is a GIF, or a WebP, PNG or AVIF of several frames."""
+    """Return whether a file is a GIF, or an animated WebP, PNG or AVIF."""
     if head[:4] == b"GIF8":
         return True
     if head[:4] == b"RIFF" and head[8:16] == b"WEBPVP8X":
@@ -68,7 +68,7 @@ def _is_clip(head: bytes) -> bool:
         return True
     if head[4:8] in _MOV_BOXES:
         return kind_of(head) is None
-    # Transport streams have 188 bytes a packet, with a time before each on discs of cameras.
+    # Transport stream packets have 188 bytes; camera discs add a 4-byte timestamp before each.
     return any(
         len(head) > begin + 2 * step and all(head[begin + k * step] == 0x47 for k in range(3))
         for begin, step in ((0, 188), (4, 192))

@@ -1,4 +1,4 @@
-"""Sound of a clip into its result: copied where players decode it there, otherwise encoded anew."""
+"""Write the audio of a clip into its result: copied if players support the codec there, else re-encoded."""
 
 import logging
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ _PCM = (
     "pcm_f32le",
     "pcm_f32be",
 )
-# By FFmpeg's name of the file format: what it holds and players decode there. PCM and FLAC in MP4 are
-# standards that few players know; QuickTime knows neither Opus nor FLAC in MOV.
+# FFmpeg's name of the container → codecs that it holds and that players decode there. Few players support PCM
+# and FLAC in MP4, although both are standardized; QuickTime supports neither Opus nor FLAC in MOV.
 COPIED = {
     "mp4": ("aac", "alac", "mp3", "ac3", "eac3", "opus"),
     "mov": ("aac", "alac", "mp3", "ac3", "eac3", *_PCM),
@@ -37,34 +37,34 @@ COPIED = {
     ),
 }
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
-_BITS_A_CHANNEL = 128_000  # a second, of AAC
-# Layouts by number of channels: those that every decoder of the codec knows.
+_BITS_A_CHANNEL = 128_000  # AAC bit rate per channel
+# Layouts by number of channels that every decoder of the codec supports.
 _LAYOUTS = {
     "aac": ("mono", "stereo", "3.0", "4.0", "5.0", "5.1"),
     "libopus": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
     "flac": ("mono", "stereo", "3.0", "quad", "5.0", "5.1", "6.1", "7.1"),
 }
-_BY_COUNT = (*_LAYOUTS["flac"],)  # of sound that does not say where its channels belong
-# Of two codes that ISO 639-2 has for a language FFmpeg's table for MOV knows one, as tried with its program.
+_BY_COUNT = (*_LAYOUTS["flac"],)  # for audio without a known channel layout
+# ISO 639-2 has two codes for some languages; FFmpeg's MOV table knows one of them (tested with ffmpeg).
 _LANGUAGES_OF_MOV = dict(
     pair.split("=")
     for pair in "deu=ger nld=dut zho=chi cze=ces ell=gre rum=ron isl=ice sqi=alb hye=arm kat=geo mkd=mac "
     "msa=may fas=per slo=slk cym=wel bod=tib mya=bur eus=baq fre=fra".split()
 )
-_GAP_SECONDS = Fraction(3, 100)  # sound that is this much early or late is cut or filled with silence
-_SHALLOW = ("u8", "s16")  # sample formats, without the p of planar ones, that 16 bits hold
+_GAP_SECONDS = Fraction(3, 100)  # audio that is this early is dropped; if this late, silence is inserted
+_SHALLOW = ("u8", "s16")  # sample formats of at most 16 bits, without the p of planar ones
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How sound is encoded where it is not copied.
+    """Encoder settings for audio that is not copied.
 
     Attributes:
         codec: FFmpeg's name of the encoder.
-        layout: Of its channels.
-        rate: Samples a second.
-        sample_format: Of its input.
-        bit_rate: 0 for that of the encoder.
+        layout: Channel layout.
+        rate: Samples per second.
+        sample_format: Sample format of the encoder's input.
+        bit_rate: Bits per second; 0 for the encoder's default.
     """
 
     codec: str
@@ -75,7 +75,7 @@ class Encoding:
 
 
 def encoding_for(container: str, source: av.AudioStream) -> Encoding:
-    """Choose how sound that is not copied is encoded: Opus, AAC, PCM or FLAC."""
+    """Choose the encoding of audio that is not copied: Opus, AAC, PCM or FLAC."""
     context = source.codec_context
     rate = context.sample_rate or 48000
     channels = max(1, context.layout.nb_channels)
@@ -96,7 +96,7 @@ def encoding_for(container: str, source: av.AudioStream) -> Encoding:
 
 
 def is_known(layout: av.AudioLayout) -> bool:
-    """Say whether a layout tells where its channels belong; sound of AVI and WMV often does not."""
+    """Return whether a layout assigns its channels to positions; audio from AVI and WMV often does not."""
     return not layout.name.endswith("channels") and bool(layout.nb_channels)
 
 
@@ -110,14 +110,14 @@ def _layout(encoder: str, layout: av.AudioLayout) -> str:
 
 
 class SoundWriter:
-    """Writes the sound of a clip into the file of its result; to be made before its header is written.
+    """Writer of a clip's audio into its result; must be created before the file header is written.
 
     Args:
         container: The result, open for writing.
-        streams: Of the open source.
+        streams: Audio streams of the open source.
 
     Attributes:
-        notes: What becomes another, or cannot be kept, a line each.
+        notes: A line for each stream that is re-encoded or left out.
     """
 
     def __init__(self, container: av.container.OutputContainer, streams: Sequence[av.AudioStream]) -> None:
@@ -135,14 +135,14 @@ class SoundWriter:
                 track.stream.disposition = source.disposition
 
     def write(self, packets: Sound) -> None:
-        """Write packets of the source; times are those of the result."""
+        """Write packets of the source, whose timestamps are already those of the result."""
         for packet in packets:
             track = self._tracks.get(packet.stream_index)
             if track is not None:
                 self._container.mux(track.take(packet))
 
     def end(self) -> list[str]:
-        """Write what encoders still hold; says what was damaged, a line each."""
+        """Flush the encoders and return a line for each damaged stream."""
         for track in self._tracks.values():
             self._container.mux(track.flush())
         return [track.damage for track in self._tracks.values() if track.damage]
@@ -180,11 +180,11 @@ def _told(source: av.AudioStream, encoding: Encoding) -> str:
 
 
 class _Copied:
-    """A stream whose packets are copied as they are.
+    """A stream whose packets are copied unchanged.
 
     Args:
-        stream: Of the result.
-        may_repeat: The container takes several packets of one time, as Matroska, which counts milliseconds.
+        stream: Stream of the result.
+        may_repeat: The container accepts packets with equal timestamps, like Matroska with its milliseconds.
     """
 
     def __init__(self, stream: Any, may_repeat: bool) -> None:
@@ -194,7 +194,7 @@ class _Copied:
         self._last: Fraction | None = None
 
     def take(self, packet: "av.Packet[Any]") -> "list[av.Packet[Any]]":
-        """Give the packet to be written: behind the last one; none where it says again what was said."""
+        """Return the packet, timed after the previous one; nothing if it repeats earlier audio."""
         unit = Fraction(0) if self._may_repeat else packet.time_base
         dts = begin_of(packet) if packet.dts is None else packet.dts * packet.time_base
         if self._last is not None and dts < self._last - _GAP_SECONDS:
@@ -208,12 +208,12 @@ class _Copied:
         return [packet]
 
     def flush(self) -> "list[av.Packet[Any]]":
-        """Nothing is held back."""
+        """Return nothing: copied packets are not buffered."""
         return []
 
 
 class _Encoded:
-    """A stream that is decoded and encoded anew, without gaps: each sample at its own time."""
+    """A stream that is decoded and re-encoded without gaps, each sample at its own time."""
 
     def __init__(
         self,
@@ -234,20 +234,20 @@ class _Encoded:
         self.stream = stream
         self._resampler: av.AudioResampler | None = None
         self._made_for: tuple[Any, ...] = ()
-        self._at: int | None = None  # the sample that comes next
+        self._at: int | None = None  # index of the next sample
         self._lost = 0
 
     @property
     def damage(self) -> str:
-        """What could not be decoded; empty where all could."""
+        """A message about packets that could not be decoded; empty if there were none."""
         return f"{self._lost} damaged packets of {self._name} are silent" if self._lost else ""
 
     def take(self, packet: "av.Packet[Any]") -> "list[av.Packet[Any]]":
-        """Decode a packet and give what the encoder makes of it."""
+        """Decode a packet and return the packets that the encoder produces."""
         return self._encode(self._decode(packet))
 
     def flush(self) -> "list[av.Packet[Any]]":
-        """Give what decoder, resampler and encoder still hold."""
+        """Flush decoder, resampler and encoder, and return the remaining packets."""
         packets = self._encode(self._decode(None))
         for part in self._resampler.resample(None) if self._resampler else ():
             packets += self._put(part)
@@ -274,7 +274,7 @@ class _Encoded:
                 self._made_for = made_for
             late = self._late(frame)
             if late <= -_GAP_SECONDS * self._encoding.rate:
-                continue  # its time has been filled, as where two recordings that overlap were joined
+                continue  # this time is already filled, for example where overlapping recordings were joined
             if late >= _GAP_SECONDS * self._encoding.rate:
                 packets += self._silence(late)
             if not is_known(frame.layout):
@@ -284,7 +284,7 @@ class _Encoded:
         return packets
 
     def _late(self, frame: av.AudioFrame) -> int:
-        """By how many samples a frame comes later than the end of those before."""
+        """Return by how many samples a frame starts after the end of the previous ones."""
         rate = self._encoding.rate
         if frame.pts is None:
             self._at = self._at or 0
@@ -321,7 +321,7 @@ def _silence(encoding: Encoding, samples: int) -> av.AudioFrame:
 
 
 def with_layout(frame: av.AudioFrame) -> av.AudioFrame:
-    """Say of a frame where its channels belong, as their number makes likely."""
+    """Return a copy of a frame with the usual layout for its number of channels."""
     layout = _by_count(frame.layout.nb_channels)
     named = av.AudioFrame.from_ndarray(frame.to_ndarray(), frame.format.name, layout)
     named.sample_rate = frame.sample_rate

@@ -1,4 +1,4 @@
-"""Which part of a clip to do, and the time code of where it begins."""
+"""The part of a clip to process, and the timecode of its start."""
 
 import re
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from stylematte.errors import UsageError
 
-Moment = Fraction | int  # seconds since the first frame; or the number of a frame
+Moment = Fraction | int  # seconds since the first frame, or a frame number
 
 
 @dataclass(frozen=True)
@@ -14,12 +14,12 @@ class Span:
     """Part of a clip.
 
     Attributes:
-        start: First frame: by its number, or the first at or after so many seconds. None from the beginning.
-        end: Last frame, by its number, which is still done; or the seconds at which to stop, which are not.
-        every: Take each n-th frame, beginning with the first.
+        start: Number of the first frame, or the time of the first in seconds; None for the clip's start.
+        end: Number of the last frame (inclusive), or the time to stop in seconds (exclusive).
+        every: Take every n-th frame, starting with the first.
 
     Raises:
-        UsageError: It ends before it begins.
+        UsageError: The span ends before it begins.
     """
 
     start: Moment | None = None
@@ -39,12 +39,12 @@ class Span:
             raise UsageError("--end {} lies before --start {}".format(*texts), "Exchange them")
 
     def count(self, total: int | None, first: int, rate: Fraction) -> int | None:
-        """Guess how many frames are to be done.
+        """Estimate the number of frames to process; None if unknown.
 
         Args:
-            total: How many the whole has; None or 0 where that is not known.
-            first: How many lie before the span.
-            rate: Frames a second.
+            total: Number of frames in the clip; None or 0 if unknown.
+            first: Number of frames before the span.
+            rate: Frames per second.
         """
         last = self.end
         if isinstance(last, Fraction):
@@ -58,17 +58,17 @@ class Span:
 
     @property
     def seconds(self) -> Fraction | None:
-        """How long it is, where times alone say that."""
+        """Length of the span, if it is given by times alone; else None."""
         if isinstance(self.end, Fraction) and isinstance(self.start or Fraction(0), Fraction):
             return self.end - (self.start or 0)
         return None
 
 
 def parse_moment(text: str, option: str) -> Moment:
-    """Read a place in a clip: `12.5` or `1:02:03.5` for a time, `120f` for the frame of that number.
+    """Parse a position in a clip: `12.5` or `1:02:03.5` for a time, `120f` for a frame number.
 
     Raises:
-        UsageError: Neither.
+        UsageError: The text is neither.
     """
     word = text.strip().lower()
     if re.fullmatch(r"\d+f", word):
@@ -82,10 +82,10 @@ def parse_moment(text: str, option: str) -> Moment:
 
 
 def parse_rate(text: str) -> Fraction:
-    """Read frames a second: `24`, `23.976` or `30000/1001`.
+    """Parse a frame rate: `24`, `23.976` or `30000/1001`.
 
     Raises:
-        UsageError: Not a number above 0.
+        UsageError: The text is not a number above 0.
     """
     try:
         rate = Fraction(text.strip())
@@ -97,13 +97,13 @@ def parse_rate(text: str) -> Fraction:
 
 
 def timecode_for(timecode: str, frames: int, rate: Fraction, every: int) -> str:
-    """Say the time code of a result's first frame.
+    """Return the timecode of a result's first frame.
 
     Args:
-        timecode: Of the clip's first frame.
-        frames: How many come before.
-        rate: Frames a second of the clip.
-        every: The result has each n-th frame. At such a rate no numbers are dropped: the new one counts all.
+        timecode: Timecode of the clip's first frame.
+        frames: Number of frames before the result's first.
+        rate: Frames per second of the clip.
+        every: The result has every n-th frame; above 1, its timecode is non-drop-frame.
     """
     shifted = shift_timecode(timecode, frames, rate)
     match = re.fullmatch(r"(\d\d:\d\d:\d\d)[:;.](\d\d+)", shifted)
@@ -111,20 +111,20 @@ def timecode_for(timecode: str, frames: int, rate: Fraction, every: int) -> str:
 
 
 def shift_timecode(timecode: str, frames: int, rate: Fraction) -> str:
-    """Move a time code on by a number of frames.
+    """Advance a timecode by a number of frames.
 
     Args:
-        timecode: `hh:mm:ss:ff`, or with `;` before the frames, which drops numbers to keep up with the clock
-            at 29.97 and 59.94 frames a second.
-        frames: How far.
-        rate: Frames a second.
+        timecode: `hh:mm:ss:ff`; `;` before the frames marks a drop-frame timecode, which skips numbers to
+            stay in step with the clock at 29.97 and 59.94 frames per second.
+        frames: Number of frames to advance.
+        rate: Frames per second.
 
     Returns:
-        The new one; it starts again after 24 hours. A text that is no time code comes back as it is.
+        The new timecode, modulo 24 hours. A text that is not a timecode is returned unchanged.
 
     Reference:
-        SMPTE ST 12-1, drop-frame counting: 2 numbers at 30 (4 at 60) are left out at the start of each minute
-        but every tenth.
+        SMPTE ST 12-1, drop-frame counting: 2 numbers at 30 (4 at 60) are skipped at the start of each minute
+        except every tenth.
     """
     match = re.fullmatch(r"(\d\d):(\d\d):(\d\d)([:;.])(\d\d+)", timecode.strip())
     if match is None:
@@ -139,7 +139,7 @@ def shift_timecode(timecode: str, frames: int, rate: Fraction) -> str:
     if dropped:
         tens, rest = divmod(count, 600 * base - 9 * dropped)
         count += 9 * dropped * tens
-        if rest >= 60 * base:  # past the first minute of ten, which drops nothing
+        if rest >= 60 * base:  # after the first minute of ten, which skips no numbers
             count += dropped * (1 + (rest - 60 * base) // (60 * base - dropped))
     seconds, number = divmod(count, base)
     return f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}{match[4]}{number:02}"

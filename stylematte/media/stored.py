@@ -1,4 +1,4 @@
-"""An image as its file has it, and what is said of files that cannot be read."""
+"""An image as stored in its file, the limits of its size, and hints for unreadable files."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,25 +13,25 @@ Array = NDArray[Any]
 
 MOST_PX = 1 << 30
 LONGEST_SIDE_PX = 1 << 20
-LEAST_BYTES_A_PIXEL = 6  # of a picture in work: its colours, and what is made of it
+LEAST_BYTES_A_PIXEL = 6  # memory while an image is processed: its colours and the results
 ANEW = "Get the file again from its source"
 KEEP = "--keep-damaged takes what is there"
 
 
 @dataclass
 class Stored:
-    """An image as its file has it, before it becomes RGB and upright.
+    """An image as stored in its file, before conversion to upright RGB.
 
     Attributes:
         pixels: (H, W, C) uint8, uint16, or float32 light.
-        meaning: Of the channels: libvips's interpretation.
+        meaning: libvips's interpretation of the channels.
         icc: Profile of `pixels`.
-        codes: Primaries and transfer function by H.273, where the file tells them and they matter.
-        exif: As in the file.
-        orientation: As EXIF counts.
-        bits: Of the file's numbers.
-        is_premultiplied: Colours have been multiplied by alpha; libvips divides those of a TIFF itself.
-        notes: What is to be told about the image.
+        codes: H.273 code points of primaries and transfer function, if the file has them and they matter.
+        exif: EXIF bytes of the file.
+        orientation: EXIF orientation.
+        bits: Bits per channel in the file.
+        is_premultiplied: Whether colours are multiplied by alpha; libvips itself unpremultiplies TIFF.
+        notes: Messages for the user about the image.
     """
 
     pixels: Array
@@ -46,14 +46,18 @@ class Stored:
 
 
 def check_size(image: Any, name: str) -> None:
-    """Refuse by its header what is too large for the tool or for this machine's memory."""
+    """Check the size in an image's header.
+
+    Raises:
+        InputError: The image exceeds the limits, or this machine's memory.
+    """
     height, width = image.height, image.width
     if height * width > MOST_PX or max(height, width) > LONGEST_SIDE_PX:
         raise InputError(
             f"{name}: {height}x{width} (height x width) is beyond the limit of 2^30 pixels and 2^20 a side",
             "Scale it down first",
         )
-    # A few bytes may ask for more than the memory there is: the system would end the run.
+    # A tiny file may declare an image larger than memory: the system would kill the run.
     needed, there_is = height * width * LEAST_BYTES_A_PIXEL, usable_bytes()
     if there_is is not None and needed > there_is:
         raise InputError(

@@ -1,4 +1,4 @@
-"""TIFF: what its directories say that libvips does not tell. Pillow reads them."""
+"""Read TIFF directories with Pillow, for properties that libvips does not expose."""
 
 import io
 import zlib
@@ -17,7 +17,7 @@ _RGB, _SEPARATED, _YCBCR = 2, 5, 6
 _DEFLATE = (8, 32946)
 _STRIPS, _STRIP_BYTES, _TILES, _TILE_BYTES = 273, 279, 324, 325
 _CHUNK = 1 << 20
-# Compressions that this libvips cannot undo, and how people call them.
+# Compression schemes that this libvips does not support, with their common names.
 COMPRESSIONS = {
     6: "old JPEG",
     34712: "JPEG 2000",
@@ -31,7 +31,7 @@ COMPRESSIONS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-_MOST_PAGES = 10000  # a loop of directories ends here
+_MOST_PAGES = 10000  # bounds the work for a malformed file
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,9 @@ class Page:
     """One directory of a TIFF.
 
     Attributes:
-        number: Among all directories, as libvips counts pages.
-        sub: Number among the sub-directories of this page; -1 for the page itself.
+        number: Index among all directories, as libvips counts pages.
+        tags: Tags of the directory, as Pillow reads them.
+        sub: Index among the sub-directories of this page; -1 for the page itself.
     """
 
     number: int
@@ -48,51 +49,51 @@ class Page:
     sub: int = -1
 
     def value(self, tag: int, default: int = 0) -> int:
-        """Read a whole number, or the first of several."""
+        """Return an integer tag, or its first value if it has several."""
         found = self.tags.get(tag, default)
         return int(found[0] if isinstance(found, tuple) and found else found or default)
 
     @property
     def is_reduced(self) -> bool:
-        """A small copy of another page."""
+        """Whether it is a reduced copy of another page."""
         return bool(self.value(_NEW_SUBFILE) & _REDUCED)
 
     @property
     def is_raw(self) -> bool:
-        """What a camera's sensor saw."""
+        """Whether it holds raw sensor data."""
         return _DNG_VERSION in self.tags or self.value(_PHOTOMETRIC) in (_CFA, _LINEAR_RAW)
 
     @property
     def is_lab(self) -> bool:
-        """CIE L*a*b* with 8 bits, which Pillow reads."""
+        """Whether it is 8-bit CIE L*a*b*, which Pillow reads."""
         return self.value(_PHOTOMETRIC) in (_CIELAB, _ICCLAB) and self.value(_BITS, 1) == 8
 
     @property
     def is_tiled(self) -> bool:
-        """Its pixels lie in tiles, not in strips."""
+        """Whether pixels are stored in tiles, not in strips."""
         return _TILES in self.tags
 
     @property
     def tells_extra_samples(self) -> bool:
-        """A tag says what channels beyond the colours are, or there are none."""
+        """Whether a tag describes the channels beyond the colours, or there are none."""
         colours = {_RGB: 3, _YCBCR: 3, _SEPARATED: 4}.get(self.value(_PHOTOMETRIC), 1)
         return _EXTRA in self.tags or self.value(_CHANNELS, 1) <= colours
 
     @property
     def bits(self) -> int:
-        """A channel."""
+        """Bits per channel."""
         return self.value(_BITS, 1)
 
     @property
     def compression(self) -> int:
-        """Its number."""
+        """Number of the compression scheme."""
         return self.value(_COMPRESSION, 1)
 
 
 def has_whole_deflate_data(data: bytes, page: Page) -> bool:
-    """Whether deflated strips and tiles have the checksums that they end with.
+    """Return whether the checksums at the end of deflated strips and tiles are right.
 
-    libtiff stops when a strip is full, before its checksum, and passes what was read out of step.
+    libtiff stops when a strip is full, before its checksum, and so accepts corrupted data.
     """
     if page.compression not in _DEFLATE:
         return True
@@ -119,18 +120,18 @@ def _is_whole(packed: bytes) -> bool:
 
 
 def choose_page(data: bytes, name: str, wanted: int | None) -> tuple[Page, int]:
-    """Choose the page that is to be read: the first that is no small copy, in full size.
+    """Choose the page to read: by default, the first full-size one.
 
     Args:
         data: The file.
-        name: What messages call it.
-        wanted: Number of the page, from 0, small copies left out; None takes the first.
+        name: Name of the image in messages.
+        wanted: Index of the page among those that are not reduced copies; None takes the first.
 
     Returns:
-        The page, and how many there are.
+        The page, and the number of pages.
 
     Raises:
-        InputError: There is no such page, no readable directory, or the file is a camera's.
+        InputError: There is no such page or no readable directory, or the file is a camera raw file.
     """
     pages = list(_pages(data))
     if not pages:
@@ -167,7 +168,7 @@ def _pages(data: bytes) -> Iterator[Page]:
         try:
             file.seek(place)
             tags.load(file)
-        except Exception:  # Pillow raises what it happens to meet; libvips has the last word on the pixels
+        except Exception:  # Pillow raises many kinds of exceptions; libvips reports damaged pixels
             return
         yield Page(len(seen) - 1, tags)
         place = tags.next

@@ -1,4 +1,4 @@
-"""The times of a clip's packets and frames on one line that only goes forward."""
+"""Map the timestamps of a clip's packets and frames to one continuous, increasing timeline."""
 
 import heapq
 from collections.abc import Iterator
@@ -7,41 +7,41 @@ from typing import Any
 
 import av
 
-# A stream that goes back by more than this begins anew there; as much forward is a jump, where formats jump.
+# Larger steps backward, or forward in broadcast formats, start a new segment.
 BACK_SECONDS = Fraction(1, 2)
 BACK_SECONDS_OF_BROADCAST = Fraction(1, 10)
 FORWARD_SECONDS = 10
-_MOST_HELD = 2000  # packets of sound that wait for the video to jump, too
+_MOST_HELD = 2000  # audio packets that wait until the video jumps too
 
 
 class Timeline:
-    """Joins the stretches of a file whose timestamps start anew, as in transport streams that were joined.
+    """Joins the segments of a file whose timestamps restart, as in concatenated transport streams.
 
-    Every stream moves to the next stretch by itself; where that lies is decided by the video, so that sound
-    stays with it.
+    Each stream moves to the next segment on its own; the video determines the segment's offset, so that audio
+    stays in sync.
 
     Args:
         lead: Index of the video stream.
-        is_broadcast: Timestamps may jump by the rules of the format, as in MPEG transport streams.
+        is_broadcast: The format allows timestamps to jump, like MPEG transport streams.
     """
 
     def __init__(self, lead: int, is_broadcast: bool) -> None:
         self._lead = lead
         self._back = BACK_SECONDS_OF_BROADCAST if is_broadcast else BACK_SECONDS
         self._forward = FORWARD_SECONDS if is_broadcast else None
-        self._offsets = [Fraction(0)]  # seconds, of each stretch
+        self._offsets = [Fraction(0)]  # of each segment, in seconds
         self._stretch_of: dict[int, int] = {}
-        self._expected: dict[int, Fraction] = {}  # when a stream's next packet comes, in its own time
+        self._expected: dict[int, Fraction] = {}  # time of a stream's next packet, in seconds before offsets
         self._held: list[av.Packet[Any]] = []
-        self._own: dict[int, Fraction] = {}  # where a stretch would lie for the stream that came to it first
+        self._own: dict[int, Fraction] = {}  # segment → its offset by the first stream that reached it
 
     @property
     def joins(self) -> int:
-        """How often the timestamps began anew."""
+        """Number of times that the timestamps restarted."""
         return len(self._offsets) - 1
 
     def feed(self, packet: "av.Packet[Any]") -> "Iterator[av.Packet[Any]]":
-        """Take a packet; gives it back with its place on the line, sound perhaps later."""
+        """Take a packet, and yield packets with their new timestamps; audio may be held back."""
         index = packet.stream.index
         stretch = self._stretch_of.setdefault(index, 0)
         if packet.dts is not None:
@@ -65,7 +65,7 @@ class Timeline:
             yield from self.rest()
 
     def rest(self) -> "Iterator[av.Packet[Any]]":
-        """Give what is held back."""
+        """Yield the packets that were held back."""
         held, self._held = self._held, []
         for packet in held:
             move(packet, self._offset(self._stretch_of[packet.stream.index]))
@@ -76,13 +76,13 @@ class Timeline:
 
 
 def begin_of(packet: "av.Packet[Any]") -> Fraction:
-    """Say when a packet that has a timestamp begins, in seconds."""
+    """Return the start of a packet that has a timestamp, in seconds."""
     assert packet.pts is not None
     return packet.pts * packet.time_base
 
 
 def move(packet: "av.Packet[Any]", seconds: Fraction) -> None:
-    """Move a packet in time; half a unit of rounding at most."""
+    """Shift a packet in time, rounded to its time base."""
     units = round(seconds / packet.time_base) if seconds else 0
     if units:
         packet.pts = None if packet.pts is None else packet.pts + units
@@ -90,14 +90,14 @@ def move(packet: "av.Packet[Any]", seconds: Fraction) -> None:
 
 
 class FrameClock:
-    """Says when each decoded frame is shown.
+    """Assigns presentation timestamps to decoded frames.
 
-    Decoders give frames in the order in which they are shown. AVI files and bare streams number packets in
-    the order of decoding alone: there the n-th frame has the n-th of the packets' times.
+    Decoders return frames in presentation order. AVI files and raw streams only have decoding timestamps:
+    there the n-th frame gets the n-th smallest of the packets' timestamps.
 
     Args:
-        is_counted: The packets' times are those of decoding.
-        ticks: What a frame lasts where nothing is said.
+        is_counted: The packets have decoding timestamps only.
+        ticks: Duration of a frame without a timestamp.
     """
 
     def __init__(self, is_counted: bool, ticks: int) -> None:
@@ -107,19 +107,19 @@ class FrameClock:
         self._last: int | None = None
 
     def saw(self, packet: "av.Packet[Any]") -> None:
-        """Take notice of a packet that is decoded next."""
+        """Record the packet that is decoded next."""
         time = packet.dts if packet.dts is not None else packet.pts
         if time is not None and (self._is_counted or packet.pts is None):
             heapq.heappush(self._waiting, time)
 
     def time_of(self, frame: av.VideoFrame) -> int:
-        """Say the time of the next frame; always later than that of the one before."""
+        """Return the timestamp of the next frame, always later than the previous one."""
         time = frame.pts
         if self._waiting and (self._is_counted or time is None):
             time = heapq.heappop(self._waiting)
         if time is None:
             time = 0 if self._last is None else self._last + self._ticks
-        if self._last is not None and time <= self._last:  # would be refused by every container
+        if self._last is not None and time <= self._last:  # containers reject timestamps that do not increase
             time = self._last + 1
         self._last = time
         return time

@@ -1,4 +1,4 @@
-"""Clips from files: upright RGB frames with their timestamps, and the sound that lies between them."""
+"""Read clips from files: upright RGB frames with their timestamps, and the audio between them."""
 
 import logging
 import math
@@ -32,40 +32,40 @@ from stylematte.media.yuv import FULL, RGB, UNSPECIFIED, Colour, reduced, to_pho
 
 log = logging.getLogger("stylematte")
 
-FALLBACK_RATE = Fraction(25)  # where a file says nothing
-LOST_SECONDS = Fraction(1, 2)  # a file may end this much before its header says
-_LOST_FRAMES = 2  # the same for MOV and MP4, whose header knows every frame
-_UNREADABLE = 1000  # packets before the first frame that may fail: a recording that begins between key frames
-_SOUND_BEHIND = 5  # seconds that sound may lie behind its frames in a file
+FALLBACK_RATE = Fraction(25)  # for files that do not declare a rate
+LOST_SECONDS = Fraction(1, 2)  # a file may end this much earlier than its header says
+_LOST_FRAMES = 2  # likewise for MOV and MP4, whose header counts every frame
+_UNREADABLE = 1000  # packets that may fail before the first frame: recordings may start between key frames
+_SOUND_BEHIND = 5  # seconds by which audio may be stored later in a file than its frames
 _WITH_INDEX = ("mov", "matroska", "avi", "mxf", "asf")
-_WITHOUT_ORDER = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # timestamps, if any, are those of decoding
+_WITHOUT_ORDER = ("avi", "h264", "hevc", "m4v", "mpegvideo")  # timestamps, if any, are in decoding order
 _QUARTER_TURNS = (5, 6, 7, 8)  # orientations that swap height and width
 
 
-_Shown = tuple[av.VideoFrame, int]  # a decoded frame and when it is shown
+_Shown = tuple[av.VideoFrame, int]  # a decoded frame and its presentation timestamp
 
 
 class Clip:
-    """An open clip; to be used in a `with` block, and its frames to be read once.
+    """An open clip, for use in a `with` block; its frames can be read once.
 
-    Frames are what the decoder gives, in the order in which they are shown: those before the span are decoded
-    and counted, so numbers are the same whatever part of a clip is done.
+    Frames come from the decoder in presentation order. Frames before the span are decoded and counted, so
+    frame numbers do not depend on the span.
 
     Args:
         path: The file.
-        span: Which part of it.
+        span: Part of the clip to read.
         fine: See `yuv.to_photo`.
-        reduction: Divide height and width by this.
-        is_behind: It is the background of another clip, of which messages should not speak.
+        reduction: Divisor of height and width.
+        is_behind: The clip is the background of another one; changes the hints in error messages.
 
     Attributes:
-        info: What is known about it.
-        sound_streams: Of the open file, to be copied from.
-        sound_after: Packets that come after the last frame; complete when the frames have been read.
-        notes: What is to be told about it; complete when the frames have been read.
+        info: Description of the clip.
+        sound_streams: Audio streams of the open file.
+        sound_after: Audio packets after the last frame; complete when the frames have been read.
+        notes: Messages for the user; complete when the frames have been read.
 
     Raises:
-        InputError: Not a clip, no video in it, damaged, or the span is beyond its end.
+        InputError: The file is not a clip, has no video, is damaged, or ends before the span.
         MissingError: This FFmpeg cannot decode it.
     """
 
@@ -83,15 +83,15 @@ class Clip:
         self._reduction = reduction
         self._is_behind = is_behind
         self.sound_after: Sound = []
-        self._sound: Sound = []  # read, and not given to a frame yet
-        self._mended = 0  # frames that FFmpeg had to guess parts of
+        self._sound: Sound = []  # read, but not assigned to a frame yet
+        self._mended = 0  # damaged frames that FFmpeg concealed
         self._read_until = Fraction(0)  # seconds, over all streams
-        self._seen_until = Fraction(0)  # the same of the video
-        self._whole = 0  # frames from the clip's beginning to the last one that could be read
+        self._seen_until = Fraction(0)  # likewise, over the video stream
+        self._whole = 0  # readable frames since the start of the clip
         self._container = open_clip(path)
         try:
             self._stream = video_stream(self._container, path)
-            stream = self._stream  # whose codec writes its own opinion over the file's when it decodes
+            stream = self._stream  # read now: decoding overwrites the file's values with the codec's
             self._said_colour = Colour(
                 stream.color_primaries, stream.color_trc, stream.colorspace, stream.color_range
             )
@@ -119,7 +119,7 @@ class Clip:
         self._container.close()
 
     def frames(self) -> Iterator[Frame]:
-        """Decode the frames of the span, in the order in which they are shown.
+        """Decode the frames of the span, in presentation order.
 
         Raises:
             InputError: The file is damaged or truncated.
@@ -156,7 +156,7 @@ class Clip:
         self.sound_after = self._sound_until(None, end_pts)
 
     def _is_enough(self) -> bool:
-        """Say whether the last frame asked for has been read: what is wrong behind it is no matter."""
+        """Return whether the last requested frame has been read: damage after it does not matter."""
         return isinstance(self._span.end, int) and self._whole >= self._span.end
 
     def _rest(self) -> Iterator[_Shown]:
@@ -180,9 +180,10 @@ class Clip:
         return photo
 
     def _skip_to(self, start: Moment | None) -> tuple[int, int, _Shown]:
-        """Decode up to the span: the clip's first timestamp, the frames before the span, and its first frame.
+        """Decode up to the span, and drop the audio before it.
 
-        Of the sound on the way only what may belong to the span is kept.
+        Returns:
+            The clip's first timestamp, the number of frames before the span, and its first frame.
         """
         first_pts: int | None = None
         count = 0
@@ -204,16 +205,16 @@ class Clip:
         raise InputError(f"{self._path}: no frames")
 
     def _shift_seconds(self) -> Fraction:
-        """What is to be taken from all times."""
-        if self._start or is_broadcast(self._container):  # whose clocks begin anywhere
+        """Return the seconds to subtract from all timestamps."""
+        if self._start or is_broadcast(self._container):  # broadcast clocks start at arbitrary times
             return self._begin[1] * self._time_base
         first = Fraction(self._container.start_time or 0, av.time_base)
-        if self._format == "mov" or first <= 0:  # a late start is meant, there
+        if self._format == "mov" or first <= 0:  # in MOV and MP4, a late start is intended
             return Fraction(0)
         return min(first, self._begin[1] * self._time_base)
 
     def _read_packets(self) -> "Iterator[av.Packet[Any]]":
-        """Read all packets of the video and of sound, each with its place in time."""
+        """Read all video and audio packets, with timestamps on a continuous timeline."""
         streams = [s for s in self.sound_streams if s.codec_context is not None]
         for packet in self._container.demux(self._stream, *streams):
             if packet.pts is not None:
@@ -225,7 +226,7 @@ class Clip:
         yield from self._timeline.rest()
 
     def _decode(self) -> Iterator[_Shown]:
-        """Decode all video packets; sound is put aside."""
+        """Decode all video packets, and collect audio packets."""
         rate = self._stream.average_rate or self._stream.guessed_rate or FALLBACK_RATE
         ticks = max(1, round(1 / (rate * self._time_base)))
         clock = FrameClock(self._format in _WITHOUT_ORDER, ticks)
@@ -258,7 +259,7 @@ class Clip:
             self._sound.append(packet)
 
     def _sound_until(self, seconds: Fraction | None, end_pts: int | None) -> Sound:
-        """Take what sound of the span comes up to a time, or all; its times are moved as those of frames.
+        """Take the collected audio of the span up to a time, or all of it; shift it like the frames.
 
         A packet belongs to the span in which it begins.
         """
@@ -276,7 +277,7 @@ class Clip:
         return taken
 
     def _read_sound_until(self, end_pts: int) -> None:
-        """Read what sound the span still has when its frames are done and the file is not."""
+        """Read the rest of the span's audio, which may be stored after its last frame."""
         end = end_pts * self._time_base
         open_streams = {stream.index for stream in self.sound_streams}
         for packet in self._sound:
@@ -299,13 +300,13 @@ class Clip:
             self.notes.append(f"sound is damaged after the last frame: {error.strerror}")
 
     def _check_length(self) -> None:
-        """Compare where the file ends with what its header says.
+        """Compare the file's end with the length in its header.
 
         Raises:
-            InputError: Much is missing.
+            InputError: More is missing than the tolerance.
         """
         container, stream = self._container, self._stream
-        if self._format not in _WITH_INDEX:  # else the length is a guess of FFmpeg
+        if self._format not in _WITH_INDEX:  # otherwise the length is FFmpeg's guess
             return
         if container.duration:
             seconds = Fraction(container.duration, av.time_base)
@@ -348,7 +349,7 @@ class Clip:
         if self._orientation in _QUARTER_TURNS:
             height, width = width, height
             shape = 1 / shape if shape else None
-        # Matroska writes keys in capitals.
+        # Matroska writes keys in upper case.
         tags = {key.lower(): value for key, value in self._container.metadata.items()}
         timecode = {key.lower(): value for key, value in stream.metadata.items()}.get("timecode")
         timecode = timecode or tags.get("timecode")
@@ -368,7 +369,7 @@ class Clip:
 
 
 def _colour_of(said: Colour, first: av.VideoFrame) -> Colour:
-    """How the numbers are to be read: as the file says, else as the codec does, else as players guess."""
+    """Return the colour description: from the file, else from the codec, else as players guess it."""
     own = Colour(first.color_primaries, first.color_trc, int(first.colorspace), int(first.color_range))
     is_rgb = first.format.is_rgb
     colour = Colour(

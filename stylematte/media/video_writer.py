@@ -1,4 +1,4 @@
-"""Clips into files: the codecs on offer; times and sound as in the source; the file whole or not at all."""
+"""Write clips with the available codecs: timestamps and audio as in the source, files atomically."""
 
 import logging
 import os
@@ -23,14 +23,14 @@ log = logging.getLogger("stylematte")
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a kind of result is stored.
+    """Storage format of a clip.
 
     Attributes:
-        container: FFmpeg's name of the file format.
-        suffix: Of the file.
+        container: FFmpeg's name of the container format.
+        suffix: File name suffix.
         codec: FFmpeg's name of the encoder.
-        pixel_format: Of the codec.
-        options: Of the encoder.
+        pixel_format: Pixel format of the codec.
+        options: Options of the encoder.
     """
 
     container: str
@@ -40,8 +40,8 @@ class Recipe:
     options: Mapping[str, str]
 
 
-# No B-frames: with frames of uneven length an MP4 then says a wrong length of the whole.
-# veryfast with subme 1: a third of the time of fast, and on a composite as many bytes at the same error.
+# No B-frames: with frames of variable duration they give an MP4 a wrong total duration.
+# veryfast with subme 1 takes a third of the time of fast; a composite has the same size at the same error.
 _X264 = {"crf": "13", "preset": "veryfast", "bf": "0", "x264-params": "subme=1"}
 _X265 = {"crf": "14", "preset": "fast", "x265-params": "bframes=0:log-level=none"}
 _VP9 = {"crf": "16", "b": "0", "deadline": "good", "cpu-used": "4", "row-mt": "1", "auto-alt-ref": "0"}
@@ -57,9 +57,9 @@ def recipe_for(kind: str, channels: int, size: tuple[int, int], is_deep: bool) -
         kind: prores, webm, mp4, hevc or ffv1.
         channels: 1 for an alpha, 3 for colours, 4 for both.
         size: (height, width).
-        is_deep: The result has more than 8 bits.
+        is_deep: The result has more than 8 bits per channel.
     """
-    # Sizes that cannot be halved keep their chroma whole; VP9 alone halves them all the same.
+    # 4:2:0 chroma needs even sizes; only VP9 subsamples odd ones too.
     chroma = "420" if size[0] % 2 == size[1] % 2 == 0 else "444"
     if kind == "prores":
         if channels == 1:
@@ -77,21 +77,21 @@ def recipe_for(kind: str, channels: int, size: tuple[int, int], is_deep: bool) -
 
 
 class VideoWriter:
-    """Writes one clip; `finish` makes it appear, `discard` leaves nothing.
+    """Writer of one clip; `finish` moves it into place, `discard` deletes it.
 
     Args:
         path: The file.
-        recipe: From `recipe_for`.
-        info: Of the source.
-        sound_streams: Of the open source; copied packet by packet.
+        recipe: Result of `recipe_for`.
+        info: Description of the source.
+        sound_streams: Audio streams of the open source; written packet by packet.
         premultiplied: Multiply colours by alpha.
-        facts: Text for the file's own tags; `comment` can be read everywhere.
+        facts: Text tags of the file; `comment` is supported in every container.
 
     Attributes:
-        notes: What could not be kept, a line each; complete after `finish`.
+        notes: A line for each thing that could not be kept; complete after `finish`.
 
     Raises:
-        InputError: The file cannot be written there.
+        InputError: The file cannot be written.
         MissingError: This FFmpeg lacks the encoder.
     """
 
@@ -110,7 +110,7 @@ class VideoWriter:
         self._premultiplied = premultiplied
         self._colour = _colour_for(recipe, info)
         self.notes: list[str] = []
-        self._durations: dict[int | None, int] = {}  # of the frames that the encoder has
+        self._durations: dict[int | None, int] = {}  # of the frames in the encoder, by timestamp
         self._temporary = temporary_path(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +130,10 @@ class VideoWriter:
             raise
 
     def prepare(self, frame: Frame, pixels: NDArray[Any]) -> av.VideoFrame:
-        """Convert an image to what the codec takes; from any thread.
+        """Convert an image to the codec's pixel format; thread-safe.
 
         Args:
-            frame: What it was made from.
+            frame: Source frame.
             pixels: (H, W) alpha, (H, W, 3) RGB or (H, W, 4) straight RGBA.
         """
         if self._premultiplied and pixels.ndim == 3 and pixels.shape[2] == 4:
@@ -146,7 +146,7 @@ class VideoWriter:
         return image
 
     def write(self, frame: Frame, image: av.VideoFrame) -> None:
-        """Encode an image, after the sound that comes before it.
+        """Write the audio before an image, and encode the image.
 
         Raises:
             InputError: The disk is full, or the file cannot be written.
@@ -158,10 +158,10 @@ class VideoWriter:
             raise self._cannot(error) from None
 
     def finish(self, sound_after: Sound) -> None:
-        """Write what is left and give the file its name.
+        """Flush the encoders and move the file to its final name.
 
         Raises:
-            InputError: As for `write`; nothing is left then.
+            InputError: As for `write`; the file does not appear then.
         """
         try:
             self._encode(None)
@@ -173,7 +173,7 @@ class VideoWriter:
             raise self._cannot(error) from None
 
     def _encode(self, image: av.VideoFrame | None) -> None:
-        """Encode and write; PyAV loses how long a frame is shown, which of the last one nothing else says."""
+        """Encode and write; restore frame durations, which PyAV loses and the last frame needs."""
         if image is not None and image.pts is not None:
             self._durations[image.pts] = image.duration
         for packet in self._stream.encode(image):
@@ -183,10 +183,10 @@ class VideoWriter:
             self._container.mux(packet)
 
     def discard(self) -> None:
-        """Take away what was written so far."""
+        """Delete what was written so far."""
         try:
             self._container.close()
-        except OSError:  # the disk is full, and the file goes anyway
+        except OSError:  # the disk is full, but the file is deleted anyway
             log.debug("%s: could not be ended", self._temporary)
         self._temporary.unlink(missing_ok=True)
 
@@ -207,7 +207,7 @@ class VideoWriter:
         stream.time_base = context.time_base = info.time_base
         if info.pixel_shape is not None:
             context.sample_aspect_ratio = info.pixel_shape
-            if recipe.container in ("webm", "matroska"):  # PyAV does not hand it to these
+            if recipe.container in ("webm", "matroska"):  # PyAV does not pass it to these
                 self.notes.append("the result has square pixels, unlike the source")
         context.color_primaries = info.colour.primaries
         context.color_trc = info.colour.transfer
@@ -215,7 +215,7 @@ class VideoWriter:
         context.color_range = self._colour.range
         context.thread_count = 0
         if recipe.codec == "libx265":
-            context.codec_tag = "hvc1"  # which Apple's players insist on
+            context.codec_tag = "hvc1"  # required by Apple's players
         if info.timecode is not None:
             stream.metadata["timecode"] = info.timecode
         return stream
@@ -242,7 +242,7 @@ class VideoWriter:
 
 
 def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
-    """The source's colours where the codec holds Y'CbCr; ProRes knows the limited range alone."""
+    """Return the source's colours if the codec stores Y'CbCr; ProRes supports only the limited range."""
     colour = info.colour
     if not recipe.pixel_format.startswith("yuv"):
         return Colour(colour.primaries, colour.transfer, RGB, FULL)
@@ -252,7 +252,7 @@ def _colour_for(recipe: Recipe, info: ClipInfo) -> Colour:
 
 
 def _rate_for(info: ClipInfo) -> Fraction:
-    """The rate to be said. A drop-frame time code is refused beside anything but the two exact ones."""
+    """Return the frame rate to declare; with a drop-frame timecode, only the two exact rates are accepted."""
     if info.timecode is not None and ";" in info.timecode:
         for exact in (Fraction(30000, 1001), Fraction(60000, 1001)):
             if abs(info.rate - exact) < 1:
@@ -262,10 +262,10 @@ def _rate_for(info: ClipInfo) -> Fraction:
 
 def _muxer_options(recipe: Recipe, info: ClipInfo) -> dict[str, str]:
     if recipe.container not in ("mov", "mp4"):
-        # The lead-in of sound lies before zero; moved up there it would take the frames along.
+        # Audio priming has negative timestamps; shifting it to zero would shift the frames too.
         return {"avoid_negative_ts": "disabled"}
     options = {"movflags": "+faststart"} if recipe.container == "mp4" else {}
-    # The same unit of time as the source's, so that no timestamp is rounded.
+    # The source's time base, so that no timestamp is rounded.
     if info.time_base.numerator == 1 or info.time_base.denominator >= 1000:
         options["video_track_timescale"] = str(info.time_base.denominator)
     return options

@@ -1,4 +1,4 @@
-"""libvips: what of it may be used, how much of the machine, and arrays in and out of it."""
+"""Configure libvips, and exchange arrays with it."""
 
 import contextlib
 import importlib
@@ -17,19 +17,19 @@ T = TypeVar("T")
 Array = NDArray[Any]
 
 _FORMATS = {np.dtype(np.uint8): "uchar", np.dtype(np.uint16): "ushort", np.dtype(np.float32): "float"}
-# Interpretation by (channels of colour, bytes of depth).
+# (Colour channels, bytes per channel) → interpretation.
 _MEANINGS = {(1, 1): "b-w", (1, 2): "grey16", (3, 1): "srgb", (3, 2): "rgb16"}
 
 
 @cache
 def library() -> Any:
-    """Import pyvips and bound what it does for the whole process.
+    """Import pyvips and restrict it for the whole process.
 
-    Loaders that no format of ours needs are blocked by name: this libvips also draws SVGs, which can name
-    other files, and opens raw, CSV and its own files. Nothing is cached between images, and an image
-    gets one thread, since several images are in work at once.
+    Loaders that no supported format needs are blocked: this libvips also renders SVGs, which can refer to
+    other files, and opens raw, CSV and its own files. Nothing is cached between images, and each image uses
+    one thread, because several images are processed in parallel.
     """
-    logging.getLogger("pyvips").addHandler(logging.NullHandler())  # else its warnings land on stderr
+    logging.getLogger("pyvips").addHandler(logging.NullHandler())  # keeps its warnings off stderr
     pyvips: Any = importlib.import_module("pyvips")
     pyvips.cache_set_max(0)
     pyvips.concurrency_set(1)
@@ -41,7 +41,7 @@ def library() -> Any:
 
 
 def _count_errors(error: Any) -> None:
-    """Count errors before each takes all messages there are, perhaps those of another image, with it."""
+    """Count errors: each one empties the message buffer, which may hold messages about another image."""
     construct = error.__init__
 
     def count_and_construct(self: Any, *arguments: Any) -> None:
@@ -52,12 +52,12 @@ def _count_errors(error: Any) -> None:
 
 
 def image_of(pixels: Array, icc: bytes | None = None, meaning: str = "") -> Any:
-    """Hand an array to libvips without a copy.
+    """Pass an array to libvips without a copy.
 
     Args:
-        pixels: (H, W) or (H, W, C) uint8, uint16 or float32; has to stay as it is while the image lives.
+        pixels: (H, W) or (H, W, C) uint8, uint16 or float32; must not change while the image exists.
         icc: Profile of the colours.
-        meaning: libvips's interpretation; if not given grey for one and two channels, RGB for more.
+        meaning: libvips's interpretation; by default grey for one or two channels, RGB for more.
     """
     pyvips = library()
     pixels = np.ascontiguousarray(pixels)
@@ -72,23 +72,23 @@ def image_of(pixels: Array, icc: bytes | None = None, meaning: str = "") -> Any:
 
 
 def array_of(image: Any) -> Array:
-    """Compute an image into an array of its own: (H, W, C)."""
+    """Compute an image into a new (H, W, C) array."""
     pixels = cast(Array, image.numpy())
     return pixels if pixels.ndim == 3 else pixels[:, :, None]
 
 
 def blob_of(image: Any, name: str) -> bytes | None:
-    """A piece of metadata as bytes; None where there is none."""
+    """Return a metadata field as bytes; None if it is missing."""
     return bytes(image.get(name)) if image.get_typeof(name) else None
 
 
 @contextlib.contextmanager
 def profile_name(icc: bytes | None) -> Iterator[str]:
-    """Give a profile a name, by which alone libvips takes a target; without one its own of sRGB."""
+    """Yield a profile's name, since libvips takes targets only by name; "srgb", libvips's own, for None."""
     if icc is None:
         yield "srgb"
         return
-    import tempfile  # takes 6 ms of a start, and few photos need it
+    import tempfile  # takes 6 ms to import, and few photos need it
 
     with tempfile.NamedTemporaryFile(suffix=".icc") as file:
         file.write(icc)
@@ -97,10 +97,10 @@ def profile_name(icc: bytes | None) -> Iterator[str]:
 
 
 class Messages:
-    """Tells which messages of libvips belong to which image, though the process has one buffer for all.
+    """Attributes libvips's messages to images, although the process has a single message buffer.
 
-    Decoders of JPEG go on after damage and say so in that buffer alone. Images are decoded side by side;
-    where something has been said meanwhile, by whomever, the image is decoded again with nobody beside it.
+    The JPEG decoder continues after damage and reports it only in that buffer. Images are decoded in
+    parallel; if any message appeared meanwhile, the image is decoded again on its own.
     """
 
     def __init__(self) -> None:
@@ -110,22 +110,22 @@ class Messages:
         self._is_alone = False
 
     def run(self, work: Callable[[], T], sign: str) -> tuple[T, bool]:
-        """Do work beside others'.
+        """Run work in parallel with other threads.
 
         Returns:
-            Its result, and whether something may have been said meanwhile that has `sign` in it.
+            Its result, and whether a message containing `sign` may have appeared meanwhile.
         """
         with self.shared():
             before = self.errors
             result = work()
-            # In this order: an error counts itself before it empties the buffer.
+            # Evaluate in this order: an error is counted before it empties the buffer.
             return result, sign in self._text() or self.errors != before
 
     def run_alone(self, work: Callable[[], T]) -> tuple[T, str]:
-        """Do work with nobody else in `run` or `shared`.
+        """Run work while no other thread is in `run` or `shared`.
 
         Returns:
-            Its result, and what has been said.
+            Its result, and the messages that appeared.
         """
         with self._changed:
             self._changed.wait_for(lambda: not self._running and not self._is_alone)
@@ -146,7 +146,7 @@ class Messages:
 
     @contextlib.contextmanager
     def shared(self) -> Iterator[None]:
-        """Keep out `run_alone` while something decodes that might leave messages."""
+        """Block `run_alone` during decoding that might leave messages."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_alone)
             self._running += 1

@@ -1,7 +1,7 @@
-"""Frames of video between Y'CbCr as codecs hold it and RGB as the tool works in it.
+"""Convert video frames between the Y'CbCr of codecs and RGB.
 
-FFmpeg's scaler is exact to a code of 8 bits and no finer: RGB of 16 bits comes back up to four codes of 10
-bits off. So it converts what has 8 bits; deeper frames are converted here, in floating point.
+FFmpeg's scaler is only exact to 8 bits: 16-bit RGB comes back up to four 10-bit codes off. So it converts
+8-bit frames, and deeper Y'CbCr frames are converted here, in floating point.
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ from stylematte.errors import InputError
 from stylematte.imaging.geometry import STRIP_PX, convert, to_dtype
 from stylematte.media.photo import Photo
 
-# The numbers of ISO/IEC 23091-2 (H.273), which FFmpeg uses too.
+# Code points of ISO/IEC 23091-2 (H.273), which FFmpeg uses too.
 RGB, BT709, UNSPECIFIED, BT2020 = 0, 1, 2, 9
 SMPTE170M = 6
-MATRICES = {  # weights of red and blue in luma, H.273 table 4
+MATRICES = {  # luma weights of red and blue, H.273 table 4
     BT709: (0.2126, 0.0722),
     4: (0.30, 0.11),
     5: (0.299, 0.114),
@@ -38,22 +38,22 @@ _SCALER_NAMES = {
     BT709: "ITU709",
     BT2020: "BT2020",
 }
-SD_LINES, HD_COLUMNS = 576, 1280  # more of the ones, or as many of the others, and it is HD
+SD_LINES, HD_COLUMNS = 576, 1280  # a frame with more lines, or at least as many columns, is HD
 
 _FAST = int(Interpolation.BICUBIC)
-# Chroma interpolated, not repeated: it shows along the edges that a matte is about.
+# Interpolate chroma instead of repeating it: the difference shows along the edges of a matte.
 _FINE = int(_FAST | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT | Interpolation.FULL_CHR_H_INP)
 
 
 @dataclass(frozen=True)
 class Colour:
-    """How a stream says its numbers are to be read, as in H.273; 2 is "not said".
+    """Colour description of a stream, as H.273 code points; 2 means unspecified.
 
     Attributes:
-        primaries: Which red, green and blue.
-        transfer: From numbers to light.
-        matrix: From RGB to Y'CbCr; 0 where the stream holds RGB.
-        range: `LIMITED` (16..235 of 255), `FULL`, or 0 where not said.
+        primaries: Chromaticities of red, green and blue.
+        transfer: Transfer function between light and code values.
+        matrix: Matrix from RGB to Y'CbCr; 0 if the stream holds RGB.
+        range: `LIMITED` (16..235 of 255), `FULL`, or 0 if unspecified.
     """
 
     primaries: int = UNSPECIFIED
@@ -62,16 +62,16 @@ class Colour:
     range: int = 0
 
     def as_players_take_it(self, height: int, width: int) -> "Colour":
-        """Say the matrix where the stream does not: players go by the size of its frames."""
+        """Replace an unspecified matrix as players do, by the frame size."""
         if self.matrix not in (UNSPECIFIED, 3):
             return self
         return replace(self, matrix=self.matrix_for(height, width))
 
     def matrix_for(self, height: int, width: int = 0) -> int:
-        """Say the matrix that holds: where it is not said, that of HD or of SD by the size of the frames.
+        """Return the matrix; if unspecified, that of HD or SD by the frame size; for RGB, that of HD.
 
         Raises:
-            InputError: A matrix that the tool does not know, as YCgCo or ICtCp.
+            InputError: The matrix is not supported, such as YCgCo or ICtCp.
         """
         if self.matrix in (UNSPECIFIED, RGB, 3):
             is_hd = height > SD_LINES or width >= HD_COLUMNS or self.matrix == RGB
@@ -84,7 +84,7 @@ class Colour:
 
 
 def reduced(frame: av.VideoFrame, divisor: int) -> av.VideoFrame:
-    """Make a frame smaller: height and width divided, and even."""
+    """Downscale a frame: height and width are divided, and rounded to even numbers."""
     if divisor == 1:
         return frame
     height, width = (max(2, 2 * round(side / divisor / 2)) for side in (frame.height, frame.width))
@@ -95,15 +95,15 @@ def to_photo(frame: av.VideoFrame, colour: Colour, fine: bool = True) -> Photo:
     """Convert a decoded frame.
 
     Args:
-        frame: Of any pixel format but floating point.
-        colour: Of its stream.
-        fine: Interpolate chroma, which takes longer. Without it a matte is as good, a colour not quite.
+        frame: Frame in any pixel format except floating point.
+        colour: Colour description of its stream.
+        fine: Interpolate chroma, which is slower. Without it mattes are as good, colours slightly worse.
 
     Returns:
-        uint8 RGB, or uint16 where the frame has more than 8 bits; with its alpha where it has one.
+        uint8 RGB, or uint16 if the frame has more than 8 bits per channel; with alpha if it has one.
 
     Raises:
-        InputError: A matrix that the tool does not know.
+        InputError: The matrix is not supported.
     """
     has_alpha = frame.format.name.startswith(("yuva", "rgba", "argb", "bgra", "abgr", "gbrap", "ya", "pal8"))
     is_full = colour.range == FULL or frame.format.name.startswith("yuvj")
@@ -130,10 +130,10 @@ def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.Vide
     """Make a frame of a codec's pixel format.
 
     Args:
-        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16. Alpha is carried over as it is,
-            at full range: it is linear and has no matrix.
+        pixels: (H, W) grey, (H, W, 3) RGB or (H, W, 4) RGBA; uint8 or uint16. Alpha is linear: it keeps its
+            values, at full range.
         pixel_format: FFmpeg's name of a grey, planar Y'CbCr or RGB format.
-        colour: Matrix and range to use; the frame says them.
+        colour: Matrix and range to use and to record in the frame.
     """
     height, width = pixels.shape[:2]
     bits = av.VideoFormat(pixel_format, width, height).components[0].bits
@@ -158,7 +158,7 @@ def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.Vide
             dst_color_range="JPEG" if is_full else "MPEG",
             interpolation=_FINE,
         )
-        if channels == 4:  # the scaler is a code off
+        if channels == 4:  # the scaler is off by one
             plane(frame, 3)[:] = pixels[:, :, 3]
     else:
         whole = f"yuva444p{bits}le" if channels == 4 else f"yuv444p{bits}le"
@@ -173,7 +173,7 @@ def from_rgb(pixels: NDArray[Any], pixel_format: str, colour: Colour) -> av.Vide
 
 
 def plane(frame: av.VideoFrame, index: int) -> NDArray[Any]:
-    """View a plane of a frame without its padding: (rows, columns) uint8 or uint16, writable."""
+    """Return a writable view of a plane without its padding: (rows, columns) uint8 or uint16."""
     part = frame.planes[index]
     dtype = np.dtype(np.uint8 if frame.format.components[0].bits <= 8 else np.uint16)
     rows: NDArray[Any] = np.frombuffer(memoryview(part), dtype).reshape(part.height, -1)
@@ -181,16 +181,16 @@ def plane(frame: av.VideoFrame, index: int) -> NDArray[Any]:
 
 
 def _scale(frame: av.VideoFrame, pixel_format: str, **how: Any) -> av.VideoFrame:
-    """Let FFmpeg convert, in one thread.
+    """Convert with FFmpeg, in one thread.
 
-    With several its vector code, which writes a few pixels past the end of a line, spoils the first pixels of
-    the next line when that is another thread's and done already.
+    Its vector code writes a few pixels past the end of a line. With several threads, this corrupts the first
+    pixels of the next line if another thread has already finished it.
     """
     return frame.reformat(format=pixel_format, threads=1, **how)
 
 
 def _deep_photo(frame: av.VideoFrame, matrix: int, is_full: bool, has_alpha: bool) -> Photo:
-    # Chroma to full size, the bits kept: where they change, what FFmpeg takes for white depends on the road.
+    # Upsample chroma at the same bit depth: if it changes, FFmpeg's white level depends on the code path.
     bits = max(component.bits for component in frame.format.components)
     side = "JPEG" if is_full else "MPEG"
     name = f"yuv{'a' * has_alpha}444p{bits}le"
@@ -216,7 +216,7 @@ def _photo_with_alpha(pixels: NDArray[Any], alpha: NDArray[Any]) -> Photo:
 
 
 def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool) -> av.VideoFrame:
-    """Luma alone: a matte as an image. Chroma is neutral."""
+    """Make a frame from luma alone, for a matte; chroma is neutral."""
     frame = av.VideoFrame(grey.shape[1], grey.shape[0], pixel_format)
     scale, base = _luma_scale(bits, is_full)
     dtype = np.uint8 if bits == 8 else np.uint16
@@ -232,7 +232,7 @@ def _grey_frame(grey: NDArray[Any], pixel_format: str, bits: int, is_full: bool)
 
 
 def _write_planes(frame: av.VideoFrame, pixels: NDArray[Any], matrix: int, bits: int, is_full: bool) -> None:
-    """Fill the planes of a frame with full chroma and more than 8 bits."""
+    """Fill the planes of a 4:4:4 frame with more than 8 bits per channel."""
     decoder, offset = _to_rgb_matrix(matrix, bits, is_full)
     encoder = np.linalg.inv(decoder)
     white = np.iinfo(pixels.dtype).max
@@ -251,7 +251,7 @@ def _write_planes(frame: av.VideoFrame, pixels: NDArray[Any], matrix: int, bits:
 
 
 def _to_rgb_matrix(matrix: int, bits: int, is_full: bool) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Matrix M and offset o with RGB = M · (Y, Cb, Cr) + o, codes of `bits` in and [0, 1] out.
+    """Return matrix M and offset o of RGB = M · (Y, Cb, Cr) + o, from codes of `bits` bits to [0, 1].
 
     Reference:
         H.273, equations 20-23 and 38-40.
@@ -272,7 +272,7 @@ def _to_rgb_matrix(matrix: int, bits: int, is_full: bool) -> tuple[NDArray[np.fl
 
 
 def _luma_scale(bits: int, is_full: bool) -> tuple[float, float]:
-    """How many codes luma has between black and white, and the code of black."""
+    """Return the number of luma codes from black to white, and the code of black."""
     if is_full:
         return float((1 << bits) - 1), 0.0
     return 219.0 * (1 << bits - 8), 16.0 * (1 << bits - 8)

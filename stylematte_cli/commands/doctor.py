@@ -375,7 +375,7 @@ def _failure(name: str, error: StyleMatteError) -> Finding:
 
 
 def _version(package: str) -> str | None:
-    from importlib.metadata import PackageNotFoundError, version  # takes long, and no help needs it
+    from importlib.metadata import PackageNotFoundError, version  # slow to import, and no help needs it
 
     try:
         return version(package)

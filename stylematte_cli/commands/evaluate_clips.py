@@ -1,4 +1,4 @@
-"""Scores of clips for `stylematte evaluate`: every frame, and how steady they are one after the other."""
+"""Scores of clips for `stylematte evaluate`: of every frame, and of temporal stability."""
 
 import re
 from collections import defaultdict
@@ -46,7 +46,7 @@ def read_pairs(prediction: Path, truth: Path) -> Iterator[tuple[int, Any, Any]]:
             "Give two clips, two patterns like shot.####.png, or two folders with --sequence",
         )
     require("av", extra="video")
-    from fractions import Fraction  # takes long, and no help needs it
+    from fractions import Fraction  # slow to import, and no help needs it
 
     from stylematte.media.frame_sequence import PictureSequence
     from stylematte.media.pattern import is_pattern

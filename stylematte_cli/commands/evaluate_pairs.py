@@ -148,7 +148,7 @@ def score_all(pairs: list[Pair], radius_px: int | None) -> Iterator[Result]:
         except StyleMatteError as error:
             return Result(pair, {}, [], error)
 
-    from concurrent.futures import ThreadPoolExecutor  # takes long, and no help needs it
+    from concurrent.futures import ThreadPoolExecutor  # slow to import, and no help needs it
 
     pool = ThreadPoolExecutor(min(MAX_THREADS, usable_cores()))
     try:

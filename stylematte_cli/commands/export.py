@@ -167,7 +167,7 @@ def _make_onnx(
     licence = wanted.licence or card.get("licence", "")
     if not licence:
         log.warning("%s states no licence, so the model will state none; give one with --licence", source)
-    # The weights know best: their card may be older than they are.
+    # The weights take precedence: their card may be older.
     provenance = provenance or card.get("provenance", {})
     log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
     origin = Origin(sha256_of(source), __version__, licence, provenance)

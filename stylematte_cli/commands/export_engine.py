@@ -17,12 +17,12 @@ log = logging.getLogger("stylematte")
 
 
 def check(precision: str, unusable: Sequence[str], plan_only: bool, device: str) -> None:
-    """Reject at once what would fail after minutes.
+    """Reject early what would only fail after minutes.
 
     Args:
         precision: Precision of the model file.
         unusable: Given options that cannot be applied to an existing model file.
-        plan_only: Nothing is built on this machine.
+        plan_only: Whether nothing is built on this machine.
         device: The option --device.
 
     Raises:

@@ -200,7 +200,7 @@ def _how_it_ran(matter: "Matter", photos: "Plan", workers: int) -> dict[str, Any
 
 @contextmanager
 def ending_as_interrupted() -> Iterator[None]:
-    """Let what ends a process from outside end it as Ctrl-C does: nothing half written is left."""
+    """Make SIGTERM and SIGHUP end the process like Ctrl-C, so that no incomplete file remains."""
     names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -225,7 +225,7 @@ def _estimate(
     batch_size: int | None,
     tally: Tally,
 ) -> "dict[Path, Estimate]":
-    """Estimate the clips that are to be done; those that cannot be are told of as if they had been tried."""
+    """Estimate the clips to be done; those that cannot be estimated are reported as failed."""
     from stylematte.batch import Network
     from stylematte.estimate import Estimator
 
@@ -240,7 +240,7 @@ def _estimate(
 
 
 def _told(cost: "Estimate") -> str:
-    """Say in a few words what a clip will cost."""
+    """Describe the estimated cost of a clip in a few words."""
     if cost.frames is None or cost.seconds is None or cost.bytes is None or cost.work_seconds is None:
         return "  length not known"
     size = f"{cost.bytes / 1e6:.3g} MB" if cost.bytes < 1e9 else f"{cost.bytes / 1e9:.3g} GB"

@@ -17,26 +17,26 @@ HASH_LETTERS = 8
 
 
 def check_dataset(result: ResultOptions) -> None:
-    """Refuse what training does not read as an alpha.
+    """Reject results that training does not read as alphas.
 
     Raises:
-        UsageError: Another output or format.
+        UsageError: The results are not alphas as PNG or WebP.
     """
     if result.made != "alpha" or result.kind not in (None, "png", "webp"):
         raise UsageError("--layout dataset writes alphas as png or webp", "Omit --output and --format")
 
 
 def as_dataset(found: "Found", out: Path) -> "Found":
-    """Name alphas in one folder, whatever folders the photos lie in: a data set is flat.
+    """Name all alphas in one folder, whatever the folders of the photos: a data set is flat.
 
     Args:
-        found: Photos; their outputs lie below `out`.
-        out: Gets alpha/ and image/.
+        found: Photos; their outputs are below `out`.
+        out: Folder that gets alpha/ and image/.
 
     Raises:
-        UsageError: A clip, or a page of a file.
+        UsageError: An input is a clip, or a page of a file.
     """
-    import hashlib  # loads OpenSSL, and no help needs it
+    import hashlib  # loads OpenSSL, which no help needs
 
     items = [*found.photos, *found.clips]
     names = ["-".join(item.output.relative_to(out).with_suffix("").parts) for item in items]
@@ -52,7 +52,7 @@ def as_dataset(found: "Found", out: Path) -> "Found":
 
 
 def place_photos(items: "Sequence[Item]", out: Path) -> None:
-    """Copy the photos whose alphas are there beside them, under the same names."""
+    """Copy each photo that has an alpha to image/, under the alpha's name."""
     from stylematte.files import copy_file
 
     for item in items:

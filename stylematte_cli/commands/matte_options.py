@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from stylematte.requests import ClipRequest, PhotoRequest
 
 DEFAULT_RATE = "24"
-PREVIEW = 4  # how much smaller, and which frames
+PREVIEW = 4  # divides the size, and selects one frame in 4
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`stylematte train --teacher`: which weights teach, and labels that models make before a run."""
+"""`stylematte train --teacher`: select the teacher weights, and label photos with models before a run."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def teachers_of(names: Sequence[str]) -> tuple[str, list[Path]]:
-    """Tell weights that teach while a student learns from models that label photos beforehand.
+    """Separate weights that teach a student during training from models that label photos beforehand.
 
     Returns:
         The name of trained weights and no model; or "" and the files of models.
 
     Raises:
-        MissingError: There is nothing of a name.
-        InputError: Weights for training among several teachers; the hint makes a model of them.
+        MissingError: A name matches no weights or model.
+        InputError: Training weights are among several teachers; the hint converts them to a model.
     """
     from stylematte.weights import find_trained, resolve
 
@@ -43,7 +43,7 @@ def label_first(
     say: Callable[[str], None],
     quiet: bool,
 ) -> "Recipe":
-    """Have models label the photos without labels; the recipe reads the labels from then on."""
+    """Label the unlabelled photos with models; returns the recipe that reads these labels."""
     from training.teacher_labels import with_labels
 
     start_log(quiet=quiet)

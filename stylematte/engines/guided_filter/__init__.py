@@ -1,1 +1,1 @@
-"""The fast guided filter as CUDA kernels of our own, and the two ways to run them: see README.md here."""
+"""CUDA kernels of the fast guided filter, and two ways to run them: see README.md in this folder."""

@@ -1,4 +1,4 @@
-"""What the kernels of guided_filter.cu can be compiled to, and the grid that each is launched on."""
+"""Compile-time options and launch grids of the kernels in guided_filter.cu."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,11 +6,11 @@ from typing import Any, ClassVar
 
 from stylematte.errors import InputError
 
-THREADS = 256  # a block of either kernel
-SPAN_PX = 512  # of a row, that 32 threads of fgf_apply make
-SHARED_BYTES = 48 * 1024  # what a launch may use without asking the driver for more
+THREADS = 256  # per block, for both kernels
+SPAN_PX = 512  # part of a row that 32 threads of fgf_apply compute
+SHARED_BYTES = 48 * 1024  # shared memory of a launch without opt-in
 MOST_RADIUS_PX = 16
-# Of images, because a grid has no more in z; of pixels a side, because positions are 32-bit products.
+# Limit of the batch (the grid's z has no more) and of height and width (positions are 32-bit products).
 MOST_SIZE = 65535
 
 STORAGE = {"float32": "float", "float16": "Half", "uint8": "unsigned char"}
@@ -21,11 +21,11 @@ Cdiv = Callable[[Any, int], Any]
 
 @dataclass(frozen=True)
 class Grey:
-    """How RGB in [0, 1] becomes the grey guide: grey = Σ_c weights_c · colour_c + offset.
+    """The conversion of RGB in [0, 1] to the grey guide: grey = Σ_c weights_c · colour_c + offset.
 
     Attributes:
-        weights: Of red, green, blue.
-        offset: Added to their sum.
+        weights: Weights of red, green, blue.
+        offset: Offset added to the weighted sum.
     """
 
     weights: tuple[float, float, float]
@@ -33,23 +33,23 @@ class Grey:
 
     @classmethod
     def of(cls, mean: Sequence[float], std: Sequence[float]) -> "Grey":
-        """The mean over the channels of (colour − mean) / std, as docs/model-contract.md defines it."""
+        """Return the channel mean of (colour − mean) / std, as defined in docs/model-contract.md."""
         red, green, blue = (1 / (3 * s) for s in std)
         return cls((red, green, blue), -sum(m / s for m, s in zip(mean, std, strict=True)) / 3)
 
 
 @dataclass(frozen=True)
 class CoefficientsKernel:
-    """The kernel from the coarse guide and logits to A and b.
+    """The kernel that computes A and b from the coarse guide and logits.
 
     Attributes:
         radius_px: Box radius in coarse pixels, 1 to 16.
         eps: Regulariser, in squared units of the guide.
-        coarse: Storage of guide and logits, float32 or float16.
-        coefficients: Storage of A and b, float32 or float16.
+        coarse: Storage type of guide and logits, float32 or float16.
+        coefficients: Storage type of A and b, float32 or float16.
 
     Raises:
-        InputError: A value out of these.
+        InputError: A value is not supported.
     """
 
     name: ClassVar[str] = "fgf_coefficients"
@@ -70,12 +70,12 @@ class CoefficientsKernel:
 
     @property
     def tile_px(self) -> int:
-        """Side of the square that a block makes: 16, or 8 where 16 would take too much shared memory."""
+        """Side of a block's output tile: 16, or 8 if 16 needs too much shared memory."""
         rows, side = 16 + 4 * self.radius_px, 16 + 2 * self.radius_px
         return 16 if 4 * 4 * rows * side <= SHARED_BYTES else 8
 
     def definitions(self) -> dict[str, str]:
-        """Macros for the compiler."""
+        """Return the macros for the compiler."""
         return {
             "FGF_RADIUS": str(self.radius_px),
             "FGF_EPS": _literal(self.eps),
@@ -86,26 +86,26 @@ class CoefficientsKernel:
         }
 
     def grid(self, batch: Any, height: Any, width: Any, cdiv: Cdiv) -> tuple[Any, Any, Any]:
-        """Blocks in x, y, z for coarse planes of (height, width); `cdiv` divides and rounds up.
+        """Return the blocks in x, y, z for coarse planes of (height, width); `cdiv` divides and rounds up.
 
-        The sizes are integers, or TensorRT's expressions with TensorRT's `cdiv`.
+        The sizes are integers, or TensorRT expressions with TensorRT's `cdiv`.
         """
         return cdiv(width, self.tile_px), cdiv(height, self.tile_px), batch
 
 
 @dataclass(frozen=True)
 class ApplyKernel:
-    """The kernel from A, b and the full-size guide to alpha.
+    """The kernel that computes alpha from A, b and the full-size guide.
 
     Attributes:
-        layout: Of the guide: `grey` (N,1,H,W), `planar` RGB (N,3,H,W) or `interleaved` RGB (N,H,W,3).
-        grey: How RGB becomes grey; None for the layout `grey`, needed for the others.
-        coefficients: Storage of A and b, float32 or float16.
-        guide: Storage of the guide: float32 or float16; RGB in [0, 1], or uint8 RGB.
-        alpha: Storage of alpha: float32 or float16 in [0, 1], or uint8 with 255 for 1.
+        layout: Layout of the guide: `grey` (N,1,H,W), `planar` RGB (N,3,H,W) or `interleaved` RGB (N,H,W,3).
+        grey: Conversion of RGB to grey; None for the layout `grey`, required for the others.
+        coefficients: Storage type of A and b, float32 or float16.
+        guide: Storage type of the guide: float32 or float16, with RGB in [0, 1]; or uint8 for RGB.
+        alpha: Storage type of alpha: float32 or float16 in [0, 1], or uint8 with 255 for 1.
 
     Raises:
-        InputError: A value out of these.
+        InputError: A value is not supported.
     """
 
     name: ClassVar[str] = "fgf_apply"
@@ -131,7 +131,7 @@ class ApplyKernel:
         _check_storage("alpha", self.alpha, tuple(STORAGE))
 
     def definitions(self) -> dict[str, str]:
-        """Macros for the compiler."""
+        """Return the macros for the compiler."""
         macros = {f"FGF_{name.upper()}": str(number) for number, name in enumerate(LAYOUTS)}
         macros |= {
             "FGF_LAYOUT": f"FGF_{self.layout.upper()}",
@@ -149,8 +149,8 @@ class ApplyKernel:
         return macros
 
     def grid(self, batch: Any, height: Any, width: Any, cdiv: Cdiv) -> tuple[Any, Any, Any]:
-        """Blocks in x, y, z for an image of (height, width); see `CoefficientsKernel.grid`."""
-        # Groups of four may begin up to three pixels left of the row, where a store of four is aligned.
+        """Return the blocks in x, y, z for an image of (height, width); see `CoefficientsKernel.grid`."""
+        # To align their stores, groups of four pixels may begin up to three pixels left of the row.
         return cdiv(width + 3, SPAN_PX), cdiv(height, self.block[1]), batch
 
 
@@ -158,7 +158,7 @@ Kernel = CoefficientsKernel | ApplyKernel
 
 
 def _literal(value: float) -> str:
-    # In parentheses: a negative number may follow a sign in the source.
+    # In parentheses, because a negative number may follow a sign in the source.
     return f"({float(value)!r}f)"
 
 

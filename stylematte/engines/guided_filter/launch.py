@@ -1,9 +1,9 @@
-"""The kernels on memory of a GPU that somebody else owns: torch, CuPy, ONNX Runtime's IO binding.
+"""Run the kernels on GPU memory owned by other libraries: torch, CuPy, ONNX Runtime's IO binding.
 
     kernels = GuidedFilter(radius_px=1, eps=1e-4, grey=Grey.of(MEAN, STD))
     kernels.apply(coefficients, photo, alpha, stream=torch.cuda.current_stream().cuda_stream)
 
-Nothing is allocated, copied or waited for here: a call puts one kernel on the stream and comes back.
+A call allocates, copies and waits for nothing: it puts one kernel on the stream and returns.
 """
 
 import ctypes
@@ -26,13 +26,13 @@ DTYPES = {"<f4": "float32", "<f2": "float16", "|u1": "uint8"}
 
 @dataclass(frozen=True)
 class DeviceArray:
-    """Contiguous memory of a GPU, by its address.
+    """A contiguous array in GPU memory, given by its address.
 
     For an OrtValue `x` of ONNX Runtime: `DeviceArray(x.data_ptr(), tuple(x.shape()), "float32")`.
 
     Attributes:
         pointer: Address on the GPU.
-        shape: In elements.
+        shape: Shape in elements.
         dtype: `float32`, `float16` or `uint8`.
     """
 
@@ -42,17 +42,17 @@ class DeviceArray:
 
 
 class GuidedFilter:
-    """Both kernels with the numbers of one model's contract.
+    """Both kernels with the parameters of one model's contract.
 
     Arrays are `DeviceArray`s, or objects with `__cuda_array_interface__`, such as CUDA tensors of torch. All
-    of a call lie on one GPU; the kernel runs there, in the primary context that torch and ONNX Runtime use.
-    Storage of each array is free within what its argument says; arithmetic is float32. The first call with
-    new types loads a kernel, which must not happen while a CUDA graph is captured.
+    arrays of a call must be on one GPU; the kernel runs there, in the primary context, which torch and ONNX
+    Runtime use. Each array may have any of its documented dtypes; arithmetic is float32. The first call with
+    new dtypes loads a kernel, which must not happen during the capture of a CUDA graph.
 
     Args:
         radius_px: Box radius in coarse pixels, 1 to 16.
         eps: Regulariser, in squared units of the guide.
-        grey: How an RGB guide becomes grey; without it, `apply` takes grey guides alone.
+        grey: Conversion of RGB guides to grey; without it, `apply` accepts only grey guides.
         driver: Stand-in for `cuda.bindings.driver`, for tests.
 
     Raises:
@@ -66,16 +66,17 @@ class GuidedFilter:
         self._functions: dict[tuple[int, Kernel], Any] = {}
 
     def coefficients(self, guide: Any, logits: Any, out: Any, stream: int = 0) -> None:
-        """A and b of every coarse pixel.
+        """Compute A and b of each coarse pixel.
 
         Args:
             guide: (N, 1, h, w) grey coarse guide, float32 or float16.
-            logits: (N, 1, h, w), stored as the guide is.
-            out: (N, 2, h, w) float32 or float16, is written: A, then b.
+            logits: (N, 1, h, w), dtype of the guide.
+            out: (N, 2, h, w) float32 or float16 output: A, then b.
             stream: CUDA stream handle; 0 is the default stream.
 
         Raises:
-            InputError, EngineError: See there.
+            InputError: An array has an unsupported shape or dtype, or is not on the same GPU as the others.
+            EngineError: The kernel cannot be compiled or launched.
         """
         guide, logits, out = _array("guide", guide), _array("logits", logits), _array("out", out)
         batch, height, width = _sizes("guide", guide, 1)
@@ -91,17 +92,18 @@ class GuidedFilter:
         )
 
     def apply(self, coefficients: Any, guide: Any, out: Any, stream: int = 0) -> None:
-        """Alpha at full size.
+        """Compute alpha at full size.
 
         Args:
             coefficients: (N, 2, h, w) float32 or float16: A, then b.
             guide: (N, 1, H, W) grey float32 or float16; or RGB (N, 3, H, W) or (N, H, W, 3), float32 or
-                float16 in [0, 1] or uint8. What fits both RGB forms, 3×3 pixels, is taken for the first.
-            out: (N, 1, H, W), is written: float32 or float16 in [0, 1], or uint8 with 255 for 1.
+                float16 in [0, 1] or uint8. A 3×3 image, which fits both RGB layouts, is read as the first.
+            out: (N, 1, H, W) output: float32 or float16 in [0, 1], or uint8 with 255 for 1.
             stream: CUDA stream handle; 0 is the default stream.
 
         Raises:
-            InputError, EngineError: See there.
+            InputError: An array has an unsupported shape or dtype, or is not on the same GPU as the others.
+            EngineError: The kernel cannot be compiled or launched.
         """
         coefficients, guide, out = (
             _array("coefficients", coefficients),
@@ -132,7 +134,7 @@ class GuidedFilter:
         size: tuple[int, int],
         stream: int,
     ) -> None:
-        """Start a kernel with its arguments in the order inputs, integers, output."""
+        """Launch a kernel with its arguments in the order inputs, integers, output."""
         device = self._device_of({**inputs, "out": out})
         grid = kernel.grid(out.shape[0], *size, lambda x, y: -(-x // y))
         values = [*(array.pointer for array in inputs.values()), *integers, out.pointer]
@@ -149,7 +151,7 @@ class GuidedFilter:
             self._call("cuCtxPopCurrent")
 
     def _device_of(self, arrays: dict[str, DeviceArray]) -> int:
-        """Number of the GPU that all arrays lie on."""
+        """Return the index of the GPU that all arrays are on."""
         attribute = self._driver.CUpointer_attribute.CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
         devices = {}
         for name, array in arrays.items():
@@ -170,7 +172,7 @@ class GuidedFilter:
         return self._contexts[device]
 
     def _function(self, device: int, kernel: Kernel) -> Any:
-        """The kernel, compiled and loaded into the current context at its first use."""
+        """Return the kernel; it is compiled and loaded into the current context at its first use."""
         if (device, kernel) not in self._functions:
             module = self._call("cuModuleLoadData", compile_ptx(kernel).encode() + b"\0")
             self._functions[device, kernel] = self._call("cuModuleGetFunction", module, kernel.name.encode())
@@ -192,7 +194,7 @@ def _load_driver() -> Any:
         (code,) = driver.cuInit(0)
     except ImportError as error:
         raise EngineError(f"cuda-bindings is not installed: {INSTALL}") from error
-    except RuntimeError as error:  # libcuda is looked for only when called
+    except RuntimeError as error:  # libcuda is loaded at the first call
         raise EngineError(f"no CUDA driver: {error}") from error
     if code.value:
         raise EngineError(f"no CUDA device: {code.name}")

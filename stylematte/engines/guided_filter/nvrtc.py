@@ -1,4 +1,4 @@
-"""guided_filter.cu becomes PTX through NVRTC: no GPU, no driver, no CUDA toolkit."""
+"""Compile guided_filter.cu to PTX with NVRTC, which needs no GPU, driver or CUDA toolkit."""
 
 import hashlib
 import logging
@@ -10,7 +10,7 @@ from stylematte.engines.guided_filter.kernels import Kernel
 from stylematte.errors import EngineError
 
 SOURCE = Path(__file__).with_name("guided_filter.cu")
-# PTX for Turing runs on every later GPU too: the driver translates it when it is loaded.
+# PTX for Turing also runs on all later GPUs: the driver compiles it when it is loaded.
 ARCHITECTURE = "compute_75"
 INSTALL = 'pip install "stylematte[cuda]"'
 
@@ -18,21 +18,21 @@ logger = logging.getLogger(__name__)
 
 
 def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path | None = None) -> str:
-    """Compile one kernel, or read it from the disk where it was compiled before.
+    """Compile one kernel, or read it from the disk cache.
 
     Args:
-        kernel: Which kernel, with what compiled in.
-        architecture: A virtual one, such as `compute_75`: the oldest GPUs that the result is for.
-        folder: Where results are kept; `cache_folder()` where none is given.
+        kernel: The kernel with its compile-time options.
+        architecture: Virtual architecture of the oldest supported GPUs, such as `compute_75`.
+        folder: Folder of the cache; `cache_folder()` if not given.
 
     Returns:
-        PTX with one entry, called `kernel.name`.
+        PTX with one entry point, `kernel.name`.
 
     Raises:
-        EngineError: See there.
+        EngineError: NVRTC is not installed, or the kernel does not compile.
     """
     source = SOURCE.read_bytes()
-    # Numbers below 1e-38 count as 0: exponential and quotient are then one instruction each.
+    # Flushing denormals (below about 1e-38) to 0 makes exponential and division one instruction each.
     options = [f"--gpu-architecture={architecture}", "--ftz=true"]
     options += [f"-D{name}={value}" for name, value in kernel.definitions().items()]
     parts = [source, *(option.encode() for option in options), version().encode()]
@@ -44,23 +44,23 @@ def compile_ptx(kernel: Kernel, architecture: str = ARCHITECTURE, folder: Path |
     try:
         with files.writing(path, shared=True) as temporary:
             temporary.write_text(ptx, encoding="utf-8")
-    except OSError as error:  # a home that is read-only costs a compilation a process, no more
+    except OSError as error:  # a read-only home only costs a compilation per process
         logger.warning("%s: the compiled kernel cannot be cached: %s", path, error)
     return ptx
 
 
 def version() -> str:
-    """NVRTC's version, such as `13.0`. A driver refuses PTX from a version newer than its own CUDA.
+    """Return NVRTC's version, such as `13.0`. Drivers reject PTX from a version newer than their own CUDA.
 
     Raises:
-        EngineError: It is not installed.
+        EngineError: NVRTC is not installed.
     """
     major, minor = _checked(_nvrtc().nvrtcVersion())
     return f"{major}.{minor}"
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels lie."""
+    """Return the folder of the compiled kernels."""
     return files.cache_folder() / "ptx"
 
 
@@ -68,7 +68,7 @@ def _nvrtc() -> Any:
     try:
         from cuda.bindings import nvrtc
 
-        nvrtc.nvrtcVersion()  # the library itself is looked for only now
+        nvrtc.nvrtcVersion()  # the library itself is loaded only now
     except (ImportError, RuntimeError) as error:
         raise EngineError(f"NVRTC cannot be loaded ({error}): {INSTALL}") from error
     return nvrtc
