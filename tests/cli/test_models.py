@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import save_file
 
-from models.checkpoints import save_weights, write_tensors
+from models.checkpoints import read_tensors, save_weights, write_tensors
 from models.gan.checkpoints import save_generator
 from models.gan.generator import Generator, GeneratorConfig
 from models.presets import PRESETS
@@ -143,9 +143,11 @@ def test_the_model_that_ships_fits_a_screen(capsys):
     assert row(lines, "network").startswith(
         "nano; input of about 480² pixels, sides multiples of 32; trained for sizes"
     )
-    assert row(lines, "data").startswith("people portrait 788, people street 816")
+    provenance = read_tensors(weights.ASSETS / "nano.safetensors")[2]  # the model's is of its weights
+    trained_on = provenance["data"]["people_portrait"]["trained_on"]
+    assert row(lines, "data").startswith(f"people portrait {trained_on}, people street ")
     assert row(lines, "parity").startswith("alpha differs from torch by at most ")
-    assert row(lines, "steps") == "15,509"
+    assert row(lines, "steps") == f"{provenance['steps']:,}"
 
 
 def test_weights_without_a_card_say_what_stands_in_them(tmp_path, capsys):

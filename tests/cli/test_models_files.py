@@ -107,7 +107,7 @@ def test_a_bundle_that_is_not_what_was_packed_changes_nothing(home, tmp_path, mo
 def test_what_is_no_bundle_is_told(tmp_path, home, capsys):
     (tmp_path / "a.zip").write_bytes(b"no zip")
     assert main(["models", "unpack", str(tmp_path / "a.zip")]) == 3
-    assert "no bundle" in capsys.readouterr().err
+    assert "not a bundle" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
