@@ -104,7 +104,7 @@ def die(case, sender):
 @pytest.mark.slow
 def test_a_process_that_dies_is_an_engine_failure(red_model, monkeypatch):
     monkeypatch.setattr(timing, "_send_measured", die)
-    with pytest.raises(EngineError, match="died with exit code 7"):
+    with pytest.raises(EngineError, match="ended with exit code 7"):
         measure_apart(Case(red_model))
 
 

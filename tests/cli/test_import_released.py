@@ -182,7 +182,7 @@ def test_names(checkpoint, home, capsys):
     assert "--overwrite" in error
     assert (home / "stylematte_synth.safetensors").read_bytes() == b"old"
     assert "ships" in refused(capsys, "models", "import", checkpoint, "--name", "nano", code=2)
-    assert "not the name of a file" in refused(
+    assert "not a file name" in refused(
         capsys, "models", "import", checkpoint, "--name", "a/b", code=2
     )
 

@@ -54,7 +54,7 @@ def test_whatever_fails_in_a_clip_fails_that_clip(
     report = json.loads(captured.out)
     assert [Path(failure["input"]).name for failure in report["failed"]] == ["b.mp4"]
     (line,) = captured.err.splitlines()
-    assert "b.mp4: cannot be done: " in line
+    assert "b.mp4: cannot be processed: " in line
     assert "odd" in line
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["a.mp4", "c.mp4", "manifest.jsonl"]
 

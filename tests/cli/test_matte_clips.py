@@ -293,7 +293,7 @@ def test_a_clip_behind_a_clip_starts_again(tmp_path: Path, matte: Matte) -> None
         (["--start", "soon"], "not a time or a frame"),
         (["--rate", "0"], "not a frame rate"),
         (["--format", "webm", "--bit-depth", "16"], "holds 8 bits"),
-        (["--light-wrap", "5"], "without a background"),
+        (["--light-wrap", "5"], "light wrap needs a background"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

@@ -214,7 +214,7 @@ def test_what_cannot_be_wrapped_is_refused(tmp_path, model, words):
 def test_integers_are_refused(tmp_path):
     path = tmp_path / "a.onnx"
     path.write_bytes(integers().SerializeToString())
-    with pytest.raises(InputError, match=r"damaged|no float32"):
+    with pytest.raises(InputError, match=r"damaged|not a float32"):
         imported(path)
 
 

@@ -100,7 +100,7 @@ def test_a_background_without_a_name_is_named_by_what_it_is() -> None:
         ({"kind": "webm", "bit_depth": 16}, "webm holds 8 bits"),
         ({"output": "cutout", "kind": "webm", "premultiplied": True}, "cannot be premultiplied"),
         ({"output": "composite"}, "needs a background"),
-        ({"despill": "green"}, "no colours in an alpha"),
+        ({"despill": "green"}, "no effect on alphas"),
     ],
 )
 def test_requests_for_clips_that_cannot_be_meant(wanted: dict, words: str) -> None:

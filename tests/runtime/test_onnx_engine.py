@@ -131,7 +131,7 @@ def test_float16_on_a_cpu_is_said_to_be_slow(tmp_path: Path, caplog: pytest.LogC
     onnx.save(model, tmp_path / "half.onnx")
     with caplog.at_level("WARNING", logger="stylematte"):
         assert open_engine(tmp_path / "half.onnx", device="cpu").contract.precision == "fp16"
-    assert "float16 file is slower on a CPU" in caplog.text
+    assert "on a CPU, a float16 file is slower" in caplog.text
 
 
 def test_model_of_another_tool_is_refused(tmp_path: Path) -> None:
@@ -171,7 +171,7 @@ def test_cuda_promised_but_not_in_the_session(
     monkeypatch.setattr(
         onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"]
     )
-    with pytest.raises(MissingError, match="device cuda: the session did not get it") as error:
+    with pytest.raises(MissingError, match="device cuda: the session does not use it") as error:
         open_engine(red_model, device="cuda")
     assert "onnxruntime-gpu[cuda,cudnn]" in error.value.hint
     assert open_engine(red_model, device="auto").provider == "CPUExecutionProvider"

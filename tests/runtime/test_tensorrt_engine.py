@@ -154,7 +154,7 @@ def test_auto_says_why_it_does_not_take_an_engine(gpu, tmp_path, caplog, change)
     source = write(tmp_path, **change).with_name("red.onnx")
     with caplog.at_level("INFO", logger="stylematte"):
         assert open_engine(source).name == "onnx"
-    assert "engine tensorrt not taken: red.0123abcd.engine was built f" in caplog.text
+    assert "engine tensorrt is not used: red.0123abcd.engine was built f" in caplog.text
 
 
 def test_auto_is_silent_where_there_is_no_engine(red_model, caplog) -> None:
