@@ -201,7 +201,7 @@ def integers():
         (custom_operator(), "com.microsoft.FusedConv"),
         (four_channels(), "4 channels"),
         (ours(), "already a StyleMatte model"),
-        (network(batch=4), "wants 4 images at once"),
+        (network(batch=4), "takes 4 images at once"),
         (network(ends_in="Identity"), "which is not an alpha"),
     ],
 )

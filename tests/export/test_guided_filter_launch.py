@@ -118,7 +118,7 @@ def test_a_kernel_is_loaded_once_a_gpu(driver, kernels):
         ((None, FakeArray(np.zeros((1, 1, 9, 9), "f4"), (324, 324, 4, 36)), None), "guide is not contiguous"),
         ((None, zeros(1, 1, 9, 9, dtype="uint8"), None), "grey guide in uint8"),
         ((None, None, zeros(2, 1, 9, 9)), r"out is \(2, 1, 9, 9\) and should be \(1, 1, 9, 9\)"),
-        ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): it needs four dimensions .* from 1"),
+        ((None, None, zeros(1, 1, 0, 9)), r"out is \(1, 1, 0, 9\): it needs four dimensions, from 1"),
         ((zeros(1, 2, 4, 4, dtype="uint8"), None, None), "coefficients in uint8"),
         ((None, None, DeviceArray(1, (1, 1, 70000, 1), "uint8")), r"out is \(1, 1, 70000, 1\): .* 65535"),
     ],
