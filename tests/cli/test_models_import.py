@@ -59,9 +59,9 @@ def test_by_name_of_a_family_it_is_said_to_be_untried(tmp_path, home, capsys):
         (["{}/missing.onnx"], 3, "no such file"),
         (["{}/text.onnx"], 3, "text file"),
         (["{}/net.onnx"], 3, "not recognised"),
-        (["{}/net.onnx", "--as", "sam"], 2, "no family"),
+        (["{}/net.onnx", "--as", "sam"], 2, "not a known family"),
         (["{}/net.onnx", "--mean", "a,b", "--std", "1"], 2, "three numbers"),
-        (["{}/net.onnx", *TOLD, "--name", "nano"], 2, "ships"),
+        (["{}/net.onnx", *TOLD, "--name", "nano"], 2, "an included model"),
         (["{}/w.pth", "--as", "u2net"], 2, "for .onnx files"),
     ],
 )

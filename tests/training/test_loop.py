@@ -21,7 +21,7 @@ from training import checkpoint, loop
 from training.checkpoint import load_start, load_state, save_state
 from training.config import RecipeError, Stage
 from training.data.readers import DataError
-from training.held_out import held_out_items, predict, score
+from training.held_out import HeldOutSplit, held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
 from training.objective import Objective
@@ -166,7 +166,7 @@ def test_a_first_look_changes_nothing(data_root, mattes, tmp_path, monkeypatch):
 
 
 def test_scores_that_are_no_numbers_end_the_run(data_root, mattes, tmp_path, monkeypatch):
-    monkeypatch.setattr(loop.HeldOutSplit, "error", lambda self, scores: float("nan"))
+    monkeypatch.setattr(HeldOutSplit, "error", lambda self, scores: float("nan"))
     with pytest.raises(TrainingError, match="the scores of step 3 of segmentation are nan"):
         run(data_root, mattes, tmp_path)
     assert not (tmp_path / "best.safetensors").exists()
