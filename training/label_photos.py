@@ -19,9 +19,9 @@ from tqdm import tqdm
 from stylematte.errors import InputError
 from stylematte.files import write_bytes
 from stylematte.media.images import encode_image
-from training.data.agreement import Agreement, combine, confidence, measure, with_opaque_body
+from training.data.label_agreement import LabelAgreement, combine, confidence, measure, with_opaque_body
 from training.data.label_cleanup import clean_mask, unlabelled_skin
-from training.data.readers import IMAGE_SUFFIXES, DataError, read_label, read_plane, read_rgb
+from training.data.readers import IMAGE_SUFFIXES, DataError, check_size, read_label, read_plane, read_rgb
 
 Pixels = NDArray[np.uint8]
 Plane = NDArray[np.float32]
@@ -38,7 +38,7 @@ class Sources:
         teacher: Folder of the teacher's alphas.
         others: Folders of a second and a third network's alphas; None if there are masks.
         masks: Folder of masks of the whole subject; None if there are none.
-        trusts_masks: Whether people drew them, see `training.data.agreement.combine`.
+        trusts_masks: Whether people drew them, see `training.data.label_agreement.combine`.
         parts: Folder of masks of a part of the subject, such as its hair; None if there are none.
         joints: Stem → (n, 2) x and y of the visible joints, in pixels of the photo.
     """
@@ -63,7 +63,7 @@ class Outcome:
     """
 
     stem: str
-    seen: Agreement | None
+    seen: LabelAgreement | None
     confidence: float
 
 
@@ -100,7 +100,7 @@ def label_photos(sources: Sources, out: Path, side: int) -> Iterator[Outcome]:
 
 def _by_agreement(
     sources: Sources, others: tuple[Path, Path], photo: Path, image: Pixels
-) -> tuple[Agreement, Plane, Plane]:
+) -> tuple[LabelAgreement, Plane, Plane]:
     teacher = _alpha(sources.teacher, photo, image)
     second, third = (_alpha(folder, photo, image) for folder in others)
     seen = measure(teacher, second, third, _marked(sources, photo, image))
@@ -152,7 +152,7 @@ def write_report(path: Path, outcomes: list[Outcome]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file)
-        names = [f.name for f in fields(Agreement)]
+        names = [f.name for f in fields(LabelAgreement)]
         rows.writerow(["photo", *names, "confidence"])
         for outcome in outcomes:
             values = astuple(outcome.seen) if outcome.seen else (None,) * len(names)
@@ -164,13 +164,17 @@ def write_report(path: Path, outcomes: list[Outcome]) -> None:
 def _alpha(folder: Path, photo: Path, image: Pixels) -> Plane:
     """Read a network's alpha of a photo, (H, W) in [0, 1]."""
     path = _label_path(folder, photo, "alpha")
-    return np.divide(_checked(read_plane(path), path, image), 255, dtype=np.float32)
+    alpha = read_plane(path)
+    check_size(path, alpha, image)
+    return np.divide(alpha, 255, dtype=np.float32)
 
 
 def _mask(folder: Path, photo: Path, image: Pixels) -> NDArray[np.bool_]:
     """Read a mask of a photo, (H, W)."""
     path = _label_path(folder, photo, "mask")
-    return np.asarray(_checked(read_label(path), path, image) > 127)
+    mask = read_label(path)
+    check_size(path, mask, image)
+    return mask > 127
 
 
 def _label_path(folder: Path, photo: Path, what: str) -> Path:
@@ -178,12 +182,6 @@ def _label_path(folder: Path, photo: Path, what: str) -> Path:
     if path is None:
         raise DataError(f"{folder}: no {what} for {photo.name}")
     return path
-
-
-def _checked(label: Pixels, path: Path, image: Pixels) -> Pixels:
-    if label.shape != image.shape[:2]:
-        raise DataError(f"{path}: size {label.shape}, but its photo has {image.shape[:2]}")
-    return label
 
 
 def _levels(plane: Plane) -> Pixels:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from models.released_checkpoints import matte_published
 from models.stylematte import StyleMatte
 from training.config import Recipe, Resolution
-from training.data.readers import DataError, read_label, read_plane, read_rgb, read_set
+from training.data.readers import DataError, check_size, read_label, read_plane, read_rgb, read_set
 from training.held_out import SHOWN_PER_SET, Shown, as_tensor, finite, predict
 from training.metrics import mad, mse, sad, trimap_scores
 
@@ -111,10 +111,11 @@ def score(model: StyleMatte, photos: list[Photo]) -> dict[str, float]:
     for photo in photos:
         image = read_rgb(photo.image)
         truth = np.asarray(read_label(photo.alpha) / np.float32(255), np.float32)
-        trimap = None if photo.trimap is None else read_plane(photo.trimap)
-        for path, label in ((photo.alpha, truth), (photo.trimap, trimap)):
-            if label is not None and label.shape != image.shape[:2]:
-                raise DataError(f"{path}: size {label.shape}, but its image has {image.shape[:2]}")
+        check_size(photo.alpha, truth, image)
+        trimap = None
+        if photo.trimap is not None:
+            trimap = read_plane(photo.trimap)
+            check_size(photo.trimap, trimap, image)
         shows_subject |= bool(truth.max() >= 0.5)
         predicted = finite(matte(model, image, photo.resolution), photo.image)
         values = {"sad": sad(predicted, truth), "mse": mse(predicted, truth), "mad": mad(predicted, truth)}

@@ -8,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.agreement import Agreement, combine, confidence, measure, with_opaque_body
+from training.data.label_agreement import LabelAgreement, combine, confidence, measure, with_opaque_body
 from training.data.readers import read_set
 from training.label_photos import Sources, label_photos
 
 H, W = 120, 160
-CLEAR = Agreement(area=0.2, soft=0.02, second=0.95, third=0.9)
+CLEAR = LabelAgreement(area=0.2, soft=0.02, second=0.95, third=0.9)
 
 
 def disc(x=80, y=60, r=30):

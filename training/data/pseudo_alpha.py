@@ -22,7 +22,7 @@ from tqdm import tqdm
 from stylematte.files import write_bytes
 from training.data.label_cleanup import clean_mask, dilated, eroded, subject_size_px, unlabelled_skin
 from training.data.loading import deferred_interrupts
-from training.data.readers import DataError, Sample, read_label, read_rgb
+from training.data.readers import DataError, Sample, check_size, read_label, read_rgb
 
 Band = Literal["narrow", "hair", "fur"]
 _NARROW = 0.010  # band radii as fractions of the subject's size (the square root of its area)
@@ -209,8 +209,7 @@ def _prepare_one(sample: Sample, cache: Path, band: Band) -> None:
     image = read_rgb(sample.image)
     mask = read_label(sample.labels["mask"]) > 127
     hair = read_label(sample.labels["hair"]) > 127 if "hair" in sample.labels else None
-    if mask.shape != image.shape[:2]:
-        raise DataError(f"{sample.labels['mask']}: size {mask.shape}, but its image has {image.shape[:2]}")
+    check_size(sample.labels["mask"], mask, image)
     matte = make_pseudo_alpha(image, mask, band, hair)
     paths = cached_paths(sample, cache)
     cv2.imwrite(str(paths["alpha"]), np.round(matte.alpha * 255).astype(np.uint8))
@@ -224,8 +223,7 @@ def _prepare_foreground(sample: Sample, cache: Path) -> None:
 
     cv2.setNumThreads(1)
     image, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
-    if alpha.shape != image.shape[:2]:
-        raise DataError(f"{sample.labels['alpha']}: size {alpha.shape}, but its image has {image.shape[:2]}")
+    check_size(sample.labels["alpha"], alpha, image)
     foreground = pymatting.estimate_foreground_ml(image / 255.0, alpha / 255.0)
     colours = np.clip(foreground * 255 + 0.5, 0, 255).astype(np.uint8)
     _write_foreground(cached_paths(sample, cache)["foreground"], colours)

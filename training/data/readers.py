@@ -270,6 +270,16 @@ def label_meaning(label: NDArray[np.uint8], path: Path) -> Meaning:
     return meaning
 
 
+def check_size(path: Path, label: NDArray[Any], image: NDArray[np.uint8]) -> None:
+    """Check that a label, (H, W), has the size of its image, (H, W, 3).
+
+    Raises:
+        DataError: The sizes differ; the message names `path`, the label's file.
+    """
+    if label.shape != image.shape[:2]:
+        raise DataError(f"{path}: size {label.shape}, but its image has {image.shape[:2]}")
+
+
 def read_plane(path: Path) -> NDArray[np.uint8]:
     """Read channel 0 of a label unchanged, (H, W) uint8, like the public sets' own code; see `read_rgb`."""
     label = read_pixels(path, cv2.IMREAD_ANYCOLOR, "label")  # one channel if the file has only one

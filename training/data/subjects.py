@@ -11,7 +11,16 @@ from numpy.typing import NDArray
 
 from training.config import LABEL_OF_KIND, DataSet, Recipe, Stage
 from training.data.pseudo_alpha import cached_paths, prepare, prepare_foregrounds
-from training.data.readers import DataError, Sample, read_cutout, read_label, read_plane, read_rgb, read_set
+from training.data.readers import (
+    DataError,
+    Sample,
+    check_size,
+    read_cutout,
+    read_label,
+    read_plane,
+    read_rgb,
+    read_set,
+)
 
 Pixels = NDArray[np.uint8]
 
@@ -74,7 +83,7 @@ def _prepared_colours(path: Path, image: Pixels) -> Pixels:
     if not path.exists():
         raise DataError(f"{path}: missing; foreground colours are prepared at the start of a run")
     colours = read_rgb(path)
-    _check_size(path, colours[..., 0], image)
+    check_size(path, colours[..., 0], image)
     return colours
 
 
@@ -166,7 +175,7 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
     if data_set.kind == "hair_only":
         # Foreground inside, unknown outside: the map does not cover the rest of the person.
         hair = read_label(sample.labels["hair"])
-        _check_size(sample.labels["hair"], hair, image)
+        check_size(sample.labels["hair"], hair, image)
         inside = np.where(cv2.erode(hair, np.ones((5, 5), np.uint8)) > 127, 255, 0).astype(np.uint8)
         return Subject(image, inside, inside, None, own_background=True)
     return _read_matte(sample, data_set, image, cached_paths(sample, mattes))
@@ -175,7 +184,7 @@ def read_subject(sample: Sample, data_set: DataSet, mattes: Path) -> Subject:
 def _read_cutout(sample: Sample) -> Subject:
     if "alpha" in sample.labels:
         foreground, alpha = read_rgb(sample.image), read_label(sample.labels["alpha"])
-        _check_size(sample.labels["alpha"], alpha, foreground)
+        check_size(sample.labels["alpha"], alpha, foreground)
     else:
         rgba = read_cutout(sample.image)
         foreground, alpha = np.ascontiguousarray(rgba[..., :3]), np.ascontiguousarray(rgba[..., 3])
@@ -191,7 +200,7 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
     alpha = read_label(path) if data_set.kind == "mattes" else read_plane(path)
     weight = np.full_like(alpha, 255) if weight_path is None else read_plane(weight_path)
     for label_path, label in ((path, alpha), (weight_path or path, weight)):
-        _check_size(label_path, label, image)
+        check_size(label_path, label, image)
     colours: dict[str, Callable[[], Pixels]] = {
         "estimated": functools.partial(_prepared_colours, cached["foreground"], image),
         "fused": functools.partial(fused_colours, image, alpha),
@@ -203,8 +212,3 @@ def _read_matte(sample: Sample, data_set: DataSet, image: Pixels, cached: dict[s
     foreground = colours[data_set.colours] if is_whole or not is_complete else None
     weight = (weight * data_set.belief).astype(np.uint8)
     return Subject(image, alpha, weight, foreground, own_background=is_complete)
-
-
-def _check_size(path: Path, label: Pixels, image: Pixels) -> None:
-    if label.shape != image.shape[:2]:
-        raise DataError(f"{path}: size {label.shape}, but its image has {image.shape[:2]}")

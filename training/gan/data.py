@@ -18,6 +18,7 @@ from training.data.pseudo_alpha import cached_paths
 from training.data.readers import (
     DataError,
     Sample,
+    check_size,
     has_set,
     read_cutout,
     read_label,
@@ -119,8 +120,7 @@ def read_rgba(source: Source, size_px: int) -> Pixels:
     else:
         image = read_rgb(source.image)
         alpha = read_plane(source.alpha) if source.is_made else read_label(source.alpha)
-        if alpha.shape != image.shape[:2]:
-            raise DataError(f"{source.alpha}: size {alpha.shape}, but its image has {image.shape[:2]}")
+        check_size(source.alpha, alpha, image)
         rgba = np.dstack([image, alpha])
     return fit_square(np.asarray(rgba, np.uint8), size_px)
 

@@ -30,7 +30,7 @@ EDGE_CONFIDENCE = 0.2
 
 
 @dataclass(frozen=True)
-class Agreement:
+class LabelAgreement:
     """How far the teacher's alpha of a photo can be believed.
 
     Attributes:
@@ -49,7 +49,7 @@ class Agreement:
     marked: float | None = None
 
 
-def measure(teacher: Alpha, second: Alpha, third: Alpha, marked: Mask | None = None) -> Agreement:
+def measure(teacher: Alpha, second: Alpha, third: Alpha, marked: Mask | None = None) -> LabelAgreement:
     """Compare three alphas of a photo, and what people marked on it.
 
     Args:
@@ -62,7 +62,7 @@ def measure(teacher: Alpha, second: Alpha, third: Alpha, marked: Mask | None = N
     if marked is not None and marked.any():
         near = cv2.dilate(teacher, np.ones((5, 5), np.uint8))  # people do not mark to the pixel
         inside = float((near[marked] > 0.5).mean())
-    return Agreement(
+    return LabelAgreement(
         area=float((teacher > 0.5).mean()),
         soft=float(((teacher > 0.05) & (teacher < 0.95)).mean()),
         second=_iou(teacher, second),
@@ -71,7 +71,7 @@ def measure(teacher: Alpha, second: Alpha, third: Alpha, marked: Mask | None = N
     )
 
 
-def confidence(seen: Agreement) -> float:
+def confidence(seen: LabelAgreement) -> float:
     """Return the confidence in a teacher's alpha, in [0, 1]; 0: leave the photo out."""
     if not SMALLEST <= seen.area <= LARGEST or seen.soft > MOST_SOFT * seen.area:
         return 0.0
@@ -137,5 +137,6 @@ def combine(teacher: Alpha, mask: Mask, trusts_mask: bool = True) -> tuple[Alpha
 
 
 def _iou(a: Alpha, b: Alpha) -> float:
+    # Unlike `training.metrics.iou`, two empty alphas agree.
     both, either = ((a > 0.5) & (b > 0.5)).sum(), ((a > 0.5) | (b > 0.5)).sum()
     return float(both / either) if either else 1.0
