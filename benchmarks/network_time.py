@@ -26,6 +26,7 @@ from onnx.utils import Extractor
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from export.branches import branches
 from export.contract import feed
 from models.encoders import ConvNorm, build_encoder
 from stylematte.weights import resolve
@@ -101,15 +102,10 @@ def without_prior(model: onnx.ModelProto) -> onnx.ModelProto | None:
     result = onnx.ModelProto()
     result.CopyFrom(model)
     graph = result.graph
-    behind = {"prior"}  # tensors that depend on the prior, up to the logits
+    choice = next(node for node in graph.node if node.op_type == "If")
+    unchanged = next(b.node[0].input[0] for b in branches(choice) if b.name.endswith("not_given"))
     for node in graph.node:
-        if behind & set(node.input):
-            if node.name.startswith("selection") and node.op_type == "Add" and "head" in node.input[0]:
-                changed, unchanged = node.output[0], node.input[0]
-                break
-            behind |= set(node.output)
-    for node in graph.node:
-        node.input[:] = [unchanged if name == changed else name for name in node.input]
+        node.input[:] = [unchanged if name in choice.output else name for name in node.input]
     inputs = [port.name for port in graph.input if port.name != "prior"]
     return Extractor(result).extract_model(inputs, [port.name for port in graph.output])
 

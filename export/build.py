@@ -42,6 +42,8 @@ def build_onnx(
     photos: Path | None,
     size: int | None = None,
     fixed_size: tuple[int, int] | None = None,
+    *,
+    prior: bool = True,
 ) -> Built:
     """Export a network, convert it, and check parity after both steps.
 
@@ -54,6 +56,7 @@ def build_onnx(
         size: Working size that the file declares; None keeps the preset's.
         fixed_size: The only (height, width) that the file accepts; None accepts every multiple of the
             stride.
+        prior: Keep the input `prior`, if the network takes one; what follows it is in an `If`.
 
     Raises:
         InputError: The folder has no images, or too few for int8.
@@ -63,6 +66,8 @@ def build_onnx(
     """
     if size is not None:
         network.preset = replace(network.preset, working_size=size)
+    if not prior:
+        network.preset = replace(network.preset, prior=False)
     preset = network.preset
     if preset.working_size < preset.stride or any(side % preset.stride for side in fixed_size or ()):
         raise InputError(f"preset {preset.name} needs sizes that are multiples of {preset.stride} pixels")

@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 from onnx import helper
 
+from export.branches import ancestors
 from export.contract import Float, feed
-from export.parity import own_alpha, run_onnx, takes_prior
-from export.precision import SENSITIVE, ancestors, set_metadata
+from export.precision import SENSITIVE, set_metadata
 from stylematte.errors import EngineError, InputError
 
 FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
@@ -142,24 +142,15 @@ def _with_ranges(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelPr
 class _Reader:
     """Reader of calibration data for the quantiser: one image at a time.
 
-    If the file takes a prior, every image is used twice, the second time with its own alpha: a prior may
-    extend a tensor's range further than any image does.
+    Nothing that is quantised depends on a prior, so none is given.
     """
 
     def __init__(self, model: onnx.ModelProto, images: Sequence[Float]) -> None:
-        self._feeds = self._all_feeds(model, images)
+        names = [port.name for port in model.graph.input]
+        self._feeds = (feed(names, image[None]) for image in images)
 
     def get_next(self) -> dict[str, Float] | None:
         return next(self._feeds, None)
-
-    @staticmethod
-    def _all_feeds(model: onnx.ModelProto, images: Sequence[Float]) -> Iterator[dict[str, Float]]:
-        names = [port.name for port in model.graph.input]
-        run = run_onnx(model) if takes_prior(model) else None
-        for image in images:
-            yield feed(names, image[None])
-            if run is not None:
-                yield feed(names, image[None], prior=own_alpha(run, image[None]))
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
+from export.branches import run_only_if_given
 from export.contract import CONTRACT_VERSION
 from export.functions import DOMAIN, OPSET, fgf_apply, fgf_coefficients, opset_imports, plain
 from export.names import name_after_modules
@@ -72,6 +73,8 @@ def export_onnx(model: StyleMatte, origin: Origin) -> onnx.ModelProto:
     exported = _trace(model)
     graph = exported.graph
     name_after_modules(graph, keep={"coarse_logits", "coarse_guide", "coefficients"})
+    if model.preset.prior:
+        run_only_if_given(graph, "prior", "selection")
     grey_weights = np.array([1 / (3 * s) for s in STD], np.float32).reshape(1, 3, 1, 1)
     grey_offset = -np.mean([m / s for m, s in zip(MEAN, STD, strict=True)])
     graph.initializer.extend(

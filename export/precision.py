@@ -1,7 +1,6 @@
 """Convert to float16 and bfloat16: which nodes run in half precision, and which always stay float32."""
 
 import re
-from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import ml_dtypes
@@ -9,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from export.branches import branches, reads, rename_reads
 from stylematte.errors import EngineError
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -141,10 +141,13 @@ class _HalfConverter:
             copy = onnx.NodeProto()
             copy.CopyFrom(node)
             copy.input[:] = inputs
+            if branches(node):  # they stay float32
+                outside = sorted(reads(node) - set(node.input))
+                rename_reads(copy, {name: self._as(name, TensorProto.FLOAT) for name in outside})
             self.nodes.append(copy)
             kind = self.kind if is_half else TensorProto.FLOAT
             self.made |= {name: kind for name in node.output if name in self.floats}
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in reads(node)}
         kept = [tensor for tensor in self.weights.values() if tensor.name in used]
         kept = [*kept, *self.half_weights.values()]
         del self.graph.node[:], self.graph.value_info[:]
@@ -175,10 +178,13 @@ class _HalfConverter:
         wants_half = is_half and index not in _SIZES.get(node.op_type, ())
         if name in self.weights:
             return self._weight(name) if wants_half else name
-        kind = self.kind if wants_half else TensorProto.FLOAT
+        return self._as(name, self.kind if wants_half else TensorProto.FLOAT)
+
+    def _as(self, name: str, kind: int) -> str:
+        """Return a tensor of the given type that equals a computed tensor; add a cast if needed."""
         if self.made.get(name, TensorProto.FLOAT) == kind:
             return name
-        cast = f"{name}/{self.precision if wants_half else 'fp32'}"
+        cast = f"{name}/{'fp32' if kind == TensorProto.FLOAT else self.precision}"
         if cast not in self.made:
             self.nodes.append(_cast(name, cast, kind))
             self.made[cast] = kind
@@ -196,12 +202,3 @@ class _HalfConverter:
                 )
             self.half_weights[half] = numpy_helper.from_array(rounded, half)
         return half
-
-
-def ancestors(graph: onnx.GraphProto, tensors: Iterable[str]) -> Iterator[onnx.NodeProto]:
-    """Yield every node that the tensors depend on, last first."""
-    needed = set(tensors)
-    for node in reversed(graph.node):
-        if needed.intersection(node.output):
-            needed.update(node.input)
-            yield node

@@ -109,14 +109,17 @@ def _network_of(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]
 
 
 def with_selection(model: StyleMatte, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add an untrained selection to weights without one, so that they load, and ignore priors.
+    """Add an untrained selection, which ignores priors, to weights without one, so that they load.
 
-    Weights of 0.1 may instead have a kernel in the stem for the prior, which had no effect.
+    Weights of 0.1 may instead have an earlier selection, or a kernel in the stem for the prior, which had no
+    effect.
     """
-    tensors = {name: tensor for name, tensor in tensors.items() if name != "encoder.stem.conv.prior"}
-    if model.selection is None or any(name.startswith("selection.") for name in tensors):
+    has_one = any(name.startswith("selection.") for name in tensors) and "selection.gate.weight" not in tensors
+    if model.selection is None or has_one:
         return tensors
-    return {f"selection.{name}": tensor for name, tensor in model.selection.state_dict().items()} | tensors
+    others = ("selection.", "encoder.stem.conv.prior")
+    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
+    return {f"selection.{name}": tensor for name, tensor in model.selection.state_dict().items()} | kept
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

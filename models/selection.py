@@ -7,9 +7,10 @@ from torch.nn import functional as F  # noqa: N812
 from models.encoders import ConvNorm
 from models.fpn import Context
 
-KEYS, WIDTH, FINE_WIDTH = 64, 64, 16
+WIDTHS = (128, 56, 24)  # at strides 16, 8 and 4
+BLOCKS = 6
 STEPS = 24  # of 16 px
-GATE_BIAS = 5.0  # gates are open at first
+CLEAR_LOGIT = 8.0  # logits are scaled by this, and clipped, as features
 
 
 class Selection(nn.Module):
@@ -17,11 +18,12 @@ class Selection(nn.Module):
 
     A prior marks a subject by a point in it, a box, or a part of its alpha. At stride 16, every pixel is
     compared with the mean of the pixels under the prior (masked average pooling), and is told whether it is
-    connected with them (morphological reconstruction); large windows pass on what belongs together; features
-    at stride 4 draw the edge. A prior of zeros changes nothing.
+    connected with them (morphological reconstruction); large windows pass on what belongs together. Two
+    finer levels draw the edge. A prior of zeros changes nothing;
+    exported files then skip the module (`export.branches`).
 
     Args:
-        encoder_channels: Channels of the encoder's maps; the last two have strides 16 and 32.
+        encoder_channels: Channels of the encoder's maps; the last four have strides 4 to 32.
         channels: Channels of the features at stride 4.
 
     Reference:
@@ -31,18 +33,24 @@ class Selection(nn.Module):
 
     def __init__(self, encoder_channels: list[int], channels: int) -> None:
         super().__init__()
-        self.keys = nn.ModuleList(nn.Conv2d(inputs, KEYS, 1) for inputs in encoder_channels[-2:])
-        self.enter = ConvNorm(2 * KEYS + 7, WIDTH)
-        self.context = nn.Sequential(*(Context(WIDTH) for _ in range(3)))
-        self.leave = ConvNorm(WIDTH, FINE_WIDTH, active=False)
-        self.lateral = ConvNorm(channels, FINE_WIDTH, active=False)
-        self.last = nn.Conv2d(FINE_WIDTH, 1, 3, padding=1)
-        self.gate = nn.Conv2d(WIDTH, 1, 1)
-        self.apart = nn.Parameter(torch.tensor(0.0))
-        for parameter in (*self.last.parameters(), self.gate.weight):
+        finest, fine, middle, coarse = encoder_channels[-4:]
+        wide, narrow, narrowest = WIDTHS
+        self.lateral32 = ConvNorm(coarse, wide, active=False)
+        self.lateral16 = ConvNorm(middle, wide, active=False)
+        self.hints16 = ConvNorm(6, wide, active=False)
+        self.compare = nn.ModuleList(Compare(wide) for _ in range(2))
+        self.context16 = nn.ModuleList(Context(wide) for _ in range(BLOCKS))
+        self.leave16 = ConvNorm(wide, narrow, active=False)
+        self.lateral8 = ConvNorm(fine, narrow, active=False)
+        self.hints8 = ConvNorm(2, narrow, active=False)
+        self.smooth8 = ConvNorm(narrow, narrow, 3)
+        self.context8 = Context(narrow)
+        self.leave8 = ConvNorm(narrow, narrowest, active=False)
+        self.lateral4 = ConvNorm(channels + finest + 2, narrowest, active=False)
+        self.smooth4 = ConvNorm(narrowest, narrowest, 3)
+        self.last = nn.Conv2d(narrowest, 1, 3, padding=1)
+        for parameter in self.last.parameters():
             nn.init.zeros_(parameter)
-        assert self.gate.bias is not None
-        nn.init.constant_(self.gate.bias, GATE_BIAS)
 
     def forward(self, logits: Tensor, features: Tensor, maps: list[Tensor], prior: Tensor) -> Tensor:
         """Change the logits.
@@ -50,31 +58,51 @@ class Selection(nn.Module):
         Args:
             logits: (B, 1, h/4, w/4) of all subjects.
             features: (B, C, h/4, w/4) that they were computed from.
-            maps: The encoder's, up to (B, c, h/16, w/16) and (B, c, h/32, w/32).
+            maps: The encoder's; the last four are (B, c, h/4, w/4) to (B, c, h/32, w/32).
             prior: (B, 1, h, w) in [0, 1].
 
         Returns:
             (B, 1, h/4, w/4) float32.
         """
-        near, peak = F.avg_pool2d(prior, 16), F.max_pool2d(prior, 16)  # (B, 1, h/16, w/16)
+        at4, at8, at16, at32 = maps[-4:]
+        alpha = logits.sigmoid()
+        near8, found8 = F.avg_pool2d(prior, 8), F.avg_pool2d(alpha, 2)  # (B, 1, h/8, w/8)
+        near, found = F.avg_pool2d(near8, 2), F.avg_pool2d(found8, 2)  # (B, 1, h/16, w/16)
+        peak = F.max_pool2d(prior, 16)
         around = [F.avg_pool2d(near, window, 1, window // 2) for window in (9, 17)]  # 144 and 272 px
-        found = F.avg_pool2d(logits.sigmoid(), 4)
-        keys = self.keys[0](maps[-2]) + _enlarged(self.keys[1](maps[-1]), 2)  # (B, K, h/16, w/16)
-        weights = near.flatten(2).transpose(1, 2)  # (B, h/16 * w/16, 1)
-        mean = keys.flatten(2) @ weights / (weights.sum(1, keepdim=True) + 1e-3)  # (B, K, 1)
-        products = keys * mean.unsqueeze(3)
-        likeness = products.mean(1, keepdim=True)
-        reached = connected(peak, found)
-        x = self.enter(torch.cat([keys, products, likeness, near, peak, *around, found, reached], 1))
-        x = self.context(x)
-        # If the prior is on a subject, remove those not connected to it. Gates separate subjects that touch.
-        kept = connected(peak, found * self.gate(x).sigmoid())
-        apart = (found - kept) * kept.amax((2, 3), keepdim=True)
-        x = _enlarged(self.leave(x), 4)  # (B, FINE_WIDTH, h/4, w/4)
-        change = self.last(torch.relu(x + self.lateral(features))).float()
-        is_given = (2 * peak.amax((2, 3), keepdim=True)).clamp(max=1)  # (B, 1, 1, 1)
-        change = change - self.apart * _enlarged(apart, 4)
+        hints = torch.cat([near, peak, *around, found, connected(peak, found)], 1)
+        x = self.lateral16(at16) + _enlarged(self.lateral32(at32)) + self.hints16(hints)
+        x = torch.relu(x)  # (B, 128, h/16, w/16)
+        for number, block in enumerate(self.context16):
+            if number % (BLOCKS // 2) == 0:
+                x = self.compare[number // (BLOCKS // 2)](x, near)
+            x = block(x)
+        hints = torch.cat([near8, found8], 1)
+        x = _enlarged(self.leave16(x)) + self.lateral8(at8) + self.hints8(hints)
+        x = self.context8(self.smooth8(torch.relu(x)))  # (B, 56, h/8, w/8)
+        scaled = (logits / CLEAR_LOGIT).clamp(-1, 1)
+        fine = torch.cat([features, at4, alpha, scaled], 1)  # (B, C + c + 2, h/4, w/4)
+        x = self.smooth4(torch.relu(_enlarged(self.leave8(x)) + self.lateral4(fine)))
+        change = self.last(x).float()
+        is_given = (2 * peak.amax((2, 3), keepdim=True)).clamp(max=1)  # (B, 1, 1, 1), others in the batch
         return logits + change * is_given
+
+
+class Compare(nn.Module):
+    """Tell every pixel how similar it is to the mean of the pixels under the prior."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.keys = nn.Conv2d(channels, channels, 1)
+        self.mix = ConvNorm(2 * channels + 1, channels, active=False)
+
+    def forward(self, x: Tensor, near: Tensor) -> Tensor:
+        """(B, C, h, w) and the prior, (B, 1, h, w) → (B, C, h, w)."""
+        weights = near.flatten(2).transpose(1, 2)  # (B, h * w, 1)
+        keys = self.keys(x)
+        mean = keys.flatten(2) @ (weights / (weights.sum(1, keepdim=True) + 1e-3))  # (B, C, 1)
+        products = keys * mean.unsqueeze(3)
+        return x + self.mix(torch.cat([x, products, products.mean(1, keepdim=True)], 1))
 
 
 def connected(seed: Tensor, mask: Tensor) -> Tensor:
@@ -93,5 +121,5 @@ def connected(seed: Tensor, mask: Tensor) -> Tensor:
     return reached
 
 
-def _enlarged(x: Tensor, factor: int) -> Tensor:
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+def _enlarged(x: Tensor) -> Tensor:
+    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)

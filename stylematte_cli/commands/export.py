@@ -31,6 +31,7 @@ class ExportOptions:
     fixed_size: tuple[int, int] | None
     name: str
     licence: str
+    prior: bool
 
 
 def export(
@@ -70,6 +71,13 @@ def export(
         str | None,
         typer.Option("--fixed-size", metavar="HxW", help="Fix the network's input to this height and width."),
     ] = None,
+    prior: Annotated[
+        bool,
+        typer.Option(
+            "--prior/--no-prior",
+            help="Keep the input prior. Omit it for runtimes that do not run If correctly.",
+        ),
+    ] = True,
     batch_size: Annotated[
         int, typer.Option("--batch-size", min=1, max=64, metavar="N", help="Largest batch size of an engine.")
     ] = 4,
@@ -97,7 +105,8 @@ def export(
     differs is not kept.
     """
     options.start_log(quiet=quiet or as_json)
-    wanted = ExportOptions(_precision(fp16, bf16, int8, photos), size, _read_size(fixed_size), name, licence)
+    precision = _precision(fp16, bf16, int8, photos)
+    wanted = ExportOptions(precision, size, _read_size(fixed_size), name, licence, prior)
     if name:
         check_name(name)
     if licence:
@@ -115,8 +124,10 @@ def export(
     lines: list[str] = []
     facts: dict[str, Any] = {}
     if not is_engine and export_model.is_model(weights):
-        if size is not None or fixed_size is not None or licence:
-            raise UsageError("--size, --fixed-size and --licence are for trained weights", "Omit them")
+        if size is not None or fixed_size is not None or licence or not prior:
+            raise UsageError(
+                "--size, --fixed-size, --licence and --no-prior are for trained weights", "Omit them"
+            )
         how = wanted.precision, photos, name, overwrite, lines
         target, facts = export_model.convert_model(weights, out, *how)
     elif is_engine and is_onnx:
@@ -171,7 +182,8 @@ def _make_onnx(
     provenance = provenance or card.get("provenance", {})
     log.info("exporting %s (%s, %s) …", source, network.preset.name, wanted.precision)
     origin = Origin(sha256_of(source), __version__, licence, provenance)
-    built = build_onnx(network, origin, wanted.precision, photos, wanted.size, wanted.fixed_size)
+    sizes = wanted.size, wanted.fixed_size
+    built = build_onnx(network, origin, wanted.precision, photos, *sizes, prior=wanted.prior)
     _save_refiner(source, out / f"{base}{REFINER}.onnx", built.model, licence, lines)
     save_onnx(built.model, target)
     facts = {
@@ -222,7 +234,8 @@ def _check_matches(target: Path, source: Path, wanted: ExportOptions) -> None:
     from stylematte.files import sha256_of
 
     require("onnx", "safetensors", extra="train")
-    metadata = {entry.key: entry.value for entry in export_engine.read_model(target).metadata_props}
+    model = export_engine.read_model(target)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
     fixed = "any" if wanted.fixed_size is None else "{}x{}".format(*wanted.fixed_size)
     has_to_be = {
         "weights_sha256": sha256_of(source),
@@ -233,6 +246,9 @@ def _check_matches(target: Path, source: Path, wanted: ExportOptions) -> None:
     if wanted.licence:
         has_to_be["licence"] = wanted.licence
     there_is = {key: metadata.get(f"stylematte.{key}") or "any" for key in has_to_be}
+    if not wanted.prior:
+        has_to_be["prior"] = "no input"
+        there_is["prior"] = "an input" if any(p.name == "prior" for p in model.graph.input) else "no input"
     called = {"weights_sha256": "weights", "working_size": "size", "working_sizes": "fixed size"}
     different = [
         f"{called.get(key, key)} {there_is[key][:12]}, not {value[:12]}"

@@ -2,9 +2,11 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import onnx
 import pytest
 
+from export.int8 import FEWEST_PHOTOS
 from export.onnx import Origin, export_onnx
 from models.stylematte import StyleMatte
 from tests.models.networks import lively
@@ -34,3 +36,9 @@ def shipped() -> Exported:
     """The same with what ships: the fine guided filter, and a prior that is listened to."""
     network = lively("test_nano")
     return Exported(network, export_onnx(network, ORIGIN))
+
+
+@pytest.fixture
+def images(rng):
+    """Return as many images of 64×64 pixels as int8 calibration needs, (3, 64, 64) float32 noise."""
+    return list(rng.random((FEWEST_PHOTOS, 3, 64, 64), np.float32))

@@ -2,19 +2,12 @@
 
 import numpy as np
 import onnx
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from export.int8 import FEWEST_PHOTOS, coarse_layers, to_int8
+from export.int8 import coarse_layers, to_int8
 from export.parity import run_onnx
 
-SIDE = 64
 UNIFORM_DB = 20 * np.log10(255)  # variance 1/12 over (1/255)² / 12
-
-
-@pytest.fixture
-def images(rng):
-    return list(rng.random((FEWEST_PHOTOS, 3, SIDE, SIDE), np.float32))
 
 
 def with_outliers(images):

@@ -57,11 +57,11 @@ def test_weights_that_know_no_prior_make_the_network_they_were(tmp_path, preset)
             torch.testing.assert_close(loaded(image, guide, prior).fine_logits, wanted, atol=1e-4, rtol=1e-5)
 
 
-def test_a_kernel_for_the_prior_in_the_stem_is_left_out(tmp_path):
-    """As in the weights of 0.1, whose networks ignored priors."""
+@pytest.mark.parametrize("extra", ["encoder.stem.conv.prior", "selection.gate.weight"])
+def test_what_earlier_networks_had_for_priors_is_left_out(tmp_path, extra):
     old = lively(dataclasses.replace(PRESETS["test_nano"], prior=False))
     tensors = {name: tensor.contiguous() for name, tensor in old.state_dict().items()}
-    tensors["encoder.stem.conv.prior"] = torch.rand(8, 1, 3, 3)
+    tensors[extra] = torch.rand(8, 1, 3, 3)
     save_file(tensors, tmp_path / "old.safetensors", metadata={"preset": "test_nano"})
     loaded, _ = load_weights(tmp_path / "old.safetensors")
     image = torch.rand(1, 3, 64, 96)

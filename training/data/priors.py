@@ -15,7 +15,7 @@ Plane = NDArray[np.uint8]
 BOX_VALUE = 128
 POINT_RADIUS = 0.025  # standard deviation of a point's blob, as a fraction of the square root of the area
 _KINDS = ("moved", "half", "box", "point", "wrong")
-_SHARES = (0.25, 0.25, 0.12, 0.25, 0.13)
+_SHARES = (0.2, 0.32, 0.1, 0.28, 0.1)
 
 
 def draw_prior(rng: Rng, target: Plane, everything: Plane) -> tuple[Plane, bool]:

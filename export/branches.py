@@ -1,0 +1,92 @@
+"""Branches of `If`: a file runs the module that follows priors only if there is one."""
+
+from collections.abc import Iterable, Iterator
+
+import onnx
+from onnx import TensorProto, helper
+
+
+def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield a graph's nodes in order, each followed by those of its branches."""
+    for node in graph.node:
+        yield node
+        for branch in branches(node):
+            yield from every_node(branch)
+
+
+def branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Return a node's branches; an empty list for all operators but `If`."""
+    return [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
+
+
+def reads(node: onnx.NodeProto) -> set[str]:
+    """Return the tensors that a node needs: its inputs, and what its branches take from outside."""
+    names = set(node.input)
+    for branch in branches(node):
+        made = {tensor.name for tensor in branch.initializer}
+        for inner in branch.node:
+            names |= reads(inner) - made
+            made.update(inner.output)
+        names |= {port.name for port in branch.output} - made
+    return names
+
+
+def rename_reads(node: onnx.NodeProto, renamed: dict[str, str]) -> None:
+    """Rename tensors that a node reads, in place, inside its branches as well."""
+    node.input[:] = [renamed.get(name, name) for name in node.input]
+    for branch in branches(node):
+        for inner in branch.node:
+            rename_reads(inner, renamed)
+        for port in branch.output:
+            port.name = renamed.get(port.name, port.name)
+
+
+def ancestors(graph: onnx.GraphProto, tensors: Iterable[str]) -> Iterator[onnx.NodeProto]:
+    """Yield every node that the tensors depend on, last first."""
+    needed = set(tensors)
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(reads(node))
+            yield node
+
+
+def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
+    """Move a module into a branch, in place: it runs only if a value of an input is above zero.
+
+    Args:
+        graph: Graph whose nodes are named after modules.
+        port: The input, zeros if nothing is given.
+        module: Name of the module. Its last operator adds a change, zero if nothing is given, to a tensor.
+    """
+    last = [node for node in graph.node if node.name.startswith(f"{module}/")][-1]
+    assert last.op_type == "Add", "the module ends with another operator"
+    unchanged, changed = last.input[0], last.output[0]
+    needed, outside, inside = {unchanged, *(output.name for output in graph.output)}, [], []
+    for node in reversed(graph.node):
+        if node is last or not needed.intersection(node.output):
+            inside.insert(0, node)
+        else:
+            needed.update(reads(node))
+            outside.insert(0, node)
+    last.output[0] = f"{module}/changed"
+    keep = helper.make_node("Identity", [unchanged], [f"{module}/unchanged"], name=f"{module}/unchanged")
+    choices = [
+        helper.make_graph(nodes, f"{module}_{name}", [], [_float_port(nodes[-1].output[0])])
+        for name, nodes in (("given", inside), ("not_given", [keep]))
+    ]
+    node = helper.make_node
+    conditional = [
+        node("ReduceMax", [port], [f"{port}/largest"], f"{port}/largest", keepdims=0),
+        node("Greater", [f"{port}/largest", f"{port}/none"], [f"{port}/is_given"], f"{port}/is_given"),
+        node("If", [f"{port}/is_given"], [changed], module, then_branch=choices[0], else_branch=choices[1]),
+    ]
+    graph.initializer.append(helper.make_tensor(f"{port}/none", TensorProto.FLOAT, [], [0.0]))
+    at = 1 + max(k for k, node in enumerate(outside) if set(node.output) & set(reads(conditional[-1])))
+    outside[at:at] = conditional
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in outside]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def _float_port(name: str) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, TensorProto.FLOAT, [None] * 4)  # OpenCV needs the rank
