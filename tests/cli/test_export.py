@@ -282,3 +282,14 @@ def test_a_working_size_and_a_fixed_size(weights, photos, tmp_path, capsys):
     capsys.readouterr()
     line = refused(capsys, weights, tmp_path, "--overwrite", "--fixed-size", "64x97", code=3)
     assert "needs sizes that are multiples of 32" in line
+
+
+def test_a_file_without_the_input_prior(photos, tmp_path, capsys):
+    weights = tmp_path / "hinted.safetensors"
+    save_weights(lively("test_nano"), weights)
+    assert run(weights, tmp_path, "--photos", photos, "--no-prior") == 0
+    model = onnx.load(tmp_path / "hinted.onnx")
+    assert [port.name for port in model.graph.input] == ["image", "guide"]
+    capsys.readouterr()
+    line = refused(capsys, tmp_path / "hinted.onnx", tmp_path / "other", "--fp16", "--no-prior", code=2)
+    assert "--no-prior are for trained weights" in line
