@@ -114,7 +114,9 @@ def with_selection(model: StyleMatte, tensors: dict[str, Tensor]) -> dict[str, T
     Weights of 0.1 may instead have an earlier selection, or a kernel in the stem for the prior, which had no
     effect.
     """
-    has_one = any(name.startswith("selection.") for name in tensors) and "selection.gate.weight" not in tensors
+    has_one = (
+        any(name.startswith("selection.") for name in tensors) and "selection.gate.weight" not in tensors
+    )
     if model.selection is None or has_one:
         return tensors
     others = ("selection.", "encoder.stem.conv.prior")
