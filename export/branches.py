@@ -50,6 +50,21 @@ def ancestors(graph: onnx.GraphProto, tensors: Iterable[str]) -> Iterator[onnx.N
             yield node
 
 
+def sort_nodes(graph: onnx.GraphProto) -> None:
+    """Sort nodes in place so that each follows those it reads, also those that only its branches read."""
+    made = {name for node in graph.node for name in node.output}
+    waiting, done, order = list(graph.node), set[str](), list[onnx.NodeProto]()
+    while waiting:
+        ready = [node for node in waiting if not (reads(node) & made) - done]
+        assert ready, "the graph has a cycle"
+        order += ready
+        done.update(name for node in ready for name in node.output)
+        waiting = [node for node in waiting if not done.issuperset(node.output)]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
 def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
     """Move a module into a branch, in place: it runs only if a value of an input is above zero.
 
@@ -61,7 +76,9 @@ def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
     last = [node for node in graph.node if node.name.startswith(f"{module}/")][-1]
     assert last.op_type == "Add", "the module ends with another operator"
     unchanged, changed = last.input[0], last.output[0]
-    needed, outside, inside = {unchanged, *(output.name for output in graph.output)}, [], []
+    needed = {unchanged, *(output.name for output in graph.output)}
+    outside: list[onnx.NodeProto] = []
+    inside: list[onnx.NodeProto] = []
     for node in reversed(graph.node):
         if node is last or not needed.intersection(node.output):
             inside.insert(0, node)

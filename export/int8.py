@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from export.branches import ancestors
+from export.branches import ancestors, sort_nodes
 from export.contract import Float, feed
 from export.precision import SENSITIVE, set_metadata
 from stylematte.errors import EngineError, InputError
@@ -72,6 +72,7 @@ def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:
         except Exception as error:  # the quantiser documents no exception types
             raise EngineError(f"ONNX Runtime cannot quantise this network: {error}") from error
         result = onnx.load(target)
+    sort_nodes(result.graph)  # the quantiser's order does not consider branches
     del result.graph.value_info[:]
     del result.metadata_props[:]  # the quantiser adds its own entry
     result.metadata_props.extend(model.metadata_props)

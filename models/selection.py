@@ -10,7 +10,7 @@ from models.fpn import Context
 WIDTHS = (128, 56, 24)  # at strides 16, 8 and 4
 BLOCKS = 6
 STEPS = 24  # of 16 px
-CLEAR_LOGIT = 8.0  # logits are scaled by this, and clipped, as features
+CLEAR_LOGIT = 8.0  # of a pixel that is surely foreground
 
 
 class Selection(nn.Module):
@@ -70,7 +70,8 @@ class Selection(nn.Module):
         near, found = F.avg_pool2d(near8, 2), F.avg_pool2d(found8, 2)  # (B, 1, h/16, w/16)
         peak = F.max_pool2d(prior, 16)
         around = [F.avg_pool2d(near, window, 1, window // 2) for window in (9, 17)]  # 144 and 272 px
-        hints = torch.cat([near, peak, *around, found, connected(peak, found)], 1)
+        reached = connected(peak, found)
+        hints = torch.cat([near, peak, *around, found, reached], 1)
         x = self.lateral16(at16) + _enlarged(self.lateral32(at32)) + self.hints16(hints)
         x = torch.relu(x)  # (B, 128, h/16, w/16)
         for number, block in enumerate(self.context16):
@@ -83,7 +84,10 @@ class Selection(nn.Module):
         scaled = (logits / CLEAR_LOGIT).clamp(-1, 1)
         fine = torch.cat([features, at4, alpha, scaled], 1)  # (B, C + c + 2, h/4, w/4)
         x = self.smooth4(torch.relu(_enlarged(self.leave8(x)) + self.lateral4(fine)))
-        change = self.last(x).float()
+        # If the prior is on a subject, remove those that are not connected to it; the network separates others.
+        apart = (found - reached) * reached.amax((2, 3), keepdim=True)
+        apart = F.interpolate(apart, scale_factor=4, mode="bilinear", align_corners=False)
+        change = self.last(x).float() - CLEAR_LOGIT * apart
         is_given = (2 * peak.amax((2, 3), keepdim=True)).clamp(max=1)  # (B, 1, 1, 1), others in the batch
         return logits + change * is_given
 

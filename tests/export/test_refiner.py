@@ -59,7 +59,10 @@ def test_nothing_of_the_machine_is_in_the_file(exported: onnx.ModelProto) -> Non
 
 def test_what_ships_has_nothing_of_the_machine_in_it() -> None:
     for path in Path(stylematte.__file__).with_name("assets").glob("*.onnx"):
-        assert b".py" not in path.read_bytes(), path
+        model = onnx.load(path)
+        for tensor in model.graph.initializer:
+            tensor.ClearField("raw_data")  # any bytes
+        assert b".py" not in model.SerializeToString(), path
 
 
 def test_another_network_is_noticed(lively: Refiner, exported: onnx.ModelProto) -> None:
