@@ -84,7 +84,7 @@ class Selection(nn.Module):
         scaled = (logits / CLEAR_LOGIT).clamp(-1, 1)
         fine = torch.cat([features, at4, alpha, scaled], 1)  # (B, C + c + 2, h/4, w/4)
         x = self.smooth4(torch.relu(_enlarged(self.leave8(x)) + self.lateral4(fine)))
-        # If the prior is on a subject, remove those that are not connected to it; the network separates others.
+        # If the prior is on a subject, remove those not connected to it; the network separates the others.
         apart = (found - reached) * reached.amax((2, 3), keepdim=True)
         apart = F.interpolate(apart, scale_factor=4, mode="bilinear", align_corners=False)
         change = self.last(x).float() - CLEAR_LOGIT * apart
