@@ -18,6 +18,7 @@ from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
     from export.precision import Precision
+    from models.presets import Preset
 
 log = logging.getLogger("stylematte")
 
@@ -234,21 +235,23 @@ def _check_matches(target: Path, source: Path, wanted: ExportOptions) -> None:
     from stylematte.files import sha256_of
 
     require("onnx", "safetensors", extra="train")
+    from export.parity import takes_prior
+
     model = export_engine.read_model(target)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
     fixed = "any" if wanted.fixed_size is None else "{}x{}".format(*wanted.fixed_size)
+    preset = _preset_of(source)
     has_to_be = {
         "weights_sha256": sha256_of(source),
         "precision": wanted.precision,
-        "working_size": str(wanted.size or _own_size(source)),
+        "working_size": str(wanted.size or preset.working_size),
         "working_sizes": fixed,
     }
     if wanted.licence:
         has_to_be["licence"] = wanted.licence
     there_is = {key: metadata.get(f"stylematte.{key}") or "any" for key in has_to_be}
-    if not wanted.prior:
-        has_to_be["prior"] = "no input"
-        there_is["prior"] = "an input" if any(p.name == "prior" for p in model.graph.input) else "no input"
+    has_to_be["input prior"] = "yes" if preset.prior and wanted.prior else "no"
+    there_is["input prior"] = "yes" if takes_prior(model) else "no"
     called = {"weights_sha256": "weights", "working_size": "size", "working_sizes": "fixed size"}
     different = [
         f"{called.get(key, key)} {there_is[key][:12]}, not {value[:12]}"
@@ -262,13 +265,13 @@ def _check_matches(target: Path, source: Path, wanted: ExportOptions) -> None:
         )
 
 
-def _own_size(source: Path) -> int:
-    """Return the working size of the weights' network."""
+def _preset_of(source: Path) -> "Preset":
+    """Return the preset of the weights' network."""
     from models.presets import preset_of
     from stylematte.weights import read_metadata
 
     try:
-        return preset_of(read_metadata(source)).working_size
+        return preset_of(read_metadata(source))
     except ValueError as error:
         raise InputError(f"{source}: {error}") from None
 

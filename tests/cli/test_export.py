@@ -293,3 +293,6 @@ def test_a_file_without_the_input_prior(photos, tmp_path, capsys):
     capsys.readouterr()
     line = refused(capsys, tmp_path / "hinted.onnx", tmp_path / "other", "--fp16", "--no-prior", code=2)
     assert "--no-prior are for trained weights" in line
+    engine = ("--format", "tensorrt", "--plan-only")
+    line = refused(capsys, weights, tmp_path, "--photos", photos, *engine, code=3)
+    assert "another model: input prior no, not yes" in line
