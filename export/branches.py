@@ -6,14 +6,6 @@ import onnx
 from onnx import TensorProto, helper
 
 
-def every_node(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
-    """Yield a graph's nodes in order, each followed by those of its branches."""
-    for node in graph.node:
-        yield node
-        for branch in branches(node):
-            yield from every_node(branch)
-
-
 def branches(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Return a node's branches; an empty list for all operators but `If`."""
     return [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
@@ -60,9 +52,7 @@ def sort_nodes(graph: onnx.GraphProto) -> None:
         order += ready
         done.update(name for node in ready for name in node.output)
         waiting = [node for node in waiting if not done.issuperset(node.output)]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in order]
-    del graph.node[:]
-    graph.node.extend(copies)
+    _replace_nodes(graph, order)
 
 
 def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
@@ -76,31 +66,32 @@ def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
     last = [node for node in graph.node if node.name.startswith(f"{module}/")][-1]
     assert last.op_type == "Add", "the module ends with another operator"
     unchanged, changed = last.input[0], last.output[0]
-    needed = {unchanged, *(output.name for output in graph.output)}
-    outside: list[onnx.NodeProto] = []
-    inside: list[onnx.NodeProto] = []
-    for node in reversed(graph.node):
-        if node is last or not needed.intersection(node.output):
-            inside.insert(0, node)
-        else:
-            needed.update(reads(node))
-            outside.insert(0, node)
-    last.output[0] = f"{module}/changed"
+    last.output[0] = f"{module}/changed"  # so that nothing outside depends on the module
+    outputs = [output.name for output in graph.output]
+    outside = {node.name for node in ancestors(graph, [unchanged, *outputs])}
+    inside = [node for node in graph.node if node.name not in outside]
     keep = helper.make_node("Identity", [unchanged], [f"{module}/unchanged"], name=f"{module}/unchanged")
     choices = [
         helper.make_graph(nodes, f"{module}_{name}", [], [_float_port(nodes[-1].output[0])])
         for name, nodes in (("given", inside), ("not_given", [keep]))
     ]
+    graph.initializer.append(helper.make_tensor(f"{port}/none", TensorProto.FLOAT, [], [0.0]))
     node = helper.make_node
     conditional = [
         node("ReduceMax", [port], [f"{port}/largest"], f"{port}/largest", keepdims=0),
         node("Greater", [f"{port}/largest", f"{port}/none"], [f"{port}/is_given"], f"{port}/is_given"),
         node("If", [f"{port}/is_given"], [changed], module, then_branch=choices[0], else_branch=choices[1]),
     ]
-    graph.initializer.append(helper.make_tensor(f"{port}/none", TensorProto.FLOAT, [], [0.0]))
-    at = 1 + max(k for k, node in enumerate(outside) if set(node.output) & set(reads(conditional[-1])))
-    outside[at:at] = conditional
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in outside]
+    kept = [node for node in graph.node if node.name in outside]
+    needed = reads(conditional[-1])
+    at = 1 + max(k for k, node in enumerate(kept) if needed.intersection(node.output))
+    _replace_nodes(graph, [*kept[:at], *conditional, *kept[at:]])
+
+
+def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
+    copies = [
+        onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes
+    ]  # some belong to the graph
     del graph.node[:]
     graph.node.extend(copies)
 

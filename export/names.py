@@ -5,8 +5,6 @@ from collections import Counter
 
 import onnx
 
-from export.branches import branches, every_node
-
 WRAPPER = "model."  # the exporter traces the network as the attribute of a wrapper
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
@@ -25,8 +23,7 @@ def name_after_modules(graph: onnx.GraphProto, keep: set[str]) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     renamed = {name: name.removeprefix(WRAPPER) for name in weights}
     taken: Counter[str] = Counter()
-    nodes = list(every_node(graph))
-    for node in nodes:
+    for node in graph.node:
         module = _owner(node, weights) or _deepest_scope(node)
         name = f"{module}/{node.op_type}" if module else node.op_type
         taken[name] += 1
@@ -36,20 +33,12 @@ def name_after_modules(graph: onnx.GraphProto, keep: set[str]) -> None:
                 renamed[output] = node.name if len(node.output) == 1 else f"{node.name}:{index}"
         del node.metadata_props[:]
         node.doc_string = ""
-    for node in nodes:
+    for node in graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
         node.output[:] = [renamed.get(name, name) for name in node.output]
-        for branch in branches(node):
-            for port in branch.output:
-                port.name = renamed.get(port.name, port.name)
-            _clean(branch)
     for tensor in graph.initializer:
         tensor.name = renamed[tensor.name]
         tensor.doc_string = ""
-    _clean(graph)
-
-
-def _clean(graph: onnx.GraphProto) -> None:
     del graph.metadata_props[:], graph.value_info[:], graph.quantization_annotation[:]
     graph.doc_string = ""
 

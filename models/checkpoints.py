@@ -114,14 +114,13 @@ def with_selection(model: StyleMatte, tensors: dict[str, Tensor]) -> dict[str, T
     Weights of 0.1 may instead have an earlier selection, or a kernel in the stem for the prior, which had no
     effect.
     """
-    has_one = (
-        any(name.startswith("selection.") for name in tensors) and "selection.gate.weight" not in tensors
-    )
-    if model.selection is None or has_one:
+    earlier = ["encoder.stem.conv.prior"]
+    if "selection.gate.weight" in tensors:
+        earlier += [name for name in tensors if name.startswith("selection.")]
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in earlier}
+    if model.selection is None or any(name.startswith("selection.") for name in tensors):
         return tensors
-    others = ("selection.", "encoder.stem.conv.prior")
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(others)}
-    return {f"selection.{name}": tensor for name, tensor in model.selection.state_dict().items()} | kept
+    return {f"selection.{name}": tensor for name, tensor in model.selection.state_dict().items()} | tensors
 
 
 def fill(model: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

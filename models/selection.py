@@ -19,7 +19,7 @@ class Selection(nn.Module):
     A prior marks a subject by a point in it, a box, or a part of its alpha. At stride 16, every pixel is
     compared with the mean of the pixels under the prior (masked average pooling), and is told whether it is
     connected with them (morphological reconstruction); large windows pass on what belongs together. Two
-    finer levels draw the edge. A prior of zeros changes nothing;
+    finer levels draw the edge, and what is not connected is removed. A prior of zeros changes nothing;
     exported files then skip the module (`export.branches`).
 
     Args:
@@ -74,10 +74,11 @@ class Selection(nn.Module):
         hints = torch.cat([near, peak, *around, found, reached], 1)
         x = self.lateral16(at16) + _enlarged(self.lateral32(at32)) + self.hints16(hints)
         x = torch.relu(x)  # (B, 128, h/16, w/16)
-        for number, block in enumerate(self.context16):
-            if number % (BLOCKS // 2) == 0:
-                x = self.compare[number // (BLOCKS // 2)](x, near)
-            x = block(x)
+        halves = self.context16[: BLOCKS // 2], self.context16[BLOCKS // 2 :]
+        for compare, blocks in zip(self.compare, halves, strict=True):
+            x = compare(x, near)
+            for block in blocks:
+                x = block(x)
         hints = torch.cat([near8, found8], 1)
         x = _enlarged(self.leave16(x)) + self.lateral8(at8) + self.hints8(hints)
         x = self.context8(self.smooth8(torch.relu(x)))  # (B, 56, h/8, w/8)
@@ -85,8 +86,7 @@ class Selection(nn.Module):
         fine = torch.cat([features, at4, alpha, scaled], 1)  # (B, C + c + 2, h/4, w/4)
         x = self.smooth4(torch.relu(_enlarged(self.leave8(x)) + self.lateral4(fine)))
         # If the prior is on a subject, remove those not connected to it; the network separates the others.
-        apart = (found - reached) * reached.amax((2, 3), keepdim=True)
-        apart = F.interpolate(apart, scale_factor=4, mode="bilinear", align_corners=False)
+        apart = _enlarged((found - reached) * reached.amax((2, 3), keepdim=True), 4)
         change = self.last(x).float() - CLEAR_LOGIT * apart
         is_given = (2 * peak.amax((2, 3), keepdim=True)).clamp(max=1)  # (B, 1, 1, 1), others in the batch
         return logits + change * is_given
@@ -125,5 +125,5 @@ def connected(seed: Tensor, mask: Tensor) -> Tensor:
     return reached
 
 
-def _enlarged(x: Tensor) -> Tensor:
-    return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+def _enlarged(x: Tensor, factor: int = 2) -> Tensor:
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
