@@ -33,6 +33,7 @@ MOST_CACHED_BYTES = 4 << 30  # size of the disk cache; the oldest files are dele
 DIGEST_BYTES = 64  # a cache file begins with the SHA-256 of the rest, in hex
 
 log = logging.getLogger("stylematte")
+_FIRST_ARRAY = threading.Lock()
 
 
 class OpenVinoEngine:
@@ -225,11 +226,15 @@ def _import_openvino() -> Any:
     # OpenVINO reports the use of some of its tools, unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        return import_module("openvino")
+        ov = import_module("openvino")
     except ImportError as error:
         if error.name == "openvino":
             raise MissingError("OpenVINO is not installed", INSTALL_HINT) from None
         raise MissingError(f"OpenVINO does not start: {error}", INSTALL_HINT) from error
+    # OpenVINO 2026.4 deadlocks if two threads convert the process's first arrays at the same time.
+    with _FIRST_ARRAY:
+        _ = ov.Tensor(np.zeros(1, np.float32)).data
+    return ov
 
 
 def _device_of(device: str, core: Any) -> str:

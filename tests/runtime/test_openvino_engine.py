@@ -1,6 +1,7 @@
 """OpenVINO: the same coefficients as ONNX Runtime, compiled once a size, its cache checked, no telemetry."""
 
 import logging
+import subprocess
 import sys
 
 import numpy as np
@@ -77,6 +78,34 @@ def test_lanes_run_at_once(red_model, rng):
         got = list(pool.map(engine.coefficients, images))
     for image, result in zip(images, got, strict=True):
         assert result == pytest.approx(open_engine(red_model, "onnx", "cpu").coefficients(image), abs=1e-3)
+
+
+FIRST_PASSES = """
+import faulthandler, os, sys, threading
+import numpy as np
+from pathlib import Path
+from stylematte.engines import open_engine
+engine = open_engine(Path(sys.argv[1]), "openvino", "cpu", lanes=2)
+engine._requests(64, 64)
+images = np.zeros((1, 3, 64, 64), np.float32)
+sys.setswitchinterval(1e-6)
+faulthandler.dump_traceback_later(60, exit=True)  # a deadlock holds the interpreter's lock
+together = threading.Barrier(2)
+threads = [
+    threading.Thread(target=lambda: (together.wait(), engine.coefficients(images))) for _ in range(2)
+]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+os._exit(0)
+"""
+
+
+@needs_openvino
+def test_the_first_passes_of_two_lanes_do_not_wait_for_each_other(red_model):
+    done = subprocess.run([sys.executable, "-c", FIRST_PASSES, str(red_model)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @needs_openvino
