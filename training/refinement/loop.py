@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from models.checkpoints import load_weights, write_tensors
-from models.refiner import REFINERS, Refiner
+from models.checkpoints import CheckpointError, load_weights, write_tensors
+from models.refiner import REFINERS, Refiner, load_refiner
 from models.stylematte import StyleMatte
 from training.losses import laplacian
 from training.refinement.coarse import degraded, network_alpha
@@ -210,6 +210,7 @@ def train(arguments: argparse.Namespace) -> None:
     random.seed(arguments.seed)
     torch.manual_seed(arguments.seed)
     shape = REFINERS[arguments.shape]
+    precision = arguments.precision or ("bf16" if device.type == "cuda" else "fp32")
     log = (out / "refiner_log.jsonl").open("a", encoding="utf-8")
 
     def say(**values: object) -> None:
@@ -223,7 +224,10 @@ def train(arguments: argparse.Namespace) -> None:
     scenes = Scenes(Path(arguments.data), False, device)
     held_out = HeldOutCrops(Scenes(Path(arguments.data), True, device), network, arguments.held_out)
     say(photos=len(scenes.photos), held_out={k: len(v) for k, v in held_out.crops.items()})
-    model = Refiner(shape).to(device)
+    model = Refiner(shape) if arguments.init is None else load_refiner(arguments.init)[0]
+    if model.shape != shape:
+        raise CheckpointError(f"{arguments.init}: a {model.shape.name}, not a {shape.name}")
+    model = model.to(device)
     average = copy.deepcopy(model).eval()
     optimiser = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-3, betas=(0.9, 0.99))
     pool = Pool(arguments.pool, device)
@@ -252,7 +256,7 @@ def train(arguments: argparse.Namespace) -> None:
             more(scenes.drawn(drawing))
         model.train()
         image, truth, coarse, band = batch_of(pool, arguments.batch, shape.tile_px)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
             logits = model.logits(image, coarse)
         loss = loss_of(logits, truth, band)
         optimiser.zero_grad(set_to_none=True)
@@ -294,7 +298,9 @@ def main() -> None:
     parser.add_argument("--out", required=True)
     parser.add_argument("--seconds", type=float, default=400, help="Training time after the first crops.")
     parser.add_argument("--shape", choices=sorted(REFINERS), default="nano_refiner")
+    parser.add_argument("--init", type=Path, help="Weights of a refiner to train further.")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], help="Default: bf16 on a GPU, else fp32.")
     parser.add_argument("--batch", type=int, default=96)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--pool", type=int, default=12000, help="Crops in each of the two parts.")
