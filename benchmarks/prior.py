@@ -1,7 +1,7 @@
 """Measure what a prior does, on composites of two subjects with known alphas, one of which is requested.
 
     python benchmarks/prior.py --subjects DIR [DIR ...] --backgrounds DIR [--weights nano] [--n 80] \
-        [--json FILE] [--sheet FILE.png]
+        [--detail off] [--json FILE] [--sheet FILE.png]
 
 A folder of subjects contains image/ and alpha/ with the same stems; only photos that the recipe `nano` holds
 out are used. Backgrounds are photos without a subject. In half of the composites the subjects touch or
@@ -59,11 +59,12 @@ def main() -> None:
     parser.add_argument("--subjects", type=Path, nargs="+", required=True)
     parser.add_argument("--backgrounds", type=Path, required=True)
     parser.add_argument("--weights", default="nano")
+    parser.add_argument("--detail", default="auto", help="off: without the closer look")
     parser.add_argument("--n", type=int, default=80)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--sheet", type=Path, help="picture of the first scenes and their alphas")
     arguments = parser.parse_args()
-    matter = load(arguments.weights, detail="off")
+    matter = load(arguments.weights, detail=arguments.detail)
     rng = np.random.default_rng(0)
     subjects = [s for folder in arguments.subjects for s in read_subjects(folder)]
     backgrounds = sorted(arguments.backgrounds.iterdir())

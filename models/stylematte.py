@@ -81,15 +81,19 @@ class StyleMatte(nn.Module):
         if prior is not None and self.selection is None:
             raise ValueError(f"preset {self.preset.name} does not take a prior")
         normalised = self.normalise(image)
-        maps = self.encoder(normalised)
-        levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
-        features = self.fpn(levels)  # (B, C, h/4, w/4)
-        logits = self.head(features).float()  # (B, 1, h/4, w/4)
+        maps, features, logits = self.without_prior(normalised)
         if prior is not None and self.selection is not None:
             logits = self.selection(logits, features, maps, prior)
         grey = normalised.mean(1, keepdim=True)  # (B, 1, h, w)
         guide = F.interpolate(grey, scale_factor=0.25, mode="bicubic", align_corners=True)
         return Coarse(guide, logits, features, maps[0], grey)  # guide (B, 1, h/4, w/4)
+
+    def without_prior(self, normalised: Tensor) -> tuple[list[Tensor], Tensor, Tensor]:
+        """Return the encoder's maps, and the features and logits of all subjects at stride 4."""
+        maps = self.encoder(normalised)
+        levels = self.pixel_decoder(maps[-4:])  # (B, c, h/4, w/4) to (B, c, h/32, w/32)
+        features = self.fpn(levels)  # (B, C, h/4, w/4)
+        return maps, features, self.head(features).float()
 
     def coefficients(self, coarse: Coarse) -> Tensor:
         """Return A and b of the local linear model, (B, 2, h/s, w/s) float32; s is the upsampler's stride."""

@@ -62,7 +62,8 @@ def load(
             model's own.
         threads: CPU threads of the network. None: all cores that this process may use.
         detail: How much of the uncertain band is refined at the image's own size: `auto`, `off`, `max`, or a
-            number of megapixels. Only for models with a refiner.
+            number of megapixels. Unless it is `off`, subjects that do not fill the image also get a closer
+            look. Only for models with a refiner.
         lanes: Number of threads that use the `Matter` in parallel; above 1, each pass has one thread.
         precision: Precision in which OpenVINO computes: `auto`, `float32` or `bfloat16`.
 

@@ -137,13 +137,17 @@ def matte_photos(
 
 
 def without_auto_detail(matter: Matter, detail: str) -> Matter:
-    """Return the `Matter` for clips, without `auto` refinement, which is slow for each frame and flickers.
+    """Return the `Matter` for clips: without closer looks, and without `auto` refinement.
+
+    Both are slow for each frame and flicker.
 
     Args:
         matter: Matter for photos.
         detail: The argument of `stylematte.load`.
     """
-    return Matter(matter.engine, matter.size) if detail == "auto" else matter
+    if matter.detail is None or detail == "auto":
+        return Matter(matter.engine, matter.size)
+    return Matter(matter.engine, matter.size, matter.detail._replace(looks_closer=False))
 
 
 def matte_clips(

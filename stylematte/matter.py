@@ -15,6 +15,16 @@ from numpy.typing import DTypeLike, NDArray
 from stylematte.engines.base import Contract, DeviceCoefficients, Engine
 from stylematte.errors import MissingError, UsageError
 from stylematte.imaging import compose
+from stylematte.imaging.closer import (
+    Closer,
+    apply_closer,
+    as_fractions,
+    find_window,
+    in_band,
+    in_pixels,
+    in_window,
+    prior_of,
+)
 from stylematte.imaging.foreground import estimate_foreground
 from stylematte.imaging.geometry import (
     ImageArray,
@@ -49,6 +59,7 @@ class Matte:
         contract: Contract of the model.
         given_alpha: (H, W) alpha that replaces the computed one, for example of a stabilised clip.
         detail: Refines the uncertain band; None keeps the coarse alpha.
+        closer: The network's closer look at the subject.
     """
 
     image: ImageArray
@@ -56,6 +67,7 @@ class Matte:
     contract: Contract
     given_alpha: NDArray[Any] | None = None
     detail: "Detail | None" = None
+    closer: Closer | None = None
 
     @cached_property
     def alpha(self) -> NDArray[np.float32]:
@@ -83,17 +95,16 @@ class Matte:
     ) -> NDArray[Any]:
         """Compute the coarse alpha of the image at any size, or of a window of it."""
         assert isinstance(self.coefficients, np.ndarray)
-        contract = self.contract
-        return apply_coefficients(
-            self.coefficients, image, contract.grey_weights, contract.grey_offset, dtype, window
-        )
+        guide = self.contract.grey_weights, self.contract.grey_offset
+        alpha = apply_coefficients(self.coefficients, image, *guide, dtype, window)
+        return alpha if self.closer is None else apply_closer(alpha, image, self.closer, *guide, window)
 
     @cached_property
     def _patches(self) -> list[Patch]:
         """The refiner's patches, independent of the dtype of alpha."""
         assert self.detail is not None
         assert isinstance(self.coefficients, np.ndarray)
-        refiner, budget_px = self.detail
+        refiner, budget_px, _ = self.detail
         grid = self.coefficients.shape[1], self.coefficients.shape[2]
         return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
@@ -140,16 +151,23 @@ class Detail(NamedTuple):
     Attributes:
         refiner: Refiner of the model.
         budget_px: Largest number of tile pixels for an image; see `imaging.refinement.parse_detail`.
+        looks_closer: Show the network the subject again, enlarged, if it does not fill the image; only for
+            models that take a prior. See `imaging.closer`.
     """
 
     refiner: "Refiner"
     budget_px: float
+    looks_closer: bool = True
 
     @property
     def settings(self) -> dict[str, Any]:
         """Everything that a result depends on, as JSON values."""
         megapixels = "max" if self.budget_px == math.inf else self.budget_px / 1e6
-        return {"detail": megapixels, "refiner_sha256": self.refiner.sha256}
+        return {
+            "detail": megapixels,
+            "closer_look": self.looks_closer,
+            "refiner_sha256": self.refiner.sha256,
+        }
 
 
 def open_detail(
@@ -192,6 +210,18 @@ def open_detail(
             )
         return None
     return Detail(refiner, budget_px)
+
+
+class Pass(NamedTuple):
+    """The network's result for one image.
+
+    Attributes:
+        coefficients: (2, h', w') float32, or an object that holds them on a GPU.
+        image: (3, h, w) float32 RGB in [0, 1] at working size.
+    """
+
+    coefficients: NDArray[np.float32] | DeviceCoefficients
+    image: NDArray[np.float32]
 
 
 class Matter:
@@ -257,27 +287,72 @@ class Matter:
             UsageError: See `__call__`; or the numbers of priors and images differ.
             EngineError: The runtime failed.
         """
-        contract = self.engine.contract
         known = self._checked_priors(images, priors)
         arrays = [as_rgb(as_array(image)) for image in images]
         if copy:
             arrays = [np.array(array) for array in arrays]
+        passes = self._run(arrays, known)
+        closer_looks = self._look_closer(arrays, passes, known)
+        return [
+            Matte(array, found.coefficients, self.engine.contract, None, self.detail, closer_looks.get(index))
+            for index, (array, found) in enumerate(zip(arrays, passes, strict=True))
+        ]
+
+    def _run(self, arrays: list[ImageArray], priors: dict[int, NDArray[Any]]) -> list["Pass"]:
+        """Run the network on images, with the priors that there are; equal working sizes share a pass."""
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, array in enumerate(arrays):
             height, width = array.shape[:2]
-            groups[contract.working_size_for(height, width, self.size)].append(index)
-        mattes: dict[int, Matte] = {}
+            groups[self.engine.contract.working_size_for(height, width, self.size)].append(index)
+        passes: dict[int, Pass] = {}
         for working_size, indices in groups.items():
             inputs = np.stack([resize_to_working(arrays[index], working_size) for index in indices])
-            believed = _stacked([known.get(index) for index in indices], working_size)
+            believed = _stacked([priors.get(index) for index in indices], working_size)
             found = (
                 self.engine.coefficients(inputs)
                 if believed is None
                 else self.engine.coefficients(inputs, believed)
             )
-            for index, coefficients in zip(indices, found, strict=True):
-                mattes[index] = Matte(arrays[index], coefficients, contract, detail=self.detail)
-        return [mattes[index] for index in range(len(arrays))]
+            for index, coefficients, image in zip(indices, found, inputs, strict=True):
+                passes[index] = Pass(coefficients, image)
+        return [passes[index] for index in range(len(arrays))]
+
+    def _look_closer(
+        self, arrays: list[ImageArray], passes: list["Pass"], priors: dict[int, NDArray[Any]]
+    ) -> dict[int, Closer]:
+        """Look again at the subjects that do not fill their image; return index of an image → closer look."""
+        if self.detail is None or not self.detail.looks_closer or not self.engine.takes_prior:
+            return {}
+        contract = self.engine.contract
+        parts: list[ImageArray] = []
+        hints: dict[int, NDArray[Any]] = {}
+        places: list[tuple[int, tuple[float, float, float, float], NDArray[np.uint8]]] = []
+        for index, (array, first) in enumerate(zip(arrays, passes, strict=True)):
+            if not isinstance(first.coefficients, np.ndarray):  # alpha is computed on the GPU
+                continue
+            image = first.image.transpose(1, 2, 0)
+            alpha = np.asarray(
+                apply_coefficients(first.coefficients, image, contract.grey_weights, contract.grey_offset),
+                np.float32,
+            )
+            window = find_window(alpha)
+            if window is None:
+                continue
+            if index in priors and priors[index].any():  # a prior of zeros is none
+                share = in_window(window, alpha.shape)
+                alpha = prior_of(alpha, priors[index])
+            else:
+                share = in_band(alpha)
+            where = as_fractions(window, alpha.shape)
+            hints[len(parts)] = alpha[window]
+            parts.append(array[in_pixels(where, array.shape[:2])])
+            places.append((index, where, share))
+        again = self._run(parts, hints)
+        return {
+            index: Closer(where, second.coefficients, share)
+            for (index, where, share), second in zip(places, again, strict=True)
+            if isinstance(second.coefficients, np.ndarray)
+        }
 
     def _checked_priors(
         self, images: Sequence[Any], priors: Sequence[NDArray[Any] | None] | None

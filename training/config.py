@@ -119,6 +119,8 @@ class Stage:
         pairs: Fraction of images with two subjects on a background; most of them overlap.
         prior: Fraction of images with a prior, see `training.data.priors`; if above 0, it is at least 0.7 for
             pairs.
+        priors_per_image: Priors for each image, each with its own target; needs only_selection. The frozen
+            network runs once for all of them.
         shares: Folder → share, to override the shares of the recipe's sets in this stage.
         fine: Losses on the full-size logits, name → weight.
         coarse: Losses on the coarse logits, name → weight.
@@ -143,6 +145,7 @@ class Stage:
     composite: Fraction = 0.3
     pairs: Fraction = 0.0
     prior: Fraction = 0.0
+    priors_per_image: Count = 1
     shares: dict[str, float] = field(default_factory=dict)
     fine: dict[str, float] = field(default_factory=dict)
     coarse: dict[str, float] = field(default_factory=dict)
@@ -312,5 +315,9 @@ def _check_stage(stage: Stage, recipe: Recipe, where: str) -> None:
         raise RecipeError(f"{where}: side must be [smallest, largest]")
     if stage.only_selection and not stage.prior:
         raise RecipeError(f"{where}: only_selection needs prior above 0")
+    if stage.only_selection and stage.fine:
+        raise RecipeError(f"{where}: only_selection takes coarse losses alone")
+    if stage.priors_per_image > 1 and not stage.only_selection:
+        raise RecipeError(f"{where}: priors_per_image above 1 needs only_selection = true")
     if (stage.steps > 0) == (stage.epochs > 0) or min(stage.steps, stage.epochs) < 0:
         raise RecipeError(f"{where}: give either steps or epochs, above 0")

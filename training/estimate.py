@@ -107,8 +107,11 @@ def _time_step(model: StyleMatte, recipe: Recipe, stage: Stage, options: RunOpti
         side = sum(stage.side) / 2
         size, guide = shape_near(side, 1.0), shape_near(side * stage.guide_scale, 1.0)
         batch = {"image": torch.rand(batch_size, 3, *size), "guide": torch.rand(batch_size, 3, *guide)}
-        batch |= {"alpha": torch.rand(batch_size, 1, *guide), "weight": torch.ones(batch_size, 1, *guide)}
+        planes = (batch_size, stage.priors_per_image)
+        batch |= {"alpha": torch.rand(*planes, *guide), "weight": torch.ones(batch_size, 1, *guide)}
         batch["contrast"] = torch.zeros(batch_size, 3, *guide)
+        if stage.prior:
+            batch["prior"] = torch.rand(*planes, *size)
         batch = {k: v.to(device, memory_format=torch.channels_last) for k, v in batch.items()}
         _wait_for(kind)
         began = time.perf_counter()

@@ -54,10 +54,27 @@ class Objective(nn.Module):
         Returns:
             Weighted losses by name, see `stage_losses`; their sum is minimised.
         """
-        prior = (batch["prior"],) if "prior" in batch else ()
-        prediction = self.model(batch["image"], batch["guide"], *prior)
+        if self.stage.only_selection:
+            batch, prediction = self._selected(batch)
+        else:
+            prior = (batch["prior"],) if "prior" in batch else ()
+            prediction = self.model(batch["image"], batch["guide"], *prior)
         with torch.autocast(batch["alpha"].device.type, enabled=False):  # sums over many pixels
             return stage_losses(self.stage, prediction, batch)
+
+    def _selected(self, batch: Batch) -> tuple[Batch, Prediction]:
+        """Run the frozen network once, and the selection for each of its k priors; images are repeated."""
+        selection = self.model.selection
+        assert selection is not None  # `training.config.check_priors`
+        prior = batch["prior"]  # (B, k, h, w)
+        count = prior.shape[1]
+        with torch.no_grad():
+            maps, features, logits = self.model.without_prior(self.model.normalise(batch["image"]))
+        logits, features, *maps = (x.repeat_interleave(count, 0) for x in (logits, features, *maps[-4:]))
+        logits = selection(logits, features, maps, prior.flatten(0, 1).unsqueeze(1))  # (B * k, 1, h/4, w/4)
+        alpha = batch["alpha"].flatten(0, 1).unsqueeze(1)
+        weight = batch["weight"].repeat_interleave(count, 0)
+        return {"alpha": alpha, "weight": weight}, Prediction(logits, logits)
 
 
 def stage_losses(stage: Stage, prediction: Prediction, batch: Batch) -> dict[str, Tensor]:

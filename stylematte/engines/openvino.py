@@ -6,6 +6,7 @@ import json
 import logging
 import sys
 import threading
+from collections import Counter
 from contextlib import suppress
 from functools import cached_property
 from importlib import import_module
@@ -28,6 +29,8 @@ INSTALL_HINT = 'Install it: pip install "stylematte[openvino]"'
 PRECISIONS = {"float32": "f32", "bfloat16": "bf16"}
 # Without these instructions, bfloat16 is slower than float32, but OpenVINO may still offer it.
 BF16_FLAGS = frozenset(("avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"))
+ANY_SIZE = -1, -1
+FEW_USES = 64  # of a size; above, a model compiled for it saves more time than it takes to load
 MOST_SIZES = 16  # compiled models kept in memory
 MOST_CACHED_BYTES = 4 << 30  # size of the disk cache; the oldest files are deleted first
 DIGEST_BYTES = 64  # a cache file begins with the SHA-256 of the rest, in hex
@@ -37,9 +40,10 @@ _FIRST_ARRAY = threading.Lock()
 
 
 class OpenVinoEngine:
-    """Runs a model file with OpenVINO; see `Engine`.
+    """Runs a model file with OpenVINO, with batch size 1; see `Engine`.
 
-    Each working size has its own compiled model, with batch size 1: static shapes are faster.
+    On a CPU, one compiled model serves all sizes. A size that is used often gets its own, which is a tenth
+    faster, but takes as long to load as many passes. Other devices only get models of one size.
     """
 
     name = "openvino"
@@ -57,6 +61,9 @@ class OpenVinoEngine:
         self._path, self._core, self._device, self._threads = path, core, device, threads
         self._model = _without_alpha(path, model)
         self._compiled: dict[tuple[int, int], SimpleQueue[Any]] = {}
+        self._uses: Counter[tuple[int, int]] = Counter()
+        sides = ports["image"].get_partial_shape()[2], ports["image"].get_partial_shape()[3]
+        self._takes_any_size = device == "CPU" and all(side.is_dynamic for side in sides)
         self._lock = threading.Lock()
 
     @cached_property
@@ -90,15 +97,19 @@ class OpenVinoEngine:
             requests.put(request)
 
     def _requests(self, height: int, width: int) -> "SimpleQueue[Any]":
-        """Return the inference requests, one per lane, of the model compiled for a size."""
+        """Return the inference requests, one per lane, of the model compiled for a size or for all sizes."""
+        size = height, width
         with self._lock:
-            known = self._compiled.pop((height, width), None)
+            self._uses[size] += 1
+            if self._takes_any_size and self._uses[size] <= FEW_USES:
+                size = ANY_SIZE
+            known = self._compiled.pop(size, None)
             if known is None:
-                compiled = self._compile(height, width)
+                compiled = self._compile(*size)
                 known = SimpleQueue()
                 for _ in range(self.lanes):
                     known.put(compiled.create_infer_request())
-            self._compiled[height, width] = known  # most recently used last
+            self._compiled[size] = known  # most recently used last
             while len(self._compiled) > MOST_SIZES:
                 del self._compiled[next(iter(self._compiled))]
             return known
@@ -116,7 +127,7 @@ class OpenVinoEngine:
             compiled = self._core.compile_model(model, self._device, settings)
         except Exception as error:
             raise EngineError(
-                f"{self._path}: OpenVINO cannot compile it for {height}x{width}: {_one_line(error)}",
+                f"{self._path}: OpenVINO cannot compile it for {_said(height, width)}: {_one_line(error)}",
                 "Use --engine onnx",
             ) from error
         try:
@@ -292,6 +303,10 @@ def _write(file: Path, blob: bytes) -> None:
         kept += path.stat().st_size
         if kept > MOST_CACHED_BYTES and path != file:
             path.unlink(missing_ok=True)
+
+
+def _said(height: int, width: int) -> str:
+    return "all sizes" if (height, width) == ANY_SIZE else f"{height}x{width}"
 
 
 def _one_line(error: BaseException) -> str:

@@ -62,7 +62,8 @@ Detail = Annotated[
     typer.Option(
         "--detail",
         metavar="auto|off|max|MP",
-        help="How many megapixels of hair and fur to refine at full resolution.",
+        help="How many megapixels of hair and fur to refine at full resolution. Unless off, the network also "
+        "looks closer at subjects that do not fill the photo.",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Overwrite existing results.")]

@@ -104,7 +104,9 @@ os._exit(0)
 
 @needs_openvino
 def test_the_first_passes_of_two_lanes_do_not_wait_for_each_other(red_model):
-    done = subprocess.run([sys.executable, "-c", FIRST_PASSES, str(red_model)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_PASSES, str(red_model)], capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
 
 
@@ -118,6 +120,20 @@ def test_a_size_is_compiled_once_and_kept_on_the_disk(red_model, rng, cache, mon
     assert np.array_equal(engine.coefficients(image), wanted)
     assert engine.coefficients(image).shape == wanted.shape
     assert list(cache.glob("*")) == [file]
+
+
+@needs_openvino
+def test_one_compiled_model_serves_all_sizes_until_one_is_used_often(red_model, rng, cache, monkeypatch):
+    monkeypatch.setattr(engines_openvino, "FEW_USES", 2)
+    engine = open_engine(red_model, "openvino", "cpu")
+    small, wide = (rng.random((1, 3, *size), np.float32) for size in ((64, 64), (64, 96)))
+    first = engine.coefficients(small)
+    engine.coefficients(wide)
+    assert list(engine._compiled) == [engines_openvino.ANY_SIZE]
+    for _ in range(2):
+        assert engine.coefficients(small) == pytest.approx(first, abs=1e-4)
+    assert set(engine._compiled) == {engines_openvino.ANY_SIZE, (64, 64)}
+    assert len(list(cache.glob("*.blob"))) == 2
 
 
 @needs_openvino

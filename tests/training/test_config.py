@@ -93,6 +93,17 @@ def test_values_arrive(tmp_path):
         ("steps = 6", "steps = 6\nonly_selection = true", "segmentation: only_selection needs prior above 0"),
         (
             "steps = 6",
+            "steps = 6\nonly_selection = true\nprior = 0.5\nfine = { l1 = 1.0 }",
+            "segmentation: only_selection takes coarse losses alone",
+        ),
+        ("steps = 6", "steps = 6\npriors_per_image = 0", "segmentation: priors_per_image must be 1 or more"),
+        (
+            "steps = 6",
+            "steps = 6\npriors_per_image = 2",
+            "segmentation: priors_per_image above 1 needs only_selection = true",
+        ),
+        (
+            "steps = 6",
             "steps = 6\nonly_selection = true\nprior = 0.5",
             "segmentation: prior must be 0, as network test takes none",
         ),

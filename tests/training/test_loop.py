@@ -24,7 +24,6 @@ from training.data.readers import DataError
 from training.held_out import HeldOutSplit, held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
-from training.objective import Objective
 from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
 from training.processes import join_processes, reseed
 
@@ -289,20 +288,6 @@ def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, m
     others = [answer(4, 0, 5, 0, 0), answer(3, 1, 5, 0, 0), answer(3, 0, 6, 0, 0)]
     others += [answer(3, 0, 5, 1, 0), answer(3, 0, 5, 0, 1)]
     assert not any(torch.equal(answer(3, 0, 5, 0, 0), other) for other in others)
-
-
-def test_a_stage_for_the_selection_alone():
-    model = build_model("test_nano")
-    objective = Objective(model, FIRST)
-    objective.begin(dataclasses.replace(FIRST, prior=0.5, only_selection=True))
-    objective.train()
-    learning = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    assert learning == {f"selection.{name}" for name, _ in model.selection.named_parameters()}
-    norms = {n: m.training for n, m in model.named_modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    assert norms == {name: name.startswith("selection.") for name in norms}
-    assert set(norms.values()) == {True, False}
-    objective.begin(FIRST)
-    assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_norms_that_are_frozen_keep_their_statistics(data_root, mattes, tmp_path):

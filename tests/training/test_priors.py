@@ -36,7 +36,7 @@ def priors_of(kind: str, monkeypatch, wanted=WANTED, everything=EVERYTHING, coun
         prior, asks_for_wanted = draw_prior(rng, wanted, everything)
         assert prior.shape == wanted.shape
         assert prior.dtype == np.uint8
-        assert asks_for_wanted == (kind != "wrong")
+        assert asks_for_wanted == (kind not in ("wrong", "all"))
         found.append(prior)
     return found
 
@@ -44,7 +44,14 @@ def priors_of(kind: str, monkeypatch, wanted=WANTED, everything=EVERYTHING, coun
 def test_every_kind_is_drawn_as_often_as_it_should(rng):
     assert sum(priors._SHARES) == pytest.approx(1)
     right = np.mean([draw_prior(rng, WANTED, EVERYTHING)[1] for _ in range(400)])
-    assert right == pytest.approx(1 - priors._SHARES[priors._KINDS.index("wrong")], abs=0.05)
+    of_one = sum(s for k, s in zip(priors._KINDS, priors._SHARES, strict=True) if k not in ("wrong", "all"))
+    assert right == pytest.approx(of_one, abs=0.06)
+
+
+def test_an_earlier_alpha_of_all_lies_on_both(monkeypatch):
+    for prior in priors_of("all", monkeypatch):
+        assert (prior[INSIDE] > 127).mean() > 0.3
+        assert (prior[OTHER > 127] > 127).mean() > 0.3
 
 
 def test_an_earlier_alpha_lies_on_its_subject_and_not_quite_there(monkeypatch):
@@ -170,15 +177,17 @@ def test_in_a_pair_one_is_what_shows_of_it(rng):
         view = compose_pair(rng, (opaque(RED, disc(50, 60)), opaque(BLUE, disc(50, 60, 30))), background)
         red, green, blue = (view.image[..., channel].astype(int) for channel in range(3))
         assert np.abs(view.alpha - (255 - green)).max() <= 2
-        off = [np.abs(view.selected - shown).max() for shown in (red, blue)]
-        assert min(off) <= 1
-        chosen.append(int(np.argmin(off)))
-        assert (view.selected <= view.alpha).all()
+        for choice in view.choices:
+            off = [np.abs(choice - shown).max() for shown in (red, blue)]
+            assert min(off) <= 1
+            chosen.append(int(np.argmin(off)))
+            assert (choice <= view.alpha).all()
         assert view.parts == ()
         assert (view.weight == 255).all()
         overlaps += bool(((red > 40) & (blue > 40)).any())
     assert overlaps > 10
-    assert 10 < sum(chosen) < 50
+    assert 60 < len(chosen) <= 120
+    assert 0.2 < np.mean(chosen) < 0.8
 
 
 def test_of_a_pair_the_one_that_is_hidden_is_never_asked_for(rng, monkeypatch):
@@ -186,7 +195,8 @@ def test_of_a_pair_the_one_that_is_hidden_is_never_asked_for(rng, monkeypatch):
     pair = opaque(RED, disc(50, 60, 20)), opaque(BLUE, disc(50, 60, 22))
     for _ in range(20):
         view = compose_pair(rng, pair, np.full((*SIZE, 3), GREEN, np.uint8))
-        assert np.abs(view.selected.astype(int) - disc(50, 60, 22)).max() <= 1
+        (choice,) = view.choices
+        assert np.abs(choice.astype(int) - disc(50, 60, 22)).max() <= 1
 
 
 def test_a_pair_carries_the_doubt_of_both(rng):
@@ -228,13 +238,27 @@ def test_the_answer_is_what_the_prior_asks_for(data_root, mattes, monkeypatch):
     asked = {"one": 0, "all": 0}
     for index in range(40):
         alpha, view = dataset[index]["alpha"][0].numpy(), views[-1]
-        if view.selected is None:  # no second subject was found that can stand anywhere
+        if not view.choices:  # no second subject was found that can stand anywhere
             np.testing.assert_array_equal(alpha, view.alpha)
             continue
-        is_one = np.array_equal(alpha, view.selected)
+        is_one = any(np.array_equal(alpha, choice) for choice in view.choices)
         assert is_one or np.array_equal(alpha, view.alpha)
         asked["one" if is_one else "all"] += 1
     assert asked["one"] > asked["all"] > 0
+
+
+def test_several_priors_of_an_image_have_their_own_targets(data_root, mattes):
+    changes = {"pairs": 1.0, "prior": 1.0, "only_selection": True, "fine": {}, "coarse": {"l1": 1.0}}
+    dataset = dataset_of(data_root, mattes, priors_per_image=6, guide_scale=1.5, **changes)
+    several = 0
+    for index in range(10):
+        item = dataset[index]
+        assert item["prior"].shape == (6, *item["image"].shape[1:])
+        assert item["alpha"].shape == (6, *item["guide"].shape[1:])
+        assert item["weight"].shape == (1, *item["guide"].shape[1:])
+        assert len({plane.numpy().tobytes() for plane in item["prior"]}) > 3
+        several += len({plane.numpy().tobytes() for plane in item["alpha"]}) > 1
+    assert several > 5
 
 
 def test_pairs_have_a_prior_more_often(data_root, mattes):
@@ -258,7 +282,7 @@ def test_pairs_know_no_contrast_and_without_a_prior_both_are_the_answer(data_roo
     for index in range(12):
         item = dataset[index]
         np.testing.assert_array_equal(item["alpha"][0], seen[-1].alpha)
-        if seen[-1].selected is not None:
+        if seen[-1].choices:
             pairs += 1
             assert not item["contrast"].any()
     assert pairs > 4

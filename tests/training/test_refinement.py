@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.checkpoints import save_weights
+from models.checkpoints import CheckpointError, save_weights
 from models.refiner import REFINERS, Refiner, load_refiner
 from tests.models.networks import lively
 from training.data.readers import DataError, is_held_out
@@ -154,6 +154,17 @@ def test_a_batch_keeps_image_truth_and_coarse_alpha_together() -> None:
     assert set(band.unique().tolist()) <= {0.0, 1.0}
 
 
+def test_near_is_within_a_square() -> None:
+    alpha = torch.zeros(1, 1, 30, 40)
+    alpha[0, 0, 10, 5] = 0.5
+    alpha[0, 0, 20, 39] = 0.03
+    near = near_uncertain(alpha, 4)[0, 0]
+    wanted = torch.zeros(30, 40)
+    wanted[6:15, 1:10] = 1
+    wanted[16:25, 35:] = 1
+    assert torch.equal(near, wanted)
+
+
 def test_the_loss_is_least_at_the_truth_and_looks_at_the_band_alone() -> None:
     truth = torch.rand(2, 1, 32, 32)
     band = near_uncertain(torch.full_like(truth, 0.5), 1)
@@ -175,7 +186,7 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
     arguments = {
         "data": str(data), "coarse": str(coarse), "out": str(tmp_path / "out"), "seconds": 8.0,
         "shape": "test_refiner", "device": "cpu", "batch": 8, "lr": 5e-3, "pool": 200, "first": 40,
-        "held_out": 2, "drawers": 0, "every": 2.0, "seed": 0,
+        "held_out": 2, "drawers": 0, "every": 2.0, "seed": 0, "init": None, "precision": None,
     }  # fmt: skip
     train(argparse.Namespace(**arguments))
     lines = [json.loads(line) for line in (tmp_path / "out" / "refiner_log.jsonl").read_text().splitlines()]
@@ -184,6 +195,19 @@ def test_a_run_trains_and_writes_weights(data: Path, tmp_path: Path) -> None:
     model, provenance = load_refiner(tmp_path / "out" / "refiner.safetensors")
     assert provenance["steps"] == lines[-1]["step"] > 0
     assert not torch.equal(model.head.weight, Refiner(REFINERS["test_refiner"]).head.weight)
+
+    further = {
+        "init": tmp_path / "out" / "refiner.safetensors",
+        "lr": 1e-9,
+        "seconds": 2.0,
+        "precision": "bf16",
+    }
+    train(argparse.Namespace(**arguments | further | {"out": str(tmp_path / "further")}))
+    torch.testing.assert_close(
+        load_refiner(tmp_path / "further" / "refiner.safetensors")[0].head.weight, model.head.weight
+    )
+    with pytest.raises(CheckpointError, match="a test_refiner, not a nano_refiner"):
+        train(argparse.Namespace(**arguments | further | {"shape": "nano_refiner"}))
 
 
 def test_grey_and_deep_images_become_rgb_of_8_bits(tmp_path: Path) -> None:

@@ -34,14 +34,14 @@ class View(NamedTuple):
     """A training sample: image (H, W, 3), target alpha and weight (H, W), uint8.
 
     `parts` are the foreground and background (H, W, 3) of a composite; they are unknown for a photo. With two
-    subjects, `selected` is the alpha of one of them (H, W).
+    subjects, `choices` are the alphas (H, W) of those that a prior may select.
     """
 
     image: Pixels
     alpha: Pixels
     weight: Pixels
     parts: tuple[Pixels, ...] = ()
-    selected: Pixels | None = None
+    choices: tuple[Pixels, ...] = ()
 
 
 class MattingDataset(Dataset[dict[str, torch.Tensor]]):
@@ -51,7 +51,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
     `weight` (1, H, W). All items of a batch share one size, drawn per batch. A stage with priors adds `prior`
     (1, h, w), zero if an image has none. A stage with a composition loss adds `contrast` (3, H, W) float32 in
     [-1, 1]: foreground minus background of a composite, and 0 for pairs and for photos on their own
-    background, whose foreground and background are unknown. `as_batch` converts the items to float.
+    background, whose foreground and background are unknown. With k priors per image, `prior` and `alpha` have
+    k planes. `as_batch` converts the items to float.
     """
 
     def __init__(self, root: Path, mattes: Path, recipe: Recipe, stage_number: int) -> None:
@@ -86,7 +87,8 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
             guide = augment.random_camera(rng, guide)
         item = {"image": _resized(guide, size), "guide": guide, "alpha": view.alpha, "weight": view.weight}
         if self.stage.prior:
-            item |= self._prior(rng, view, size)
+            pairs = [self._prior(rng, view, size) for _ in range(self.stage.priors_per_image)]
+            item |= {name: np.dstack([pair[name] for pair in pairs]) for name in ("prior", "alpha")}
         tensors = {name: _as_planes(pixels) for name, pixels in item.items()}
         if self.has_contrast:
             known = [_as_planes(part).float() / 255 for part in parts]
@@ -117,10 +119,10 @@ class MattingDataset(Dataset[dict[str, torch.Tensor]]):
 
     def _prior(self, rng: np.random.Generator, view: View, size: tuple[int, int]) -> dict[str, Pixels]:
         """Return a prior, and the target alpha that matches it."""
-        share = self.stage.prior if view.selected is None else max(self.stage.prior, PRIOR_OF_PAIRS)
+        share = max(self.stage.prior, PRIOR_OF_PAIRS) if view.choices else self.stage.prior
         if rng.random() >= share:
-            return {"prior": np.zeros(size, np.uint8)}
-        target = view.alpha if view.selected is None else view.selected
+            return {"prior": np.zeros(size, np.uint8), "alpha": view.alpha}
+        target = view.choices[rng.integers(len(view.choices))] if view.choices else view.alpha
         prior, is_right = draw_prior(rng, _resized(target, size), _resized(view.alpha, size))
         return {"prior": prior, "alpha": target if is_right else view.alpha}
 
@@ -258,11 +260,11 @@ def compose(rng: np.random.Generator, subject: Subject, background: Pixels, coun
 
 
 def compose_pair(rng: np.random.Generator, subjects: tuple[Subject, Subject], background: Pixels) -> View:
-    """Composite two subjects on a background; `selected` of the view is the visible alpha of one of them.
+    """Composite two subjects on a background.
 
     Returns:
-        A view of the background's size. `selected` is the subject in front or behind, but never one of which
-        less than a fifth is visible.
+        A view of the background's size. `choices` are the visible alphas of the subjects; one of which less
+        than a fifth is visible is left out.
     """
     size = background.shape[:2]
     layers = [layer for layer in (_layer(rng, subject, size) for subject in subjects) if layer is not None]
@@ -274,10 +276,10 @@ def compose_pair(rng: np.random.Generator, subjects: tuple[Subject, Subject], ba
         weight = np.minimum(weight, 1 - layer.uncertainty)
         visible = [alpha * (1 - layer.opacity) for alpha in visible] + [layer.opacity]
     alpha = np.sum(visible, axis=0)
-    choice = [x for x, layer in zip(visible, layers, strict=True) if x.sum() > 0.2 * layer.opacity.sum()]
-    selected = choice[rng.integers(len(choice))] if choice else alpha
-    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255, selected * 255)]
-    return View(planes[0], planes[1], planes[2], (), planes[3])
+    choices = [x for x, layer in zip(visible, layers, strict=True) if x.sum() > 0.2 * layer.opacity.sum()]
+    planes = [_rounded(x) for x in (image, alpha * 255, weight * 255)]
+    selectable = tuple(_rounded(x * 255) for x in choices or [alpha])
+    return View(planes[0], planes[1], planes[2], (), selectable)
 
 
 def _rounded(x: NDArray[np.float32]) -> Pixels:

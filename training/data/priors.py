@@ -1,8 +1,8 @@
 """Priors for training: a user's hint about the subject, or the alpha of a clip's previous frame.
 
 A prior is one plane at working size: a mask or an earlier alpha, a box filled with 1/2, or a point as a blob
-with maximum 1. Networks learn to follow a prior on a subject, to correct a shifted or incomplete one, and to
-ignore one that lies on no subject.
+with maximum 1. Networks learn to follow a prior on one subject or on all, to correct a shifted or incomplete
+one, and to ignore one that lies on no subject.
 """
 
 import cv2
@@ -14,8 +14,8 @@ Plane = NDArray[np.uint8]
 
 BOX_VALUE = 128
 POINT_RADIUS = 0.025  # standard deviation of a point's blob, as a fraction of the square root of the area
-_KINDS = ("moved", "half", "box", "point", "wrong")
-_SHARES = (0.2, 0.32, 0.1, 0.28, 0.1)
+_KINDS = ("moved", "half", "box", "point", "wrong", "all")
+_SHARES = (0.14, 0.28, 0.08, 0.26, 0.08, 0.16)
 
 
 def draw_prior(rng: Rng, target: Plane, everything: Plane) -> tuple[Plane, bool]:
@@ -27,12 +27,14 @@ def draw_prior(rng: Rng, target: Plane, everything: Plane) -> tuple[Plane, bool]
         everything: (H, W) uint8 alpha of all subjects, including `target`.
 
     Returns:
-        The prior (H, W) uint8, and whether it selects `target`. A wrong prior does not: the correct answer
-        is then `everything`.
+        The prior (H, W) uint8, and whether it selects `target`. A wrong prior and one of all subjects do not:
+        the correct answer is then `everything`.
     """
     kind = str(rng.choice(_KINDS, p=_SHARES))
     if kind == "wrong" or (target > 127).sum() < 16:
         return _wrong(rng, everything), False
+    if kind == "all":
+        return _moved(rng, everything), False
     if kind == "moved":
         return _moved(rng, target), True
     if kind == "half":
