@@ -137,7 +137,9 @@ def apply_closer(
         if not share.any():
             continue
         there = _moved(block, seen)
-        second = apply_coefficients(closer.coefficients, part, grey_weights, grey_offset, np.float32, there)
+        second = to_float(
+            apply_coefficients(closer.coefficients, part, grey_weights, grey_offset, np.float32, there)
+        )
         target = alpha[_moved(block, origin)]
         first = to_float(target)
         np.copyto(target, to_dtype(first + share * (second - first), alpha.dtype), where=share > 0)
