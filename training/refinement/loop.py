@@ -243,13 +243,18 @@ def train(arguments: argparse.Namespace) -> None:
     while pool.added[0] < arguments.first:
         more(scenes.random())
     say(first=pool.added)
+    warmup_steps = 300 if arguments.init is None else 50
     step, started, losses = 0, time.monotonic(), torch.zeros((), device=device)
     saved = started
     since = 0
     # The time starts after the first crops: otherwise a slow machine might not make a single step.
     while (spent := time.monotonic() - started) < arguments.seconds:
         share = spent / arguments.seconds
-        rate = arguments.lr * min(1.0, (step + 1) / 300) * (0.5 * (1 + math.cos(math.pi * share)) + 0.01)
+        rate = (
+            arguments.lr
+            * min(1.0, (step + 1) / warmup_steps)
+            * (0.5 * (1 + math.cos(math.pi * share)) + 0.01)
+        )
         for group in optimiser.param_groups:
             group["lr"] = rate
         if step % 6 == 0:
