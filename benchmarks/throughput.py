@@ -1,12 +1,13 @@
 """Compare the tool with a plain loop of the same steps on a folder of photos, in one run.
 
-    python benchmarks/throughput.py PHOTOS [--weights nano] [--repeats 5] [--json throughput.json]
+    python benchmarks/throughput.py PHOTOS [--weights nano] [--repeats 5] [--openvino bfloat16] \
+        [--json throughput.json]
 
 The loop is the obvious implementation: cv2.imread, resize, session.run, the same guided filter, cv2.imwrite,
 each with its defaults (the session and OpenCV use all cores). The tool is `stylematte.batch.run`, which
-`stylematte matte` calls. Both open their session once, before timing. Repeats alternate, so that a
-slowdown of the machine affects both. 24 photos of 2 to 3 megapixels are taken from the folder; missing ones
-are scaled and cropped from its other photos, and saved as JPEG.
+`stylematte matte` calls; --openvino adds the same with OpenVINO. All open their model once, before timing.
+Repeats alternate, so that a slowdown of the machine affects all. 24 photos of 2 to 3 megapixels are taken
+from the folder; missing ones are scaled and cropped from its other photos, and saved as JPEG.
 """
 
 import argparse
@@ -45,12 +46,13 @@ def main() -> None:
     parser.add_argument("--weights", default="nano", help="name or file; default nano")
     parser.add_argument("--repeats", type=int, default=5, help="default 5")
     parser.add_argument("--workers", type=int, default=usable_cores(), help="default one a core")
+    parser.add_argument("--openvino", choices=["float32", "bfloat16"], help="also run OpenVINO")
     parser.add_argument("--json", type=Path, default=Path("throughput.json"), help="default throughput.json")
     options = parser.parse_args()
     model = resolve(options.weights)
     with tempfile.TemporaryDirectory() as scratch:
         sources = gather(options.photos, Path(scratch))
-        report = measure(sources, model, Path(scratch), options.workers, options.repeats)
+        report = measure(sources, model, Path(scratch), options)
     options.json.write_text(json.dumps(report, indent=2) + "\n")
     print_table(report)
 
@@ -73,34 +75,40 @@ def gather(folder: Path, scratch: Path) -> list[Path]:
     return fitting
 
 
-def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repeats: int) -> dict[str, Any]:
+def measure(sources: list[Path], model: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
+    workers, repeats = options.workers, options.repeats
     loop_out, tool_out = scratch / "loop", scratch / "tool"
     loop_out.mkdir()
     import onnxruntime  # after `export`, which turns off its telemetry
 
     session = onnxruntime.InferenceSession(str(model), providers=["CPUExecutionProvider"])
-    matter = Matter(open_engine(model, device="cpu", lanes=workers))
+    matters = {"tool": Matter(open_engine(model, device="cpu", lanes=workers))}
+    if options.openvino:
+        engine = open_engine(model, "openvino", "cpu", lanes=workers, precision=options.openvino)
+        matters["openvino"] = Matter(engine)
     items = [Item(source, tool_out / f"{source.stem}.png") for source in sources]
 
-    seconds: dict[str, list[float]] = {"loop": [], "tool": []}
-    shares: dict[str, list[dict[str, float]]] = {"loop": [], "tool": []}
+    seconds: dict[str, list[float]] = {name: [] for name in ("loop", *matters)}
+    shares: dict[str, list[dict[str, float]]] = {name: [] for name in seconds}
     plain_loop(sources[:2], loop_out, session)
-    list(run(items[:2], matter, PhotoRequest(), workers=workers))
+    for matter in reversed(matters.values()):
+        list(run(items, matter, PhotoRequest(), workers=workers))
+    plain_loop(sources, loop_out, session)
+    check_equal(items, loop_out)
     for _ in range(repeats):
         started = time.perf_counter()
         shares["loop"].append(plain_loop(sources, loop_out, session))
         seconds["loop"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        outcomes = list(run(items, matter, PhotoRequest(), workers=workers))
-        seconds["tool"].append(time.perf_counter() - started)
-        errors = [outcome.error for outcome in outcomes if outcome.error]
-        if errors:
-            raise errors[0]
-        shares["tool"].append({stage: sum(o.seconds[stage] for o in outcomes) for stage in STAGES})
-    check_equal(items, loop_out)
+        for name, matter in matters.items():
+            started = time.perf_counter()
+            outcomes = list(run(items, matter, PhotoRequest(), workers=workers))
+            seconds[name].append(time.perf_counter() - started)
+            errors = [outcome.error for outcome in outcomes if outcome.error]
+            if errors:
+                raise errors[0]
+            shares[name].append({stage: sum(o.seconds[stage] for o in outcomes) for stage in STAGES})
 
-    ratios = [loop / tool for loop, tool in zip(seconds["loop"], seconds["tool"], strict=True)]
-    return {
+    report = {
         "photos": len(sources),
         "megapixels_mean": round(statistics.mean(cv2.imread(str(s))[:, :, 0].size for s in sources) / 1e6, 2),
         "repeats": repeats,
@@ -108,11 +116,20 @@ def measure(sources: list[Path], model: Path, scratch: Path, workers: int, repea
         "cores": usable_cores(),
         "machine": platform.processor() or platform.machine(),
         "versions": {"onnxruntime": importlib.metadata.version("onnxruntime"), "opencv": cv2.__version__},
-        "preset": matter.engine.contract.preset,
-        "loop": summary(seconds["loop"], shares["loop"], len(sources)),
-        "tool": summary(seconds["tool"], shares["tool"], len(sources)),
-        "ratio": {"median": statistics.median(ratios), "least": min(ratios), "most": max(ratios)},
+        "preset": matters["tool"].engine.contract.preset,
+        "ratio": ratio(seconds["loop"], seconds["tool"]),
     }
+    report |= {name: summary(seconds[name], shares[name], len(sources)) for name in seconds}
+    if options.openvino:
+        report["openvino"] |= {"precision": matters["openvino"].engine.precision}
+        report["openvino_ratio"] = ratio(seconds["tool"], seconds["openvino"])
+    return report
+
+
+def ratio(slower: list[float], faster: list[float]) -> dict[str, float]:
+    """Return median, least and most of the ratios of times that were measured in turns."""
+    found = [a / b for a, b in zip(slower, faster, strict=True)]
+    return {"median": statistics.median(found), "least": min(found), "most": max(found)}
 
 
 def plain_loop(sources: list[Path], out: Path, session: Any) -> dict[str, float]:
@@ -164,17 +181,20 @@ def print_table(report: dict[str, Any]) -> None:
         f"{report['photos']} photos of {report['megapixels_mean']} MP on average, {report['preset']}, "
         f"{report['cores']} cores, {report['workers']} workers, median of {report['repeats']}"
     )
-    print(f"{'':<6}{'photos/s':>10}{'seconds':>9}{'spread':>16}" + "".join(f"{s:>20}" for s in STAGES))
-    for road in ("loop", "tool"):
+    print(f"{'':<9}{'photos/s':>10}{'seconds':>9}{'spread':>16}" + "".join(f"{s:>20}" for s in STAGES))
+    for road in ("loop", "tool", "openvino"):
+        if road not in report:
+            continue
         row = report[road]
         spread = f"{row['seconds']['least']:.2f} to {row['seconds']['most']:.2f}"
         stages = (f"{row['stage_ms_per_photo'][s]:.1f} ms {row['share'][s]:4.0%}" for s in STAGES)
         print(
-            f"{road:<6}{row['photos_per_second']:>10.2f}{row['seconds']['median']:>9.2f}{spread:>16}"
+            f"{road:<9}{row['photos_per_second']:>10.2f}{row['seconds']['median']:>9.2f}{spread:>16}"
             + "".join(f"{text:>20}" for text in stages)
         )
-    ratio = report["ratio"]
-    print(f"tool / loop: {ratio['median']:.2f} x ({ratio['least']:.2f} to {ratio['most']:.2f})")
+    for name, key in (("tool / loop", "ratio"), ("openvino / tool", "openvino_ratio")):
+        if found := report.get(key):
+            print(f"{name}: {found['median']:.2f} x ({found['least']:.2f} to {found['most']:.2f})")
 
 
 if __name__ == "__main__":
