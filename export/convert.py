@@ -10,7 +10,7 @@ import onnx
 from export.contract import Float
 from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
 from export.parity import LIMITS, PHOTOS, Case, Parity, compare, read_photos, run_onnx
-from export.precision import Precision, rounded_in_float32, set_metadata, to_half
+from export.precision import Precision, from_half, rounded_in_float32, set_metadata, to_half
 from stylematte.engines.base import Contract
 from stylematte.errors import InputError
 from stylematte.imaging.geometry import resize_to_working
@@ -23,7 +23,7 @@ log = logging.getLogger("stylematte")
 def convert(
     model: onnx.ModelProto, precision: Precision, photos: Path | None, where: str
 ) -> tuple[onnx.ModelProto, Parity]:
-    """Convert a float32 contract file, and compare the result with it.
+    """Convert a contract file in float32 or float16, and compare the result with it.
 
     Args:
         model: Contract file; it is not changed.
@@ -41,9 +41,11 @@ def convert(
         ParityError: The alphas differ by more than the limits.
     """
     contract = Contract.from_metadata({entry.key: entry.value for entry in model.metadata_props}, where)
-    if contract.precision != "fp32":
+    if contract.precision == "fp16" and precision in ("bf16", "int8"):
+        model = from_half(model)
+    elif contract.precision != "fp32":
         raise InputError(
-            f"{where}: computes in {contract.precision}, but only float32 files can be converted",
+            f"{where}: computes in {contract.precision}, and cannot be converted to {precision}",
             "Give the float32 file",
         )
     images = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)

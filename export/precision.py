@@ -61,6 +61,43 @@ def to_half(model: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.
     return result
 
 
+def from_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Convert a float16 contract file to float32; the weights keep their values.
+
+    Args:
+        model: Contract file; it is not changed.
+    """
+    result = onnx.ModelProto()
+    result.CopyFrom(model)
+    _widen(result.graph)
+    set_metadata(result, "precision", "fp32")
+    onnx.checker.check_model(result, full_check=True)
+    return result
+
+
+def _widen(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _widen_tensor(tensor)
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.TENSOR:
+                _widen_tensor(attribute.t)
+            elif node.op_type == "Cast" and attribute.name == "to" and attribute.i == TensorProto.FLOAT16:
+                attribute.i = TensorProto.FLOAT
+        for branch in branches(node):
+            _widen(branch)
+    for port in (*graph.input, *graph.output):
+        if port.type.tensor_type.elem_type == TensorProto.FLOAT16:
+            port.type.tensor_type.elem_type = TensorProto.FLOAT
+    del graph.value_info[:]  # they name the old types
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type == TensorProto.FLOAT16:
+        values = numpy_helper.to_array(tensor).astype(np.float32)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     """Emulate a half-precision file on a CPU: float32 nodes whose results are rounded to their half type.
 

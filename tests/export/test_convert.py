@@ -8,6 +8,7 @@ import pytest
 from export.convert import convert
 from export.foreign.importing import Description, import_network
 from export.parity import run_onnx
+from export.precision import from_half
 from stylematte.errors import InputError
 from stylematte_cli.app import main
 from tests.export.drawn_networks import SIDE, network, save
@@ -65,12 +66,38 @@ def test_alpha_stays_near(imported, photos, rng, precision, bound):
         assert np.abs(run_onnx(model)(image, image) - run_onnx(imported)(image, image)).mean() < bound
 
 
-def test_only_float32_is_converted(imported, photos):
+def test_a_file_in_its_own_precision_and_int8_are_not_converted(imported, photos):
     half, _ = convert(imported, "fp16", photos, "drawn")
-    with pytest.raises(InputError, match="computes in fp16"):
-        convert(half, "int8", photos, "drawn")
+    with pytest.raises(InputError, match="computes in fp16, and cannot be converted to fp16"):
+        convert(half, "fp16", photos, "drawn")
+    small, _ = convert(imported, "int8", photos, "drawn")
+    with pytest.raises(InputError, match="computes in int8"):
+        convert(small, "fp16", photos, "drawn")
     with pytest.raises(InputError, match="already"):
         convert(imported, "fp32", photos, "drawn")
+
+
+def test_float16_becomes_float32_with_the_same_values(imported, photos, rng):
+    half, _ = convert(imported, "fp16", photos, "drawn")
+    wide = from_half(half)
+    assert kinds(half) >= {"FLOAT16"}
+    assert "FLOAT16" not in kinds(wide)
+    before, after = (
+        {t.name: onnx.numpy_helper.to_array(t) for t in m.graph.initializer} for m in (half, wide)
+    )
+    assert before.keys() == after.keys()
+    for name, values in before.items():
+        np.testing.assert_array_equal(values.astype(np.float64), after[name].astype(np.float64))
+    image = rng.random((1, 3, SIDE, SIDE), np.float32)
+    np.testing.assert_allclose(run_onnx(wide)(image, image), run_onnx(half)(image, image), atol=0.01)
+
+
+def test_float16_becomes_int8(imported, photos):
+    half, _ = convert(imported, "fp16", photos, "drawn")
+    small, parity = convert(half, "int8", photos, "drawn")
+    assert "INT8" in kinds(small)
+    assert "FLOAT16" not in kinds(small)
+    assert parity.max_difference < 0.2
 
 
 def test_export_takes_a_model(imported, photos, tmp_path, capsys, monkeypatch):
