@@ -77,7 +77,7 @@ def gather(folder: Path, scratch: Path) -> list[Path]:
 
 def measure(sources: list[Path], model: Path, scratch: Path, options: argparse.Namespace) -> dict[str, Any]:
     workers, repeats = options.workers, options.repeats
-    loop_out, tool_out = scratch / "loop", scratch / "tool"
+    loop_out = scratch / "loop"
     loop_out.mkdir()
     import onnxruntime  # after `export`, which turns off its telemetry
 
@@ -86,28 +86,29 @@ def measure(sources: list[Path], model: Path, scratch: Path, options: argparse.N
     if options.openvino:
         engine = open_engine(model, "openvino", "cpu", lanes=workers, precision=options.openvino)
         matters["openvino"] = Matter(engine)
-    items = [Item(source, tool_out / f"{source.stem}.png") for source in sources]
+    items = {
+        name: [Item(source, scratch / name / f"{source.stem}.png") for source in sources] for name in matters
+    }
 
     seconds: dict[str, list[float]] = {name: [] for name in ("loop", *matters)}
     shares: dict[str, list[dict[str, float]]] = {name: [] for name in seconds}
     plain_loop(sources[:2], loop_out, session)
-    for matter in reversed(matters.values()):
-        list(run(items, matter, PhotoRequest(), workers=workers))
-    plain_loop(sources, loop_out, session)
-    check_equal(items, loop_out)
+    for name, matter in matters.items():
+        list(run(items[name], matter, PhotoRequest(), workers=workers))
     for _ in range(repeats):
         started = time.perf_counter()
         shares["loop"].append(plain_loop(sources, loop_out, session))
         seconds["loop"].append(time.perf_counter() - started)
         for name, matter in matters.items():
             started = time.perf_counter()
-            outcomes = list(run(items, matter, PhotoRequest(), workers=workers))
+            outcomes = list(run(items[name], matter, PhotoRequest(), workers=workers))
             seconds[name].append(time.perf_counter() - started)
             errors = [outcome.error for outcome in outcomes if outcome.error]
             if errors:
                 raise errors[0]
             shares[name].append({stage: sum(o.seconds[stage] for o in outcomes) for stage in STAGES})
 
+    check_equal(items["tool"], loop_out)
     report = {
         "photos": len(sources),
         "megapixels_mean": round(statistics.mean(cv2.imread(str(s))[:, :, 0].size for s in sources) / 1e6, 2),

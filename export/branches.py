@@ -89,9 +89,8 @@ def run_only_if_given(graph: onnx.GraphProto, port: str, module: str) -> None:
 
 
 def _replace_nodes(graph: onnx.GraphProto, nodes: list[onnx.NodeProto]) -> None:
-    copies = [
-        onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes
-    ]  # some belong to the graph
+    # Copies, because some of the nodes belong to the graph, which is emptied first.
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:]
     graph.node.extend(copies)
 

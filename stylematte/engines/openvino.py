@@ -178,6 +178,9 @@ def open_openvino(
         UsageError: The device or precision is invalid.
     """
     ov = _import_openvino()
+    # OpenVINO 2026.4 deadlocks if two threads convert the process's first arrays at the same time.
+    with _FIRST_ARRAY:
+        _ = ov.Tensor(np.zeros(1, np.float32)).data
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"precision {precision!r} is not known", "Choose auto, float32 or bfloat16")
     core = ov.Core()
@@ -237,15 +240,11 @@ def _import_openvino() -> Any:
     # OpenVINO reports the use of some of its tools, unless this package is missing.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
-        ov = import_module("openvino")
+        return import_module("openvino")
     except ImportError as error:
         if error.name == "openvino":
             raise MissingError("OpenVINO is not installed", INSTALL_HINT) from None
         raise MissingError(f"OpenVINO does not start: {error}", INSTALL_HINT) from error
-    # OpenVINO 2026.4 deadlocks if two threads convert the process's first arrays at the same time.
-    with _FIRST_ARRAY:
-        _ = ov.Tensor(np.zeros(1, np.float32)).data
-    return ov
 
 
 def _device_of(device: str, core: Any) -> str:

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.imaging.geometry import ImageArray, Window, resize, to_dtype, to_float
+from stylematte.imaging.geometry import ImageArray, Window, resize, to_float
 from stylematte.imaging.guided_filter import apply_coefficients
-from stylematte.imaging.refinement import FADE_PX, band_of
+from stylematte.imaging.refinement import FADE_PX, Patch, apply_patches, band_of, upsample
 
 LEAST_ALPHA = 0.05  # of what belongs to the subject
 LEAST_SUBJECT_PX = 50  # opaque pixels of the first alpha, at working size
@@ -132,17 +132,16 @@ def apply_closer(
     origin = window or whole
     seen = in_pixels(closer.window, size)
     part = image[seen]
+    scale = closer.share.shape[0] / size[0], closer.share.shape[1] / size[1]
     for block in _blocks(_overlap(seen, origin)):
-        share = _enlarged(closer.share, size, block)
+        share = np.divide(upsample(closer.share, scale, block), 255, dtype=np.float32)
         if not share.any():
             continue
         there = _moved(block, seen)
         second = to_float(
             apply_coefficients(closer.coefficients, part, grey_weights, grey_offset, np.float32, there)
         )
-        target = alpha[_moved(block, origin)]
-        first = to_float(target)
-        np.copyto(target, to_dtype(first + share * (second - first), alpha.dtype), where=share > 0)
+        apply_patches(alpha, [Patch(_moved(block, origin), second, share)])
     return alpha
 
 
@@ -165,16 +164,3 @@ def _blocks(window: Window) -> Iterator[Window]:
         range(rows.start, rows.stop, BLOCK_PX), range(columns.start, columns.stop, BLOCK_PX)
     ):
         yield slice(top, min(top + BLOCK_PX, rows.stop)), slice(left, min(left + BLOCK_PX, columns.stop))
-
-
-def _enlarged(share: NDArray[np.uint8], size: tuple[int, int], window: Window) -> Plane:
-    """Upsample a window of the shares bilinearly, (h, w) float32 in [0, 1]."""
-    down, across = (n / side for n, side in zip(share.shape, size, strict=True))
-    rows, columns = window
-    matrix = np.array(
-        [[across, 0, (columns.start + 0.5) * across - 0.5], [0, down, (rows.start + 0.5) * down - 0.5]]
-    )
-    shape = (columns.stop - columns.start, rows.stop - rows.start)
-    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    values = cv2.warpAffine(share, matrix, shape, flags=how, borderMode=cv2.BORDER_REPLICATE)
-    return np.divide(values, 255, dtype=np.float32)

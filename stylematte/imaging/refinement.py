@@ -234,21 +234,11 @@ class _Level:
         return bool(part.any())
 
     def _up(self, smaller: NDArray[Any], window: Window) -> Plane:
-        """Upsample a window of this level from an array of the smaller level, bilinearly."""
+        """Upsample a window of this level from an array of the smaller level."""
         part, (rows, columns) = self._below(window, smaller)
-        down, across = (n / side for n, side in zip(smaller.shape, self._size, strict=True))
-        matrix = np.array(
-            [
-                [across, 0, (window[1].start + 0.5) * across - 0.5 - columns.start],
-                [0, down, (window[0].start + 0.5) * down - 0.5 - rows.start],
-            ]
-        )
-        size = (window[1].stop - window[1].start, window[0].stop - window[0].start)
-        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         values = part.astype(np.float32, copy=False)
-        return np.asarray(
-            cv2.warpAffine(values, matrix, size, flags=how, borderMode=cv2.BORDER_REPLICATE), np.float32
-        )
+        scale = smaller.shape[0] / self._size[0], smaller.shape[1] / self._size[1]
+        return np.asarray(upsample(values, scale, window, (rows.start, columns.start)), np.float32)
 
     def _below(self, window: Window, smaller: NDArray[Any]) -> tuple[NDArray[Any], Window]:
         """Return the part of the smaller array that a window is interpolated from, and its position."""
@@ -313,6 +303,32 @@ def band_of(alpha: Plane, radius_px: int, fade_px: int) -> NDArray[np.uint8]:
     size = 2 * (radius_px - fade_px) + 1
     band = cv2.dilate(_is_uncertain(alpha), np.ones((size, size), np.uint8))
     return np.asarray(cv2.blur(band, (2 * fade_px + 1,) * 2), np.uint8)
+
+
+def upsample(
+    part: NDArray[Any], scale: tuple[float, float], window: Window, origin: tuple[int, int] = (0, 0)
+) -> NDArray[Any]:
+    """Compute a window of an array that is upsampled bilinearly.
+
+    Args:
+        part: (h, w) uint8 or float32, the array or the part of it that the window lies in.
+        scale: Height and width of the array, divided by those of the result.
+        window: Rows and columns of the result.
+        origin: First row and column of the part in the array.
+
+    Returns:
+        The window, dtype of the part.
+    """
+    (rows, columns), (down, across) = window, scale
+    matrix = np.array(
+        [
+            [across, 0, (columns.start + 0.5) * across - 0.5 - origin[1]],
+            [0, down, (rows.start + 0.5) * down - 0.5 - origin[0]],
+        ]
+    )
+    shape = (columns.stop - columns.start, rows.stop - rows.start)
+    how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    return cv2.warpAffine(part, matrix, shape, flags=how, borderMode=cv2.BORDER_REPLICATE)
 
 
 def lay_tiles(alpha: Plane, band: NDArray[np.bool_], core_px: int) -> list[tuple[int, int]]:
