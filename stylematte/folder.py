@@ -136,7 +136,7 @@ def matte_photos(
         yield from done
 
 
-def without_auto_detail(matter: Matter, detail: str) -> Matter:
+def for_clips(matter: Matter, detail: str) -> Matter:
     """Return the `Matter` for clips: without closer looks, and without `auto` refinement.
 
     Both are slow for each frame and flicker.
@@ -162,7 +162,7 @@ def matte_clips(
 
     Args:
         plan: Plan of clips.
-        matter: See `without_auto_detail`.
+        matter: See `for_clips`.
         request: Results to make.
         workers: Number of frames processed in parallel.
         batch_size: Largest number of frames in one network pass.

@@ -105,7 +105,7 @@ def matte_files(
         The exit code.
     """
     from stylematte.engines.base import usable_cores
-    from stylematte.folder import find, make_plan, matte_clips, matte_photos, without_auto_detail
+    from stylematte.folder import find, for_clips, make_plan, matte_clips, matte_photos
 
     started = time.perf_counter()
     found = find(
@@ -120,7 +120,7 @@ def matte_files(
     cores = work.workers or usable_cores()
     workers = min(cores, max(1, len(found.photos)))
     matter = model.open(cores if found.clips else workers)
-    clip_matter = without_auto_detail(matter, model.detail)
+    clip_matter = for_clips(matter, model.detail)
     photos = make_plan(found.photos, out, requests.photo, matter, work.overwrite)
     clips = make_plan(found.clips, out, clip_request or requests.photo, clip_matter, work.overwrite)
     tally = Tally(passed_over=found.passed_over)
