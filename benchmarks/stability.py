@@ -1,6 +1,7 @@
 """Measure what --stabilize does: a sequence with true alpha over moving backgrounds, with and without it.
 
-    python benchmarks/stability.py SEQUENCE BACKGROUNDS [--weights nano] [--clips 12] [--json stability.json]
+    python benchmarks/stability.py SEQUENCE BACKGROUNDS [--weights nano] [--detail off] [--clips 12] \
+        [--json stability.json]
 
 SEQUENCE is a folder of RGBA frames with true, straight alpha; BACKGROUNDS is a folder of photos. Each clip
 composites the frames over another photo, which moves at another speed (up to four pixels per frame along
@@ -18,12 +19,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stylematte.engines import open_engine
+from stylematte import load
+from stylematte.folder import for_clips
 from stylematte.imaging.stabilise import Stabiliser, look_at
 from stylematte.matter import Matter
 from stylematte.media.images import read_image
 from stylematte.media.paths import SUFFIXES
-from stylematte.weights import resolve
 from training.metrics import ClipScores, grad, sad
 
 NOISE = 2.0
@@ -49,10 +50,11 @@ def main() -> None:
     parser.add_argument("sequence", type=Path, help="folder of RGBA frames")
     parser.add_argument("backgrounds", type=Path, help="folder of photos")
     parser.add_argument("--weights", default="nano", help="name or file; default nano")
+    parser.add_argument("--detail", default="auto", help="as of `stylematte matte` for clips; default auto")
     parser.add_argument("--clips", type=int, default=len(STEPS), help=f"default {len(STEPS)}")
     parser.add_argument("--json", type=Path, default=Path("stability.json"), help="default stability.json")
     options = parser.parse_args()
-    matter = Matter(open_engine(resolve(options.weights), device="cpu"))
+    matter = for_clips(load(options.weights, device="cpu", detail=options.detail), options.detail)
     frames = [read_image(path) for path in sorted(options.sequence.glob("*.png"))]
     photos = sorted(path for path in options.backgrounds.iterdir() if path.suffix.lower() in SUFFIXES)
     rows = []
@@ -63,6 +65,7 @@ def main() -> None:
         print_row(rows[-1])
     report = {
         "preset": matter.engine.contract.preset,
+        "detail": options.detail,
         "frames": len(frames),
         "clips": rows,
         "mean": mean(rows),

@@ -60,8 +60,8 @@ class Parity:
     """Absolute differences of alpha between a file and its source.
 
     Attributes:
-        reference: What the file was compared with: `torch`, `fp32` for the float32 ONNX file, or `onnx` for
-            the ONNX file of an engine.
+        reference: What the file was compared with: `torch`, `fp32` or `fp16` for the ONNX file it was
+            converted from, or `onnx` for the ONNX file of an engine.
         pictures: Number of images compared, including noise.
         max_difference: Largest difference of a pixel.
         thousandth_difference: Difference that 0.1 % of the pixels exceed, in the worst image.

@@ -298,8 +298,13 @@ class Matter:
             for index, (array, found) in enumerate(zip(arrays, passes, strict=True))
         ]
 
-    def _run(self, arrays: list[ImageArray], priors: dict[int, NDArray[Any]]) -> list["Pass"]:
-        """Run the network on images, with the priors that there are; equal working sizes share a pass."""
+    def _run(
+        self, arrays: list[ImageArray], priors: dict[int, NDArray[Any]], mirrored: bool = False
+    ) -> list["Pass"]:
+        """Run the network on images, with the priors that there are; equal working sizes share a pass.
+
+        If mirrored, only the network sees left and right swapped: the coefficients are the images' own.
+        """
         groups: dict[tuple[int, int], list[int]] = defaultdict(list)
         for index, array in enumerate(arrays):
             height, width = array.shape[:2]
@@ -308,11 +313,13 @@ class Matter:
         for working_size, indices in groups.items():
             inputs = np.stack([resize_to_working(arrays[index], working_size) for index in indices])
             believed = _stacked([priors.get(index) for index in indices], working_size)
-            found = (
-                self.engine.coefficients(inputs)
-                if believed is None
-                else self.engine.coefficients(inputs, believed)
-            )
+            seen = [inputs] if believed is None else [inputs, believed]
+            if mirrored:
+                seen = [np.ascontiguousarray(x[..., ::-1]) for x in seen]
+            found = self.engine.coefficients(*seen)
+            if mirrored:
+                assert isinstance(found, np.ndarray)  # images whose alpha is computed on a GPU are not
+                found = np.ascontiguousarray(found[..., ::-1])
             for index, coefficients, image in zip(indices, found, inputs, strict=True):
                 passes[index] = Pass(coefficients, image)
         return [passes[index] for index in range(len(arrays))]
@@ -347,7 +354,7 @@ class Matter:
             hints[len(parts)] = alpha[window]
             parts.append(array[in_pixels(where, array.shape[:2])])
             places.append((index, where, share))
-        again = self._run(parts, hints)
+        again = self._run(parts, hints, mirrored=True)
         return {
             index: Closer(where, second.coefficients, share)
             for (index, where, share), second in zip(places, again, strict=True)

@@ -2,6 +2,7 @@
 
 import logging
 import re
+import shlex
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -186,7 +187,12 @@ def _engine(path: Path, session: Any, lanes: int, threads: int, why: str) -> Onn
         raise InputError(f"{path}: the model lacks {', '.join(sorted(lacking))}", "Export the weights again")
     engine = OnnxEngine(path, session, contract, lanes)
     if contract.precision == "fp16" and engine.provider == CPU:
-        log.warning("%s: on a CPU, a float16 file is slower than the float32 file", path)
+        log.warning(
+            "%s: on a CPU, a float16 file is slower than its float32 file, which this makes: "
+            "stylematte export --weights %s",
+            path,
+            shlex.quote(str(path)),
+        )
     log.info("engine onnx, %s (%s), %d lane(s) of %d thread(s)", engine.provider, why, engine.lanes, threads)
     return engine
 

@@ -2,7 +2,8 @@
 
 If the subject covers a part of the image only, it then has more of the network's grid. Without a hint, the
 second alpha is blended into the uncertain band alone, so that flat places do not change; with a hint, into
-all of the subject's surroundings. A mean of both alphas has fewer large errors than either.
+all of the subject's surroundings. A mean of both alphas has fewer large errors than either, and the network
+sees the subject mirrored, so that the errors of both are less alike.
 """
 
 from collections.abc import Iterator

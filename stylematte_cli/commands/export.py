@@ -200,13 +200,8 @@ def _make_onnx(
     if built.calibration_photos:
         facts["calibration_photos"] = built.calibration_photos
     _write_card(target, facts)
-    parity = built.parity
-    lines.append(
-        f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
-        f"{parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}, "
-        f"over {parity.pictures} images"
-    )
-    return target, {"sha256": facts["sha256"], "parity": parity.as_dict()}
+    lines.append(export_model.describe(target, built.parity))
+    return target, {"sha256": facts["sha256"], "parity": built.parity.as_dict()}
 
 
 def _save_refiner(source: Path, target: Path, model: Any, licence: str, lines: list[str]) -> None:

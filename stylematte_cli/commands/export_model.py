@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stylematte.errors import InputError, MissingError, UsageError
+from stylematte.errors import InputError, MissingError
 from stylematte_cli.commands.toolkit import require
 
 if TYPE_CHECKING:
+    from export.parity import Parity
     from export.precision import Precision
 
 
@@ -33,8 +34,8 @@ def convert_model(
     """Write the file and its model card; returns facts for --json and adds output to `lines`.
 
     Raises:
-        UsageError: No precision is given.
-        InputError: The target already exists, or the source is not a float32 model.
+        UsageError: The model already has this precision.
+        InputError: The target already exists, or the model cannot be converted.
     """
     require("onnx", extra="networks")
     require("onnxruntime", extra="cpu")
@@ -44,10 +45,6 @@ def convert_model(
     from stylematte.weights import find, keep, read_card
 
     source = find(weights)
-    if precision == "fp32":
-        raise UsageError(
-            f"{source} is already a model file", "Give --fp16, --bf16 or --int8, or --format tensorrt"
-        )
     target = out / f"{name or source.stem}_{precision}.onnx"
     if target.exists() and not overwrite:
         raise InputError(f"{target} already exists", "Give --overwrite, or another --out")
@@ -55,9 +52,14 @@ def convert_model(
     card = read_card(source)
     facts = {key: card[key] for key in ("licence", "summary", "provenance") if key in card}
     keep(target, facts | {"precision": precision}, lambda path: write_bytes(path, model.SerializeToString()))
-    lines.append(
+    lines.append(describe(target, parity))
+    return target, {"sha256": sha256_of(target), "parity": parity.as_dict()}
+
+
+def describe(target: Path, parity: "Parity") -> str:
+    """Return the line about a finished file."""
+    return (
         f"{target}: {target.stat().st_size / 1e6:.1f} MB; alpha differs from {parity.reference} by at most "
         f"{parity.max_difference:.1e}, on average by {parity.mean_difference:.1e}, "
-        f"over {parity.pictures} photos"
+        f"over {parity.pictures} images"
     )
-    return target, {"sha256": sha256_of(target), "parity": parity.as_dict()}

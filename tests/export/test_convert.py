@@ -8,8 +8,7 @@ import pytest
 from export.convert import convert
 from export.foreign.importing import Description, import_network
 from export.parity import run_onnx
-from export.precision import from_half
-from stylematte.errors import InputError
+from stylematte.errors import InputError, UsageError
 from stylematte_cli.app import main
 from tests.export.drawn_networks import SIDE, network, save
 
@@ -68,18 +67,20 @@ def test_alpha_stays_near(imported, photos, rng, precision, bound):
 
 def test_a_file_in_its_own_precision_and_int8_are_not_converted(imported, photos):
     half, _ = convert(imported, "fp16", photos, "drawn")
-    with pytest.raises(InputError, match="computes in fp16, and cannot be converted to fp16"):
+    with pytest.raises(UsageError, match="already a model file in fp16"):
         convert(half, "fp16", photos, "drawn")
     small, _ = convert(imported, "int8", photos, "drawn")
     with pytest.raises(InputError, match="computes in int8"):
         convert(small, "fp16", photos, "drawn")
-    with pytest.raises(InputError, match="already"):
+    with pytest.raises(UsageError, match="already"):
         convert(imported, "fp32", photos, "drawn")
 
 
 def test_float16_becomes_float32_with_the_same_values(imported, photos, rng):
     half, _ = convert(imported, "fp16", photos, "drawn")
-    wide = from_half(half)
+    wide, parity = convert(half, "fp32", photos, "drawn")
+    assert parity.reference == "fp16"
+    assert {entry.key: entry.value for entry in wide.metadata_props}["stylematte.precision"] == "fp32"
     assert kinds(half) >= {"FLOAT16"}
     assert "FLOAT16" not in kinds(wide)
     before, after = (
@@ -113,5 +114,9 @@ def test_export_takes_a_model(imported, photos, tmp_path, capsys, monkeypatch):
     assert main(["matte", photo, "--out", out, "--weights", str(tmp_path / "out" / "drawn_int8.onnx")]) == 0
     assert main([*command, "--int8", "--photos", str(photos)]) == 3
     assert main(command) == 2
-    assert "is already a model file" in capsys.readouterr().err
+    assert "already a model file in fp32" in capsys.readouterr().err
     assert main([*command, "--fp16", "--size", "64"]) == 2
+    assert main([*command, "--fp16"]) == 0
+    half = str(tmp_path / "out" / "drawn_fp16.onnx")
+    assert main(["export", "--weights", half, "--out", str(tmp_path / "out"), "--name", "wide"]) == 0
+    assert (tmp_path / "out" / "wide_fp32.onnx").is_file()

@@ -154,6 +154,20 @@ def test_a_small_subject_is_shown_again_with_its_alpha(matter):
     assert prior[0, 0][~red].mean() < 0.1
 
 
+def test_the_second_look_is_mirrored_and_its_alpha_is_not(matter, rng):
+    matter, seen = matter
+    image = np.full((480, 640, 3), 90, np.uint8)
+    image[200:280, 300:320] = image[260:280, 300:360] = (255, 0, 0)  # an L
+    red = image[..., 0] == 255
+    image = np.clip(image + rng.normal(0, 40, image.shape), 0, 255).astype(np.uint8)
+    alpha = matter(image).alpha
+    second = seen[1][0][0]
+    left, right = (x.mean() for x in np.array_split(second[0] - second[1], 2, axis=1))
+    assert right > 1.5 * left  # the L's long side
+    errors = [np.abs(x - red).mean() for x in (alpha, plain(matter)(image).alpha)]
+    assert errors[0] < 0.8 * errors[1], errors
+
+
 def test_flat_places_stay(matter):
     matter, _ = matter
     image = red_disc((480, 640), 60, (0.3, 0.7))
