@@ -61,9 +61,9 @@ def load(
         size: Working size in pixels: side of the square with as many pixels as the network's input. None: the
             model's own.
         threads: CPU threads of the network. None: all cores that this process may use.
-        detail: How much of the uncertain band is refined at the image's own size: `auto`, `off`, `max`, or a
-            number of megapixels. Unless it is `off`, subjects that do not fill the image also get a closer
-            look. Only for models with a refiner.
+        detail: How much of the uncertain band is refined at the image's own size, by models with a refiner:
+            `auto`, `off`, `max`, or a number of megapixels. Unless it is `off`, models that take a prior also
+            look closer at subjects that do not fill the image.
         lanes: Number of threads that use the `Matter` in parallel; above 1, each pass has one thread.
         precision: Precision in which OpenVINO computes: `auto`, `float32` or `bfloat16`.
 
@@ -84,7 +84,7 @@ def load(
     path = resolve(weights)
     opened = open_engine(path, engine, device, threads, lanes, precision)
     refining = open_detail(detail, path, opened, device, threads)
-    if refining is None:  # a refiner needs the coefficients on the CPU, for windows of the coarse alpha
+    if refining is None:  # otherwise coefficients are needed on the CPU, for windows of the coarse alpha
         use_gpu_filter(opened, device)
     return Matter(opened, size, refining)
 

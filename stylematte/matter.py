@@ -87,8 +87,7 @@ class Matte:
             return convert(self.given_alpha, dtype)
         if not isinstance(self.coefficients, np.ndarray):
             return self.coefficients.alpha_as(self.image, dtype)
-        alpha = self._coarse(self.image, dtype=dtype)
-        return alpha if self.detail is None else apply_patches(alpha, self._patches)
+        return apply_patches(self._coarse(self.image, dtype=dtype), self._patches)
 
     def _coarse(
         self, image: ImageArray, window: Window | None = None, dtype: DTypeLike = np.float32
@@ -102,9 +101,10 @@ class Matte:
     @cached_property
     def _patches(self) -> list[Patch]:
         """The refiner's patches, independent of the dtype of alpha."""
-        assert self.detail is not None
+        refiner, budget_px, _ = self.detail or Detail(None, 0)
+        if refiner is None:
+            return []
         assert isinstance(self.coefficients, np.ndarray)
-        refiner, budget_px, _ = self.detail
         grid = self.coefficients.shape[1], self.coefficients.shape[2]
         return refine(self.image, self._coarse, grid, refiner, refiner.tiles, budget_px)
 
@@ -149,13 +149,13 @@ class Detail(NamedTuple):
     """Settings for refining the uncertain band.
 
     Attributes:
-        refiner: Refiner of the model.
+        refiner: Refiner of the model; None if it has none.
         budget_px: Largest number of tile pixels for an image; see `imaging.refinement.parse_detail`.
         looks_closer: Show the network the subject again, enlarged, if it does not fill the image; only for
             models that take a prior. See `imaging.closer`.
     """
 
-    refiner: "Refiner"
+    refiner: "Refiner | None"
     budget_px: float
     looks_closer: bool = True
 
@@ -166,7 +166,7 @@ class Detail(NamedTuple):
         return {
             "detail": megapixels,
             "closer_look": self.looks_closer,
-            "refiner_sha256": self.refiner.sha256,
+            "refiner_sha256": self.refiner and self.refiner.sha256,
         }
 
 
@@ -183,8 +183,8 @@ def open_detail(
         threads: CPU threads of the engine.
 
     Returns:
-        None for `off`, and for `auto` if the model has no refiner or its file is missing, which is logged to
-        `stylematte` at level `DEBUG`.
+        None for `off`. For `auto`, a missing file of a refiner is logged to `stylematte` at level `DEBUG`;
+        without a refiner, models that take a prior still look closer, and the result is None for others.
 
     Raises:
         UsageError: The text is invalid; or detail was requested, and the model has no refiner.
@@ -196,19 +196,20 @@ def open_detail(
         return None
     from stylematte.engines.refiner import open_refiner  # ONNX Runtime is an extra
 
+    without_refiner = Detail(None, 0) if engine.takes_prior else None
     try:
         refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
     except MissingError as error:
         if text != "auto":
             raise
         log.debug("hair and fur are not looked at again: %s", error.message)
-        return None
+        return without_refiner
     if refiner is None:
         if text != "auto":
             raise UsageError(
                 f"detail {text}: model {engine.contract.preset} has no refiner", "Omit detail, or give off"
             )
-        return None
+        return without_refiner
     return Detail(refiner, budget_px)
 
 

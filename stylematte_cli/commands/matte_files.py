@@ -260,7 +260,7 @@ def _print_plan(
     if as_json:
         options.print_json({"dry_run": True, "items": lines, **detail})
         return
-    if detail and plans[0].todo:
+    if detail.get("refiner_sha256") and plans[0].todo:
         most = "all" if detail["detail"] == "max" else f"at most {detail['detail']:g} megapixels"
         log.info("detail: %s of hair and fur in each photo will be refined", most)
     for line in lines:

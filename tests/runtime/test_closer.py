@@ -17,20 +17,12 @@ from stylematte.imaging.closer import (
     in_window,
 )
 from stylematte.imaging.guided_filter import apply_coefficients
-from stylematte.imaging.refinement import Tiles
 from stylematte.matter import Detail, Matter
 from tests.conftest import red_detector
 from tests.export.drawn_networks import save
 from tests.runtime.test_matter import red_disc
 
 GUIDE = (0.3, 0.5, 0.2), -0.4
-
-
-class NoRefiner:
-    """Stands where a refiner stands; never asked, because the budget is below one tile."""
-
-    sha256 = "none"
-    tiles = Tiles(1, 64)
 
 
 @pytest.fixture
@@ -44,7 +36,7 @@ def matter(tmp_path):
         return run(images, priors)
 
     engine.coefficients = coefficients
-    return Matter(engine, detail=Detail(NoRefiner(), 0)), seen
+    return Matter(engine, detail=Detail(None, 0)), seen
 
 
 def plain(matter):
@@ -205,6 +197,13 @@ def test_closer_looks_of_a_batch_share_passes(matter):
     assert [len(images) for images, _ in seen] == [3, 2]
     for image, matte in zip(images, together, strict=True):
         np.testing.assert_allclose(matter(image).alpha, matte.alpha, atol=1e-4)
+
+
+def test_models_that_take_a_prior_look_closer_without_a_refiner(tmp_path):
+    with_prior, without = (save(red_detector(prior=p), tmp_path / f"{p}.onnx") for p in (True, False))
+    assert stylematte.load(with_prior, device="cpu").detail == Detail(None, 0)
+    assert stylematte.load(with_prior, device="cpu", detail="off").detail is None
+    assert stylematte.load(without, device="cpu").detail is None
 
 
 def test_a_hint_is_followed_in_the_whole_window(matter):
