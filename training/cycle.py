@@ -17,7 +17,7 @@ from typing import Any
 from models.checkpoints import load_weights
 from stylematte.errors import EngineError, InputError
 from stylematte.files import sha256_of, write_text
-from training.config import DataSet, Recipe
+from training.config import DataSet, Recipe, RecipeError, Stage
 from training.held_out import preview_sheet
 from training.validator import make_validator
 
@@ -165,7 +165,7 @@ def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
 
 
 def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool = True) -> Recipe:
-    """Return the recipe of the fine-tuning: a stage like the last one, with generated images added.
+    """Return the recipe of the fine-tuning: its last stage of the whole network, with generated images added.
 
     If the recipe already has a stage for the set `synthetic`, that stage is used; `steps` replaces its
     epochs.
@@ -179,7 +179,7 @@ def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool =
     """
     known = {s.folder for s in recipe.sets}
     own = [t for t in recipe.stages if t.shares.get(SYNTHETIC, 0) > 0] if SYNTHETIC in known else []
-    last = (own or recipe.stages)[-1]
+    last = (own or _whole_network(recipe))[-1]
     shares = {s.folder: last.shares.get(s.folder, s.share) for s in recipe.sets}
     sets = recipe.sets
     if not own:
@@ -204,6 +204,18 @@ def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool =
     return dataclasses.replace(recipe, sets=sets, stages=(stage,))
 
 
+def _whole_network(recipe: Recipe) -> list[Stage]:
+    """Return the stages that change what the network does without a prior.
+
+    Raises:
+        RecipeError: There are none.
+    """
+    stages = [stage for stage in recipe.stages if not stage.only_selection]
+    if not stages:
+        raise RecipeError("no stage of the recipe trains the whole network: all have only_selection")
+    return stages
+
+
 def compare(
     recipe: Recipe, root: Path, mattes: Path, weights: dict[str, Path], images: Path, device: str
 ) -> dict[str, dict[str, float]]:
@@ -225,7 +237,7 @@ def compare(
         CheckpointError: Weights cannot be read.
     """
     validator = make_validator(recipe, root, mattes)
-    side = float(recipe.stages[-1].side[1])
+    side = float(_whole_network(recipe)[-1].side[1])
     scores = {}
     for name, path in weights.items():
         model = load_weights(path)[0].to(device)

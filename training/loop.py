@@ -359,7 +359,8 @@ class Run:
         error = self.validator.error(scores)
         if not math.isfinite(error):  # NaN would always compare as not worse than the best
             raise TrainingError(f"the scores of step {done} of {self.recipe.stages[number].name} are {error}")
-        if chooses and error < self.state["best"]:
+        # Scores are without priors, and stay the same while what follows priors is trained alone.
+        if chooses and (error < self.state["best"] or self.recipe.stages[number].only_selection):
             self.state["best"] = error
             save_weights(self.average, out / "best.safetensors", provenance)
         self.state.update(

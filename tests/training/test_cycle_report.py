@@ -1,8 +1,10 @@
 """A cycle's report, and the recipe of its fine-tuning."""
 
+import dataclasses
+
 import pytest
 
-from training.config import load_recipe
+from training.config import RecipeError, load_recipe
 from training.cycle import SYNTHETIC, fine_tuning, write_report
 
 
@@ -14,6 +16,18 @@ def test_share_of_generated_images(share):
     (control,) = fine_tuning(recipe, 10, share, with_synthetic=False).stages
     assert SYNTHETIC not in control.shares
     assert control.shares == {name: value for name, value in stage.shares.items() if name != SYNTHETIC}
+
+
+def test_the_whole_network_is_fine_tuned():
+    """The last stage of `nano` trains what follows priors alone: it would leave all scores as they are."""
+    recipe = load_recipe("nano")
+    assert recipe.stages[-1].only_selection
+    (stage,) = fine_tuning(recipe, 10, 0.3).stages
+    assert not stage.only_selection
+    assert stage.fine == recipe.stages[-2].fine
+    assert stage.learning_rate == pytest.approx(recipe.stages[-2].learning_rate / 4)
+    with pytest.raises(RecipeError, match="only_selection"):
+        fine_tuning(dataclasses.replace(recipe, stages=recipe.stages[-1:]), 10, 0.3)
 
 
 def test_names_of_files_are_no_markup(tmp_path):

@@ -52,10 +52,12 @@ def test_several_priors_of_an_image_are_as_many_images():
         torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_a_run_of_the_selection_is_estimated_and_changes_nothing_else(data_root, mattes, tmp_path):
+def test_a_run_of_the_selection_is_estimated_and_its_last_weights_are_the_best(data_root, mattes, tmp_path):
     recipe = dataclasses.replace(drawn.recipe(SELECTION), preset="test_nano")
-    options = RunOptions(tmp_path / "run", mattes, device="cpu", workers=0, every=2)
+    options = RunOptions(tmp_path / "run", mattes, device="cpu", workers=0, every=1)
     assert estimate_run(recipe, data_root, options).step_s > 0
     train(recipe, data_root, options)
-    trained = load_weights(tmp_path / "run" / "last.safetensors")[0]
-    assert trained.selection.last.weight.any()
+    last, best = (load_weights(tmp_path / "run" / f"{name}.safetensors")[0] for name in ("last", "best"))
+    assert last.selection.last.weight.any()
+    for name, tensor in last.state_dict().items():
+        torch.testing.assert_close(best.state_dict()[name], tensor, rtol=0, atol=0)
