@@ -63,7 +63,10 @@ class Objective(nn.Module):
             return stage_losses(self.stage, prediction, batch)
 
     def _selected(self, batch: Batch) -> tuple[Batch, Prediction]:
-        """Run the frozen network once, and the selection for each of its k priors; images are repeated."""
+        """Run the frozen network once, and the selection for each of its k priors; images are repeated.
+
+        Losses are computed at the logits' size: at the labels' size they would take as long as the network.
+        """
         selection = self.model.selection
         assert selection is not None  # `training.config.check_priors`
         prior = batch["prior"]  # (B, k, h, w)
@@ -72,8 +75,9 @@ class Objective(nn.Module):
             maps, features, logits = self.model.without_prior(self.model.normalise(batch["image"]))
         logits, features, *maps = (x.repeat_interleave(count, 0) for x in (logits, features, *maps[-4:]))
         logits = selection(logits, features, maps, prior.flatten(0, 1).unsqueeze(1))  # (B * k, 1, h/4, w/4)
-        alpha = batch["alpha"].flatten(0, 1).unsqueeze(1)
-        weight = batch["weight"].repeat_interleave(count, 0)
+        size = logits.shape[-2:]
+        alpha = F.interpolate(batch["alpha"].flatten(0, 1).unsqueeze(1), size, mode="area")
+        weight = F.interpolate(batch["weight"], size, mode="area").repeat_interleave(count, 0)
         return {"alpha": alpha, "weight": weight}, Prediction(logits, logits)
 
 
