@@ -46,6 +46,44 @@ def test_the_layers_around_a_tensor_with_few_large_values_are_found(images):
     assert coarse_layers(chain(eye, eye, eye), images) == set()
 
 
+def activated(weights: np.ndarray) -> onnx.ModelProto:
+    """A 1×1 convolution `conv_0`, a Relu `relu` and a twofold enlargement `resize`."""
+    model = chain(weights)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales"))
+    relu = helper.make_node("Relu", ["y0"], ["positive"], "relu")
+    resize = helper.make_node("Resize", ["positive", "", "scales"], ["large"], "resize", mode="nearest")
+    model.graph.node[-1].input[0] = "large"
+    nodes = [model.graph.node[0], relu, resize, model.graph.node[-1]]
+    model.graph.ClearField("node")
+    model.graph.node.extend(nodes)
+    return model
+
+
+def test_what_follows_a_coarse_layer_stays_float32_too(images):
+    """IS-Net's alphas changed by .005 to .02 on average while only its convolutions did."""
+    model, spread = activated(np.eye(3, dtype=np.float32)), with_outliers(images)
+    assert coarse_layers(model, spread) == {"conv_0", "relu", "resize"}
+    assert coarse_layers(model, images) == set()
+    assert not any(node.op_type == "QuantizeLinear" for node in to_int8(model, spread).graph.node)
+
+
+def test_what_an_activation_removes_does_not_count(images):
+    """The quantiser fuses Relu with the layer before, whose negative outliers are never stored."""
+    sparse = [image.copy() for image in images]
+    for image in sparse:
+        image[2] = 0
+        image[2, ::32, ::32] = 1
+    assert coarse_layers(activated(np.array([[0.001, 0, -1]], np.float32)), sparse) == set()
+
+
+def test_sums_of_sizes_are_no_layers(images):
+    model = chain(np.eye(3, dtype=np.float32))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one"))
+    size = helper.make_node("Shape", ["image"], ["size"], "shape")
+    model.graph.node.extend([size, helper.make_node("Add", ["size", "one"], ["more"], "sum")])
+    assert coarse_layers(model, images) == set()
+
+
 def test_an_int8_file_keeps_coarse_layers_in_float32(images):
     first = np.eye(3, dtype=np.float32)
     second = np.array([[1, 1, 1]], np.float32)
