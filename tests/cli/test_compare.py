@@ -11,7 +11,7 @@ from stylematte.comparison import compare, compare_alphas
 from stylematte.matter import Matte
 from stylematte.media.images import read_image
 from stylematte_cli.app import main
-from tests.runtime.test_photos import P3_GAMMA
+from tests.drawn_photos import P3_GAMMA
 
 
 @pytest.fixture

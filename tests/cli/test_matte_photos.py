@@ -12,8 +12,7 @@ from PIL import Image
 from stylematte.media import colour, formats
 from stylematte.media.decode import decode_image
 from stylematte.media.images import encode_image, read_image
-from tests.images import exif_of, load, red_image, red_region, save
-from tests.runtime.test_photos import (
+from tests.drawn_photos import (
     ADOBE,
     DAMAGED,
     P3_GAMMA,
@@ -23,6 +22,7 @@ from tests.runtime.test_photos import (
     pillow,
     tiff,
 )
+from tests.images import exif_of, load, red_image, red_region, save
 
 Matte = Callable[..., int]
 

@@ -7,7 +7,7 @@ import pytest
 
 from stylematte.media import colour, hdr
 from stylematte.media.decode import decode_image
-from tests.runtime.test_photos import drawn, pillow, png_with, tiff
+from tests.drawn_photos import drawn, pillow, png_with, tiff
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from stylematte.errors import InputError
 from stylematte.matter import Matter
 from stylematte.media.images import read_image
 from tests.conftest import red_detector
-from tests.runtime.test_photos import P3_GAMMA
+from tests.drawn_photos import P3_GAMMA
 from training import teacher_labels
 from training.config import load_recipe
 from training.data.subjects import read_data_set, read_subject
