@@ -3,7 +3,9 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 
+import cv2
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
@@ -67,3 +69,47 @@ def off(photo: Photo, expected: NDArray) -> float:
     levels = found.astype(float) / (257 if found.dtype == np.uint16 else 1)
     assert levels.shape == expected.shape
     return float(np.abs(levels - expected).max())
+
+
+DAMAGED: dict[str, Callable[[bytes], bytes]] = {
+    "half": lambda data: data[: len(data) // 2],
+    "half, then zeros": lambda data: data[: len(data) // 2] + bytes(len(data) // 2),
+    "half, then zeros and an end": lambda data: data[: len(data) // 2] + bytes(len(data) // 2) + data[-2:],
+    "half, then another file": lambda data: (
+        data[: len(data) // 2] + np.random.default_rng(1).bytes(len(data) // 2)
+    ),
+    "the last bytes": lambda data: data[:-200] + data[-2:],
+    "a sector of zeros": lambda data: data[: len(data) // 2] + bytes(1024) + data[len(data) // 2 + 1024 :],
+}
+
+
+def photographic() -> NDArray:
+    """Enough detail for a JPEG of some tens of kilobytes."""
+    noise = np.random.default_rng(0).normal(0, 12, (200, 300, 3))
+    return np.clip(cv2.resize(drawn(), (300, 200)) + noise, 0, 255).astype(np.uint8)
+
+
+def gps_photo() -> bytes:
+    """A JPEG with invented place, numbers, owner and a thumbnail."""
+    exif = Image.Exif()
+    exif[0x010F], exif[0x8298], exif[0x013B] = "Cam", "(c) Ann", "Ann"
+    inner = exif.get_ifd(0x8769)
+    inner[0x9003], inner[0xA431], inner[0xA430], inner[0x927C] = (
+        "2024:01:02 03:04:05",
+        "SN12345",
+        "Ann O",
+        b"maker",
+    )
+    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 1.0)})
+    data = exif.tobytes()
+    tiff_part = data[6:]
+    place = len(tiff_part)
+    thumbnail = pillow(drawn(24, 32), "JPEG")
+    ifd1 = struct.pack(
+        ">HHHIHxxHHIIHHIII", 3, 259, 3, 1, 6, 513, 4, 1, place + 42, 514, 4, 1, len(thumbnail), 0
+    )
+    (first,) = struct.unpack(">I", tiff_part[4:8])
+    (count,) = struct.unpack(">H", tiff_part[first : first + 2])
+    link = first + 2 + 12 * count
+    data = data[: 6 + link] + struct.pack(">I", place) + data[10 + link :] + ifd1 + thumbnail
+    return pillow(drawn(), "JPEG", exif=data)

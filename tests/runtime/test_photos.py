@@ -17,6 +17,7 @@ from stylematte.media.decode import decode_image, measure
 from stylematte.media.images import encode_image, read_image
 from tests.drawn_photos import (
     drawn,
+    gps_photo,
     grey,
     off,
     pillow,
@@ -120,32 +121,6 @@ def test_pages_and_frames() -> None:
         frames[0].save(data, kind, save_all=True, append_images=frames[1:])
         with pytest.raises(InputError, match=words):
             decode_image(data.getvalue(), "x")
-
-
-def gps_photo() -> bytes:
-    """A JPEG with invented place, numbers, owner and a thumbnail."""
-    exif = Image.Exif()
-    exif[0x010F], exif[0x8298], exif[0x013B] = "Cam", "(c) Ann", "Ann"
-    inner = exif.get_ifd(0x8769)
-    inner[0x9003], inner[0xA431], inner[0xA430], inner[0x927C] = (
-        "2024:01:02 03:04:05",
-        "SN12345",
-        "Ann O",
-        b"maker",
-    )
-    exif.get_ifd(0x8825).update({1: "N", 2: (48.0, 12.0, 1.0)})
-    data = exif.tobytes()
-    tiff_part = data[6:]
-    place = len(tiff_part)
-    thumbnail = pillow(drawn(24, 32), "JPEG")
-    ifd1 = struct.pack(
-        ">HHHIHxxHHIIHHIII", 3, 259, 3, 1, 6, 513, 4, 1, place + 42, 514, 4, 1, len(thumbnail), 0
-    )
-    (first,) = struct.unpack(">I", tiff_part[4:8])
-    (count,) = struct.unpack(">H", tiff_part[first : first + 2])
-    link = first + 2 + 12 * count
-    data = data[: 6 + link] + struct.pack(">I", place) + data[10 + link :] + ifd1 + thumbnail
-    return pillow(drawn(), "JPEG", exif=data)
 
 
 def test_privacy() -> None:

@@ -5,16 +5,16 @@ import struct
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
-from numpy.typing import NDArray
 
 from stylematte.errors import InputError
 from stylematte.media.decode import decode_image
 from tests.drawn_photos import (
+    DAMAGED,
     drawn,
+    photographic,
     pillow,
     tiff,
 )
@@ -49,22 +49,6 @@ SOUND: dict[str, Callable[[bytes], bytes]] = {
     "padded with zeros": lambda data: data + bytes(5000),
     "unknown version of JFIF": lambda data: data.replace(b"JFIF\0\1\1", b"JFIF\0\7\1", 1),
 }
-DAMAGED: dict[str, Callable[[bytes], bytes]] = {
-    "half": lambda data: data[: len(data) // 2],
-    "half, then zeros": lambda data: data[: len(data) // 2] + bytes(len(data) // 2),
-    "half, then zeros and an end": lambda data: data[: len(data) // 2] + bytes(len(data) // 2) + data[-2:],
-    "half, then another file": lambda data: (
-        data[: len(data) // 2] + np.random.default_rng(1).bytes(len(data) // 2)
-    ),
-    "the last bytes": lambda data: data[:-200] + data[-2:],
-    "a sector of zeros": lambda data: data[: len(data) // 2] + bytes(1024) + data[len(data) // 2 + 1024 :],
-}
-
-
-def photographic() -> NDArray:
-    """Enough detail for a JPEG of some tens of kilobytes."""
-    noise = np.random.default_rng(0).normal(0, 12, (200, 300, 3))
-    return np.clip(cv2.resize(drawn(), (300, 200)) + noise, 0, 255).astype(np.uint8)
 
 
 @pytest.mark.parametrize(
