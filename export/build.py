@@ -1,23 +1,19 @@
 """Export a network at a given precision, checking parity after every step."""
 
-import itertools
 import json
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx
 
 from export.contract import Float
-from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
+from export.int8 import MOST_PHOTOS, split_photos, to_int8
 from export.network_parity import check_parity
 from export.onnx import Origin, export_onnx
 from export.parity import PHOTOS, Parity, at_working_size, check_converted, read_photos
 from export.precision import Precision, set_metadata, to_half
 from models.stylematte import StyleMatte
 from stylematte.errors import InputError
-
-CHECK_EVERY = 4  # one photo in 4 checks an int8 file's parity; the others calibrate it
 
 
 @dataclass(frozen=True)
@@ -95,18 +91,7 @@ def _images(folder: Path, precision: Precision) -> tuple[dict[str, Float], list[
     images = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
     if precision != "int8":
         return images, []
-    calibration = [p for i, p in enumerate(images.values()) if i % CHECK_EVERY]
-    if len(calibration) < FEWEST_PHOTOS:
-        raise InputError(
-            f"{folder}: {len(images)} photos, but int8 needs at least {fewest_photos()}: {FEWEST_PHOTOS} "
-            f"for calibration, and one in {CHECK_EVERY} to check the result"
-        )
-    return {name: p for i, (name, p) in enumerate(images.items()) if i % CHECK_EVERY == 0}, calibration
-
-
-def fewest_photos() -> int:
-    """Return how many photos int8 needs, for calibration and parity check together."""
-    return next(n for n in itertools.count(1) if n - math.ceil(n / CHECK_EVERY) >= FEWEST_PHOTOS)
+    return split_photos(images, folder)
 
 
 def fix_size(model: onnx.ModelProto, size: tuple[int, int]) -> None:

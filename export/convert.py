@@ -8,14 +8,12 @@ import numpy as np
 import onnx
 
 from export.contract import Float
-from export.int8 import FEWEST_PHOTOS, MOST_PHOTOS, to_int8
+from export.int8 import MOST_PHOTOS, split_photos, to_int8
 from export.parity import LIMITS, PHOTOS, Case, Parity, compare, read_photos, run_onnx
 from export.precision import Precision, from_half, rounded_in_float32, set_metadata, to_half
 from stylematte.engines.base import Contract
 from stylematte.errors import InputError, UsageError
 from stylematte.imaging.geometry import resize_to_working
-
-PROOF_SHARE = 4  # one photo in 4 checks an int8 file's parity; the others calibrate it
 
 log = logging.getLogger("stylematte")
 
@@ -55,29 +53,24 @@ def convert(
             f"{where}: computes in {before}, and cannot be converted to {precision}", "Give the float32 file"
         )
     wide = from_half(model) if before == "fp16" else model
-    images = read_photos(photos or PHOTOS, MOST_PHOTOS if precision == "int8" else 8)
+    folder = photos or PHOTOS
+    images = read_photos(folder, MOST_PHOTOS if precision == "int8" else 8)
+    source, reference, limits = wide, "fp32", LIMITS[precision]
     if precision == "int8":
-        calibration = [p for i, p in enumerate(images.values()) if i % PROOF_SHARE]
-        if len(calibration) < FEWEST_PHOTOS:
-            raise InputError(
-                f"{len(images)} photos are too few for int8: it needs {FEWEST_PHOTOS} for "
-                f"calibration, and one in {PROOF_SHARE} to check the result",
-                "Give a larger folder as --photos",
-            )
-        images = {name: p for i, (name, p) in enumerate(images.items()) if i % PROOF_SHARE == 0}
+        images, calibration = split_photos(images, folder)
         converted = to_int8(wide, [_as_seen(photo, contract) for photo in calibration])
         run = run_onnx(converted)
     elif precision == "fp32":
         converted, run = wide, run_onnx(wide)
+        # ONNX Runtime rounds some results of a float16 file; its float32 file differs by that.
+        source, reference, limits = model, "fp16", LIMITS["fp16"]
     else:
         converted = to_half(wide, precision)
         run = run_onnx(rounded_in_float32(converted))
     cases: dict[str, Case] = {
         name: (_as_seen(photo, contract)[None], photo[None]) for name, photo in images.items()
     }
-    # ONNX Runtime rounds some results of a float16 file; a float32 file of the same weights differs by that.
-    source, limits = (model, LIMITS["fp16"]) if precision == "fp32" else (wide, LIMITS[precision])
-    parity = compare(cases, run_onnx(source), run, limits, before if precision == "fp32" else "fp32")
+    parity = compare(cases, run_onnx(source), run, limits, reference)
     set_metadata(converted, "parity", json.dumps(parity.as_dict()))
     return converted, parity
 

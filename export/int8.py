@@ -1,6 +1,8 @@
 """Quantise to 8-bit integers: calibrated on photos, per-channel weights, sensitive layers in float32."""
 
+import itertools
 import logging
+import math
 import tempfile
 from collections.abc import Sequence
 from contextlib import contextmanager
@@ -16,10 +18,32 @@ from export.precision import SENSITIVE, set_metadata
 from stylematte.errors import EngineError, InputError
 
 FEWEST_PHOTOS, MOST_PHOTOS = 16, 64
+PROOF_SHARE = 4  # one photo in 4 checks an int8 file's parity; the others calibrate it
 RANGE_PHOTOS = 8  # photos that `coarse_layers` measures
 # U²-NetP's alphas change by 0.002 on average with 32 and 28 dB, and by 0.08 with 26.
 LEAST_DB = 32.0
 _QUANTISED_OPS = ["Conv", "MatMul", "Gemm", "Add", "Relu", "Clip", "Resize"]
+
+
+def split_photos(images: dict[str, Float], where: Path) -> tuple[dict[str, Float], list[Float]]:
+    """Split photos into those that check an int8 file's parity, by name, and those that calibrate it.
+
+    Raises:
+        InputError: There are too few.
+    """
+    calibration = [photo for i, photo in enumerate(images.values()) if i % PROOF_SHARE]
+    if len(calibration) < FEWEST_PHOTOS:
+        raise InputError(
+            f"{where}: {len(images)} photos, but int8 needs at least {fewest_photos()}: {FEWEST_PHOTOS} "
+            f"for calibration, and one in {PROOF_SHARE} to check the result",
+            "Give a larger folder as --photos",
+        )
+    return {name: p for i, (name, p) in enumerate(images.items()) if i % PROOF_SHARE == 0}, calibration
+
+
+def fewest_photos() -> int:
+    """Return how many photos int8 needs, for calibration and parity check together."""
+    return next(n for n in itertools.count(1) if n - math.ceil(n / PROOF_SHARE) >= FEWEST_PHOTOS)
 
 
 def to_int8(model: onnx.ModelProto, images: Sequence[Float]) -> onnx.ModelProto:

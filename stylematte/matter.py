@@ -196,21 +196,20 @@ def open_detail(
         return None
     from stylematte.engines.refiner import open_refiner  # ONNX Runtime is an extra
 
-    without_refiner = Detail(None, 0) if engine.takes_prior else None
+    refiner = None
     try:
         refiner = open_refiner(model, engine.contract, device, threads, engine.lanes)
     except MissingError as error:
         if text != "auto":
             raise
         log.debug("hair and fur are not looked at again: %s", error.message)
-        return without_refiner
-    if refiner is None:
-        if text != "auto":
-            raise UsageError(
-                f"detail {text}: model {engine.contract.preset} has no refiner", "Omit detail, or give off"
-            )
-        return without_refiner
-    return Detail(refiner, budget_px)
+    if refiner is not None:
+        return Detail(refiner, budget_px)
+    if text != "auto":
+        raise UsageError(
+            f"detail {text}: model {engine.contract.preset} has no refiner", "Omit detail, or give off"
+        )
+    return Detail(None, 0) if engine.takes_prior else None
 
 
 class Pass(NamedTuple):

@@ -165,10 +165,10 @@ def gather_data(root: Path, synthetic: Path, target: Path) -> Path:
 
 
 def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool = True) -> Recipe:
-    """Return the recipe of the fine-tuning: its last stage of the whole network, with generated images added.
+    """Return the recipe of the fine-tuning: one stage, with generated images added.
 
-    If the recipe already has a stage for the set `synthetic`, that stage is used; `steps` replaces its
-    epochs.
+    The stage is like the last one that trains the whole network. If the recipe already has one for the set
+    `synthetic`, that is used; `steps` replaces its epochs.
 
     Args:
         recipe: Recipe that the network was trained with.
@@ -176,10 +176,13 @@ def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool =
         share: Fraction of generated images among the samples; not used if the recipe has such a stage.
         with_synthetic: False leaves out only the generated images, as a control for the effect of more
             training.
+
+    Raises:
+        RecipeError: No stage trains the whole network.
     """
     known = {s.folder for s in recipe.sets}
     own = [t for t in recipe.stages if t.shares.get(SYNTHETIC, 0) > 0] if SYNTHETIC in known else []
-    last = (own or _whole_network(recipe))[-1]
+    last = own[-1] if own else _last_stage(recipe)
     shares = {s.folder: last.shares.get(s.folder, s.share) for s in recipe.sets}
     sets = recipe.sets
     if not own:
@@ -204,16 +207,16 @@ def fine_tuning(recipe: Recipe, steps: int, share: float, with_synthetic: bool =
     return dataclasses.replace(recipe, sets=sets, stages=(stage,))
 
 
-def _whole_network(recipe: Recipe) -> list[Stage]:
-    """Return the stages that change what the network does without a prior.
+def _last_stage(recipe: Recipe) -> Stage:
+    """Return the last stage that changes what the network does without a prior.
 
     Raises:
-        RecipeError: There are none.
+        RecipeError: There is none.
     """
-    stages = [stage for stage in recipe.stages if not stage.only_selection]
-    if not stages:
-        raise RecipeError("no stage of the recipe trains the whole network: all have only_selection")
-    return stages
+    for stage in reversed(recipe.stages):
+        if not stage.only_selection:
+            return stage
+    raise RecipeError("no stage of the recipe trains the whole network: all have only_selection")
 
 
 def compare(
@@ -237,7 +240,7 @@ def compare(
         CheckpointError: Weights cannot be read.
     """
     validator = make_validator(recipe, root, mattes)
-    side = float(_whole_network(recipe)[-1].side[1])
+    side = float(_last_stage(recipe).side[1])
     scores = {}
     for name, path in weights.items():
         model = load_weights(path)[0].to(device)

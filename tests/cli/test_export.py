@@ -9,7 +9,7 @@ import onnx
 import onnxruntime
 import pytest
 
-from export.build import fewest_photos
+from export.int8 import fewest_photos
 from export.parity import LIMITS, Limits
 from models.checkpoints import save_weights
 from stylematte_cli.app import main
