@@ -1,6 +1,5 @@
 """The training loop: it learns, it stops and goes on exactly, and nothing of a run is lost."""
 
-import csv
 import dataclasses
 import json
 import shlex
@@ -17,65 +16,16 @@ from models.presets import PRESETS
 from models.stylematte import build_model
 from stylematte.errors import InputError
 from tests.training import drawn
-from training import checkpoint, loop
-from training.checkpoint import load_start, load_state, save_state
+from tests.training.loop_runs import FIRST, RECIPE, SECOND, KilledError, assert_same_state, read_log, run
+from training import loop
+from training.checkpoint import load_start, load_state
 from training.config import RecipeError, Stage
 from training.data.readers import DataError
 from training.held_out import HeldOutSplit, held_out_items, predict, score
 from training.loop import RunOptions, TrainingError, train
 from training.losses import LOSSES
-from training.optimiser import learning_rate, make_optimiser, set_rates, update_average
-from training.processes import join_processes, reseed
-
-FIRST = Stage(
-    "segmentation", 6, 2, (64, 96), 5e-3, warmup_steps=2, composite=0.5, coarse={"bce": 1.0, "dice": 1.0}
-)
-SECOND = Stage(
-    "matting", 4, 2, (64, 96), 2e-3, 1.25, warmup_steps=1, fine={"l2": 1.0, "laplacian": 1.0}
-)  # fmt: skip
-RECIPE = drawn.recipe(FIRST, SECOND)
-
-
-class KilledError(Exception):
-    """Stands for a run that is killed."""
-
-
-def run(data_root, mattes, out, recipe=RECIPE, report=lambda line: None, on_step=None, **changes):
-    options = RunOptions(out, mattes, workers=0, every=3, **changes)
-    return train(recipe, data_root, options, report=report, on_step=on_step)
-
-
-@pytest.fixture(scope="module")
-def whole(data_root, mattes, tmp_path_factory):
-    """The folder, scores and reports of a run that nothing stopped."""
-    out, lines = tmp_path_factory.mktemp("run"), []
-    scores = run(data_root, mattes, out, report=lines.append)
-    return out, scores, lines
-
-
-def read_log(out) -> dict[str, dict[int, float]]:
-    rows: dict[str, dict[int, float]] = {}
-    with (out / "log.csv").open() as file:
-        for row in csv.DictReader(file):
-            rows.setdefault(row["name"], {})[int(row["step"])] = float(row["value"])
-    return rows
-
-
-def assert_same_state(one, other) -> None:
-    """Equal to the last bit, whatever is nested in it."""
-    assert type(one) is type(other)
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other)
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys()
-        for key in one:
-            assert_same_state(one[key], other[key])
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other)
-        for pair in zip(one, other, strict=True):
-            assert_same_state(*pair)
-    else:
-        assert one == other
+from training.optimiser import learning_rate
+from training.processes import reseed
 
 
 def test_twenty_steps_lower_the_loss(data_root, mattes, tmp_path):
@@ -197,38 +147,6 @@ def test_weights_carry_the_average_and_where_they_come_from(whole):
     assert set(provenance["scores"]) >= {"iou", "band"}
 
 
-def killed_and_resumed(data_root, mattes, out, killed_at, recipe=RECIPE, **changes):
-    """Kill a run in the step after so many, and go on with it; returns its last scores."""
-    steps = []
-
-    def killed(stage, done, losses):
-        if len(steps) == killed_at:
-            raise KilledError
-        steps.append(done)
-
-    with pytest.raises(KilledError):
-        run(data_root, mattes, out, recipe, on_step=killed, **changes)
-    lines = []
-    scores = run(data_root, mattes, out, recipe, report=lines.append, **changes)
-    assert lines[0].startswith("resuming at stage ")
-    return scores
-
-
-@pytest.mark.parametrize("killed_at", [4, 5, 7, 9])
-def test_a_resumed_run_is_the_run_that_nothing_stopped(whole, data_root, mattes, tmp_path, killed_at):
-    scores = killed_and_resumed(data_root, mattes, tmp_path, killed_at)
-    out, wanted, _ = whole
-    assert scores == wanted
-    one, other = load_state(tmp_path / "state.pt"), load_state(out / "state.pt")
-    assert set(one) == {"stage", "step", "best", "recipe", "origin", "model", "average", "optimiser"}
-    assert_same_state(one, other)
-    log, wanted_log = read_log(tmp_path), read_log(out)
-    assert list(log.pop("images_per_s")) == list(wanted_log.pop("images_per_s"))
-    assert log == wanted_log
-    rows = (tmp_path / "log.csv").read_text().splitlines()
-    assert len(rows) == len((out / "log.csv").read_text().splitlines())  # none twice
-
-
 def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tmp_path):
     frozen = dataclasses.replace(FIRST, frozen=2)
     recipe = drawn.recipe(frozen, SECOND)
@@ -259,23 +177,6 @@ def test_what_a_stage_freezes_stays_and_learns_in_the_next(data_root, mattes, tm
     assert moved(seen[0], seen[1]) == {0, 1, 2, 3, 4}
 
 
-@pytest.mark.parametrize(
-    ("preset", "changes"),
-    [
-        ("test", {"precision": "bf16"}),
-        ("test", {"accumulate": 2}),
-        ("test_swin", {}),  # with drop path
-    ],
-)
-def test_so_it_is_whatever_the_network_and_the_precision(data_root, mattes, tmp_path, preset, changes):
-    stage = dataclasses.replace(FIRST, side=(64, 64), composite=0.0)
-    recipe = dataclasses.replace(drawn.recipe(stage), preset=preset)
-    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
-    run(data_root, mattes, whole, recipe, **changes)
-    killed_and_resumed(data_root, mattes, resumed, 5, recipe, **changes)
-    assert_same_state(load_state(resumed / "state.pt"), load_state(whole / "state.pt"))
-
-
 def test_drop_path_is_drawn_anew_at_every_step_and_in_every_process(data_root, mattes):
     model = build_model("test_swin").train()
     image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
@@ -299,41 +200,6 @@ def test_norms_that_are_frozen_keep_their_statistics(data_root, mattes, tmp_path
         assert all((mean == 0).all() for mean in means) == frozen
 
 
-def test_killed_while_the_state_is_written_it_goes_on_from_the_one_before(
-    whole, data_root, mattes, tmp_path, monkeypatch
-):
-    saves = []
-
-    def killed(path, state):
-        saves.append(state["step"])
-        if len(saves) == 2:
-            raise KilledError
-        save_state(path, state)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "save_state", killed)
-        with pytest.raises(KilledError):
-            run(data_root, mattes, tmp_path)
-    lines = []
-    run(data_root, mattes, tmp_path, report=lines.append)
-    assert lines[0] == "resuming at stage 1, step 3"
-    assert_same_state(load_state(tmp_path / "state.pt")["model"], load_state(whole[0] / "state.pt")["model"])
-
-
-def test_a_finished_run_stays_as_it_is(data_root, mattes, tmp_path):
-    run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
-    before = (tmp_path / "last.safetensors").read_bytes()
-    run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
-    assert (tmp_path / "last.safetensors").read_bytes() == before
-
-
-def test_another_recipe_is_refused(whole, data_root, mattes):
-    before = (whole[0] / "config.json").read_bytes()
-    with pytest.raises(InputError, match="contains a run of another recipe"):
-        run(data_root, mattes, whole[0], drawn.recipe(FIRST, SECOND, seed=4))
-    assert (whole[0] / "config.json").read_bytes() == before
-
-
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(data_root, mattes, tmp_path, monkeypatch):
     calls = []
 
@@ -351,28 +217,6 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_batch(data_root, m
     state = load_state(tmp_path / "state.pt")  # still the good one of step 3
     assert state["step"] == 3
     assert all(t.isfinite().all() for t in state["model"].values())
-
-
-def test_a_state_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
-    path = tmp_path / "state.pt"
-    save_state(path, {"step": 1, "model": {"w": torch.ones(3)}})
-
-    def full_disk(state, file):
-        file.write(b"half")
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(checkpoint.torch, "save", full_disk)
-    with pytest.raises(OSError, match="No space left"):
-        save_state(path, {"step": 2})
-    assert load_state(path)["step"] == 1
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_what_a_killed_process_left_is_no_hindrance(tmp_path):
-    (tmp_path / ".state.pt.part").write_bytes(b"half")
-    save_state(tmp_path / "state.pt", {"step": 3})
-    assert load_state(tmp_path / "state.pt") == {"step": 3}
-    assert [p.name for p in tmp_path.iterdir()] == ["state.pt"]
 
 
 def test_bfloat16_learns_and_keeps_float32_weights(data_root, mattes, tmp_path):
@@ -402,51 +246,6 @@ def test_a_missing_set_is_said_before_the_first_step(mattes, tmp_path):
         run(tmp_path, mattes, tmp_path / "out")
 
 
-def test_learning_rate_rises_then_falls_to_a_fiftieth():
-    stage = Stage("s", 100, 1, (64, 64), 1.0, warmup_steps=10)
-    rates = [learning_rate(stage, step) for step in range(100)]
-    assert rates[:10] == pytest.approx(np.arange(1, 11) / 10)
-    assert rates[55] == pytest.approx(0.02 + 0.98 / 2)  # half of the cosine
-    assert learning_rate(stage, 100) == pytest.approx(0.02)
-    assert (np.diff(rates[10:]) < 0).all()
-
-
-def test_the_encoder_learns_slower_the_nearer_to_the_image_and_norms_do_not_decay():
-    model = build_model("test")
-    optimiser = make_optimiser(model, weight_decay=0.01)
-    stage = dataclasses.replace(SECOND, encoder_rate=0.3, layer_decay=0.5)
-    set_rates(optimiser, stage, step=2)
-    names = {id(p): name for name, p in model.named_parameters()}
-    rates = {}
-    for group in optimiser.param_groups:
-        for parameter in group["params"]:
-            name = names[id(parameter)]
-            rates[name] = group["lr"] / learning_rate(stage, 2)
-            assert group["weight_decay"] == (0.01 if name.endswith("weight") and "norm" not in name else 0.0)
-    assert set(rates) == set(names.values())
-    # Blocks of the test encoder: strides 2, 4, 8, 16 and 32.
-    for part, wanted in {
-        "encoder.stem.conv.weight": 0.3 / 16,
-        "encoder.blocks.0.project.conv.weight": 0.3 / 8,
-        "encoder.blocks.1.project.norm.bias": 0.3 / 8,
-        "encoder.blocks.2.expand.conv.weight": 0.3 / 4,
-        "encoder.blocks.3.depthwise.conv.weight": 0.3 / 2,
-        "encoder.blocks.4.project.conv.weight": 0.3,
-        "fpn.narrow.conv.weight": 1.0,
-        "head.bias": 1.0,
-    }.items():
-        assert rates[part] == pytest.approx(wanted), part
-
-
-def test_the_average_follows_the_network():
-    model, average = build_model("test"), build_model("test")
-    before, target = average.head.weight.clone(), model.head.weight.detach()
-    update_average(average, model, decay=0.9, step=10_000)
-    torch.testing.assert_close(average.head.weight, 0.9 * before + 0.1 * target)
-    update_average(average, model, decay=0.999, step=0)  # early on a tenth of the past
-    torch.testing.assert_close(average.head.weight, 0.09 * before + 0.91 * target)
-
-
 def test_scores_of_a_network_that_says_no_everywhere(data_root, mattes):
     model = build_model("test").eval()
     with torch.no_grad():
@@ -464,23 +263,6 @@ def test_scores_of_a_network_that_says_no_everywhere(data_root, mattes):
         bands.append(alpha[trimap == 128].mean() / 255)
     assert scores["band"] == pytest.approx(np.mean(bands), rel=1e-5)
     assert predict(model, np.zeros((50, 170, 3), np.uint8), 96).shape == (50, 170)
-
-
-@pytest.mark.parametrize("content", [b"", b"no state", b"PK\x03\x04 half a zip"])
-def test_a_damaged_state_is_named(tmp_path, content):
-    (tmp_path / "state.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"state\.pt"):
-        load_state(tmp_path / "state.pt")
-
-
-def test_a_run_is_not_gone_on_with_under_another_teacher_or_start(data_root, mattes, tmp_path):
-    run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "a" * 64})
-    assert json.loads((tmp_path / "config.json").read_text())["origin"] == {"teacher": "a" * 64}
-    assert load_weights(tmp_path / "last.safetensors")[1]["origin"] == {"teacher": "a" * 64}
-    with pytest.raises(InputError, match=r"started from other weights \(teacher\)"):
-        run(data_root, mattes, tmp_path, drawn.recipe(FIRST), origin={"teacher": "b" * 64})
-    with pytest.raises(InputError, match="started from other weights"):
-        run(data_root, mattes, tmp_path, drawn.recipe(FIRST))
 
 
 def test_a_batch_that_cannot_be_divided(data_root, mattes, tmp_path):
@@ -506,23 +288,3 @@ def test_a_network_changed_by_the_recipe_is_saved_with_its_changes(data_root, ma
     with pytest.raises(CheckpointError, match="of preset test, but the recipe trains test with other"):
         load_start(tmp_path / "last.safetensors", PRESETS["test"])
     assert load_start(tmp_path / "last.safetensors", recipe.build_preset()).preset.eps == 1e-3
-
-
-def test_the_scaler_of_half_precision_is_saved_and_gone_on_with(data_root, mattes, tmp_path, monkeypatch):
-    """On a processor, with the parts that accelerate puts together on a GPU."""
-
-    def with_scaler(*arguments):
-        accelerator = join_processes("cpu")
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=3)
-        accelerator.unscale_gradients = lambda: accelerator.scaler.unscale_(
-            accelerator._optimizers[0].optimizer
-        )
-        return accelerator
-
-    monkeypatch.setattr(loop, "join_processes", with_scaler)
-    recipe, whole, resumed = drawn.recipe(FIRST, SECOND), tmp_path / "whole", tmp_path / "resumed"
-    run(data_root, mattes, whole, recipe)
-    killed_and_resumed(data_root, mattes, resumed, 5, recipe)
-    state = load_state(resumed / "state.pt")
-    assert state["scaler"]["scale"] == 2.0**13  # doubled after every third of ten steps
-    assert_same_state(state, load_state(whole / "state.pt"))
