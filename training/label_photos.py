@@ -19,7 +19,14 @@ from tqdm import tqdm
 from stylematte.errors import InputError
 from stylematte.files import write_bytes
 from stylematte.media.images import encode_image
-from training.data.label_agreement import LabelAgreement, combine, confidence, measure, with_opaque_body
+from training.data.label_agreement import (
+    LabelAgreement,
+    believe,
+    combine,
+    confidence,
+    measure,
+    with_opaque_body,
+)
 from training.data.label_cleanup import clean_mask, unlabelled_skin
 from training.data.readers import IMAGE_SUFFIXES, DataError, check_size, read_label, read_plane, read_rgb
 
@@ -103,8 +110,11 @@ def _by_agreement(
 ) -> tuple[LabelAgreement, Plane, Plane]:
     teacher = _alpha(sources.teacher, photo, image)
     second, third = (_alpha(folder, photo, image) for folder in others)
-    seen = measure(teacher, second, third, _marked(sources, photo, image))
-    return seen, with_opaque_body(teacher), np.full_like(teacher, confidence(seen))
+    joints = _joints(sources, photo, image)
+    part = None if sources.parts is None else _mask(sources.parts, photo, image)
+    seen = measure(teacher, second, third, joints if part is None else part)
+    alpha, weight = believe(teacher, (second, third), joints)
+    return seen, alpha, weight * np.float32(confidence(seen))
 
 
 def _by_mask(sources: Sources, masks: Path, photo: Path, image: Pixels) -> tuple[Plane, Plane]:
@@ -119,10 +129,8 @@ def _by_mask(sources: Sources, masks: Path, photo: Path, image: Pixels) -> tuple
     return alpha, weight if mask.any() else np.zeros_like(weight)
 
 
-def _marked(sources: Sources, photo: Path, image: Pixels) -> NDArray[np.bool_] | None:
-    """Return what people marked on a photo, (H, W): a part of the subject, or its joints."""
-    if sources.parts is not None:
-        return _mask(sources.parts, photo, image)
+def _joints(sources: Sources, photo: Path, image: Pixels) -> NDArray[np.bool_] | None:
+    """Return the marked joints of a photo, (H, W); None if it has none."""
     joints = sources.joints.get(photo.stem)
     if joints is None:
         return None

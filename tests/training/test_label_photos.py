@@ -8,7 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
-from training.data.label_agreement import LabelAgreement, combine, confidence, measure, with_opaque_body
+from training.data.label_agreement import (
+    LabelAgreement,
+    believe,
+    combine,
+    confidence,
+    measure,
+    with_opaque_body,
+)
 from training.data.readers import read_set
 from training.label_photos import Sources, label_photos
 
@@ -35,7 +42,8 @@ def disc(x=80, y=60, r=30):
         ({"second": 0.2, "third": 0.3}, 0.0),
         ({"second": 0.2, "third": 0.3, "marked": 1.0}, 1.0),
         ({"second": 0.2, "third": 0.3, "marked": 1.0, "area": 0.6}, 0.0),
-        ({"marked": 0.7}, 0.0),
+        ({"marked": 0.65}, 0.0),
+        ({"marked": 0.75}, 1.0),
         ({"area": 0.002}, 0.0),
         ({"area": 0.95}, 0.0),
         ({"soft": 0.15}, 0.0),
@@ -56,6 +64,26 @@ def test_measure_against_counts():
     assert seen.third == 1
     assert seen.marked == 0.5
     assert measure(teacher, second, teacher).marked is None
+
+
+def test_what_two_networks_contradict_is_not_believed():
+    teacher = np.maximum(disc(), disc(x=20, y=20, r=10))
+    alpha, weight = believe(teacher, (disc(), disc(r=29)))
+    np.testing.assert_array_equal(alpha, with_opaque_body(teacher))
+    assert weight[20, 20] == 0
+    assert weight[disc(r=33) > 0].min() == 1, "a pixel of difference at the edge is none of meaning"
+    assert believe(teacher, (disc(), teacher))[1].min() == 1, "one of two contradicts"
+
+
+def test_a_missed_joint_belongs_to_the_subject_and_its_surroundings_are_unknown():
+    joints = np.zeros((H, W), bool)
+    joints[60, 80] = joints[60, 116] = True  # inside, and six pixels outside
+    alpha, weight = believe(disc(), (disc(), disc()), joints)
+    assert alpha[60, 116] == weight[60, 116] == 1
+    unknown = np.argwhere(weight == 0)
+    assert 50 < len(unknown) < 120
+    assert np.hypot(*(unknown - (60, 116)).T).max() <= 6
+    assert (disc()[weight == 0] < 0.5).all(), "what the teacher sees holds"
 
 
 def test_body_becomes_opaque_but_not_its_edge():

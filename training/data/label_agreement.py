@@ -5,6 +5,7 @@ half transparent. So a mask drawn by hand says what the subject is, or several n
 joints. The teacher says how soft its edge is.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -21,12 +22,16 @@ THIRD_AGREES = 0.8
 SMALLEST, SMALL, LARGEST = 0.004, 0.3, 0.93  # subject's share of the photo
 MOST_SOFT = 0.6  # soft pixels per pixel of the subject: more is a half-transparent body
 LITTLE_SOFT = 0.2
-FEWEST_MARKED = 0.8
+FEWEST_MARKED = 0.7
 BODY_ALPHA = 0.3  # pixels of at least this opacity belong to the body
 BODY_MARGIN = 0.03  # fractions of the subject's size (the square root of its area)
 EDGE = 0.04
 LOCAL_DIFFERENCE = 0.35
 EDGE_CONFIDENCE = 0.2
+CONTRADICTION = 0.5  # difference of alpha
+CONTRADICTION_MARGIN = 0.01  # fractions of the subject's size, as the next two
+MISSED_REACH = 0.12
+JOINT_RADIUS = 0.008
 
 
 @dataclass(frozen=True)
@@ -60,8 +65,7 @@ def measure(teacher: Alpha, second: Alpha, third: Alpha, marked: Mask | None = N
     """
     inside = None
     if marked is not None and marked.any():
-        near = cv2.dilate(teacher, np.ones((5, 5), np.uint8))  # people do not mark to the pixel
-        inside = float((near[marked] > 0.5).mean())
+        inside = float((~_missed(teacher, marked)[marked]).mean())
     return LabelAgreement(
         area=float((teacher > 0.5).mean()),
         soft=float(((teacher > 0.05) & (teacher < 0.95)).mean()),
@@ -134,6 +138,36 @@ def combine(teacher: Alpha, mask: Mask, trusts_mask: bool = True) -> tuple[Alpha
     if not trusts_mask:
         weight[np.abs(teacher - hard) > 0.5] = 0
     return alpha, weight
+
+
+def believe(teacher: Alpha, others: Sequence[Alpha], joints: Mask | None = None) -> tuple[Alpha, Alpha]:
+    """Say where a teacher's alpha holds, and correct it at marked joints.
+
+    Args:
+        teacher: (H, W) in [0, 1].
+        others: Other networks' alphas, (H, W) in [0, 1] each. Where all of them contradict the teacher, the
+            confidence is 0.
+        joints: (H, W) joints that people marked; None if there are none. A joint that the teacher leaves out
+            belongs to the subject; how much around it does is unknown, so the confidence there is 0.
+
+    Returns:
+        Alpha, with an opaque body, and confidence, (H, W) in [0, 1] each.
+    """
+    size = subject_size_px(teacher > 0.5)
+    alpha, weight = with_opaque_body(teacher), np.ones_like(teacher)
+    contradicted = np.all([np.abs(other - teacher) > CONTRADICTION for other in others], axis=0)
+    core = dilated(eroded(contradicted, 1), 1)  # thin ones are differences of the edge
+    weight[dilated(core, max(1, round(CONTRADICTION_MARGIN * size)))] = 0
+    if joints is not None and (missed := _missed(teacher, joints)).any():
+        weight[dilated(missed, max(5, round(MISSED_REACH * size))) & (teacher < 0.5)] = 0
+        inside = dilated(missed, max(1, round(JOINT_RADIUS * size)))
+        alpha[inside] = weight[inside] = 1
+    return alpha, weight
+
+
+def _missed(teacher: Alpha, marked: Mask) -> Mask:
+    near = cv2.dilate(teacher, np.ones((5, 5), np.uint8))  # people do not mark to the pixel
+    return np.asarray(marked & (near <= 0.5), bool)
 
 
 def _iou(a: Alpha, b: Alpha) -> float:
