@@ -82,7 +82,7 @@ def test_a_missed_joint_belongs_to_the_subject_and_its_surroundings_are_unknown(
     assert alpha[60, 116] == weight[60, 116] == 1
     unknown = np.argwhere(weight == 0)
     assert 50 < len(unknown) < 120
-    assert np.hypot(*(unknown - (60, 116)).T).max() <= 6
+    assert np.hypot(*(unknown - (60, 116)).T).max() < 7
     assert (disc()[weight == 0] < 0.5).all(), "what the teacher sees holds"
 
 
