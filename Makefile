@@ -21,7 +21,7 @@ matte: $(VENV)/.matte ## install the tool alone into .venv and matte examples/ph
 	@echo "The mattes are in $(abspath $(MATTES))"
 
 test: $(VENV)/.setup ## run the tests, in two processes
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart=0 $(ARGS)
 
 check: $(VENV)/.setup ## lint, formatting, types and import rules
 	$(BIN)/ruff check .
