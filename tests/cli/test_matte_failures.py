@@ -7,10 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.test_matte import files
-from tests.images import (
-    red_image,
-    save,
-)
+from tests.images import red_image, save
 
 Matte = Callable[..., int]
 

@@ -71,7 +71,7 @@ def test_what_two_networks_contradict_is_not_believed():
     alpha, weight = believe(teacher, (disc(), disc(r=29)))
     np.testing.assert_array_equal(alpha, with_opaque_body(teacher))
     assert weight[20, 20] == 0
-    assert weight[disc(r=33) > 0].min() == 1, "a pixel of difference at the edge is none of meaning"
+    assert weight[disc(r=33) > 0].min() == 1, "a pixel at the edge is no contradiction"
     assert believe(teacher, (disc(), teacher))[1].min() == 1, "one of two contradicts"
 
 
