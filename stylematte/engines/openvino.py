@@ -8,7 +8,7 @@ import sys
 import threading
 from collections import Counter
 from contextlib import suppress
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import import_module
 from pathlib import Path
 from queue import SimpleQueue
@@ -36,7 +36,7 @@ MOST_CACHED_BYTES = 4 << 30  # size of the disk cache; the oldest files are dele
 DIGEST_BYTES = 64  # a cache file begins with the SHA-256 of the rest, in hex
 
 log = logging.getLogger("stylematte")
-_FIRST_ARRAY = threading.Lock()
+_CORE_LOCK = threading.Lock()
 
 
 class OpenVinoEngine:
@@ -177,13 +177,9 @@ def open_openvino(
         InputError: The file is not an ONNX file, or not a model of this tool.
         UsageError: The device or precision is invalid.
     """
-    ov = _import_openvino()
-    # OpenVINO 2026.4 deadlocks if two threads convert the process's first arrays at the same time.
-    with _FIRST_ARRAY:
-        _ = ov.Tensor(np.zeros(1, np.float32)).data
+    core = _core()
     if precision not in ("auto", *PRECISIONS):
         raise UsageError(f"precision {precision!r} is not known", "Choose auto, float32 or bfloat16")
-    core = ov.Core()
     wanted = _device_of(device, core)
     try:
         model = core.read_model(str(path))
@@ -215,7 +211,7 @@ def describe_devices() -> dict[str, tuple[str, bool]]:
     Raises:
         MissingError: OpenVINO is not installed, or does not start.
     """
-    core = _import_openvino().Core()
+    core = _core()
     return {
         name: (core.get_property(name, "FULL_DEVICE_NAME"), computes_in_bf16(core, name))
         for name in core.available_devices
@@ -234,6 +230,27 @@ def computes_in_bf16(core: Any, device: str = "CPU") -> bool:
         return True
     lines = [line for line in text.splitlines() if line.startswith(("flags", "Features"))]
     return not lines or not BF16_FLAGS.isdisjoint(lines[0].split())
+
+
+def _core() -> Any:
+    """Return OpenVINO's `Core`: one per process, never freed.
+
+    Its CPU plugin gives the thread that loads it a stack for signals, and unmaps it when the last `Core` is
+    freed. If another thread does that, the next signal (Ctrl-C, the end of a child process) is a crash.
+
+    Raises:
+        MissingError: OpenVINO is not installed, or does not start.
+    """
+    ov = _import_openvino()
+    with _CORE_LOCK:
+        return _make_core(ov)
+
+
+@cache
+def _make_core(ov: Any) -> Any:
+    # OpenVINO 2026.4 deadlocks if two threads convert the process's first arrays at the same time.
+    _ = ov.Tensor(np.zeros(1, np.float32)).data
+    return ov.Core()
 
 
 def _import_openvino() -> Any:

@@ -110,6 +110,27 @@ def test_the_first_passes_of_two_lanes_do_not_wait_for_each_other(red_model):
     assert done.returncode == 0, done.stderr
 
 
+FREED_IN_A_THREAD = """
+import gc, signal, sys, threading
+from pathlib import Path
+from stylematte.engines import open_engine
+signal.signal(signal.SIGTERM, lambda *arguments: print("handled"))
+engines = [open_engine(Path(sys.argv[1]), "openvino", "cpu")]
+thread = threading.Thread(target=lambda: (engines.clear(), gc.collect()))
+thread.start()
+thread.join()
+signal.raise_signal(signal.SIGTERM)
+"""
+
+
+@needs_openvino
+def test_a_signal_is_handled_after_a_thread_freed_the_engine(red_model):
+    done = subprocess.run(
+        [sys.executable, "-c", FREED_IN_A_THREAD, str(red_model)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
 @needs_openvino
 def test_a_size_is_compiled_once_and_kept_on_the_disk(red_model, rng, cache, monkeypatch):
     image = rng.random((1, 3, 64, 64), np.float32)
