@@ -5,7 +5,6 @@ Reference:
 """
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-BLOCK = 24  # outputs per matrix product: enough to be fast, few enough to skip most of the matrix's zeros
-CACHE_BYTES = 4 << 20  # per chunk on a CPU, so that it stays in the cores' caches
-GPU_BYTES = 512 << 20  # per chunk on a GPU: few kernel launches, but no second copy of the whole batch
+GPU_BYTES = 512 << 20  # per chunk: few kernel launches, but no second copy of the whole batch
 
 
 def lowpass_filter(taps: int, cutoff: float, width: float, rate: float, radial: bool = False) -> Tensor:
@@ -63,73 +60,23 @@ def _kaiser_beta(attenuation_db: float) -> float:
     return 0.0
 
 
-class Resampler(nn.Module):
-    """Filter along one axis and change the sampling rate: y[j] = Σ x[k] · taps[k·up − j·down + offset].
+def resampling_matrix(taps: Tensor, up: int, down: int, offset: int, length: int, size: int) -> Tensor:
+    """Return the matrix of a filter that changes the rate: y[j] = Σ x[k] · taps[k·up − j·down + offset].
 
-    On a CPU, multiplying short stretches of the input by one small matrix gives blocks of outputs, which is
-    many times faster than convolving single channels. On a GPU, one product with the whole matrix, zeros
-    included, is faster than many kernel launches for blocks.
+    Args:
+        taps: (n,) float64.
+        up: Upsampling factor; `down` must be 1.
+        down: Downsampling factor; `up` must be 1.
+        offset: Tap that the first output applies to the first input sample.
+        length: Length of the input.
+        size: Length of the output.
+
+    Returns:
+        (size, length) float32.
     """
-
-    block: Tensor
-    whole: Tensor
-
-    def __init__(self, taps: Tensor, up: int, down: int, offset: int, length: int, size: int) -> None:
-        """Build the matrices.
-
-        Args:
-            taps: (n,) float64.
-            up: Upsampling factor; `down` must be 1.
-            down: Downsampling factor; `up` must be 1.
-            offset: Tap that the first output applies to the first input sample.
-            length: Length of the input.
-            size: Length of the output.
-        """
-        super().__init__()
-        self.size = size
-        self.count = -(-BLOCK // up) * up
-        self.step = self.count * down // up  # distance between the inputs of consecutive blocks
-        first = -(offset // up)
-        last = ((self.count - 1) * down - offset + len(taps) - 1) // up
-        self.first = first
-
-        def matrix(inputs: Tensor, outputs: int) -> Tensor:
-            index = inputs * up - torch.arange(outputs)[:, None] * down + offset
-            inside = (index >= 0) & (index < len(taps))
-            return torch.where(inside, taps[index.clamp(0, len(taps) - 1)], 0.0).float()
-
-        block, whole = matrix(torch.arange(first, last + 1), self.count), matrix(torch.arange(length), size)
-        self.register_buffer("block", block, persistent=False)
-        self.register_buffer("whole", whole, persistent=False)
-
-    def forward(self, x: Tensor, axis: int) -> Tensor:
-        """(h, B, w) → (h, B, size) for axis 2, (size, B, w) for axis 0."""
-        return self.at_once(x, axis) if x.is_cuda else self.by_blocks(x, axis)
-
-    def at_once(self, x: Tensor, axis: int) -> Tensor:
-        """Same as `forward`, by one matrix product."""
-        whole = self.whole.to(x.dtype)
-        if axis == 0:
-            return (whole @ x.flatten(1)).unflatten(1, x.shape[1:])
-        return x @ whole.T
-
-    def by_blocks(self, x: Tensor, axis: int) -> Tensor:
-        """Same as `forward`, by one matrix product per block."""
-        block = self.block.to(x.dtype)
-        length = x.shape[axis]
-        y = x.new_empty((self.size, *x.shape[1:]) if axis == 0 else (*x.shape[:2], self.size))
-        for index, begin in enumerate(range(0, self.size, self.count)):
-            count = min(self.count, self.size - begin)
-            start = self.first + index * self.step
-            low = min(max(start, 0), length)
-            high = max(min(start + block.shape[1], length), low)
-            part = block[:count, low - start : high - start]
-            source, target = x.narrow(axis, low, high - low), y.narrow(axis, begin, count)
-            if axis == 0:
-                torch.mm(part, source.flatten(1), out=target.flatten(1))
-            else:
-                torch.mm(source.flatten(0, 1), part.T, out=target.flatten(0, 1))
-        return y
+    index = torch.arange(length) * up - torch.arange(size)[:, None] * down + offset
+    inside = (index >= 0) & (index < len(taps))
+    return torch.where(inside, taps[index.clamp(0, len(taps) - 1)], 0.0).float()
 
 
 class FilteredLeakyReLU(nn.Module):
@@ -141,6 +88,9 @@ class FilteredLeakyReLU(nn.Module):
     Reference:
         Karras et al., 2021, section 3.2 and figure 4b.
     """
+
+    up: Tensor
+    down: Tensor
 
     def __init__(
         self,
@@ -169,42 +119,59 @@ class FilteredLeakyReLU(nn.Module):
         inner = (out_size - 1) * down + m  # samples that the outputs need at the higher rate
         offset = ((out_size - 1) * down + n + m - 2 - (size - 1) * up) // 2
         self.slope, self.limit = slope, clamp / gain
-        self.up = Resampler(up_filter * up, up, 1, offset, size, inner)
-        self.up_transposed = Resampler(up_filter.flip(0) * up, 1, up, n - 1 - offset, inner, size)
+        up_matrix = resampling_matrix(up_filter * up, up, 1, offset, size, inner)
         # The filter includes the gain, which saves a pass over the larger image.
         parts = _separable(down_filter * gain if down_filter.ndim == 2 else down_filter * math.sqrt(gain))
         self.signs = [sign for sign, _ in parts]
-        self.down = nn.ModuleList(Resampler(taps, 1, down, 0, inner, out_size) for _, taps in parts)
-        self.down_transposed = nn.ModuleList(
-            Resampler(taps.flip(0), down, 1, m - 1, out_size, inner) for _, taps in parts
-        )
+        down_matrices = [resampling_matrix(taps, 1, down, 0, inner, out_size) for _, taps in parts]
+        self.register_buffer("up", up_matrix, persistent=False)
+        self.register_buffer("down", torch.stack(down_matrices), persistent=False)
+        self._bands: dict[torch.dtype, list[Any]] = {}  # of both matrices, and of both transposed
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, h, h) → (N, C, H, H)."""
         return _Filtered.apply(x, self)
 
-    def chunk(self, x: Tensor) -> int:
-        """Return how many single-channel images to process at once."""
-        limit = GPU_BYTES if x.is_cuda else CACHE_BYTES
-        return max(1, limit // (self.up.size**2 * x.element_size()))
+    def by_rows(self, x: Tensor, outer: Tensor | None = None) -> Tensor:
+        """Filter (N, C, h, h) on a CPU; with `outer`, (N, C, H, H), return the gradient for x."""
+        from models.gan.filtered_rows import band_of, filtered_leaky_relu  # numba's import takes a second
+
+        if x.dtype not in self._bands:
+            up, down = self.up[None].to(x.dtype), self.down.to(x.dtype)
+            pairs = (up, [1]), (down, self.signs), (down.mT, self.signs), (up.mT, [1])
+            self._bands[x.dtype] = [band_of(*pair) for pair in pairs]
+        up, down, down_transposed, up_transposed = self._bands[x.dtype]
+        if outer is None:
+            return filtered_leaky_relu(x, None, up, up, down, self.slope, self.limit)
+        return filtered_leaky_relu(x, outer, up, down_transposed, up_transposed, self.slope, self.limit)
+
+    def by_matrices(self, x: Tensor, outer: Tensor | None = None) -> Tensor:
+        """Same as `by_rows` for any device, by products with whole matrices.
+
+        On a GPU, this is faster than many kernel launches that skip the zeros.
+        """
+        chunk = max(1, GPU_BYTES // (self.up.shape[0] ** 2 * x.element_size()))
+        work = self._filter_whole if outer is None else self._differentiate_whole
+        given = [t.flatten(0, 1).split(chunk) for t in (x, outer) if t is not None]
+        results = [work(*map(_rows_first, parts)).transpose(0, 1) for parts in zip(*given, strict=True)]
+        return torch.cat(results).unflatten(0, x.shape[:2])
 
     # Rows come first below, so that filtering columns is also one matrix product for all images.
 
-    def upsample(self, x: Tensor) -> Tensor:
-        """(h, B, h) → (inner, B, inner): upsample."""
-        return self.up(self.up(x, 2), 0)
+    def _filter_whole(self, x: Tensor) -> Tensor:
+        """(h, B, h) → (H, B, H)."""
+        up = self.up.to(x.dtype)
+        u = F.leaky_relu_(_both_axes(x, up), self.slope).clamp_(-self.limit, self.limit)
+        return self._sum([_both_axes(u, down) for down in self.down.to(x.dtype)])
 
-    def downsample(self, u: Tensor) -> Tensor:
-        """(inner, B, inner) → (H, B, H): downsample."""
-        return self._sum([down(down(u, 0), 2) for down in self.down])
-
-    def downsample_transposed(self, gradient: Tensor) -> Tensor:
-        """(H, B, H) → (inner, B, inner)."""
-        return self._sum([up(up(gradient, 2), 0) for up in self.down_transposed])
-
-    def upsample_transposed(self, gradient: Tensor) -> Tensor:
-        """(inner, B, inner) → (h, B, h)."""
-        return self.up_transposed(self.up_transposed(gradient, 0), 2)
+    def _differentiate_whole(self, x: Tensor, outer: Tensor) -> Tensor:
+        """(h, B, h) and (H, B, H) → (h, B, h)."""
+        up = self.up.to(x.dtype)
+        u = _both_axes(x, up)
+        inner = self._sum([_both_axes(outer, down.T) for down in self.down.to(x.dtype)])
+        inner = torch.ops.aten.leaky_relu_backward(inner, u, self.slope, False)
+        low, high = -self.limit / self.slope, self.limit  # range in which the clamp passes gradients
+        return _both_axes(torch.ops.aten.hardtanh_backward(inner, u, low, high), up.T)
 
     def _sum(self, parts: list[Tensor]) -> Tensor:
         total = parts[0] if self.signs[0] > 0 else -parts[0]
@@ -231,34 +198,25 @@ class _Filtered(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: FilteredLeakyReLU) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer = layer
-        parts = []
-        for part in _chunks(x, layer):
-            u = F.leaky_relu_(layer.upsample(part), layer.slope)
-            parts.append(layer.downsample(u.clamp_(-layer.limit, layer.limit)))
-        return _joined(parts, x)
+        return layer.by_matrices(x) if _on_gpu(x) else layer.by_rows(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,) = ctx.saved_tensors
-        layer = ctx.layer
-        low, high = -layer.limit / layer.slope, layer.limit  # range in which the clamp passes gradients
-        parts = []
-        for part, outer in zip(_chunks(x, layer), _chunks(gradient, layer), strict=True):
-            u = layer.upsample(part)
-            inner = torch.ops.aten.leaky_relu_backward(
-                layer.downsample_transposed(outer), u, layer.slope, False
-            )
-            inner = torch.ops.aten.hardtanh_backward(inner, u, low, high)
-            parts.append(layer.upsample_transposed(inner))
-        return _joined(parts, x), None
+        (x,), layer = ctx.saved_tensors, ctx.layer
+        return (layer.by_matrices if _on_gpu(x) else layer.by_rows)(x, gradient), None
 
 
-def _chunks(x: Tensor, layer: FilteredLeakyReLU) -> Iterator[Tensor]:
-    """(N, C, h, h) → several (h, B, h)."""
-    for part in x.flatten(0, 1).split(layer.chunk(x)):
-        yield part.transpose(0, 1).contiguous()
+def _on_gpu(x: Tensor) -> bool:
+    return x.is_cuda
 
 
-def _joined(parts: list[Tensor], like: Tensor) -> Tensor:
-    return torch.cat([part.transpose(0, 1) for part in parts]).unflatten(0, like.shape[:2])
+def _rows_first(x: Tensor) -> Tensor:
+    """(B, h, h) → (h, B, h)."""
+    return x.transpose(0, 1).contiguous()
+
+
+def _both_axes(x: Tensor, matrix: Tensor) -> Tensor:
+    """(h, B, h) → (H, B, H)."""
+    x = x @ matrix.T
+    return (matrix @ x.flatten(1)).unflatten(1, x.shape[1:])

@@ -277,14 +277,18 @@ class SynthesisLayer(nn.Module):
         if self.last:
             styles = styles / math.sqrt(self.weight.shape[1])
         x = modulated_conv2d(
-            x, self.weight, styles, demodulate=not self.last, input_gain=self.magnitude_ema.rsqrt()
+            x, self.weight, styles, self.bias, demodulate=not self.last, input_gain=self.magnitude_ema.rsqrt()
         )
-        x = x + self.bias.to(x.dtype)[:, None, None]
         return x.clamp(-self.clamp, self.clamp) if self.last else self.activation(x)
 
 
 def modulated_conv2d(
-    x: Tensor, weight: Tensor, styles: Tensor, demodulate: bool = True, input_gain: Tensor | None = None
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    bias: Tensor,
+    demodulate: bool = True,
+    input_gain: Tensor | None = None,
 ) -> Tensor:
     """Convolve every image with shared kernels whose input channels are scaled by its style.
 
@@ -295,6 +299,7 @@ def modulated_conv2d(
         x: (N, I, h, w), float32 or float16.
         weight: (O, I, k, k) float32.
         styles: (N, I) float32.
+        bias: (O,) float32, added at the end.
         demodulate: Normalise every output channel's kernel to unit norm.
         input_gain: Scalar factor of the input, which demodulation does not undo.
 
@@ -314,10 +319,11 @@ def modulated_conv2d(
     if input_gain is not None:
         scale = styles * input_gain
     y = F.conv2d(x * scale.to(x.dtype)[:, :, None, None], weight.to(x.dtype), padding=weight.shape[-1] - 1)
-    if demodulate:
-        norm = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (N, O)
-        y = y * norm.to(y.dtype)[:, :, None, None]
-    return y
+    bias = bias.to(y.dtype)[:, None, None]
+    if not demodulate:
+        return y + bias
+    norm = (styles.square() @ weight.square().sum((2, 3)).T + 1e-8).rsqrt()  # (N, O)
+    return torch.addcmul(bias, y, norm.to(y.dtype)[:, :, None, None])
 
 
 class Synthesis(nn.Module):

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import signal, special
 
-from models.gan.alias_free import FilteredLeakyReLU, Resampler, lowpass_filter
+from models.gan.alias_free import FilteredLeakyReLU, lowpass_filter
 
 DESIGNS = [(12, 2.0, 4.5, 32.0), (24, 5.0, 6.0, 64.0), (12, 128.0, 60.0, 512.0), (6, 8.0, 16.0, 32.0)]
 
@@ -87,25 +87,38 @@ def test_gradient(up, down, size, out_size, radial):
 
 
 @pytest.mark.parametrize("radial", [False, True])
-@pytest.mark.parametrize(("up", "down", "size", "out_size"), [(2, 2, 70, 70), (4, 2, 18, 28), (2, 4, 40, 12)])
-def test_one_product_is_all_blocks(up, down, size, out_size, radial):
-    resamplers = [m for m in layer(up, down, size, out_size, radial).modules() if isinstance(m, Resampler)]
-    assert len(resamplers) >= 4
-    for one in resamplers:
-        for axis in (0, 2):
-            x = torch.randn(one.whole.shape[1], 3, one.whole.shape[1])
-            assert torch.allclose(one.at_once(x, axis), one.by_blocks(x, axis), rtol=0, atol=1e-5)
-
-
-def test_images_worked_on_in_parts(monkeypatch):
+@pytest.mark.parametrize(
+    ("up", "down", "size", "out_size"), [(2, 2, 70, 70), (4, 2, 18, 28), (2, 4, 40, 12), (2, 4, 14, 5)]
+)
+def test_rows_and_matrices_agree(up, down, size, out_size, radial, monkeypatch):
+    """What a CPU computes, and what a GPU computes, in chunks of seven of its ten images."""
     torch.manual_seed(0)
-    x = torch.randn(2, 5, 26, 26, requires_grad=True)
-    whole = layer()(x)
-    (gradient,) = torch.autograd.grad(whole.square().sum(), x)
-    monkeypatch.setattr("models.gan.alias_free.CACHE_BYTES", 3 * 70 * 70 * 4)
-    parts = layer()(x)
-    assert torch.allclose(parts, whole, rtol=0, atol=1e-6)
-    assert torch.allclose(torch.autograd.grad(parts.square().sum(), x)[0], gradient, rtol=0, atol=1e-5)
+    module = layer(up, down, size, out_size, radial).double()
+    x = torch.randn(2, 5, size, size, dtype=torch.double)
+    outer = torch.randn(2, 5, out_size, out_size, dtype=torch.double)
+    monkeypatch.setattr("models.gan.alias_free.GPU_BYTES", 7 * module.up.shape[0] ** 2 * 8)
+    assert torch.allclose(module.by_rows(x), module.by_matrices(x), rtol=0, atol=1e-12)
+    assert torch.allclose(module.by_rows(x, outer), module.by_matrices(x, outer), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_channels_are_filtered_in_groups(threads, monkeypatch):
+    torch.manual_seed(0)
+    module = layer()
+    x, outer = torch.randn(2, 21, 26, 26), torch.randn(2, 21, 24, 24)
+    whole = module.by_rows(x), module.by_rows(x, outer)
+    monkeypatch.setattr("models.gan.filtered_rows.CACHE_BYTES", 0)  # 8 channels a group, so 7, 7 and 7
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert torch.equal(module.by_rows(x), whole[0])
+    assert torch.equal(module.by_rows(x, outer), whole[1])
+
+
+def test_nan_is_kept():
+    x = torch.zeros(1, 1, 26, 26)
+    x[0, 0, 13, 13] = torch.nan
+    found = layer().by_rows(x)
+    assert found.isnan().any()
+    assert not found.isnan().all()
 
 
 def test_what_is_above_the_band_does_not_fold_into_it():

@@ -116,14 +116,14 @@ def test_configurations_that_cannot_be_built(changes, message):
 def test_modulated_convolution_against_a_loop(demodulate):
     torch.manual_seed(0)
     x, weight = torch.randn(3, 5, 8, 8), torch.randn(7, 5, 3, 3)
-    styles, gain = torch.randn(3, 5) + 1, 0.37
-    found = modulated_conv2d(x, weight, styles, demodulate, torch.tensor(gain))
+    styles, bias, gain = torch.randn(3, 5) + 1, torch.randn(7), 0.37
+    found = modulated_conv2d(x, weight, styles, bias, demodulate, torch.tensor(gain))
     assert found.shape == (3, 7, 10, 10)
     for image in range(3):
         own = weight.double() * styles[image].double()[:, None, None]  # eq. 1
         if demodulate:
             own = own / own.square().sum((1, 2, 3), keepdim=True).sqrt()  # eq. 3
-        expected = F.conv2d(x[image : image + 1].double() * gain, own, padding=2)
+        expected = F.conv2d(x[image : image + 1].double() * gain, own, bias.double(), padding=2)
         assert torch.allclose(found[image : image + 1].double(), expected, rtol=0, atol=2e-5)
 
 
