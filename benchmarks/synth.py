@@ -1,6 +1,7 @@
 """Measure what `stylematte synth` costs compared with the bare generator, in pairs in one run.
 
-    python benchmarks/synth.py [--size 64] [--channels 8192] [--weights FILE] [--n 64] [--rounds 5]
+    OMP_WAIT_POLICY=PASSIVE python benchmarks/synth.py [--size 64] [--channels 8192] [--weights FILE] \
+        [--n 64] [--rounds 5] [--precision fp32]
 
 A round times the generator alone on the same batches, without storing anything, and then the whole command
 from noise to files and manifest in a temporary folder, with the search for near duplicates but without the
@@ -98,6 +99,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=64, help="pictures a figure; default 64")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of convolutions")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path, default=None)
     arguments = parser.parse_args()
@@ -106,6 +108,8 @@ def main() -> None:
     else:
         generator = random_generator(arguments.size, arguments.channels)
     generator = generator.to(arguments.device)
+    if arguments.precision == "bf16":
+        generator.convolve_in(torch.bfloat16)
     ways: dict[str, Callable[..., tuple[float, float]]] = {"bare": bare, "synth": whole}
     rates: dict[str, list[float]] = {name: [] for name in ways}
     costs: dict[str, list[float]] = {name: [] for name in ways}
@@ -124,6 +128,7 @@ def main() -> None:
         "weights": arguments.weights.name if arguments.weights else "random",
         "pictures": arguments.n,
         "batch_size": arguments.batch_size,
+        "precision": arguments.precision,
         "device": arguments.device,
         "threads": torch.get_num_threads(),
         "load_at_start": round(load, 1),

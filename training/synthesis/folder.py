@@ -34,6 +34,7 @@ class Settings:
         size_px: Side of the images.
         form: `rgba`, `pairs` of an image and its alpha, or `composites` over backgrounds and their alpha.
         backgrounds_sha256: Hash of the backgrounds of composites; "" for other forms.
+        precision: `fp32` or `bf16`.
     """
 
     weights_sha256: str
@@ -44,6 +45,7 @@ class Settings:
     size_px: int
     form: str
     backgrounds_sha256: str = ""
+    precision: str = "fp32"
 
 
 class SampleFolder:
@@ -205,4 +207,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
     plain = {**asdict(settings), "truncation": list(settings.truncation)}
     if not settings.backgrounds_sha256:
         del plain["backgrounds_sha256"]
+    if settings.precision == "fp32":  # the manifests of earlier versions do not name it
+        del plain["precision"]
     return plain

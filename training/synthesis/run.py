@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+import torch
 
 from models.gan.checkpoints import load_generator
 from models.gan.generator import Generator as Network
@@ -53,6 +55,7 @@ class SynthesisRequest:
         form: `rgba`, `pairs` of an image and its alpha, or `composites` and their alpha.
         backgrounds: Background of composites, and of what the filter sees: a folder or a colour.
         batch_size: Images per pass.
+        precision: `fp32`; or `bf16` for the generator's convolutions, on a CPU.
         keep: The filter; None keeps all.
         preview: Sheet of the first images; None writes none.
         device: Torch device, such as "cpu" or "cuda:0".
@@ -67,6 +70,7 @@ class SynthesisRequest:
     form: str = "rgba"
     backgrounds: str = GREY
     batch_size: int = 8
+    precision: Literal["fp32", "bf16"] = "fp32"
     keep: Filter | None = None
     preview: Path | None = None
     device: str = "cpu"
@@ -106,19 +110,27 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
         A report of plain values.
 
     Raises:
-        UsageError: The requested size is larger than the generator's images.
+        UsageError: The requested size is larger than the generator's images, or the precision is not for
+            this device.
         InputError: The weights are not those of a generator with alpha; the folder contains other images; or
             nearly all images are near duplicates or rejected by the filter.
         MissingError: The filter's network is missing.
     """
     plan = request.plan
     generator = open_generator(request.weights, request.device)
+    if request.precision == "bf16":
+        if request.device != "cpu":
+            raise UsageError(
+                "--precision bf16 is for CPUs", "Leave it out: on a GPU the larger layers run in float16"
+            )
+        generator.convolve_in(torch.bfloat16)
     side_px = _choose_side(request.size_px, generator.config.size_px)
     behind = Backdrop.parse(request.backgrounds)
     backdrop = behind if request.form == "composites" else None
     settings = Settings(
         *(sha256_of(request.weights), plan.seed, plan.truncation, plan.shift, plan.turn_deg),
         *(side_px, request.form, "" if backdrop is None else backdrop.sha256()),
+        request.precision,
     )
     folder = SampleFolder(request.out, settings, request.overwrite, backdrop)
     image_filter = None

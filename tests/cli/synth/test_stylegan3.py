@@ -16,6 +16,8 @@ from stylematte import weights as weights_module
 from stylematte.errors import UsageError
 from stylematte_cli.app import main
 from tests.cli.synth.runs import manifest, run
+from training.synthesis.drawing import SamplingPlan
+from training.synthesis.run import SynthesisRequest, synthesize
 
 
 @pytest.fixture
@@ -105,3 +107,29 @@ def test_a_stylegan3_file_without_alpha_is_refused(tmp_path, capsys):
 def test_a_stylegan3_file_that_is_none_is_refused(tmp_path, weights, capsys):
     run(tmp_path / "out", weights, "--n", 6, code=3)
     assert "safetensors" in capsys.readouterr().err
+
+
+def test_a_stylegan3_in_bf16_is_a_setting_of_its_own(tmp_path, capsys):
+    path = stylegan3(tmp_path / "g.safetensors")
+    exact, fast = tmp_path / "fp32", tmp_path / "bf16"
+    run(exact, path, "--n", 3)
+    run(fast, path, "--n", 3, "--precision", "bf16")
+    assert "precision" not in manifest(exact)[0]["settings"]
+    assert manifest(fast)[0]["settings"]["precision"] == "bf16"
+    a, b = ([cv2.imread(str(p), -1).astype(int) for p in sorted(d.glob("*.png"))] for d in (exact, fast))
+    assert 0 < np.abs(np.array(a) - b).mean() < 3
+    run(fast, path, "--n", 4, code=3)
+    assert "precision" in capsys.readouterr().err
+
+
+def test_a_stylegan3_in_bf16_is_for_cpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(Generator, "to", lambda self, device: self)  # without a GPU
+    request = SynthesisRequest(
+        tmp_path / "out",
+        stylegan3(tmp_path / "g.safetensors"),
+        SamplingPlan(),
+        precision="bf16",
+        device="cuda:0",
+    )
+    with pytest.raises(UsageError, match="--precision bf16 is for CPUs"):
+        synthesize(request, lambda *_: None)

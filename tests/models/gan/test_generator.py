@@ -233,6 +233,15 @@ def test_every_setting_is_kept():
     assert GeneratorConfig(**dataclasses.asdict(config)) == config
 
 
+@torch.no_grad()
+def test_convolutions_in_bfloat16():
+    generator, z = lively("t"), torch.randn(2, 12)
+    expected = generator(z)
+    found = generator.convolve_in(torch.bfloat16)(z)
+    assert found.dtype == torch.float32
+    assert 1e-4 < (found - expected).abs().mean() / expected.abs().mean() < 0.02
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kind", ["t", "r"])
