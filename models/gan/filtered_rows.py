@@ -111,23 +111,24 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @_compiled
+def _after(row, period):
+    return row + 1 if row + 1 < period else 0  # faster than a remainder
+
+
+@_compiled
 def _weighted(x, start, step, period, first, taps, y, into, count, add):
     """For i < count: y[into + i] = Σ taps[k] · x[start + (first + k) mod period · step + i]; or add to y."""
     to, end = _U(into), _U(count)
     row = first % period
     for k in range(0, len(taps), TAPS):
-        i0 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
-        i1 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
-        i2 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
-        i3 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
-        i4 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
-        i5 = _U(start + row * step)
-        row = row + 1 if row + 1 < period else 0
+        r1 = _after(row, period)
+        r2 = _after(r1, period)
+        r3 = _after(r2, period)
+        r4 = _after(r3, period)
+        r5 = _after(r4, period)
+        i0, i1, i2 = _U(start + row * step), _U(start + r1 * step), _U(start + r2 * step)
+        i3, i4, i5 = _U(start + r3 * step), _U(start + r4 * step), _U(start + r5 * step)
+        row = _after(r5, period)
         t0, t1, t2, t3, t4, t5 = taps[k], taps[k + 1], taps[k + 2], taps[k + 3], taps[k + 4], taps[k + 5]
         if add or k > 0:
             for i in range(end):
