@@ -132,8 +132,12 @@ class FilteredLeakyReLU(nn.Module):
         """(N, C, h, h) → (N, C, H, H)."""
         return _Filtered.apply(x, self)
 
+    def run(self, x: Tensor, outer: Tensor | None = None) -> Tensor:
+        """Filter (N, C, h, h); with `outer`, (N, C, H, H), return the gradient for x."""
+        return (self.by_matrices if x.is_cuda else self.by_rows)(x, outer)
+
     def by_rows(self, x: Tensor, outer: Tensor | None = None) -> Tensor:
-        """Filter (N, C, h, h) on a CPU; with `outer`, (N, C, H, H), return the gradient for x."""
+        """Same as `run`, on a CPU."""
         from models.gan.filtered_rows import band_of, filtered_leaky_relu  # numba's import takes a second
 
         if x.dtype not in self._bands:
@@ -146,7 +150,7 @@ class FilteredLeakyReLU(nn.Module):
         return filtered_leaky_relu(x, outer, up, down_transposed, up_transposed, self.slope, self.limit)
 
     def by_matrices(self, x: Tensor, outer: Tensor | None = None) -> Tensor:
-        """Same as `by_rows` for any device, by products with whole matrices.
+        """Same as `run` on any device, by products with whole matrices.
 
         On a GPU, this is faster than many kernel launches that skip the zeros.
         """
@@ -198,17 +202,13 @@ class _Filtered(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, layer: FilteredLeakyReLU) -> Tensor:
         ctx.save_for_backward(x)
         ctx.layer = layer
-        return layer.by_matrices(x) if _on_gpu(x) else layer.by_rows(x)
+        return layer.run(x)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (x,), layer = ctx.saved_tensors, ctx.layer
-        return (layer.by_matrices if _on_gpu(x) else layer.by_rows)(x, gradient), None
-
-
-def _on_gpu(x: Tensor) -> bool:
-    return x.is_cuda
+        (x,) = ctx.saved_tensors
+        return ctx.layer.run(x, gradient), None
 
 
 def _rows_first(x: Tensor) -> Tensor:

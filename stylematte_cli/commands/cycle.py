@@ -22,7 +22,7 @@ from stylematte_cli.commands.options import (
     start_log,
 )
 from stylematte_cli.commands.progress import with_frame_progress, with_progress
-from stylematte_cli.commands.toolkit import let_threads_sleep, require
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.train_options import LoopOptions
 
 if TYPE_CHECKING:
@@ -102,7 +102,6 @@ def cycle(
     """
     is_quiet = output.quiet or output.as_json
     start_log(quiet=is_quiet)
-    let_threads_sleep()
     require("torch", "accelerate", "kornia", "pymatting", "tensorboard", extra="train")
     require("onnxruntime", extra="cpu")
     if not data.is_dir():

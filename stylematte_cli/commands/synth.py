@@ -22,7 +22,7 @@ from stylematte_cli.commands.options import (
     start_log,
 )
 from stylematte_cli.commands.progress import with_frame_progress
-from stylematte_cli.commands.toolkit import let_threads_sleep, require
+from stylematte_cli.commands.toolkit import require
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,6 @@ def synth(
     check_allowed(policy, path, filtering.matting if filtering.use_filter else "")
     sheet = preview or out.resolve().with_name(f"{out.resolve().name}.preview.png")
     _check_preview(sheet, out)
-    let_threads_sleep()
     require("torch", extra="train")
     from training.devices import usable_device
     from training.synthesis.run import GREY, Filter, SynthesisRequest, parse_plan, report_lines, synthesize

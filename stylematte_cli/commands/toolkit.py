@@ -21,7 +21,7 @@ def enable() -> None:
 
 
 def require(*packages: str, extra: str) -> None:
-    """Check that packages are installed, and that the toolkits are this project's.
+    """Check that packages are installed, and that the toolkits are this project's, before they are imported.
 
     Raises:
         MissingError: A package is missing; the hint is the command to install it.
@@ -36,12 +36,7 @@ def require(*packages: str, extra: str) -> None:
     for package in packages:
         if find_spec(package) is None:
             raise MissingError(f"{package} is not installed", f'pip install "stylematte[{extra}]"')
-
-
-def let_threads_sleep() -> None:
-    """Let OpenMP threads sleep while they wait; call this before importing torch.
-
-    Otherwise they spin and slow each other down beside other programs: a training step of nano on two busy
-    cores took four to nine times as long.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # torch reads this once, at its import. Otherwise OpenMP's threads spin while they wait and slow each
+    # other down beside other work: a training step of nano on two busy cores took four to nine times as long.
+    if "torch" in packages:
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

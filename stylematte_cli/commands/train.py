@@ -11,7 +11,7 @@ from stylematte.errors import InputError, MissingError, UsageError
 from stylematte.weights import check_allowed
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import Output, print_json
-from stylematte_cli.commands.toolkit import let_threads_sleep, require
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.train_choice import FINETUNE, SCRATCH, Choice, choose_recipe
 from stylematte_cli.commands.train_gan import train_gan
 from stylematte_cli.commands.train_matting import train_matting
@@ -160,7 +160,6 @@ def train(
     Recipes gan/... train a generator of RGBA images from photos and their mattes, with different options: see
     stylematte train gan --help.
     """
-    let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
     from training.recipe_files import trains_generator
 

@@ -12,7 +12,7 @@ from stylematte_cli.commands.explain import explain_generator
 from stylematte_cli.commands.groups import with_groups
 from stylematte_cli.commands.options import Detector, Output, print_json
 from stylematte_cli.commands.progress import with_progress
-from stylematte_cli.commands.toolkit import let_threads_sleep, require
+from stylematte_cli.commands.toolkit import require
 from stylematte_cli.commands.train_options import (
     LoopOptions,
     RunOfRecipe,
@@ -65,7 +65,6 @@ def train_gan(
     Photos without an alpha are matted first, with nano or the model given as --teacher. An existing run in
     --out is resumed. Writes best.safetensors, last.safetensors, sample grids and scores.
     """
-    let_threads_sleep()
     require("torch", "accelerate", "tensorboard", extra="train")
     from training.gan.config import load_gan_recipe
     from training.gan.loop import GanOptions

@@ -116,13 +116,13 @@ def synthesize(request: SynthesisRequest, watch: Watcher) -> dict[str, Any]:
             nearly all images are near duplicates or rejected by the filter.
         MissingError: The filter's network is missing.
     """
+    if request.precision == "bf16" and request.device != "cpu":
+        raise UsageError(
+            "--precision bf16 is for CPUs", "Leave it out: on a GPU the larger layers run in float16"
+        )
     plan = request.plan
     generator = open_generator(request.weights, request.device)
     if request.precision == "bf16":
-        if request.device != "cpu":
-            raise UsageError(
-                "--precision bf16 is for CPUs", "Leave it out: on a GPU the larger layers run in float16"
-            )
         generator.convolve_in(torch.bfloat16)
     side_px = _choose_side(request.size_px, generator.config.size_px)
     behind = Backdrop.parse(request.backgrounds)
