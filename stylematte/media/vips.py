@@ -21,7 +21,9 @@ _FORMATS = {np.dtype(np.uint8): "uchar", np.dtype(np.uint16): "ushort", np.dtype
 _MEANINGS = {(1, 1): "b-w", (1, 2): "grey16", (3, 1): "srgb", (3, 2): "rgb16"}
 
 
-@cache
+_preparing = threading.Lock()
+
+
 def library() -> Any:
     """Import pyvips and restrict it for the whole process.
 
@@ -29,6 +31,12 @@ def library() -> Any:
     other files, and opens raw, CSV and its own files. Nothing is cached between images, and each image uses
     one thread, because several images are processed in parallel.
     """
+    with _preparing:  # blocking all loaders a second time would fail images that other threads decode
+        return _prepared()
+
+
+@cache
+def _prepared() -> Any:
     logging.getLogger("pyvips").addHandler(logging.NullHandler())  # keeps its warnings off stderr
     pyvips: Any = importlib.import_module("pyvips")
     pyvips.cache_set_max(0)
@@ -45,8 +53,8 @@ def _count_errors(error: Any) -> None:
     construct = error.__init__
 
     def count_and_construct(self: Any, *arguments: Any) -> None:
-        messages.errors += 1
-        construct(self, *arguments)
+        with messages.emptying():
+            construct(self, *arguments)
 
     error.__init__ = count_and_construct
 
@@ -106,7 +114,8 @@ class Messages:
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._running = 0
-        self.errors = 0
+        self._errors = 0
+        self._emptying = 0  # errors that have been counted, but may not have emptied the buffer yet
         self._is_alone = False
 
     def run(self, work: Callable[[], T], sign: str) -> tuple[T, bool]:
@@ -116,10 +125,10 @@ class Messages:
             Its result, and whether a message containing `sign` may have appeared meanwhile.
         """
         with self.shared():
-            before = self.errors
+            before, emptying = self._errors, self._emptying
             result = work()
             # Evaluate in this order: an error is counted before it empties the buffer.
-            return result, sign in self._text() or self.errors != before
+            return result, sign in self._text() or emptying > 0 or self._errors != before
 
     def run_alone(self, work: Callable[[], T]) -> tuple[T, str]:
         """Run work while no other thread is in `run` or `shared`.
@@ -133,10 +142,10 @@ class Messages:
         try:
             while True:
                 self._clear()
-                before = self.errors
+                before, emptying = self._errors, self._emptying
                 result = work()
                 text = self._text()
-                if self.errors == before:
+                if not emptying and self._errors == before:
                     return result, text
         finally:
             self._clear()
@@ -156,6 +165,18 @@ class Messages:
             with self._changed:
                 self._running -= 1
                 self._changed.notify_all()
+
+    @contextlib.contextmanager
+    def emptying(self) -> Iterator[None]:
+        """Count an error, which empties the buffer."""
+        with self._changed:
+            self._errors += 1
+            self._emptying += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._emptying -= 1
 
     @staticmethod
     def _text() -> str:

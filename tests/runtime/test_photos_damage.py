@@ -1,7 +1,9 @@
 """Damaged files are named, and sound oddities pass."""
 
+import functools
 import io
 import struct
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 
 from stylematte.errors import InputError
+from stylematte.media import vips
 from stylematte.media.decode import decode_image
 from tests.drawn_photos import (
     DAMAGED,
@@ -103,6 +106,30 @@ def test_damage_is_named_whatever_is_decoded_beside_it() -> None:
     with ThreadPoolExecutor(6) as pool:
         found = list(pool.map(is_read, [data for data, _ in work] * 25))
     assert found == [expected for _, expected in work] * 25
+
+
+def test_threads_prepare_libvips_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loaders are blocked while it is prepared: a second time would fail what other threads decode."""
+    calls = []
+
+    @functools.cache
+    def prepare() -> object:
+        calls.append(1)
+        time.sleep(0.05)
+        return object()
+
+    monkeypatch.setattr(vips, "_prepared", prepare)
+    with ThreadPoolExecutor(6) as pool:
+        found = set(pool.map(lambda _: vips.library(), range(6)))
+    assert len(calls) == len(found) == 1
+
+
+def test_an_error_that_may_still_empty_the_buffer_is_suspicious() -> None:
+    """It was counted before the work began, and may remove the work's message afterwards."""
+    with vips.messages.emptying():
+        assert vips.messages.run(lambda: 7, "VipsJpeg") == (7, True)
+    vips.messages.run_alone(lambda: None)  # empties the buffer
+    assert vips.messages.run(lambda: 7, "VipsJpeg") == (7, False)
 
 
 @pytest.mark.parametrize("options", [{}, {"compression": "deflate"}, {"tile": (16, 16)}, {"bigtiff": True}])
