@@ -35,10 +35,10 @@ from models.gan.checkpoints import load_generator, save_generator
 from models.gan.generator import Generator
 from models.stylematte import MEAN, STD
 from stylematte.errors import InputError
+from stylematte.files import sha256_of
 from training.data.readers import DataError
 from training.gan.data import Source, read_rgba
 from training.progress import Progress
-from training.provenance import this_start
 
 SCALES = (0.2, 0.5, 1.0, 2.0)  # α of the rational quadratic kernels
 GRID = 4  # cells per side in which features are averaged
@@ -50,6 +50,7 @@ WARMUP_STEPS = 20
 STEADY = 0.6  # share of the run before the learning rate falls
 AVERAGE_DECAY = 0.995
 SAVE_SECONDS = 60.0
+_RECORDED = ("steps", "batch", "recent", "learning_rate", "precision", "seed")
 _BATCH = 16  # without gradients; a larger one is slower on CPUs
 
 
@@ -300,7 +301,9 @@ def run(arguments: argparse.Namespace) -> None:
     matcher = Matcher(Features(load_encoder(arguments.backbone_weights)[0]), reals, arguments.recent)
     before = _distance(generator, matcher, arguments.measure)
     _say(f"{len(reals)} real images; MMD² {before:.4f}")
-    made = {"before": provenance, "feature_matching": this_start()}
+    settings = {name: getattr(arguments, name) for name in _RECORDED}
+    settings |= {"images": len(reals), "backbone_sha256": sha256_of(arguments.backbone_weights)}
+    made = provenance | {"feature_matching": settings}  # no paths: weights are given to others
     average = match(generator, matcher, arguments, lambda now: save_generator(now, arguments.out, made))
     _say(f"MMD² {before:.4f} before, {_distance(average, matcher, arguments.measure):.4f} now")
 

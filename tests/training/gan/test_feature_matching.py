@@ -166,8 +166,9 @@ def test_a_run_lowers_the_distance(
     before, after = (float(part.split()[0]) for part in line.removeprefix("MMD² ").split(", "))
     assert after < 0.8 * before
     generator, provenance = load_generator(arguments.out)
-    assert provenance["before"] == {"kimg": 1}
-    assert "command" in provenance["feature_matching"]
+    assert provenance["kimg"] == 1
+    assert provenance["feature_matching"]["steps"] == 40
+    assert str(arguments.reals.parent) not in str(provenance)
     old = load_generator(arguments.weights)[0]
     z = torch.randn(16, 8, generator=torch.Generator().manual_seed(9))
     with torch.no_grad():
