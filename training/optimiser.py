@@ -52,7 +52,7 @@ def learning_rate(stage: Stage, step: int) -> float:
 
 
 @torch.no_grad()
-def update_average(average: StyleMatte, model: StyleMatte, decay: float, step: int) -> None:
+def update_average(average: torch.nn.Module, model: torch.nn.Module, decay: float, step: int) -> None:
     """Update the moving average of the weights; faster in the first steps."""
     decay = min(decay, (1 + step) / (10 + step))
     for target, source in zip(average.state_dict().values(), model.state_dict().values(), strict=True):

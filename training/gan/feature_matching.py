@@ -32,12 +32,14 @@ from models.checkpoints import load_encoder
 from models.encoder import Encoder
 from models.gan.backbones import Frozen
 from models.gan.checkpoints import load_generator, save_generator
-from models.gan.generator import Generator
+from models.gan.generator import Generator, rgba_of
 from models.stylematte import MEAN, STD
 from stylematte.errors import InputError
 from stylematte.files import sha256_of
 from training.data.readers import DataError
 from training.gan.data import Source, read_rgba
+from training.gan.sheets import draw
+from training.optimiser import update_average
 from training.progress import Progress
 
 SCALES = (0.2, 0.5, 1.0, 2.0)  # α of the rational quadratic kernels
@@ -51,6 +53,7 @@ STEADY = 0.6  # share of the run before the learning rate falls
 AVERAGE_DECAY = 0.995
 SAVE_SECONDS = 60.0
 _RECORDED = ("steps", "batch", "recent", "learning_rate", "precision", "seed")
+_ROWS = 512
 _BATCH = 16  # without gradients; a larger one is slower on CPUs
 
 
@@ -112,6 +115,7 @@ class Matcher:
 
     Attributes:
         reals: By view and level, (2 M, d), standardised.
+        likeness: By view and level, the mean kernel of two real images.
         recent: The same for the generated images of the last steps.
     """
 
@@ -122,6 +126,7 @@ class Matcher:
         self.mean = [[level.mean(0) for level in view] for view in plain]
         self.deviation = [[level.std(0) + 1e-4 for level in view] for view in plain]
         self.reals = self._standardised(plain)
+        self.likeness = [[_off_diagonal(level) for level in view] for view in self.reals]
         self.recent: list[list[Tensor]] = [[level[:0] for level in view] for view in self.reals]
 
     def loss(self, rgba: Tensor) -> Tensor:
@@ -148,9 +153,9 @@ class Matcher:
         """Return the MMD² of batches of images (N, 4, h, w) in [0, 1], the mean over views and levels."""
         found = self._standardised(self._measure(images))
         sums = []
-        for ours, theirs in zip(found, self.reals, strict=True):
-            for a, b in zip(ours, theirs, strict=True):
-                sums.append(float(_off_diagonal(a) + _off_diagonal(b) - 2 * kernel(a, b).mean()))
+        for view in zip(found, self.reals, self.likeness, strict=True):
+            for ours, theirs, likeness in zip(*view, strict=True):
+                sums.append(float(_off_diagonal(ours) + likeness - 2 * kernel(ours, theirs).mean()))
         return sum(sums) / len(sums)
 
     @torch.no_grad()
@@ -168,9 +173,13 @@ class Matcher:
         ]
 
 
-def _off_diagonal(x: Tensor) -> Tensor:
-    values = kernel(x, x)
-    return (values.sum() - values.diagonal().sum()) / (values.numel() - len(values))
+def _off_diagonal(x: Tensor) -> float:
+    """Return the mean kernel of two different rows, from some rows at a time: all pairs take much memory."""
+    total = 0.0
+    for number, rows in enumerate(x.split(_ROWS)):
+        values = kernel(rows, x)
+        total += float(values.sum() - values.diagonal(number * _ROWS).sum())
+    return total / (len(x) * (len(x) - 1))
 
 
 def read_reals(folder: Path, size_px: int) -> Tensor:
@@ -219,7 +228,7 @@ def match(
 
     with torch.no_grad():
         for _ in range(math.ceil(matcher.kept / arguments.batch)):
-            matcher.loss((before(sample()) * 0.5 + 0.5).clamp(0, 1))
+            matcher.loss(rgba_of(before(sample())))
     progress = Progress(_say, arguments.steps, 0, arguments.steps, shows_bar=True)
     saved = time.monotonic()
     for step in range(arguments.steps):
@@ -239,9 +248,7 @@ def match(
         loss.backward()
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimiser.step()
-        keep = min(AVERAGE_DECAY, (step + 2) / (step + 11))
-        for mean, new in zip(average.parameters(), generator.parameters(), strict=True):
-            mean.lerp_(new.detach(), 1 - keep)
+        update_average(average, generator, AVERAGE_DECAY, step + 1)
         position = "step {} of {}, loss {:.3f}".format
         progress.step(functools.partial(position, step + 1, arguments.steps, float(loss.detach())), 1)
         if time.monotonic() > saved + SAVE_SECONDS:
@@ -258,9 +265,7 @@ def _say(line: str) -> None:
 
 def _distance(generator: Generator, matcher: Matcher, count: int) -> float:
     noise = torch.randn(count, generator.config.z_dim, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        images = [(generator(z) * 0.5 + 0.5).clamp(0, 1) for z in noise.split(_BATCH)]
-    return matcher.distance(images)
+    return matcher.distance(list(draw(generator, noise, 1.0).split(_BATCH)))
 
 
 def main() -> None:
